@@ -1,0 +1,1 @@
+"""Train, question and use preference models."""

@@ -1,0 +1,41 @@
+"""How fast training goes."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from prefrep.data.trees import TreeBatch
+
+
+class Throughput(Callback):
+    """Logs distinct tokens and prompts per second of training, over the steps since the last log."""
+
+    def __init__(self) -> None:
+        self._tokens = self._prompts = 0
+        self._since: float | None = None
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: TreeBatch, batch_idx: int) -> None:
+        """Starts the clock at the first batch; time spent on validation counts nothing."""
+        if self._since is None:
+            self._since = time.perf_counter()
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: TreeBatch, batch_idx: int) -> None:
+        """Counts a batch."""
+        self._tokens += batch.tokens
+        self._prompts += len(batch)
+        if trainer.global_step % trainer.log_every_n_steps == 0 and self._since is not None:
+            seconds = time.perf_counter() - self._since
+            rates = {"train/tokens_per_s": self._tokens / seconds, "train/prompts_per_s": self._prompts / seconds}
+            pl_module.log_dict(rates, batch_size=1, reduce_fx="sum", sync_dist=True)
+            self._restart()
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stops the clock."""
+        self._restart()
+
+    def _restart(self) -> None:
+        self._tokens = self._prompts = 0
+        self._since = None

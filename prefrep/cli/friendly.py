@@ -1,0 +1,26 @@
+"""How programs end when something is wrong: one sentence and an exit code, no traceback."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+from prefrep.errors import PrefrepError
+
+
+def run(main: Callable[[], int | None]) -> None:
+    """Runs a program and ends the process.
+
+    Exit codes: what the program returns (None: 0); 1 for an error in the input; 130 when interrupted.
+    """
+    try:
+        code = main() or 0
+    except PrefrepError as error:
+        print(f"prefrep: {error}", file=sys.stderr)
+        code = 1
+    except KeyboardInterrupt:
+        print("prefrep: interrupted", file=sys.stderr)
+        code = 130
+    except BrokenPipeError:  # the reader of our output has gone
+        code = 1
+    sys.exit(code)

@@ -1,0 +1,89 @@
+"""`bin/prefrep fit|validate|test|predict`: LightningCLI over preference models and their data."""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+import warnings
+from typing import Any
+
+from prefrep.cli import friendly
+
+
+def main(args: list[str] | None = None) -> int:
+    """Runs the command line.
+
+    Args:
+        args: Arguments without the program's name; None: those of the process.
+
+    Returns:
+        Exit code.
+    """
+    quiet()
+    from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+
+    # Classes can be named without their module because they are imported here.
+    import prefrep.callbacks
+    import prefrep.data.preference
+    import prefrep.modules
+    import prefrep.nn.heads
+    import prefrep.nn.losses
+    import prefrep.nn.skew  # noqa: F401
+
+    class Parser(LightningArgumentParser):
+        """Says what is wrong in one sentence instead of printing the usage of everything."""
+
+        def error(self, message: str, ex: Exception | None = None) -> Any:
+            print(f"prefrep: {sentence(message)}", file=sys.stderr)
+            sys.exit(2)
+
+    class CLI(LightningCLI):
+        """LightningCLI with the parser above."""
+
+        def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+            """The parser, with options that appear in its help."""
+            kwargs.setdefault("dump_header", ["prefrep"])
+            parser = Parser(**kwargs)
+            parser.add_argument("-c", "--config", action="config", help="A YAML file; several are merged in turn.")
+            return parser
+
+    import jsonargparse
+
+    # Interpolation (${data.seed}) is resolved after all files and flags are merged, from the root of each file.
+    jsonargparse.set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
+    CLI(
+        model_class=prefrep.modules.PreferenceModule,
+        datamodule_class=prefrep.data.preference.PreferenceData,
+        subclass_mode_model=True,
+        seed_everything_default=0,
+        auto_configure_optimizers=False,
+        save_config_kwargs={"overwrite": True},
+        parser_kwargs={"parser_mode": "omegaconf+", "prog": "prefrep"},
+        trainer_defaults={"use_distributed_sampler": False, "log_every_n_steps": 1},
+        args=args,
+    )
+    return 0
+
+
+def sentence(message: str) -> str:
+    """The part of a parser's message that says what is wrong."""
+    lines = [line.strip() for line in message.strip().splitlines() if line.strip()]
+    return re.sub(r"\s+", " ", " ".join(lines))[:600]
+
+
+def quiet() -> None:
+    """Silences warnings of libraries that no user can act on."""
+    warnings.filterwarnings("ignore", category=DeprecationWarning)
+    # Our batches are trees: lightning warns about worker counts and about its own use of jsonargparse and pytree.
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*LightningCLI's args parameter.*")
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+    warnings.filterwarnings("ignore", module="jsonargparse")
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    for name in ("httpx", "transformers", "datasets", "fsspec", "absl", "jax"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+if __name__ == "__main__":
+    friendly.run(main)

@@ -1,0 +1,1 @@
+"""From files to batches: sources, formats, encoding, token trees, the shared DataModule."""

@@ -1,0 +1,317 @@
+"""Records -> token ids: the only place where text meets a tokenizer.
+
+Training, evaluation, scoring and labelling all come through here, so they cannot disagree about templates, BOS, EOS or truncation.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations, islice
+from typing import Literal
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from prefrep.data.trees import Datum, Ids, Tree
+from prefrep.errors import ConfigError, RecordError
+from prefrep.records import Comparison, Message, Messages, RankedResponses, Record
+
+_CHUNK = 128  # records that are tokenised in one call: the tokenizer then uses its threads
+
+
+@dataclass(frozen=True)
+class EncodeConfig:
+    """How text becomes token ids. It travels with an exported model.
+
+    Args:
+        template: `chat`: the tokenizer's chat template. `plain`: prompt and response are joined as they are. `auto`: `chat` where the
+            tokenizer has a template and the record has a prompt, else `plain`. `official`: the recipe that the released GPM checkpoints
+            were trained and tested with (facts: two BOS where template and tokenizer both add one, the last token overwritten by EOS, the
+            gate read after the first message); only for scoring those.
+        max_length: Longest sequence, in tokens.
+        truncation: What gives way when a sequence is longer. `keep_end`: the prompt's beginning, then the responses' ends. `keep_start`:
+            the responses' ends. `drop`: the whole record. Everything that gave way is counted.
+    """
+
+    template: Literal["auto", "chat", "plain", "official"] = "auto"
+    max_length: int = 2048
+    truncation: Literal["keep_end", "keep_start", "drop"] = "keep_end"
+
+    def __post_init__(self) -> None:
+        if self.max_length < 4:
+            raise ConfigError(f"max_length must be at least 4 tokens, got {self.max_length}")
+
+
+class Encoder:
+    """Renders and tokenises records for one tokenizer and one kind of head.
+
+    Args:
+        tokenizer: A fast Hugging Face tokenizer with an EOS token.
+        config: Template, length and truncation.
+        layout: `single`: each response is a sequence of its own. `pair`: each comparison is two sequences, one for either order of the
+            two responses, in RLHFlow's pair format.
+
+    Attributes:
+        counts: What happened so far: `records`, `truncated prompts`, `truncated responses`, `dropped`, `ties` (equal scores, left out).
+
+    Raises:
+        ConfigError: The tokenizer is slow, has no EOS, or has no template where one is asked for.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, config: EncodeConfig, layout: Literal["single", "pair"]) -> None:
+        name = tokenizer.name_or_path
+        if not tokenizer.is_fast:
+            raise ConfigError(f"{name}: character offsets are needed, so a fast tokenizer (tokenizer.json); this one is slow")
+        if tokenizer.eos_token_id is None:
+            raise ConfigError(f"{name}: the tokenizer has no EOS token, where responses are read; set one in its folder")
+        if config.template in ("chat", "official") and not tokenizer.chat_template:
+            raise ConfigError(f"{name}: template '{config.template}' needs a chat template and this tokenizer has none; use template: plain")
+        if config.template == "official" and layout == "pair":
+            raise ConfigError("template 'official' is the recipe of the released GPM checkpoints, it has no pair format; use template: auto")
+        self.tokenizer, self.config, self.layout = tokenizer, config, layout
+        self.counts: Counter[str] = Counter()
+        ids = tokenizer("a")["input_ids"]
+        self._bos: int | None = tokenizer.bos_token_id if tokenizer.bos_token_id is not None and ids[:1] == [tokenizer.bos_token_id] else None
+        self._eos = int(tokenizer.eos_token_id)
+
+    def encode(self, records: Iterable[Record]) -> Iterator[tuple[Record, Datum | None]]:
+        """Encodes records for training: comparisons as they are, ranked responses as all pairs with unequal scores.
+
+        The pairs of one prompt weigh as much as one comparison together.
+
+        Yields:
+            Each record with its datum, or None where it was dropped (too long under `drop`, or nothing to compare).
+
+        Raises:
+            RecordError: The chat template refuses a record, or ranked responses have no scores.
+        """
+        for record, datum in self._encode(records, self._learnable):
+            yield record, datum if datum is not None and datum.pairs else None
+
+    def encode_tables(self, records: Iterable[RankedResponses]) -> Iterator[tuple[Record, Datum | None]]:
+        """Encodes ranked responses whole, with scores or without: for K x K tables.
+
+        Heads that read pairs get every pair i < j; the others get the K responses and no pairs. Errors as for `encode`.
+        """
+        return self._encode(records, _pairs_of if self.layout == "pair" else lambda record: [])
+
+    def _encode(self, records: Iterable[Record], pairs_of: Callable[[Record], list[_Pair]]) -> Iterator[tuple[Record, Datum | None]]:
+        records = iter(records)
+        while chunk := list(islice(records, _CHUNK)):
+            jobs: list[tuple[Record, list[_Pair], list[_Text]]] = []
+            for record in chunk:
+                pairs = pairs_of(record)
+                jobs.append((record, pairs, self._texts(record, pairs)))
+            tokenised = iter(self._tokenise([text for _, _, texts in jobs for text in texts]))
+            for record, pairs, texts in jobs:
+                trees = self._trees(record, pairs, texts, [next(tokenised) for _ in texts])
+                yield record, self._datum(pairs, trees)
+
+    def _learnable(self, record: Record) -> list[_Pair]:
+        self.counts["records"] += 1
+        if isinstance(record, Comparison):
+            return [_Pair(0, 1, record.probability, record.margin, record.weight)]
+        if record.scores is None:
+            raise RecordError(
+                record.source or "a record", "ranked responses without scores say nothing about preference", "add a 'scores' column"
+            )
+        found = []
+        for i, j in combinations(range(len(record.responses)), 2):
+            if record.scores[i] != record.scores[j]:
+                found.append((i, j) if record.scores[i] > record.scores[j] else (j, i))
+            else:
+                self.counts["ties"] += 1
+        return [_Pair(i, j, 1.0, 0.0, 1.0 / len(found)) for i, j in found]
+
+    # ---- text
+
+    def _texts(self, record: Record, pairs: Sequence[_Pair]) -> list[_Text]:
+        """The texts of a record: one per response, or two per pair."""
+        responses = (record.chosen, record.rejected) if isinstance(record, Comparison) else record.responses
+        try:
+            if self.layout == "single":
+                return [self._single(record.prompt, response) for response in responses]
+            return [self._pair(record.prompt, responses[a], responses[b]) for p in pairs for a, b in ((p.a, p.b), (p.b, p.a))]
+        except RecordError:
+            raise
+        except Exception as error:  # jinja2 raises whatever a template's author wrote
+            raise RecordError(
+                record.source or "a record", f"the tokenizer's chat template refuses it ({error})", "use template: plain, or another tokenizer"
+            ) from error
+
+    def _render(self, messages: Messages, generation: bool = False) -> str:
+        turns = [{"role": message.role, "content": message.content} for message in messages]
+        rendered = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=generation)
+        assert isinstance(rendered, str)
+        return rendered
+
+    def _single(self, prompt: Messages, response: Messages) -> _Text:
+        template = self.config.template
+        if template == "official":
+            whole, first = self._render(prompt + response), self._render((prompt + response)[:1])
+            return _Text(whole, len(os.path.commonprefix([whole, first])), first)
+        if template == "plain" or not prompt or not self.tokenizer.chat_template:
+            if template == "chat":
+                raise RecordError("a record", "it has no prompt, so there is no conversation to render", "use template: auto or plain")
+            before = _plain(prompt)
+            return _Text(before + "".join(message.content for message in response), len(before))
+        whole = self._render(prompt + response).rstrip()
+        # Templates that rewrite earlier turns do not render the prompt as a prefix: what both have in common is the prompt then.
+        return _Text(whole, len(os.path.commonprefix([whole, self._render(prompt, generation=True)])))
+
+    def _pair(self, prompt: Messages, a: Messages, b: Messages) -> _Text:
+        """RLHFlow's pair format (RLHFlow/RLHF-Reward-Modeling, pair-pm/process_pair_data.py), read where the answer A or B would follow."""
+        turns = "".join(f"\n<turn> {'assistant' if m.role == 'assistant' else m.role}\n {m.content}\n" for m in prompt)
+        head = f"[CONTEXT] \n{turns} [RESPONSE A] "
+        body = f"{head}{_plain(a)} [RESPONSE B] {_plain(b)} \n"
+        if self.config.template != "plain" and self.tokenizer.chat_template:
+            rendered = self._render((Message("user", body),), generation=True)
+            at = rendered.find("[RESPONSE A]")
+            return _Text(rendered, max(at, 0), ends=False)
+        return _Text(body, len(head), ends=False)
+
+    # ---- ids
+
+    def _tokenise(self, texts: Sequence[_Text]) -> list[tuple[Ids, int]]:
+        """Ids and number of prompt tokens of each text, before truncation."""
+        if not texts:
+            return []
+        official = self.config.template == "official"
+        encoded = self.tokenizer([text.text for text in texts], add_special_tokens=official, return_offsets_mapping=True)
+        results: list[tuple[Ids, int]] = []
+        for text, ids, offsets in zip(texts, encoded["input_ids"], encoded["offset_mapping"], strict=True):
+            if official:
+                results.append((np.asarray(ids, np.int32), len(self.tokenizer(text.first)["input_ids"])))
+                continue
+            prompt = sum(1 for _, stop in offsets if stop <= text.prompt) if text.prompt else 0
+            ids = list(ids)
+            if self._bos is not None:  # exactly one BOS, whether or not the template wrote it
+                written = next((i for i, token in enumerate(ids) if token != self._bos), len(ids))
+                ids, prompt = [self._bos, *ids[written:]], max(prompt - written, 0) + 1
+            if text.ends:
+                while ids and ids[-1] == self._eos:
+                    ids.pop()
+                ids.append(self._eos)
+            results.append((np.asarray(ids, np.int32), min(prompt, len(ids) - 1)))
+        return results
+
+    def _trees(self, record: Record, pairs: Sequence[_Pair], texts: Sequence[_Text], tokenised: list[tuple[Ids, int]]) -> list[Tree] | None:
+        """Trees of a record, truncated; None: dropped."""
+        groups = [tokenised] if self.layout == "single" else [tokenised[i : i + 2] for i in range(0, len(tokenised), 2)]
+        trees = []
+        for number, group in enumerate(groups):
+            if not group:
+                continue
+            tree = self._truncate(Tree(tuple(ids for ids, _ in group), min(prompt for _, prompt in group)))
+            if tree is None and self.layout == "pair" and self.config.truncation != "drop":
+                tree = self._shorten_pair(record, pairs[number])
+            if tree is None:
+                self.counts["dropped"] += 1
+                return None
+            if self.config.template != "official":  # the gate reads a token that all responses share
+                tree = replace(tree, prompt=min(tree.prompt, tree.shared) if len(tree.sequences) > 1 else tree.prompt)
+            trees.append(tree)
+        return trees
+
+    def _truncate(self, tree: Tree) -> Tree | None:
+        limit, policy = self.config.max_length, self.config.truncation
+        if self.config.template == "official":
+            return self._official(tree)
+        longest = max(len(ids) for ids in tree.sequences)
+        if longest <= limit:
+            return tree
+        if policy == "drop":
+            return None
+        sequences, prompt = tree.sequences, tree.prompt
+        if policy == "keep_end":
+            bos = int(self._bos is not None)
+            cut = max(min(longest - limit, prompt - bos - 1), 0)
+            if cut:
+                self.counts["truncated prompts"] += 1
+            sequences = tuple(np.concatenate([ids[:bos], ids[bos + cut :]]) for ids in sequences)
+            prompt -= cut
+        if max(len(ids) for ids in sequences) > limit:
+            if self.layout == "pair" or prompt >= limit:  # nothing would be left of what is compared
+                return None
+            self.counts["truncated responses"] += 1
+            eos = np.asarray([self._eos], np.int32)
+            sequences = tuple(ids if len(ids) <= limit else np.concatenate([ids[: limit - 1], eos]) for ids in sequences)
+        return Tree(sequences, prompt)
+
+    def _official(self, tree: Tree) -> Tree:
+        """Right truncation, and the last token overwritten by EOS whatever it was; the prompt is counted from the end, as there."""
+        limit = self.config.max_length
+        sequences = []
+        for ids in tree.sequences:
+            ids = ids[:limit].copy()
+            ids[-1] = self._eos
+            sequences.append(ids)
+        first = tree.sequences[0]
+        response = len(first) - tree.prompt if len(first) <= limit else max(limit - min(tree.prompt, limit), 0)
+        return Tree(tuple(sequences), max(len(sequences[0]) - response, 1))
+
+    def _shorten_pair(self, record: Record, pair: _Pair) -> Tree | None:
+        """Cuts the ends of both responses until a pair fits that is too long even without its context."""
+        self.counts["truncated responses"] += 1
+        responses = (record.chosen, record.rejected) if isinstance(record, Comparison) else record.responses
+        keep = 1.0
+        for _ in range(12):
+            keep *= 0.75
+            a, b = (tuple(replace(m, content=m.content[: int(len(m.content) * keep)]) for m in responses[i]) for i in (pair.a, pair.b))
+            group = self._tokenise([self._pair(record.prompt, a, b), self._pair(record.prompt, b, a)])
+            if tree := self._truncate(Tree(tuple(ids for ids, _ in group), min(prompt for _, prompt in group))):
+                return tree
+        return None
+
+    def _datum(self, pairs: Sequence[_Pair], trees: list[Tree] | None) -> Datum | None:
+        if not trees:
+            return None
+        places = [(p.a, p.b) for p in pairs] if self.layout == "single" else [(2 * i, 2 * i + 1) for i in range(len(pairs))]
+        return Datum(
+            trees=tuple(trees),
+            pairs=tuple(places),
+            probability=tuple(p.probability for p in pairs),
+            margin=tuple(p.margin for p in pairs),
+            weight=tuple(p.weight for p in pairs),
+        )
+
+    def report(self) -> str:
+        """What happened to the records, as a sentence."""
+        total = self.counts["records"]
+        events = [f"{count} {name}" for name, count in sorted(self.counts.items()) if name != "records" and count]
+        return f"{total} records" + (": " + ", ".join(events) if events else ", none truncated or dropped")
+
+
+@dataclass(frozen=True, slots=True)
+class _Text:
+    """A rendered text; `prompt` is how many of its characters are the prompt, `ends` whether it ends in EOS."""
+
+    text: str
+    prompt: int
+    first: str = ""
+    ends: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class _Pair:
+    a: int
+    b: int
+    probability: float
+    margin: float
+    weight: float
+
+
+def _pairs_of(record: Record) -> list[_Pair]:
+    count = 2 if isinstance(record, Comparison) else len(record.responses)
+    return [_Pair(i, j, 1.0, 0.0, 1.0) for i, j in combinations(range(count), 2)]
+
+
+def _plain(messages: Messages) -> str:
+    """One message as it is; more of them labelled as in Anthropic's transcripts."""
+    if len(messages) == 1:
+        return messages[0].content
+    names = {"user": "Human", "assistant": "Assistant", "system": "System", "tool": "Tool"}
+    return "".join(f"\n\n{names.get(m.role, m.role)}: {m.content}" for m in messages)

@@ -1,0 +1,146 @@
+"""Containers of rows: JSONL(.gz), JSON, Parquet, folders, hub data sets; each row comes with its place."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from prefrep.errors import DataError, RecordError
+
+Row = dict[str, Any]
+Found = Iterator[tuple[Row | RecordError, str]]
+
+SUFFIXES = (".jsonl", ".json", ".jsonl.gz", ".json.gz", ".parquet")
+_HUB = re.compile(r"(?P<id>[\w-][\w.-]*/[\w-][\w.-]*)(?:@(?P<config>[\w.-]+))?(?::(?P<split>\S+))?")
+_SPLITS = {"train": "train", "validation": "validation", "valid": "validation", "val": "validation", "dev": "validation", "test": "test"}
+
+
+def parts(path: str | Path, split: str, streaming: bool) -> Iterator[tuple[str, Found]]:
+    """The files of a source, or the hub data set, each with its rows; a row that is broken is an error among the rows.
+
+    Args:
+        path: A file, a folder or a hub id.
+        split: Of a hub data set, or of a folder whose file names begin with different splits.
+        streaming: Read a hub data set while it downloads.
+
+    Raises:
+        DataError: If it cannot be read or is empty.
+    """
+    text, local = str(path), Path(path).expanduser()
+    if local.is_dir():
+        for file in _files(local, split):
+            yield str(file), _rows_of(file)
+    elif local.exists():
+        yield text, _rows_of(local)
+    elif (hub := _HUB.fullmatch(text)) and not text.endswith(SUFFIXES):
+        yield text, _hub_rows(hub["id"], hub["config"], hub["split"] or split, streaming)
+    else:
+        raise DataError(f"{text}: no such file or folder (and not a hub data set, which is written owner/name)")
+
+
+def _files(folder: Path, split: str) -> list[Path]:
+    files = sorted(f for f in folder.rglob("*") if f.is_file() and f.name.endswith(SUFFIXES) and not f.name.startswith("."))
+    if not files:
+        raise DataError(f"{folder}: the folder holds no {', '.join(SUFFIXES)}")
+    split = _SPLITS.get(split, split)
+    named = {file: _SPLITS.get(re.split(r"[^a-z]", file.name.lower())[0]) for file in files}
+    splits = {name for name in named.values() if name}
+    if split in splits:  # a test split must not slip into the training data
+        return [file for file in files if named[file] in (split, None)]
+    if len(splits) > 1 or (splits and split != "train"):
+        raise DataError(f"{folder}: no file for split '{split}' (found: {', '.join(sorted(splits))}); set split, or name one file")
+    return files
+
+
+def _rows_of(file: Path) -> Found:
+    if not file.name.endswith(SUFFIXES):
+        raise DataError(f"{file}: unknown kind of file '{file.suffix}'; known: {', '.join(SUFFIXES)}")
+    if file.stat().st_size == 0:
+        raise DataError(f"{file}: the file is empty")
+    number = 0
+    try:
+        for number, (row, place) in enumerate(_parquet(file) if file.suffix == ".parquet" else _json(file), start=1):
+            if not isinstance(row, (dict, RecordError)):
+                row = RecordError(place, f"a row must be an object {{...}}, found {type(row).__name__}")
+            yield row, place
+    except EOFError:
+        raise DataError(f"{file}: the compressed file breaks off after row {number}; fetch or write it again") from None
+    except (gzip.BadGzipFile, zlib.error) as error:
+        raise DataError(f"{file}: not a sound gzip file ({error}); fetch it again, or drop .gz from the name if it is plain text") from None
+    except OSError as error:
+        raise DataError(f"{file}: cannot be read ({error.strerror or error})") from None
+    if not number:
+        raise DataError(f"{file}: the file holds no rows")
+
+
+def _json(file: Path) -> Iterator[tuple[Any, str]]:
+    """JSON lines; or one list, where the name says .json and the text begins so."""
+    with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as lines:
+        if file.name.endswith((".json", ".json.gz")):
+            begin = lines.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()
+            lines.seek(0)
+            if begin.startswith(b"["):
+                yield from _json_list(file, lines.read())
+                return
+        for number, line in enumerate(lines, start=1):
+            place = f"{file}:{number}"
+            if not line.strip():
+                continue
+            try:
+                yield json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8")), place
+            except UnicodeDecodeError:
+                yield RecordError(place, "the line is not UTF-8 text", "convert the file to UTF-8"), place
+            except json.JSONDecodeError as error:
+                remedy = "each line must be one object" if file.suffix != ".json" else "a .json file must be a list, or an object a line"
+                yield RecordError(place, f"broken JSON: {error.msg} at character {error.colno}", remedy), place
+
+
+def _json_list(file: Path, content: bytes) -> Iterator[tuple[Any, str]]:
+    try:
+        items = json.loads(content.decode("utf-8-sig"))
+    except UnicodeDecodeError:
+        raise DataError(f"{file}: not UTF-8 text; convert it to UTF-8") from None
+    except json.JSONDecodeError as error:
+        raise DataError(f"{file}:{error.lineno}: broken JSON: {error.msg} at character {error.colno}; the file must be one list") from None
+    for number, item in enumerate(items, start=1):
+        yield item, f"{file}:{number}"
+
+
+def _parquet(file: Path) -> Iterator[tuple[Any, str]]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        number = 0
+        with pyarrow.parquet.ParquetFile(file) as table:
+            for batch in table.iter_batches(batch_size=1024):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield row, f"{file}:{number}"
+    except pyarrow.ArrowException as error:
+        raise DataError(f"{file}: not a sound Parquet file ({_first_line(error)}); fetch it again") from None
+
+
+def _hub_rows(name: str, config: str | None, split: str, streaming: bool) -> Found:
+    import datasets
+
+    number = 0
+    try:
+        data = datasets.load_dataset(name, config, split=split, streaming=streaming)
+        for number, row in enumerate(data, start=1):
+            yield dict(row), f"{name}[{split}]:{number}"
+    except (RecordError, DataError):
+        raise
+    except Exception as error:  # the hub's client has no common base for what can go wrong
+        raise DataError(f"{name}: not a file or folder here, and the hub could not give it ({_first_line(error)})") from None
+    if not number:
+        raise DataError(f"{name}[{split}]: the data set holds no rows")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

@@ -1,0 +1,196 @@
+"""The DataModule that Bradley-Terry, pair and general preference models share."""
+
+from __future__ import annotations
+
+import logging
+from functools import partial
+from typing import Any, Literal, Protocol, cast
+
+from lightning.pytorch import LightningDataModule
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+from transformers import PreTrainedTokenizerBase
+
+from prefrep.data.encode import EncodeConfig, Encoder
+from prefrep.data.sampling import BatchOrder, ResumableLoader
+from prefrep.data.sources import Source, read_mixed
+from prefrep.data.trees import Datum, Layout, TreeBatch, collate
+from prefrep.errors import ConfigError, DataError, RecordError
+from prefrep.records import Record
+
+log = logging.getLogger(__name__)
+
+Sources = str | Source | list[str | Source]
+
+
+class Reader(Protocol):
+    """What the data needs to know of a model."""
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """Its tokenizer."""
+
+    @property
+    def layout(self) -> Literal["single", "pair"]:
+        """Whether it reads responses or pairs of them."""
+
+    def supports_trees(self) -> bool:
+        """Whether it honours a tree mask."""
+
+
+class PreferenceData(LightningDataModule):
+    """Preference data from files or the hub, for any preference model.
+
+    Records are read (and bad ones reported) before a model is loaded, encoded when the model is known, and laid out as token trees.
+
+    Args:
+        train: Training data: a path, a hub id, a `Source`, or a list of them.
+        val: Validation data.
+        test: Test data.
+        predict: Data to score with `predict`.
+        batch_size: Prompts in a batch, over all processes.
+        format: Format of rows whose source names none; `auto` detects it from the columns.
+        on_bad_row: `error`: a bad row stops the run. `skip`: it is counted and listed.
+        template: See `EncodeConfig`.
+        max_length: Longest sequence, tokens.
+        truncation: What gives way when a sequence is longer, see `EncodeConfig`.
+        layout: `trees`: shared prefixes are read once, several trees a row. `padded`: one sequence a row. `auto`: trees where the backbone
+            honours their mask.
+        row_tokens: Tokens in a row of trees; a longer tree widens the rows.
+        num_workers: Processes that lay out batches.
+        seed: Of the order of training batches and of mixing by weight.
+    """
+
+    def __init__(
+        self,
+        train: Sources | None = None,
+        val: Sources | None = None,
+        test: Sources | None = None,
+        predict: Sources | None = None,
+        batch_size: int = 32,
+        format: str = "auto",
+        on_bad_row: Literal["error", "skip"] = "error",
+        template: Literal["auto", "chat", "plain", "official"] = "auto",
+        max_length: int = 2048,
+        truncation: Literal["keep_end", "keep_start", "drop"] = "keep_end",
+        layout: Literal["auto", "trees", "padded"] = "auto",
+        row_tokens: int = 512,
+        num_workers: int = 0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if batch_size < 1:
+            raise ConfigError(f"batch_size must be 1 or more, got {batch_size}")
+        self.encode_config = EncodeConfig(template, max_length, truncation)
+        self.batch_size, self.format, self.on_bad_row, self.num_workers, self.seed = batch_size, format, on_bad_row, num_workers, seed
+        self.layout, self.row_tokens = layout, row_tokens
+        self._sources: dict[str, Sources | None] = {"train": train, "val": val, "test": test, "predict": predict}
+        self._records: dict[str, list[Record]] = {}
+        self._data: dict[str, list[Datum]] = {}
+
+    def setup(self, stage: str) -> None:
+        """Reads the records that a stage needs.
+
+        Raises:
+            ConfigError: No data are named for the stage.
+            DataError: A file cannot be read or is empty.
+            RecordError: A row cannot be used.
+        """
+        for name in {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": ("predict",)}[stage]:
+            if name in self._records:
+                continue
+            if self._sources[name] is None:
+                if name == "val" and stage == "fit":
+                    continue
+                raise ConfigError(f"no data to {stage} on; name a file with --data.{name} FILE")
+            self._records[name] = self._read(name)
+
+    def _read(self, name: str) -> list[Record]:
+        given = cast(Sources, self._sources[name])
+        sources = [Source(s, self.format) if isinstance(s, str) else s for s in (given if isinstance(given, list) else [given])]
+        skipped: list[RecordError] = []
+        records = read_mixed(sources, self.seed, self.on_bad_row, skipped)
+        for error in skipped[:10]:
+            log.warning("skipped: %s", error)
+        if skipped:
+            log.warning("%s: %d bad rows skipped, %d records kept", name, len(skipped), len(records))
+        if not records:
+            raise DataError(f"{', '.join(s.path for s in sources)}: no usable rows; look with bin/inspect")
+        return records
+
+    def _encoded(self, name: str) -> list[Datum]:
+        if name not in self._data:
+            encoder = Encoder(self._reader.tokenizer, self.encode_config, self._reader.layout)
+            records = tqdm(self._records.pop(name), f"encoding {name}", unit=" records", disable=None, leave=False)
+            self._data[name] = [datum for _, datum in encoder.encode(records) if datum is not None]
+            log.info("%s: %s", name, encoder.report())
+            if not self._data[name]:
+                raise DataError(f"{name}: no record is left ({encoder.report()}); raise max_length or change truncation")
+        return self._data[name]
+
+    @property
+    def _reader(self) -> Reader:
+        assert self.trainer is not None, "the DataModule gets its tokenizer from the trainer's model"
+        return cast(Reader, self.trainer.lightning_module)
+
+    def _batch_layout(self) -> Layout:
+        supported = self._reader.supports_trees()
+        if self.layout == "trees" and not supported:
+            raise ConfigError("layout: trees needs a backbone that honours a tree mask, and this one does not; use layout: auto or padded")
+        if self.layout == "auto" and not supported:
+            log.info("this backbone does not honour a tree mask: layout padded")
+        return "trees" if supported and self.layout != "padded" else "padded"
+
+    def _loader(self, name: str) -> DataLoader[TreeBatch]:
+        trainer = self.trainer
+        assert trainer is not None
+        if trainer.world_size > 1 and trainer._accelerator_connector.use_distributed_sampler:
+            raise ConfigError("PreferenceData shares out batches itself; set trainer.use_distributed_sampler: false")
+        data = self._encoded(name)
+        order = BatchOrder(
+            len(data), self.batch_size, shuffle=name == "train", seed=self.seed, rank=trainer.global_rank, world_size=trainer.world_size,
+            done=lambda: trainer.fit_loop.epoch_loop.batch_progress.total.processed,
+        )  # fmt: skip
+        together = partial(
+            _together, data=data, pad_id=pad_id(self._reader.tokenizer), layout=self._batch_layout(), row_tokens=self.row_tokens
+        )
+        return ResumableLoader(
+            cast(Any, _Indices()), batch_sampler=order, collate_fn=together, num_workers=self.num_workers, pin_memory=_on_cuda(trainer),
+            persistent_workers=False,
+        )  # fmt: skip
+
+    def train_dataloader(self) -> DataLoader[TreeBatch]:
+        """Training batches, in the seeded order."""
+        return self._loader("train")
+
+    def val_dataloader(self) -> DataLoader[TreeBatch] | list[Any]:
+        """Validation batches, in the order of the data; empty when no validation data are named."""
+        return self._loader("val") if self._sources["val"] is not None else []
+
+    def test_dataloader(self) -> DataLoader[TreeBatch]:
+        """Test batches, in the order of the data."""
+        return self._loader("test")
+
+    def predict_dataloader(self) -> DataLoader[TreeBatch]:
+        """Batches to score, in the order of the data."""
+        return self._loader("predict")
+
+
+class _Indices:
+    """A data set whose items are the indices that the sampler draws."""
+
+    def __getitem__(self, item: tuple[int, bool]) -> tuple[int, bool]:
+        return item
+
+
+def _together(batch: list[tuple[int, bool]], data: list[Datum], pad_id: int, layout: Layout, row_tokens: int) -> TreeBatch:
+    return collate([data[i] if counts else data[i].unweighted() for i, counts in batch], pad_id, layout, row_tokens)
+
+
+def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """An id to fill rows with: never attended to, never read, so the EOS does as well as any."""
+    return int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else cast(int, tokenizer.eos_token_id))
+
+
+def _on_cuda(trainer: Any) -> bool:
+    return str(getattr(trainer.strategy, "root_device", "cpu")).startswith("cuda")

@@ -1,0 +1,187 @@
+"""Where rows come from: JSONL(.gz), JSON, Parquet, a folder of those, or a data set on the hub; each row knows its place."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from prefrep.data.files import Row, parts
+from prefrep.data.formats import FORMATS, check_format, detect, to_record
+from prefrep.errors import ConfigError, DataError, RecordError
+from prefrep.records import Record
+
+
+@dataclass(frozen=True)
+class Source:
+    """Data to read.
+
+    Args:
+        path: A file (.jsonl, .json, .parquet, .jsonl.gz, .json.gz), a folder of them, or a hub data set as `owner/name`,
+            `owner/name:split` or `owner/name@config:split`.
+        format: How rows are written, see `prefrep.data.formats`; `auto`: told from the columns of the first row.
+        split: Which part of a hub data set, or of a folder whose file names begin with different splits.
+        weight: How often each row is used, relative to 1: 2 reads all twice, 0.5 a random half, 1.5 all and a random half again.
+        limit: Read this many records at most.
+        columns: Other names of columns, ours to theirs: `{rejected: worse}`.
+        streaming: Read a hub data set while it downloads, without storing it.
+    """
+
+    path: str
+    format: str = "auto"
+    split: str = "train"
+    weight: float = 1.0
+    limit: int | None = None
+    columns: dict[str, str] | None = None
+    streaming: bool = False
+
+    def __post_init__(self) -> None:
+        check_format(self.format)
+        if not (math.isfinite(self.weight) and self.weight > 0):
+            raise ConfigError(f"{self.path}: the weight of a source must be above 0, got {self.weight}")
+        if self.limit is not None and self.limit < 1:
+            raise ConfigError(f"{self.path}: the limit of a source must be at least 1, got {self.limit}")
+
+
+def rows(
+    path: str | Path, *, split: str = "train", columns: Mapping[str, str] | None = None, streaming: bool = False
+) -> Iterator[tuple[Row, str]]:
+    """Reads rows.
+
+    Args:
+        path: See `Source`.
+        split: See `Source`.
+        columns: See `Source`.
+        streaming: See `Source`.
+
+    Yields:
+        A row and its place: `file:line` (in JSON lists and Parquet `file:row`; on the hub `owner/name[split]:row`), from 1.
+
+    Raises:
+        DataError: If the source cannot be read or holds no rows.
+        RecordError: If a row is broken.
+    """
+    for _, found in parts(path, split, streaming):
+        for row, place in found:
+            if isinstance(row, RecordError):
+                raise row
+            yield _renamed(row, columns, place), place
+
+
+def read(
+    source: Source | str | Path, on_bad_row: Literal["error", "skip"] = "error", skipped: list[RecordError] | None = None
+) -> Iterator[Record]:
+    """Reads records, one after the other. `Source.weight` is not applied here, see `read_mixed`.
+
+    The format that the first row of a file has holds for the whole file: a row without its prompt is an error, not another format.
+
+    Args:
+        source: Where to read.
+        on_bad_row: `error`: raise at the first bad row. `skip`: leave it out.
+        skipped: Rows left out are added here.
+
+    Raises:
+        DataError: If the source cannot be read, or holds no row that can be used.
+        RecordError: If a row is bad, under `error`.
+    """
+    source = source if isinstance(source, Source) else Source(str(source))
+    bad = [] if skipped is None else skipped
+    bad_before, records = len(bad), 0
+    for _, found in parts(source.path, source.split, source.streaming):
+        format = source.format
+        for row, place in found:
+            try:
+                if isinstance(row, RecordError):
+                    raise row
+                row = _renamed(row, source.columns, place)
+                format = detect(row, place) if format == "auto" else format
+                record = to_record(row, format, place)
+            except RecordError as error:
+                if on_bad_row == "error":
+                    raise _explained(error, row, format, source) from None
+                bad.append(error)
+                continue
+            yield record
+            records += 1
+            if records == source.limit:
+                return
+    if not records:
+        raise DataError(f"{source.path}: none of its {len(bad) - bad_before} rows can be used; the first: {bad[bad_before]}")
+
+
+def read_mixed(
+    sources: Iterable[Source | str],
+    seed: int = 0,
+    on_bad_row: Literal["error", "skip"] = "error",
+    skipped: list[RecordError] | None = None,
+) -> list[Record]:
+    """Reads several sources and applies their weights.
+
+    Records keep their order: those of the first source come first. A weight of 2.5 gives all rows twice, then a random half of them;
+    which half depends on the seed and on the source's place in the list, not on the other sources.
+
+    Args:
+        sources: What to read.
+        seed: Of the random parts.
+        on_bad_row: See `read`.
+        skipped: See `read`.
+
+    Raises:
+        DataError: See `read`.
+        RecordError: See `read`.
+    """
+    mixed: list[Record] = []
+    for number, source in enumerate(sources):
+        source = source if isinstance(source, Source) else Source(source)
+        records = list(read(source, on_bad_row, skipped))
+        times, part = divmod(source.weight, 1.0)
+        mixed += records * int(times)
+        count = round(part * len(records))
+        if times == 0:
+            count = max(count, 1)  # a source that is named is never left out altogether
+        mixed += [records[i] for i in sorted(random.Random(f"{seed}:{number}").sample(range(len(records)), count))]
+    return mixed
+
+
+def formats_of(source: Source | str) -> list[str]:
+    """The formats of a source: of its first usable row, file by file.
+
+    Raises:
+        DataError: If the source cannot be read.
+    """
+    source = source if isinstance(source, Source) else Source(source)
+    if source.format != "auto":
+        return [source.format]
+    formats: dict[str, None] = {}
+    for _, found in parts(source.path, source.split, source.streaming):
+        for row, place in found:
+            try:
+                if not isinstance(row, RecordError):
+                    formats[detect(_renamed(row, source.columns, place), place)] = None
+                    break
+            except RecordError:
+                continue
+    return list(formats)
+
+
+def _explained(error: RecordError, row: Row | RecordError, format: str, source: Source) -> RecordError:
+    """Adds, where it is so, that the row has the shape of another format than the file's first row."""
+    if source.format != "auto" or isinstance(row, RecordError):
+        return error
+    other = next((name for name, each in FORMATS.items() if each.fits(row)), format)
+    if other == format:
+        return error
+    return RecordError(error.source, f"{error.problem}: the file began as {format}, this row looks like {other}", error.remedy)
+
+
+def _renamed(row: Row, columns: Mapping[str, str] | None, place: str) -> Row:
+    if not columns:
+        return row
+    for ours, theirs in columns.items():
+        if theirs not in row:
+            raise RecordError(place, f"no '{theirs}', which columns names as '{ours}' (found: {', '.join(row)})", "correct columns")
+    taken = {theirs: row[theirs] for theirs in columns.values()}
+    return {name: value for name, value in row.items() if name not in taken} | {ours: taken[theirs] for ours, theirs in columns.items()}

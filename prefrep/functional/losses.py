@@ -1,0 +1,122 @@
+"""Losses of scores, one number per comparison: the caller weighs and averages.
+
+Letters: `P` comparisons. A score s = s(first > second) is in log-odds times tau: the probability that the first wins is sigmoid(s / tau).
+`probability` is P(first > second) according to the data: 1 a hard label, 1/2 a tie, anything between a soft label. Every loss of two
+responses is unchanged when they are exchanged (s -> -s, probability -> 1 - probability). All are computed in fp32 at least.
+
+A margin m has one meaning, -log sigmoid((s - m) / tau): the score must exceed it. It is in the units of the score. (The official code has
+three meanings: subtracted, squashed to a target 5 sigmoid(m), or subtracted while the target is dropped.)
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from prefrep.functional.skew import widen
+
+
+def logistic(
+    scores: Tensor,
+    probability: Tensor,
+    margin: Tensor | float = 0.0,
+    tau: Tensor | float = 1.0,
+    smoothing: float = 0.0,
+) -> Tensor:
+    """Cross entropy, -p log sigmoid((s - m) / tau) - (1 - p) log sigmoid(-(s + m) / tau).
+
+    L_CE of arXiv:2410.02197, appendix A.1, with soft labels (the official code has hard ones only). Label smoothing assumes that a share
+    of the labels is flipped: p becomes (1 - smoothing) p + smoothing (1 - p).
+
+    Args:
+        scores: s, [P].
+        probability: P(first > second), [P].
+        margin: m, [P] or a number, in the units of s.
+        tau: Temperature, above 0.
+        smoothing: Share of flipped labels, in [0, 0.5).
+
+    Returns:
+        [P].
+    """
+    scores, margin = widen(scores), _wide(margin)
+    p = _smooth(widen(probability), smoothing)
+    return -p * F.logsigmoid((scores - margin) / tau) - (1 - p) * F.logsigmoid(-(scores + margin) / tau)
+
+
+def regression(
+    scores: Tensor,
+    probability: Tensor,
+    margin: Tensor | float = 0.0,
+    tau: Tensor | float = 1.0,
+    target: float = 10.0,
+    smoothing: float = 0.0,
+) -> Tensor:
+    """Squared distance from the data's log-odds, (s / tau - t)^2 / 2 with t = log(p / (1 - p)), held within [-target, target].
+
+    L_MSE of arXiv:2410.02197, appendix A.1, with s_D = t. The paper writes no factor 1/2; the official code has it, and the constant 10 in
+    place of s_D. Here a hard label gives +-target, so that the default is the official loss, factor included. A margin moves the target away
+    from 0, t + sign(t) m / tau, which is (s - m) / tau for the response that wins.
+
+    Args:
+        scores: s, [P].
+        probability: P(first > second), [P].
+        margin: m, [P] or a number, in the units of s.
+        tau: Temperature, above 0.
+        target: Log-odds of a hard label.
+        smoothing: Share of flipped labels, in [0, 0.5).
+
+    Returns:
+        [P].
+    """
+    scores, margin = widen(scores), _wide(margin)
+    log_odds = torch.logit(_smooth(widen(probability), smoothing)).clamp(-target, target)
+    return 0.5 * (scores / tau - (log_odds + log_odds.sign() * margin / tau)).square()
+
+
+def hinge(
+    scores: Tensor,
+    probability: Tensor,
+    margin: Tensor | float = 0.0,
+    tau: Tensor | float = 1.0,
+    smoothing: float = 0.0,
+) -> Tensor:
+    """Hinge, p relu(1 - (s - m) / tau) + (1 - p) relu(1 + (s + m) / tau): no pull on a comparison that is won by 1 in log-odds.
+
+    Not in the paper; the usual one, with soft labels as in `logistic`.
+
+    Args:
+        scores: s, [P].
+        probability: P(first > second), [P].
+        margin: m, [P] or a number, in the units of s.
+        tau: Temperature, above 0.
+        smoothing: Share of flipped labels, in [0, 0.5).
+
+    Returns:
+        [P].
+    """
+    scores, margin = widen(scores), _wide(margin)
+    p = _smooth(widen(probability), smoothing)
+    return p * F.relu(1 - (scores - margin) / tau) + (1 - p) * F.relu(1 + (scores + margin) / tau)
+
+
+def centre(rewards: Tensor) -> Tensor:
+    """Centring of Bradley-Terry rewards, (2 mean_k r_k)^2: with two responses (r_c + r_r)^2, as in arXiv:2312.09244.
+
+    Only differences of rewards are learnt from comparisons; this fixes their common shift at 0.
+
+    Args:
+        rewards: Rewards of the K responses to each prompt, [.., K].
+
+    Returns:
+        [..].
+    """
+    return (2 * widen(rewards).mean(-1)).square()
+
+
+def _smooth(probability: Tensor, smoothing: float) -> Tensor:
+    return (1 - smoothing) * probability + smoothing * (1 - probability)
+
+
+def _wide(margin: Tensor | float) -> Tensor | float:
+    return widen(margin) if isinstance(margin, Tensor) else margin

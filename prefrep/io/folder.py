@@ -1,0 +1,194 @@
+"""The exported folder: what travels between training, evaluation, scoring and post-training.
+
+    config.json, model*.safetensors, tokenizer files   the language model, as `transformers` writes it (LoRA merged in)
+    head.safetensors                                   the head
+    prefrep.json                                       what weights cannot say: head, operator, normalisation, tau, template, EOS, recipe
+
+A folder of *references* leaves the language model out and holds what was trained (adapters) beside the path of the base.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict, dataclass
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+from prefrep.data.encode import EncodeConfig
+from prefrep.errors import CheckpointError
+from prefrep.nn.backbone import Backbone, LoRA, load_tokenizer
+from prefrep.nn.heads import BTHead, GPMHead, PairHead, PreferenceHead
+from prefrep.nn.skew import BlockSkew, GatedSkew, LearnedSkew, SkewOperator
+
+FORMAT = 1
+Weights = Literal["full", "reference"]
+
+
+@dataclass
+class PreferenceModel:
+    """A model ready to score: the parts that a folder holds.
+
+    Args:
+        backbone: The language model.
+        head: The head, fp32.
+        tau: Temperature; scores divided by it are log-odds.
+        encode: How text becomes token ids.
+        tokenizer: The tokenizer.
+        recipe: How it was trained, as plain data.
+    """
+
+    backbone: Backbone
+    head: PreferenceHead
+    tau: float
+    encode: EncodeConfig
+    tokenizer: PreTrainedTokenizerBase
+    recipe: dict[str, Any]
+
+
+def describe_head(head: PreferenceHead) -> dict[str, Any]:
+    """A head's settings as plain data."""
+    settings: dict[str, Any] = {"class": type(head).__name__}
+    if isinstance(head, GPMHead):
+        settings |= {"dim": head.dim, "normalize": head.normalize, "skew": {"class": type(head.skew).__name__}}
+        if isinstance(head.skew, GatedSkew):
+            settings["skew"]["variant"] = head.skew.variant
+    if isinstance(head, PairHead):
+        settings |= {"readout": head.readout, "answers": list(head.answers)}
+    return settings
+
+
+def make_head(settings: dict[str, Any], hidden_size: int) -> PreferenceHead:
+    """The head of some settings, with fresh weights. The inverse of `describe_head`."""
+    kind = settings["class"]
+    if kind == "BTHead":
+        return BTHead(hidden_size)
+    if kind == "PairHead":
+        first, second = settings["answers"]
+        return PairHead(hidden_size, readout=settings["readout"], answers=(first, second))
+    if kind == "GPMHead":
+        operators: dict[str, type[SkewOperator]] = {"BlockSkew": BlockSkew, "GatedSkew": GatedSkew, "LearnedSkew": LearnedSkew}
+        options = dict(settings["skew"])
+        operator = operators[options.pop("class")]
+        skew = partial(operator, **options)
+        return GPMHead(hidden_size, dim=settings["dim"], skew=skew, normalize=settings["normalize"])
+    raise CheckpointError(f"unknown head {kind!r}; this folder was written by a newer prefrep")
+
+
+def save(
+    folder: Path | str,
+    backbone: Backbone,
+    head: PreferenceHead,
+    tau: float,
+    encode: EncodeConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    recipe: dict[str, Any],
+    weights: Weights = "full",
+) -> None:
+    """Writes a folder; an older one at the same place is replaced only when the new one is complete.
+
+    Args:
+        folder: Where.
+        backbone: The language model; LoRA is merged into a copy of its weights.
+        head: The head.
+        tau: Temperature of the scores.
+        encode: How text becomes token ids.
+        tokenizer: The tokenizer.
+        recipe: Anything worth knowing later, as plain data (training configuration, metrics).
+        weights: `full`: the whole language model. `reference`: what was trained of it, beside the path of the base; always so for a
+            quantised base, whose weights cannot be merged.
+    """
+    if backbone.settings["quantize"] != "none":
+        weights = "reference"
+    folder = Path(folder)
+    staging = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(parents=True)
+    if weights == "full":
+        backbone.model.save_pretrained(staging, state_dict=backbone.merged_state())
+        tokenizer.save_pretrained(staging)
+    elif trained := {name: t.detach().cpu().contiguous() for name, t in backbone.model.named_parameters() if t.requires_grad}:
+        save_file(trained, staging / "adapter.safetensors")
+    save_file({name: t.detach().float().cpu().contiguous() for name, t in head.state_dict().items()}, staging / "head.safetensors")
+    about = {
+        "format": FORMAT,
+        "head": describe_head(head),
+        "tau": tau,
+        "encode": asdict(encode),
+        "eos": "every response ends in exactly one EOS and is read there",
+        "weights": weights,
+        "backbone": backbone.recipe(),
+        "recipe": recipe,
+        "versions": {name: version(name) for name in ("prefrep", "torch", "transformers")},
+    }
+    (staging / "prefrep.json").write_text(json.dumps(about, indent=2) + "\n")
+    if folder.exists():
+        shutil.rmtree(folder)
+    staging.rename(folder)
+
+
+def load(folder: Path | str, dtype: str | None = None, attention: str = "auto", device: str | torch.device = "cpu") -> PreferenceModel:
+    """Reads a folder.
+
+    Args:
+        folder: An exported folder.
+        dtype: Type of the backbone's weights; None: as they were trained.
+        attention: Attention kernel, see `Backbone`.
+        device: Where the model goes.
+
+    Raises:
+        CheckpointError: There is no such folder, it is not an exported one, or its head is missing or does not fit.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder}: no such folder; a run writes one to <default_root_dir>/export when it ends")
+    about_file, head_file = folder / "prefrep.json", folder / "head.safetensors"
+    if not about_file.exists():
+        raise CheckpointError(f"{folder}: no prefrep.json, so this is not an exported preference model; export one with bin/prefrep fit")
+    if not head_file.exists():
+        raise CheckpointError(f"{folder}: head.safetensors is missing, and a random head would score at random; export the model again")
+    about = json.loads(about_file.read_text())
+    if about["format"] > FORMAT:
+        raise CheckpointError(f"{folder}: written by a newer prefrep (format {about['format']}); update prefrep to read it")
+    made = about["backbone"]
+    options: dict[str, Any] = {"dtype": dtype or made["dtype"], "attention": attention, "trust_remote_code": made["trust_remote_code"]}
+    if about["weights"] == "full":
+        backbone = Backbone(path=str(folder), frozen=True, **options)
+    else:
+        lora = LoRA(**made["lora"]) if made["lora"] else None
+        backbone = Backbone(
+            path=made["path"], lora=lora, frozen=lora is None, quantize=made["quantize"], revision=made["revision"], **options
+        )
+        _fill(backbone.model, folder / "adapter.safetensors", folder)
+        backbone.requires_grad_(False)
+    head = make_head(about["head"], backbone.hidden_size)
+    state = load_file(head_file)
+    try:
+        head.load_state_dict(state)
+    except RuntimeError as error:
+        raise CheckpointError(f"{folder}: head.safetensors does not fit {about['head']} ({str(error).splitlines()[-1].strip()})") from error
+    backbone.path = str(folder)
+    return PreferenceModel(
+        backbone=cast(Backbone, backbone.to(device).eval()),
+        head=head.to(device).eval(),
+        tau=float(about["tau"]),
+        encode=EncodeConfig(**about["encode"]),
+        tokenizer=load_tokenizer(str(folder) if about["weights"] == "full" else made["path"], made["trust_remote_code"]),
+        recipe={"head": about["head"], "tau": about["tau"], "backbone": made, **about["recipe"]},
+    )
+
+
+def _fill(model: nn.Module, file: Path, folder: Path) -> None:
+    """Puts trained parameters into a base model; all of them or none."""
+    wanted = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    found: dict[str, Tensor] = load_file(file) if file.exists() else {}
+    if wanted and wanted != set(found):
+        raise CheckpointError(f"{folder}: adapter.safetensors is missing or does not fit its base; export the model again")
+    model.load_state_dict(found, strict=False)

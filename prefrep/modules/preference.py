@@ -1,0 +1,344 @@
+"""Preference models as LightningModules: one step for Bradley-Terry, pair and general preference models.
+
+    log-odds(y1 > y2 | x) = head.compare(embed(x, y1), embed(x, y2), x) / tau
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.utilities import grad_norm
+from torch import Tensor
+from torchmetrics import MeanMetric
+from transformers import PreTrainedTokenizerBase, get_scheduler
+
+from prefrep.data.trees import TreeBatch
+from prefrep.errors import CheckpointError, ConfigError
+from prefrep.functional.logprobs import token_logprobs
+from prefrep.functional.losses import centre
+from prefrep.nn.backbone import Backbone
+from prefrep.nn.heads import BTHead, GPMHead, PairHead, PreferenceHead
+from prefrep.nn.losses import LogisticLoss, PreferenceLoss
+
+Stage = Literal["train", "val", "test"]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Learning-rate schedule, counted in optimizer steps.
+
+    Args:
+        name: Shape after the warm-up, by its name in `transformers`.
+        warmup: Share of all optimizer steps over which the rate rises from 0.
+    """
+
+    name: Literal["cosine", "linear", "constant_with_warmup"] = "cosine"
+    warmup: float = 0.03
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.warmup < 1.0:
+            raise ConfigError(f"Schedule.warmup is a share of the steps in [0, 1), got {self.warmup}")
+
+
+def adamw(lr: float) -> OptimizerCallable:
+    """AdamW as the paper uses it: betas (0.9, 0.95), no weight decay."""
+    return partial(torch.optim.AdamW, lr=lr, betas=(0.9, 0.95), weight_decay=0.0)
+
+
+class PreferenceModule(LightningModule, ABC):
+    """A backbone that reads, a head that compares, a loss that teaches.
+
+    The parts come as factories and are built in `configure_model`, so the head learns its width from the backbone. Nothing is stored as
+    hyper-parameters: a run is resumed by the same command with `--ckpt_path`, and models travel as exported folders (`io.folder`).
+
+    Args:
+        backbone: Builds the language model.
+        head: Builds the head from the hidden size.
+        loss: Builds the loss.
+        optimizer: Builds the optimizer from the trainable parameters (head and loss included).
+        schedule: Learning-rate schedule.
+        sft: Coefficient c of a language-model regulariser: loss + c * mean negative log-likelihood of the tokens of preferred responses
+            (arXiv 2406.10216 keeps hidden states general that way). The official GPM code instead mixes (1 - c) * loss + c * ptx and counts the prompt's
+            tokens too; here the prompt is masked.
+
+    Raises:
+        ConfigError: A value out of range, or parts that cannot go together.
+    """
+
+    def __init__(
+        self,
+        backbone: Callable[[], Backbone],
+        head: Callable[[int], PreferenceHead],
+        loss: Callable[[], PreferenceLoss],
+        optimizer: OptimizerCallable,
+        schedule: Schedule,
+        sft: float,
+    ) -> None:
+        super().__init__()
+        if sft < 0:
+            raise ConfigError(f"sft must be 0 or more, got {sft}")
+        self._make = (backbone, head, loss)
+        self._optimizer, self._schedule, self.sft = optimizer, schedule, sft
+        self._tokenizer: PreTrainedTokenizerBase | None = None
+        self.metrics = torch.nn.ModuleDict(
+            {f"{stage}_{name}": MeanMetric() for stage in ("train", "val", "test") for name in ("loss", "accuracy", "probability")}
+        )
+
+    # ---- parts
+
+    def configure_model(self) -> None:
+        """Builds backbone, head and loss, once."""
+        if hasattr(self, "backbone"):
+            return
+        make_backbone, make_head, make_loss = self._make
+        self.backbone = make_backbone()
+        self.head = make_head(self.backbone.hidden_size)
+        self.loss = make_loss()
+        if self.sft > 0:
+            if self.backbone.frozen:
+                raise ConfigError("sft regularises the backbone's weights, and this backbone is frozen; set sft: 0 or frozen: false")
+            self.backbone.train_output()
+        # A frozen or adapted base is not in the checkpoint: it is read from its own folder again.
+        self.strict_loading = not (self.backbone.frozen or self.backbone.lora)
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The backbone's tokenizer."""
+        if self._tokenizer is None:
+            self._tokenizer = self.backbone.tokenizer()
+        return self._tokenizer
+
+    @property
+    def layout(self) -> Literal["single", "pair"]:
+        """Whether the head reads single responses or pairs of them."""
+        return self.head.layout
+
+    def supports_trees(self) -> bool:
+        """Whether the backbone honours a tree mask."""
+        return self.backbone.supports_trees()
+
+    # ---- forward
+
+    def hidden(self, batch: TreeBatch) -> Tensor:
+        """Hidden states of all tokens of a batch [R * L, H]."""
+        return self.backbone(batch.ids, batch.positions, batch.tree, batch.branch, batch.padded).flatten(0, 1)  # type: ignore[no-any-return]
+
+    def embeddings(self, hidden: Tensor, batch: TreeBatch) -> tuple[Tensor, Tensor | None]:
+        """Embeddings of all sequences [M, D] and, for a gate, the prompt states [M, H], fp32."""
+        prompt = hidden[batch.prompt_end].float() if self.head.needs_prompt else None
+        return self.head.embed(hidden[batch.end]), prompt
+
+    def forward(self, batch: TreeBatch) -> Tensor:
+        """Log-odds that the first of each pair wins, divided by tau [P]."""
+        return self.loss.log_odds(self._scores(self.embeddings(self.hidden(batch), batch), batch))
+
+    def _scores(self, embedded: tuple[Tensor, Tensor | None], batch: TreeBatch) -> Tensor:
+        e, prompt = embedded
+        a, b = batch.pairs.unbind(1)
+        return self.head.compare(e[a], e[b], None if prompt is None else prompt[a])
+
+    def _regulariser(self, embedding: Tensor, batch: TreeBatch) -> Tensor | None:
+        """A head's own addition to the loss of each pair [P]."""
+        return None
+
+    def _step(self, batch: TreeBatch, stage: Stage) -> Tensor:
+        hidden = self.hidden(batch)
+        embedded = self.embeddings(hidden, batch)
+        scores = self._scores(embedded, batch)
+        losses = self.loss(scores, batch.probability, batch.margin)
+        if (extra := self._regulariser(embedded[0], batch)) is not None:
+            losses = losses + extra
+        loss = self._mean(losses, batch.weight)
+        if self.sft > 0:
+            preferred = torch.zeros(len(batch.end), dtype=torch.bool, device=scores.device)
+            preferred[torch.where(batch.probability >= 0.5, batch.pairs[:, 0], batch.pairs[:, 1])] = True
+            source, target, sequence = batch.labels[preferred[batch.labels[:, 2]]].unbind(1)
+            logprobs = token_logprobs(hidden[source], batch.ids.flatten()[target], self.backbone.logits)
+            loss = loss - self.sft * self._mean(logprobs, torch.ones_like(logprobs))
+        self._record(stage, losses.detach(), scores.detach(), batch)
+        return loss
+
+    def _mean(self, values: Tensor, weight: Tensor) -> Tensor:
+        """Weighted mean over all processes, scaled so that averaging gradients over processes gives its gradient."""
+        total = weight.sum()
+        if self.trainer.world_size > 1:
+            total = self.all_gather(total).sum() / self.trainer.world_size
+        return (values * weight).sum() / total.clamp_min(1e-12)
+
+    def _record(self, stage: Stage, losses: Tensor, scores: Tensor, batch: TreeBatch) -> None:
+        log_odds = self.loss.log_odds(scores)
+        decided = batch.weight * (batch.probability != 0.5)  # a tie has no right answer
+        correct = torch.where(batch.probability > 0.5, scores > 0, scores < 0).float()
+        favoured = torch.where(batch.probability >= 0.5, log_odds, -log_odds).sigmoid()
+        weighted = {"loss": (losses, batch.weight), "accuracy": (correct, decided), "probability": (favoured, decided)}
+        for name, (values, weight) in weighted.items():
+            metric = self.metrics[f"{stage}_{name}"]
+            assert isinstance(metric, MeanMetric)
+            if weight.sum() > 0:
+                metric.update(values, weight)
+            if weight.sum() > 0 or stage != "train":
+                self.log(
+                    f"{stage}/{name}", metric, batch_size=len(batch), prog_bar=name != "probability",
+                    on_step=stage == "train", on_epoch=stage != "train",
+                )  # fmt: skip
+
+    def training_step(self, batch: TreeBatch) -> Tensor:
+        """The loss of a batch."""
+        return self._step(batch, "train")
+
+    def validation_step(self, batch: TreeBatch) -> None:
+        """Loss, accuracy and mean probability of a batch."""
+        self._step(batch, "val")
+
+    def test_step(self, batch: TreeBatch) -> None:
+        """Loss, accuracy and mean probability of a batch."""
+        self._step(batch, "test")
+
+    def predict_step(self, batch: TreeBatch) -> Tensor:
+        """Log-odds of each pair [P]."""
+        log_odds: Tensor = self(batch)
+        return log_odds
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Logs the norm of the whole gradient, before clipping."""
+        if self.trainer.global_step % self.trainer.log_every_n_steps == 0:
+            self.log("train/grad_norm", grad_norm(self, norm_type=2)["grad_2.0_norm_total"])
+
+    # ---- optimisation
+
+    def configure_optimizers(self) -> Any:
+        """The optimizer over everything trainable, head and loss included, and a schedule that steps with it."""
+        optimizer = self._optimizer([p for p in self.parameters() if p.requires_grad])
+        steps = self.trainer.estimated_stepping_batches
+        if math.isinf(steps):
+            raise ConfigError("the schedule needs to know how long training lasts; set trainer.max_epochs or trainer.max_steps")
+        warmup = math.ceil(self._schedule.warmup * steps)
+        schedule = get_scheduler(self._schedule.name, optimizer, num_warmup_steps=warmup, num_training_steps=int(steps))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    # ---- checkpoints (for resuming only)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keeps what training changes; a frozen base stays out."""
+        if not self.strict_loading:
+            learned = self._learned()
+            checkpoint["state_dict"] = {name: t for name, t in checkpoint["state_dict"].items() if name in learned}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuses a checkpoint of another model instead of training on with random parts."""
+        self.configure_model()
+        state, own = checkpoint["state_dict"], self.state_dict()
+        wrong = [name for name in sorted(self._learned()) if name not in state or state[name].shape != own[name].shape]
+        wrong += [name for name in state if name not in own]
+        if wrong:
+            raise CheckpointError(
+                f"the checkpoint does not belong to this model (first difference: {wrong[0]}); resume with the configuration that made it"
+            )
+
+    def _learned(self) -> set[str]:
+        learned = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
+        return learned | {name for name in self.state_dict() if not name.startswith("backbone.")}
+
+
+class BradleyTerry(PreferenceModule):
+    """Bradley-Terry: one reward per response, s(i > j) = r_i - r_j. It cannot represent a cycle.
+
+    Args:
+        backbone: Builds the language model.
+        head: Builds the head.
+        loss: Builds the loss; tau 1 as in the paper (the official trainer divides BT scores by 0.1).
+        optimizer: Builds the optimizer.
+        schedule: Learning-rate schedule.
+        sft: Coefficient of the language-model regulariser.
+        centre: Coefficient of mean((r_chosen + r_rejected)^2), which keeps rewards near zero (arXiv 2312.09244; TRL's
+            `center_rewards_coefficient`).
+    """
+
+    def __init__(
+        self,
+        backbone: Callable[[], Backbone] = Backbone,
+        head: Callable[[int], BTHead] = BTHead,
+        loss: Callable[[], PreferenceLoss] = LogisticLoss,
+        optimizer: OptimizerCallable = adamw(2e-6),
+        schedule: Schedule = Schedule(),  # noqa: B008 (frozen)
+        sft: float = 0.0,
+        centre: float = 0.0,
+    ) -> None:
+        super().__init__(backbone, head, loss, optimizer, schedule, sft)
+        if centre < 0:
+            raise ConfigError(f"centre must be 0 or more, got {centre}")
+        self.centre = centre
+
+    def _regulariser(self, embedding: Tensor, batch: TreeBatch) -> Tensor | None:
+        if self.centre == 0:
+            return None
+        rewards = embedding[batch.pairs, 0]
+        return self.centre * centre(rewards)
+
+
+class PairPreference(PreferenceModule):
+    """Pair model: reads both responses together, in both orders. Any preference, at K (K - 1) reads for K responses.
+
+    Args:
+        backbone: Builds the language model.
+        head: Builds the head.
+        loss: Builds the loss.
+        optimizer: Builds the optimizer.
+        schedule: Learning-rate schedule.
+    """
+
+    def __init__(
+        self,
+        backbone: Callable[[], Backbone] = Backbone,
+        head: Callable[[int], PairHead] = PairHead,
+        loss: Callable[[], PreferenceLoss] = LogisticLoss,
+        optimizer: OptimizerCallable = adamw(2e-6),
+        schedule: Schedule = Schedule(),  # noqa: B008 (frozen)
+    ) -> None:
+        super().__init__(backbone, head, loss, optimizer, schedule, sft=0.0)
+
+    def configure_model(self) -> None:
+        """Builds the parts; the `tokens` readout starts as the difference of the answers' output embeddings."""
+        built = hasattr(self, "backbone")
+        super().configure_model()
+        if built or not isinstance(self.head, PairHead) or self.head.readout != "tokens":
+            return
+        rows = []
+        for answer in self.head.answers:
+            ids = self.tokenizer.encode(answer, add_special_tokens=False)
+            if len(ids) != 1:
+                raise ConfigError(f"PairHead.answers: {answer!r} is {len(ids)} tokens for this tokenizer and must be one; name another answer")
+            rows.append(self.backbone.model.get_output_embeddings().weight.detach()[ids[0]].float())
+        self.head.set_answer_rows(*rows)
+
+
+class GeneralPreference(PreferenceModule):
+    """General preference model (arXiv 2410.02197): s(i > j) = <R v_i, v_j>. Any preference, at K reads for K responses.
+
+    Args:
+        backbone: Builds the language model.
+        head: Builds the head: embedding dimension, operator, normalisation.
+        loss: Builds the loss; tau 0.1 as in the paper.
+        optimizer: Builds the optimizer.
+        schedule: Learning-rate schedule.
+        sft: Coefficient of the language-model regulariser.
+    """
+
+    def __init__(
+        self,
+        backbone: Callable[[], Backbone] = Backbone,
+        head: Callable[[int], GPMHead] = GPMHead,
+        loss: Callable[[], PreferenceLoss] = partial(LogisticLoss, tau=0.1),
+        optimizer: OptimizerCallable = adamw(2e-6),
+        schedule: Schedule = Schedule(),  # noqa: B008 (frozen)
+        sft: float = 0.0,
+    ) -> None:
+        super().__init__(backbone, head, loss, optimizer, schedule, sft)

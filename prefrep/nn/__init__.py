@@ -1,0 +1,1 @@
+"""Parts that learn: backbones, heads, skew operators, losses."""

@@ -1,0 +1,308 @@
+"""Pretrained language models as readers: token trees in, hidden states out."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+
+from prefrep.errors import CheckpointError, ConfigError
+from prefrep.nn.attention import masks
+from prefrep.nn.bundled import resolve
+
+log = logging.getLogger(__name__)
+
+DType = Literal["float32", "bfloat16", "float16"]
+
+
+@dataclass(frozen=True)
+class LoRA:
+    """Low-rank adapters (arXiv 2106.09685) through peft; everything else of the backbone is frozen.
+
+    Args:
+        rank: Rank of each adapter.
+        alpha: Scale; the adapter's output is multiplied by alpha / rank.
+        dropout: Dropout on the adapter's input.
+        targets: Names of the linear layers that get an adapter. Empty: all of them but the language-model head.
+    """
+
+    rank: int = 16
+    alpha: float = 32.0
+    dropout: float = 0.0
+    targets: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise ConfigError(f"LoRA.rank must be 1 or more, got {self.rank}")
+
+
+class Backbone(nn.Module):
+    """A causal language model that reads trees of tokens.
+
+    Args:
+        path: `bundled:smollm2-135m`, a local folder, or a hub id.
+        dtype: Type of the stored weights. With bf16-mixed training, float32 keeps every small update; bfloat16 is right for a base that
+            is frozen or carries LoRA.
+        attention: Kernel of `transformers`. `auto`: eager where attention logits are soft-capped (sdpa would skip the cap), else sdpa.
+        lora: Train adapters instead of the weights.
+        frozen: Train the head alone.
+        gradient_checkpointing: Trade time for memory.
+        quantize: `4bit` stores the base in nf4 (bitsandbytes, CUDA only).
+        trust_remote_code: Let the model's folder run its own Python code.
+        revision: Branch, tag or commit of a hub id.
+        gguf: Name of a GGUF file inside `path` to read the weights from.
+
+    Raises:
+        ConfigError: Settings that cannot go together.
+        CheckpointError: The model cannot be found or read.
+    """
+
+    def __init__(
+        self,
+        path: str = "bundled:smollm2-135m",
+        dtype: DType = "float32",
+        attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = "auto",
+        lora: LoRA | None = None,
+        frozen: bool = False,
+        gradient_checkpointing: bool = False,
+        quantize: Literal["none", "4bit"] = "none",
+        trust_remote_code: bool = False,
+        revision: str | None = None,
+        gguf: str | None = None,
+    ) -> None:
+        super().__init__()
+        if frozen and lora is not None:
+            raise ConfigError("Backbone: frozen and lora exclude each other; a frozen backbone trains nothing, so drop one of them")
+        if quantize == "4bit" and not torch.cuda.is_available():
+            raise ConfigError("Backbone.quantize 4bit needs a CUDA device (bitsandbytes); use dtype: bfloat16 with lora here")
+        if quantize == "4bit" and lora is None and not frozen:
+            raise ConfigError("Backbone.quantize 4bit stores weights that cannot be trained; add lora, or set frozen: true")
+        self.path, self.frozen, self.lora = path, frozen, lora
+        self.settings: dict[str, Any] = {
+            "dtype": dtype, "quantize": quantize, "trust_remote_code": trust_remote_code, "revision": revision
+        }  # fmt: skip
+        model = load_causal(path, dtype, attention, quantize, trust_remote_code, revision, gguf)
+        for module in model.modules():  # equal texts get equal scores; LoRA brings its own dropout
+            if isinstance(module, nn.Dropout):
+                module.p = 0.0
+        if gradient_checkpointing:
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        if frozen:
+            model.requires_grad_(False)
+        elif lora is not None:
+            from peft import LoraConfig, inject_adapter_in_model
+
+            model.requires_grad_(False)
+            targets: str | list[str] = list(lora.targets) or "all-linear"
+            options = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=targets, bias="none")
+            if targets == "all-linear":
+                output = model.get_output_embeddings()
+                options.target_modules = {
+                    name for name, m in model.named_modules() if isinstance(m, nn.Linear | _conv1d()) and m is not output
+                }
+            inject_adapter_in_model(options, model)
+            for name, parameter in model.named_parameters():
+                if "lora_" in name:  # fp32 masters, whatever the base is stored in
+                    parameter.data = parameter.data.float()
+        else:
+            output, inputs = model.get_output_embeddings(), model.get_input_embeddings()
+            if output is not None and output.weight is not inputs.weight:
+                output.requires_grad_(False)  # nothing reads the logits unless a regulariser asks (train_output)
+        if not frozen and lora is None and dtype != "float32":
+            log.warning("full fine-tuning of %s weights loses most small updates; dtype: float32 with bf16-mixed keeps them", dtype)
+        # nn.Module.__setattr__ would register a second copy of the parameters under `transformer`; the property below does not.
+        self.model = model
+        self._trees: bool | None = None
+        self.train()
+
+    @property
+    def transformer(self) -> nn.Module:
+        """The model without its language-model head."""
+        return self.model.base_model  # type: ignore[return-value]
+
+    @property
+    def hidden_size(self) -> int:
+        """Width H of the hidden states."""
+        return int(self.model.config.get_text_config().hidden_size)
+
+    @property
+    def attention(self) -> str:
+        """Attention kernel in use."""
+        return str(self.model.config._attn_implementation)
+
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer that belongs to the model."""
+        return load_tokenizer(self.path, self.settings["trust_remote_code"], self.settings["revision"])
+
+    def forward(self, ids: Tensor, positions: Tensor, tree: Tensor, branch: Tensor, padded: bool) -> Tensor:
+        """Hidden states after the last norm.
+
+        Args:
+            ids: Token ids [R, L].
+            positions: Positions [R, L].
+            tree: Tree of each token [R, L]; -1: padding.
+            branch: Branch of each token [R, L]; 0: shared prefix.
+            padded: One sequence a row: an ordinary padding mask is enough.
+
+        Returns:
+            Hidden states [R, L, H].
+        """
+        if padded:
+            mask: Tensor | dict[str, Tensor] = (tree >= 0).long()
+        else:
+            numbers = None if self.attention == "sdpa" else self._compute_dtype(ids.device)
+            mask = masks(self.model.config.get_text_config(), tree, branch, positions, numbers=numbers)
+        with torch.no_grad() if self.frozen else nullcontext():
+            result = self.transformer(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False)
+        hidden: Tensor = result.last_hidden_state
+        return hidden
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Next-token logits [.., V] of hidden states [.., H], soft-capped where the model does so."""
+        scores: Tensor = self.model.get_output_embeddings()(hidden)
+        cap = getattr(self.model.config.get_text_config(), "final_logit_softcapping", None)
+        return scores if cap is None else torch.tanh(scores / cap) * cap
+
+    def train_output(self) -> None:
+        """Lets the language-model head learn, for regularisers that read its logits."""
+        if not self.frozen and self.lora is None:
+            self.model.get_output_embeddings().requires_grad_(True)
+
+    def train(self, mode: bool = True) -> Backbone:
+        """Training mode, except that a frozen backbone always stays in evaluation mode."""
+        super().train(mode and not self.frozen)
+        return self
+
+    def supports_trees(self) -> bool:
+        """Whether the model honours a tree mask, found by trying: a branch must not change when its sibling does.
+
+        A model that ignores the mask, or carries a recurrent state from token to token, lets one branch leak into the next; then
+        `layout: padded` is the way. Not one bit may differ, so no tolerance is involved.
+        """
+        if self._trees is None:
+            if self.attention not in ("sdpa", "eager"):
+                self._trees = False
+                return False
+            device = next(self.parameters()).device
+            tree = torch.zeros(1, 7, dtype=torch.long, device=device)
+            branch = torch.tensor([[0, 0, 0, 1, 1, 2, 2]], device=device)
+            positions = torch.tensor([[0, 1, 2, 3, 4, 3, 4]], device=device)
+            one = torch.tensor([[5, 6, 7, 8, 9, 10, 11]], device=device)
+            two = torch.tensor([[5, 6, 7, 12, 13, 10, 11]], device=device)
+            mode = self.training
+            self.eval()
+            try:
+                with torch.no_grad(), warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    a, b = (self(ids, positions, tree, branch, padded=False) for ids in (one, two))
+                self._trees = bool(torch.equal(a[:, :3], b[:, :3]) and torch.equal(a[:, 5:], b[:, 5:]))
+            except (TypeError, ValueError, RuntimeError, IndexError) as error:
+                log.info("%s does not take a tree mask (%s)", self.path, error)
+                self._trees = False
+            finally:
+                self.train(mode)
+        return self._trees
+
+    def _compute_dtype(self, device: torch.device) -> torch.dtype:
+        if torch.is_autocast_enabled(device.type):
+            return torch.get_autocast_dtype(device.type)
+        return self.model.dtype
+
+    def merged_state(self) -> dict[str, Tensor]:
+        """Weights of the plain language model, with LoRA added in: what an exported folder holds."""
+        from peft.tuners.lora import LoraLayer
+
+        adapters = {name: m for name, m in self.model.named_modules() if isinstance(m, LoraLayer)}
+        state: dict[str, Tensor] = {}
+        for name, tensor in self.model.state_dict().items():
+            if ".lora_" in name:
+                continue
+            owner, _, leaf = name.rpartition(".base_layer.")
+            if not owner:
+                state[name] = tensor
+            elif leaf == "weight":
+                delta = adapters[owner].get_delta_weight("default")  # type: ignore[operator]
+                state[f"{owner}.{leaf}"] = (tensor.float() + delta.float()).to(tensor.dtype)
+            else:
+                state[f"{owner}.{leaf}"] = tensor
+        return state
+
+    def recipe(self) -> dict[str, Any]:
+        """How the backbone was made, as plain data."""
+        return {"path": self.path, **self.settings, "attention": self.attention, "lora": asdict(self.lora) if self.lora else None}
+
+
+def _conv1d() -> type[nn.Module]:
+    from transformers.pytorch_utils import Conv1D  # GPT-2's linear layers
+
+    return Conv1D
+
+
+def load_tokenizer(path: str, trust_remote_code: bool = False, revision: str | None = None) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model. Raises CheckpointError where there is none."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(resolve(path), trust_remote_code=trust_remote_code, revision=revision)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(_not_found(path, "tokenizer", error)) from error
+    assert isinstance(tokenizer, PreTrainedTokenizerBase)
+    return tokenizer
+
+
+def load_causal(
+    path: str,
+    dtype: str,
+    attention: str,
+    quantize: str = "none",
+    trust_remote_code: bool = False,
+    revision: str | None = None,
+    gguf: str | None = None,
+) -> Any:
+    """A causal language model from a folder or the hub, from safetensors or GGUF, never from pickles.
+
+    Args:
+        path: `bundled:...`, local folder or hub id.
+        dtype: Name of the torch type of the weights.
+        attention: Kernel, or `auto`.
+        quantize: `none` or `4bit`.
+        trust_remote_code: Passed to `transformers`.
+        revision: Passed to `transformers`.
+        gguf: GGUF file inside the folder.
+
+    Raises:
+        CheckpointError: Nothing usable there.
+    """
+    place = resolve(path)
+    common = {"trust_remote_code": trust_remote_code, "revision": revision}
+    try:
+        if gguf is None:
+            config = AutoConfig.from_pretrained(place, **common)
+            capped = getattr(config.get_text_config(), "attn_logit_softcapping", None) is not None
+            attention = attention if attention != "auto" else ("eager" if capped else "sdpa")
+        options: dict[str, Any] = {"attn_implementation": "sdpa" if attention == "auto" else attention, "dtype": getattr(torch, dtype)}
+        if quantize == "4bit":
+            from transformers import BitsAndBytesConfig
+
+            options["quantization_config"] = BitsAndBytesConfig(
+                load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=torch.bfloat16
+            )
+        if gguf is not None:
+            options["gguf_file"] = gguf
+        else:
+            options["use_safetensors"] = True
+        return AutoModelForCausalLM.from_pretrained(place, **common, **options)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise CheckpointError(_not_found(path, "model", error)) from error
+
+
+def _not_found(path: str, what: str, error: Exception) -> str:
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    if path.startswith((".", "/", "~")) and not Path(path).expanduser().exists():
+        return f"{path}: no such folder, so there is no {what} to load; give a local folder, a hub id or bundled:smollm2-135m"
+    return f"{path}: cannot load a {what} ({reason[:200]}); give a local folder with safetensors, a hub id or bundled:smollm2-135m"

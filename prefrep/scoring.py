@@ -1,0 +1,225 @@
+"""Scorer: a preference model that answers questions. Evaluation, files and post-training all ask here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, replace
+from importlib.metadata import version
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal, TypeVar, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm import tqdm
+
+from prefrep.data.encode import Encoder
+from prefrep.data.preference import pad_id
+from prefrep.data.trees import Datum, Layout, TreeBatch, collate
+from prefrep.errors import ConfigError, RecordError
+from prefrep.io.folder import PreferenceModel, load
+from prefrep.nn.heads import BTHead
+from prefrep.records import Comparison, Message, Messages, RankedResponses, Record
+
+Floats = NDArray[np.float32]
+R = TypeVar("R", bound=Record)
+
+
+class Scorer:
+    """Scores responses with a preference model.
+
+    Args:
+        model: Backbone, head, temperature, tokenizer.
+        batch_tokens: Distinct tokens that are read at a time; speed and memory depend on it, scores do not.
+        layout: `trees`, `padded`, or `auto`: trees where the backbone honours their mask.
+    """
+
+    def __init__(self, model: PreferenceModel, batch_tokens: int = 4096, layout: Literal["auto", "trees", "padded"] = "auto") -> None:
+        if batch_tokens < 1:
+            raise ConfigError(f"batch_tokens must be 1 or more, got {batch_tokens}")
+        self.model, self.batch_tokens = model, batch_tokens
+        # `drop` is a choice for training data; whoever asks for a score gets one.
+        truncation = "keep_end" if model.encode.truncation == "drop" else model.encode.truncation
+        self._encoder = Encoder(model.tokenizer, replace(model.encode, truncation=truncation), model.head.layout)
+        trees = layout == "trees" or (layout == "auto" and model.backbone.supports_trees())
+        self._layout: Layout = "trees" if trees else "padded"
+        self._device = next(model.head.parameters()).device
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path: str | Path,
+        device: str = "auto",
+        dtype: Literal["float32", "bfloat16", "float16"] | None = None,
+        attention: str = "auto",
+        batch_tokens: int = 4096,
+        layout: Literal["auto", "trees", "padded"] = "auto",
+    ) -> Scorer:
+        """Loads an exported folder.
+
+        Args:
+            path: The folder.
+            device: `auto`: CUDA where there is one.
+            dtype: Type of the backbone's weights; None: as they were trained.
+            attention: Attention kernel.
+            batch_tokens: See `Scorer`.
+            layout: See `Scorer`.
+
+        Raises:
+            CheckpointError: The folder is missing or incomplete.
+        """
+        place = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+        return cls(load(path, dtype, attention, place), batch_tokens, layout)
+
+    # ---- questions about one prompt
+
+    def table(self, prompt: str | Messages, responses: Sequence[str | Messages]) -> Floats:
+        """All comparisons among K responses.
+
+        Args:
+            prompt: The prompt, as text or as a conversation.
+            responses: K responses.
+
+        Returns:
+            Log-odds [K, K] that row beats column; exactly skew-symmetric.
+        """
+        return next(self.tables([ranked(prompt, responses)]))
+
+    def rank(self, prompt: str | Messages, responses: Sequence[str | Messages]) -> list[int]:
+        """Indices of the responses, best first, by mean log-odds against the others (the row mean of GPO, eq. 5.2)."""
+        return [int(i) for i in np.argsort(-self.table(prompt, responses).mean(axis=1), kind="stable")]
+
+    # ---- streams
+
+    @property
+    def pairwise(self) -> bool:
+        """Whether responses have no score of their own: True for pair and general preference models."""
+        return not isinstance(self.model.head, BTHead)
+
+    def compare(self, comparisons: Iterable[Comparison], *, progress: str | None = None) -> Iterator[float]:
+        """Log-odds of chosen over rejected, in the order given.
+
+        Args:
+            comparisons: Any number of comparisons, read as they are needed.
+            progress: Label of a progress bar; None: no bar.
+
+        Yields:
+            One log-odds per comparison, in nats.
+
+        Raises:
+            RecordError: A comparison cannot be encoded.
+        """
+        for _, batch_scores in self._stream(self._encoder.encode(comparisons), progress):
+            yield float(batch_scores[0])
+
+    def tables(self, records: Iterable[RankedResponses], *, progress: str | None = None) -> Iterator[Floats]:
+        """Log-odds tables [K, K], exactly skew-symmetric; arguments and errors as for `compare`."""
+        for record, found in self._stream(self._encoder.encode_tables(records), progress):
+            yield found if self._encoder.layout == "single" else _skew(found, len(cast(RankedResponses, record).responses))
+
+    def rewards(self, records: Iterable[RankedResponses], *, progress: str | None = None) -> Iterator[Floats]:
+        """Rewards [K] of a Bradley-Terry model, divided by tau; arguments and errors as for `compare`.
+
+        Raises:
+            ConfigError: The model has no rewards.
+        """
+        if self.pairwise:
+            raise ConfigError(f"{type(self.model.head).__name__} compares responses and has no reward for one alone; ask for tables")
+        for _, found in self._stream(self._encoder.encode_tables(records), progress, rewards=True):
+            yield found
+
+    def describe(self) -> dict[str, Any]:
+        """Everything that can move a score, as plain data."""
+        backbone = self.model.backbone
+        return {
+            "recipe": self.model.recipe,
+            "dtype": str(backbone.model.dtype).removeprefix("torch."),
+            "device": str(self._device),
+            "attention": backbone.attention,
+            "layout": self._layout,
+            "batch_tokens": self.batch_tokens,
+            "encode": asdict(self._encoder.config),
+            "encoded": dict(self._encoder.counts),
+            "pairwise": self.pairwise,
+            "versions": {name: version(name) for name in ("prefrep", "torch", "transformers", "tokenizers")},
+        }
+
+    # ---- work
+
+    def _stream(
+        self, encoded: Iterable[tuple[Record, Datum | None]], progress: str | None, rewards: bool = False
+    ) -> Iterator[tuple[Record, Floats]]:
+        """Scores in windows: within one, data of like size share a batch; the order that comes out is the order that went in."""
+        with tqdm(desc=progress, unit=" prompts", disable=progress is None) as bar:
+            encoded = iter(encoded)
+            while window := list(islice(encoded, 128)):
+                found: dict[int, Floats] = {}
+                for batch in self._batches([self._checked(record, datum) for record, datum in window]):
+                    data = [cast(Datum, window[i][1]) for i in batch]
+                    found.update(zip(batch, self._score(data, rewards), strict=True))
+                    bar.update(len(batch))
+                for i, (record, _) in enumerate(window):
+                    yield record, found[i]
+
+    @staticmethod
+    def _checked(record: Record, datum: Datum | None) -> Datum:
+        if datum is None:
+            raise RecordError(
+                record.source or "a record", "the prompt alone fills max_length, so no response is left to score", "shorten it"
+            )
+        return datum
+
+    def _batches(self, data: list[Datum]) -> Iterator[list[int]]:
+        batch: list[int] = []
+        tokens = 0
+        for i in sorted(range(len(data)), key=lambda i: data[i].size):
+            if batch and tokens + data[i].size > self.batch_tokens:
+                yield batch
+                batch, tokens = [], 0
+            batch.append(i)
+            tokens += data[i].size
+        if batch:
+            yield batch
+
+    @torch.inference_mode()
+    def _score(self, data: list[Datum], rewards: bool) -> list[Floats]:
+        """Per datum: the log-odds of its pairs [P], or (without pairs) its table [K, K] or rewards [K]."""
+        head, tau = self.model.head, self.model.tau
+        batch = collate(data, pad_id(self.model.tokenizer), self._layout).to(self._device)
+        hidden = self._hidden(batch)
+        embedding = head.embed(hidden[batch.end])
+        prompt = hidden[batch.prompt_end].float() if head.needs_prompt else None
+        results: list[Tensor] = []
+        sequence = pair = 0
+        for sequences, pairs in batch.sizes.tolist():
+            e = embedding[sequence : sequence + sequences]
+            if rewards:
+                results.append(e[:, 0])
+            elif pairs:
+                a, b = batch.pairs[pair : pair + pairs].unbind(1)
+                results.append(head.compare(embedding[a], embedding[b], None if prompt is None else prompt[a]))
+            else:
+                results.append(head.table(e, None if prompt is None else prompt[sequence]))
+            sequence, pair = sequence + sequences, pair + pairs
+        return [(result / tau).cpu().numpy() for result in results]
+
+    def _hidden(self, batch: TreeBatch) -> Tensor:
+        hidden: Tensor = self.model.backbone(batch.ids, batch.positions, batch.tree, batch.branch, batch.padded)
+        return hidden.flatten(0, 1)
+
+
+def ranked(prompt: str | Messages, responses: Sequence[str | Messages]) -> RankedResponses:
+    """A record from plain texts: a string is one user message, or one assistant message."""
+    return RankedResponses(
+        prompt=(Message("user", prompt),) if isinstance(prompt, str) else prompt,
+        responses=tuple((Message("assistant", r),) if isinstance(r, str) else r for r in responses),
+    )
+
+
+def _skew(scores: Floats, count: int) -> Floats:
+    """Scores of the pairs i < j as a table [K, K]."""
+    table = np.zeros((count, count), np.float32)
+    table[np.triu_indices(count, 1)] = scores
+    return table - table.T

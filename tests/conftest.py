@@ -1,0 +1,50 @@
+"""What tests share: tiny random models and records, no network."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import torch
+
+from prefrep.data.encode import EncodeConfig, Encoder
+from prefrep.nn.backbone import Backbone, load_tokenizer
+from prefrep.records import Comparison, Message
+
+FAMILIES = ("llama", "qwen2", "gemma2", "gemma3", "gpt2", "gpt_neox")
+
+torch.set_num_threads(1)
+
+
+def comparison(prompt: str, chosen: str, rejected: str, **more: object) -> Comparison:
+    """A comparison of two texts."""
+    return Comparison((Message("user", prompt),), (Message("assistant", chosen),), (Message("assistant", rejected),), **more)  # type: ignore[arg-type]
+
+
+COMPARISONS = [
+    comparison("Name a prime", "7", "9"),
+    comparison("Say hello to a friend of mine", "Hello, friend!", "Hello, fiend! Go away."),
+    comparison("Why?", "Because it rains, and rain is wet; that is all there is to it.", "No."),
+    comparison("Same beginning", "Sure, here it is: one", "Sure, here it is: two"),
+]
+
+
+@pytest.fixture(scope="session", params=FAMILIES)
+def family(request: pytest.FixtureRequest) -> Backbone:
+    """A tiny random backbone of each supported family, fp32."""
+    return Backbone(f"bundled:tiny-{request.param}").eval()
+
+
+@pytest.fixture(scope="session")
+def llama() -> Backbone:
+    """A tiny random Llama, fp32. Do not train it: others share it."""
+    return Backbone("bundled:tiny-llama").eval()
+
+
+def encoder(path: str = "bundled:tiny-llama", layout: str = "single", **config: object) -> Encoder:
+    """An encoder for a bundled tokenizer."""
+    return Encoder(load_tokenizer(path), EncodeConfig(**config), layout)  # type: ignore[arg-type]

@@ -1,0 +1,108 @@
+"""Backbones: trees equal unshared sequences, adapters merge, unusable settings are refused."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from conftest import COMPARISONS, encoder
+
+from prefrep.data.trees import Datum, TreeBatch, collate
+from prefrep.errors import CheckpointError, ConfigError
+from prefrep.nn.backbone import Backbone, LoRA
+
+
+def hidden(backbone: Backbone, batch: TreeBatch) -> torch.Tensor:
+    with torch.no_grad():
+        return backbone(batch.ids, batch.positions, batch.tree, batch.branch, batch.padded).flatten(0, 1)
+
+
+def data_of(path: str) -> list[Datum]:
+    return [datum for _, datum in encoder(path).encode(COMPARISONS) if datum is not None]
+
+
+@pytest.mark.parametrize("row_tokens", [1, 200, 4096])
+def test_trees_equal_every_sequence_alone(family: Backbone, row_tokens: int) -> None:
+    """The oracle is one unpadded sequence at a time, with no mask at all."""
+    data = data_of(family.path)
+    assert family.supports_trees()
+    batch = collate(data, pad_id=0, row_tokens=row_tokens)
+    got = hidden(family, batch)
+    rank = 0
+    for datum in data:
+        for tree in datum.trees:
+            for ids in tree.sequences:
+                with torch.no_grad():
+                    alone = family.transformer(input_ids=torch.from_numpy(ids).long()[None], use_cache=False).last_hidden_state[0]
+                torch.testing.assert_close(got[batch.end[rank]], alone[-1], atol=1e-4, rtol=0)
+                torch.testing.assert_close(got[batch.prompt_end[rank]], alone[tree.prompt - 1], atol=1e-4, rtol=0)
+                rank += 1
+    assert rank == len(batch.end)
+
+
+def test_padded_layout_equals_trees(family: Backbone) -> None:
+    data = data_of(family.path)
+    trees, padded = collate(data, pad_id=0), collate(data, pad_id=3, layout="padded")
+    a, b = hidden(family, trees), hidden(family, padded)
+    torch.testing.assert_close(a[trees.end], b[padded.end], atol=1e-4, rtol=0)
+    torch.testing.assert_close(a[trees.prompt_end], b[padded.prompt_end], atol=1e-4, rtol=0)
+
+
+def test_windows_matter_in_these_tests() -> None:
+    """Gemma's sliding window is shorter than the sequences above; a mask without it gives other numbers."""
+    backbone = Backbone("bundled:tiny-gemma2").eval()
+    batch = collate(data_of(backbone.path), pad_id=0)
+    right = hidden(backbone, batch)[batch.end]
+    backbone.model.config.sliding_window = None
+    assert (hidden(backbone, batch)[batch.end] - right).abs().max() > 1e-3
+
+
+def test_a_mask_that_is_ignored_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Backbone("bundled:tiny-llama").supports_trees()
+    monkeypatch.setattr("prefrep.nn.backbone.masks", lambda config, tree, *rest, **options: torch.ones_like(tree))
+    assert not Backbone("bundled:tiny-llama").supports_trees()
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_merged_lora_is_the_same_model(name: str) -> None:
+    torch.manual_seed(0)
+    adapted = Backbone(f"bundled:tiny-{name}", lora=LoRA(rank=2))
+    for parameter in adapted.parameters():
+        if parameter.requires_grad:
+            torch.nn.init.normal_(parameter, std=0.3)
+    plain = Backbone(f"bundled:tiny-{name}")
+    batch = collate(data_of(plain.path), pad_id=0)
+    before = hidden(plain, batch)
+    plain.model.load_state_dict(adapted.merged_state())
+    assert (hidden(plain, batch) - before).abs().max() > 0.1
+    torch.testing.assert_close(hidden(plain, batch), hidden(adapted.eval(), batch), atol=1e-4, rtol=1e-4)
+
+
+def test_lora_trains_adapters_alone() -> None:
+    names = [name for name, parameter in Backbone("bundled:tiny-llama", lora=LoRA()).named_parameters() if parameter.requires_grad]
+    assert names and all("lora_" in name for name in names)
+    assert not any("lm_head" in name for name in names)
+
+
+def test_frozen_trains_nothing() -> None:
+    backbone = Backbone("bundled:tiny-llama", frozen=True).train()
+    assert not backbone.model.training and not any(p.requires_grad for p in backbone.parameters())
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"frozen": True, "lora": LoRA()}, "exclude each other"),
+        ({"quantize": "4bit", "lora": LoRA()}, "CUDA"),
+    ],
+)
+def test_settings_that_cannot_go_together(options: dict[str, object], sentence: str) -> None:
+    if "quantize" in options and torch.cuda.is_available():
+        pytest.skip("there is a CUDA device")
+    with pytest.raises(ConfigError, match=sentence):
+        Backbone("bundled:tiny-llama", **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("path", ["./no/such/folder", "bundled:gpt5"])
+def test_a_missing_model_is_named(path: str) -> None:
+    with pytest.raises(CheckpointError, match=path.removeprefix("bundled:")):
+        Backbone(path)
