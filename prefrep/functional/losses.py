@@ -55,8 +55,8 @@ def regression(
     """Squared distance from the data's log-odds, (s / tau - t)^2 / 2 with t = log(p / (1 - p)), held within [-target, target].
 
     L_MSE of arXiv:2410.02197, appendix A.1, with s_D = t. The paper writes no factor 1/2; the official code has it, and the constant 10 in
-    place of s_D. Here a hard label gives +-target, so that the default is the official loss, factor included. A margin moves the target away
-    from 0, t + sign(t) m / tau, which is (s - m) / tau for the response that wins.
+    place of s_D. Here a hard label gives +-target, so that the default is the official loss, factor included. A margin moves the target
+    away from 0, t + sign(t) m / tau, which is (s - m) / tau for the response that wins.
 
     Args:
         scores: s, [P].

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from prefrep.errors import ConfigError
 from prefrep.functional import losses
+from prefrep.functional.skew import widen
 
 MYPY = False  # mypy takes this name for True; jsonargparse needs the restricted types, since it builds losses late (see prefrep.nn.skew)
 if MYPY:
@@ -24,7 +25,7 @@ else:
 class PreferenceLoss(nn.Module, ABC):
     """A loss of scores, one number per comparison.
 
-    tau is learnt as its logarithm: it stays positive and its gradient never vanishes (the official code cuts it off below 0.01). As the loss
+    tau is learnt as its logarithm: it stays positive and its gradient never vanishes (the official code cuts it off at 0.01). As the loss
     is a submodule of the model, the optimizer gets it; leave `log_tau` out of weight decay, which would pull tau towards 1.
 
     Args:
@@ -69,7 +70,7 @@ class PreferenceLoss(nn.Module, ABC):
         Returns:
             [..].
         """
-        return losses.widen(scores) / self.temperature
+        return widen(scores) / self.temperature
 
     @abstractmethod
     def forward(self, scores: Tensor, probability: Tensor, margin: Tensor) -> Tensor:
@@ -116,9 +117,7 @@ class RegressionLoss(PreferenceLoss):
         ConfigError: A value is outside its range.
     """
 
-    def __init__(
-        self, tau: Positive = 1.0, target: Positive = 10.0, smoothing: Smoothing = 0.0, learn_tau: bool = False
-    ) -> None:
+    def __init__(self, tau: Positive = 1.0, target: Positive = 10.0, smoothing: Smoothing = 0.0, learn_tau: bool = False) -> None:
         if not 0 < target < math.inf:
             raise ConfigError(f"RegressionLoss.target must be a positive number, got {target}")
         super().__init__(tau, smoothing, learn_tau)

@@ -175,7 +175,7 @@ class GatedSkew(SkewOperator):
     Args:
         dim: Embedding dimension D, positive and even.
         hidden_size: Hidden size H of the backbone.
-        variant: `softmax`, `scaled_softmax` (D/2 softmax(z / sqrt(H)), the published training code) or `nonnegative` (softplus, no sum rule).
+        variant: `softmax`, `scaled_softmax` (D/2 softmax(z / sqrt(H)), the published training code), `nonnegative` (softplus, any sum).
 
     Raises:
         ConfigError: dim is odd or not positive, or there is no such variant.
@@ -236,18 +236,18 @@ class LearnedSkew(SkewOperator):
 
     def __init__(self, dim: int, hidden_size: int) -> None:
         super().__init__(dim, hidden_size)
-        self.half = nn.Parameter(skew.block_matrix(dim) / 2)  # A; A - A^T is then the canonical R
+        self.factor = nn.Parameter(skew.block_matrix(dim) / 2)  # A; A - A^T is then the canonical R
 
     def score(self, a: Tensor, b: Tensor, prompt: Tensor | None = None) -> Tensor:  # noqa: D102
-        a, b = torch.broadcast_tensors(skew.widen(a), skew.widen(b))
-        half = self.half.to(a.dtype)
+        a, b = skew.widen(a), skew.widen(b)
+        factor = self.factor.to(a.dtype)
         with skew.full_precision(a):
-            return (F.linear(a, half) * b - F.linear(b, half) * a).sum(-1)
+            return (F.linear(a, factor) * b - F.linear(b, factor) * a).sum(-1)
 
     def table(self, e: Tensor, prompt: Tensor | None = None) -> Tensor:  # noqa: D102
         e = skew.widen(e)
         with skew.full_precision(e):
-            return skew.antisymmetric(F.linear(e, self.half.to(e.dtype)) @ e.transpose(-1, -2))
+            return skew.antisymmetric(F.linear(e, self.factor.to(e.dtype)) @ e.transpose(-1, -2))
 
     def block_scores(self, a: Tensor, b: Tensor, prompt: Tensor | None = None) -> Tensor:
         """Scores of pairs by block of R's canonical form, from the largest scale to the smallest.
@@ -269,4 +269,4 @@ class LearnedSkew(SkewOperator):
             return skew.block_scores(a @ basis, b @ basis, scales.to(a.dtype))
 
     def matrix(self, prompt: Tensor | None = None) -> Tensor:  # noqa: D102
-        return skew.antisymmetric(skew.widen(self.half))
+        return skew.antisymmetric(skew.widen(self.factor))
