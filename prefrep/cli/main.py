@@ -81,6 +81,9 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
     warnings.filterwarnings("ignore", module="jsonargparse")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()  # a bar for each file of weights that is loaded
     for name in ("httpx", "transformers", "datasets", "fsspec", "absl", "jax"):
         logging.getLogger(name).setLevel(logging.WARNING)
 

@@ -195,7 +195,7 @@ def pair(row: Row, prompt: Messages, chosen: Messages, rejected: Messages) -> Co
     Raises:
         ValueError: If one of them does not hold what it should.
     """
-    numbers = {key: number(row[key], key) for key in ("margin", "weight") if row.get(key) is not None}
+    numbers: dict[str, Any] = {key: number(row[key], key) for key in ("margin", "weight") if row.get(key) is not None}
     soft = [name for name in SOFT_LABELS if row.get(name) is not None]
     if len(soft) > 1:
         raise MisfitError(f"'{soft[0]}' and '{soft[1]}' both say P(chosen > rejected)", "keep one of them")

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from prefrep.data.fields import kind
 from prefrep.errors import DataError, RecordError
 
 Row = dict[str, Any]
@@ -64,9 +65,10 @@ def _rows_of(file: Path) -> Found:
         raise DataError(f"{file}: the file is empty")
     number = 0
     try:
-        for number, (row, place) in enumerate(_parquet(file) if file.suffix == ".parquet" else _json(file), start=1):
+        for row, place in _parquet(file) if file.suffix == ".parquet" else _json(file):
+            number += 1
             if not isinstance(row, (dict, RecordError)):
-                row = RecordError(place, f"a row must be an object {{...}}, found {type(row).__name__}")
+                row = RecordError(place, f"a row must be an object {{...}}, found {kind(row)}")
             yield row, place
     except EOFError:
         raise DataError(f"{file}: the compressed file breaks off after row {number}; fetch or write it again") from None
@@ -89,10 +91,10 @@ def _json(file: Path) -> Iterator[tuple[Any, str]]:
                 return
         for number, line in enumerate(lines, start=1):
             place = f"{file}:{number}"
-            if not line.strip():
-                continue
             try:
-                yield json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8")), place
+                content = line.decode("utf-8-sig" if number == 1 else "utf-8")
+                if content.strip():
+                    yield json.loads(content), place
             except UnicodeDecodeError:
                 yield RecordError(place, "the line is not UTF-8 text", "convert the file to UTF-8"), place
             except json.JSONDecodeError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,7 +73,10 @@ def rows(
 
 
 def read(
-    source: Source | str | Path, on_bad_row: Literal["error", "skip"] = "error", skipped: list[RecordError] | None = None
+    source: Source | str | Path,
+    on_bad_row: Literal["error", "skip"] = "error",
+    skipped: list[RecordError] | None = None,
+    formats: Counter[str] | None = None,
 ) -> Iterator[Record]:
     """Reads records, one after the other. `Source.weight` is not applied here, see `read_mixed`.
 
@@ -82,6 +86,7 @@ def read(
         source: Where to read.
         on_bad_row: `error`: raise at the first bad row. `skip`: leave it out.
         skipped: Rows left out are added here.
+        formats: Records are counted here by their format.
 
     Raises:
         DataError: If the source cannot be read, or holds no row that can be used.
@@ -104,6 +109,8 @@ def read(
                     raise _explained(error, row, format, source) from None
                 bad.append(error)
                 continue
+            if formats is not None:
+                formats[format] += 1
             yield record
             records += 1
             if records == source.limit:
@@ -144,27 +151,6 @@ def read_mixed(
             count = max(count, 1)  # a source that is named is never left out altogether
         mixed += [records[i] for i in sorted(random.Random(f"{seed}:{number}").sample(range(len(records)), count))]
     return mixed
-
-
-def formats_of(source: Source | str) -> list[str]:
-    """The formats of a source: of its first usable row, file by file.
-
-    Raises:
-        DataError: If the source cannot be read.
-    """
-    source = source if isinstance(source, Source) else Source(source)
-    if source.format != "auto":
-        return [source.format]
-    formats: dict[str, None] = {}
-    for _, found in parts(source.path, source.split, source.streaming):
-        for row, place in found:
-            try:
-                if not isinstance(row, RecordError):
-                    formats[detect(_renamed(row, source.columns, place), place)] = None
-                    break
-            except RecordError:
-                continue
-    return list(formats)
 
 
 def _explained(error: RecordError, row: Row | RecordError, format: str, source: Source) -> RecordError:

@@ -1,0 +1,1 @@
+"""Benchmarks: records and a scorer in, a folder of numbers out."""

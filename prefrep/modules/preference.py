@@ -89,7 +89,7 @@ class PreferenceModule(LightningModule, ABC):
         self._optimizer, self._schedule, self.sft = optimizer, schedule, sft
         self._tokenizer: PreTrainedTokenizerBase | None = None
         self.metrics = torch.nn.ModuleDict(
-            {f"{stage}_{name}": MeanMetric() for stage in ("train", "val", "test") for name in ("loss", "accuracy", "probability")}
+            {f"{stage}_{name}": MeanMetric() for stage in ("val", "test") for name in ("loss", "accuracy", "probability")}
         )
 
     # ---- parts
@@ -163,7 +163,7 @@ class PreferenceModule(LightningModule, ABC):
             source, target, sequence = batch.labels[preferred[batch.labels[:, 2]]].unbind(1)
             logprobs = token_logprobs(hidden[source], batch.ids.flatten()[target], self.backbone.logits)
             loss = loss - self.sft * self._mean(logprobs, torch.ones_like(logprobs))
-        self._record(stage, losses.detach(), scores.detach(), batch)
+        self._record(stage, loss.detach(), losses.detach(), scores.detach(), batch)
         return loss
 
     def _mean(self, values: Tensor, weight: Tensor) -> Tensor:
@@ -173,22 +173,23 @@ class PreferenceModule(LightningModule, ABC):
             total = self.all_gather(total).sum() / self.trainer.world_size
         return (values * weight).sum() / total.clamp_min(1e-12)
 
-    def _record(self, stage: Stage, losses: Tensor, scores: Tensor, batch: TreeBatch) -> None:
+    def _record(self, stage: Stage, loss: Tensor, losses: Tensor, scores: Tensor, batch: TreeBatch) -> None:
+        """Logs a batch: itself while training, exact weighted means over all batches and processes otherwise."""
         log_odds = self.loss.log_odds(scores)
         decided = batch.weight * (batch.probability != 0.5)  # a tie has no right answer
         correct = torch.where(batch.probability > 0.5, scores > 0, scores < 0).float()
         favoured = torch.where(batch.probability >= 0.5, log_odds, -log_odds).sigmoid()
+        if stage == "train":
+            values = {"loss": loss, "accuracy": self._mean(correct, decided), "probability": self._mean(favoured, decided)}
+            for name, value in values.items():
+                self.log(f"train/{name}", value, batch_size=len(batch), prog_bar=name != "probability", sync_dist=True)
+            return
         weighted = {"loss": (losses, batch.weight), "accuracy": (correct, decided), "probability": (favoured, decided)}
-        for name, (values, weight) in weighted.items():
+        for name, (numbers, weight) in weighted.items():
             metric = self.metrics[f"{stage}_{name}"]
             assert isinstance(metric, MeanMetric)
-            if weight.sum() > 0:
-                metric.update(values, weight)
-            if weight.sum() > 0 or stage != "train":
-                self.log(
-                    f"{stage}/{name}", metric, batch_size=len(batch), prog_bar=name != "probability",
-                    on_step=stage == "train", on_epoch=stage != "train",
-                )  # fmt: skip
+            metric.update(numbers, weight)
+            self.log(f"{stage}/{name}", metric, batch_size=len(batch), prog_bar=name != "probability", on_step=False, on_epoch=True)
 
     def training_step(self, batch: TreeBatch) -> Tensor:
         """The loss of a batch."""

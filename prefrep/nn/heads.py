@@ -111,7 +111,8 @@ class PairHead(PreferenceHead):
         hidden_size: Hidden size H of the backbone.
         readout: `linear`: w is new. `tokens`: w starts as the difference between the output embeddings of two answer tokens, so f is
             logit(A) - logit(B), as RLHFlow's pair model reads its answer; see `set_answer_rows`.
-        answers: The two answers, for the first response and for the second: which tokens `tokens` looks up.
+        answers: The two answers, for the first response and for the second: which tokens `tokens` looks up. Quote `yes` and `no` in
+            YAML, which takes them for booleans.
 
     Raises:
         ConfigError: No such readout, or the answers are empty or the same.

@@ -6,20 +6,52 @@ import math
 from abc import ABC, abstractmethod
 
 import torch
-from jsonargparse import typing as restricted
+from jsonargparse.typing import extend_base_type
 from torch import Tensor, nn
 
 from prefrep.errors import ConfigError
 from prefrep.functional import losses
 from prefrep.functional.skew import widen
 
-MYPY = False  # mypy takes this name for True; jsonargparse needs the restricted types, since it builds losses late (see prefrep.nn.skew)
+
+def check_positive(owner: str, value: float) -> None:
+    """Refuse a temperature or a target that is not a positive, finite number.
+
+    Args:
+        owner: Name of the parameter, for the message.
+        value: Its value.
+
+    Raises:
+        ConfigError: It is not.
+    """
+    if not 0 < value < math.inf:
+        raise ConfigError(f"{owner} must be a positive number, got {value}")
+
+
+def check_smoothing(owner: str, value: float) -> None:
+    """Refuse a share of flipped labels that leaves nothing to learn.
+
+    Args:
+        owner: Name of the parameter, for the message.
+        value: Its value.
+
+    Raises:
+        ConfigError: It is negative, or 0.5 or more.
+    """
+    if not 0 <= value < 0.5:
+        raise ConfigError(f"{owner} must be at least 0 and below 0.5, got {value}")
+
+
+# mypy takes this name for True; jsonargparse has to see the restricted types, since it builds losses late (as in prefrep.nn.skew).
+MYPY = False
 if MYPY:
-    Positive = float
+    Tau = float
+    Target = float
     Smoothing = float
 else:
-    Positive = restricted.PositiveFloat
-    Smoothing = restricted.restricted_number_type("Smoothing", float, [(">=", 0), ("<", 0.5)])
+    Tau = extend_base_type("Tau", float, lambda _, value: check_positive("tau", float(value)))
+    Target = extend_base_type("Target", float, lambda _, value: check_positive("target", float(value)))
+    Smoothing = extend_base_type("Smoothing", float, lambda _, value: check_smoothing("smoothing", float(value)))
 
 
 class PreferenceLoss(nn.Module, ABC):
@@ -39,12 +71,10 @@ class PreferenceLoss(nn.Module, ABC):
 
     log_tau: nn.Parameter | None
 
-    def __init__(self, tau: Positive = 1.0, smoothing: Smoothing = 0.0, learn_tau: bool = False) -> None:
+    def __init__(self, tau: Tau = 1.0, smoothing: Smoothing = 0.0, learn_tau: bool = False) -> None:
         name = type(self).__name__
-        if not 0 < tau < math.inf:
-            raise ConfigError(f"{name}.tau must be a positive number, got {tau}")
-        if not 0 <= smoothing < 0.5:
-            raise ConfigError(f"{name}.smoothing must be at least 0 and below 0.5, got {smoothing}")
+        check_positive(f"{name}.tau", tau)
+        check_smoothing(f"{name}.smoothing", smoothing)
         super().__init__()
         self.smoothing = float(smoothing)
         self._tau = float(tau)
@@ -59,7 +89,7 @@ class PreferenceLoss(nn.Module, ABC):
     @property
     def tau(self) -> float:
         """Tau as a number, for logs and exported folders."""
-        return float(self.temperature)
+        return self._tau if self.log_tau is None else float(self.log_tau.detach().float().exp())
 
     def log_odds(self, scores: Tensor) -> Tensor:
         """Scores divided by tau, in nats: their sigmoid is P(first > second).
@@ -117,9 +147,8 @@ class RegressionLoss(PreferenceLoss):
         ConfigError: A value is outside its range.
     """
 
-    def __init__(self, tau: Positive = 1.0, target: Positive = 10.0, smoothing: Smoothing = 0.0, learn_tau: bool = False) -> None:
-        if not 0 < target < math.inf:
-            raise ConfigError(f"RegressionLoss.target must be a positive number, got {target}")
+    def __init__(self, tau: Tau = 1.0, target: Target = 10.0, smoothing: Smoothing = 0.0, learn_tau: bool = False) -> None:
+        check_positive("RegressionLoss.target", target)
         super().__init__(tau, smoothing, learn_tau)
         self.target = float(target)
 

@@ -59,6 +59,7 @@ def generate(model_path: str, prompts: list[str]) -> list[Row]:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    torch.set_num_threads(1)  # sums come out the same whatever the machine has
     tokenizer = AutoTokenizer.from_pretrained(model_path, padding_side="left")
     model = AutoModelForCausalLM.from_pretrained(model_path, dtype=torch.float32).eval()
     answers: dict[tuple[int, str], str] = {}
@@ -97,6 +98,90 @@ def whole_sentences(text: str) -> str:
     return text[: ends[-1]] if ends else text
 
 
+# Ratings
+
+
+class Aspect(NamedTuple):
+    """What is measured in an answer, and the four numbers that divide ratings 1 to 5; `cuts` fall where less is better."""
+
+    measure: Callable[[str, str], float]
+    cuts: tuple[float, float, float, float]
+    unit: str
+
+    def rating(self, instruction: str, answer: str) -> int:
+        """1 plus the number of cuts that the measure reaches."""
+        value = self.measure(instruction, answer)
+        if self.cuts[0] > self.cuts[-1]:
+            return 1 + sum(value <= cut for cut in self.cuts)
+        return 1 + sum(value >= cut for cut in self.cuts)
+
+
+def words(text: str) -> list[str]:
+    """Lower-case words; an apostrophe belongs to its word."""
+    return re.findall(r"[a-z]+(?:['\u2019][a-z]+)*", text.lower())
+
+
+def stems(text: str) -> set[str]:
+    """First five letters of each word of four letters or more: enough to see that bake, baking and baked belong together."""
+    return {word[:5] for word in words(text) if len(word) >= 4} - COMMON
+
+
+# Words that questions share whatever they are about, as stems.
+COMMON = {"what", "does", "give", "with", "from", "that", "this", "your", "have", "some", "shoul", "their", "them", "they", "into", "write"}
+KIND = re.compile(
+    r"\b(?:i|i'm|i'll|i'd|me|my|you|you're|you'll|your|yours|we|we're|let's|our|us|please|thank|thanks|hello|hi|dear|friend|friends"
+    r"|happy|glad|love|loved|lovely|wonderful|great|enjoy|welcome|hope|kind|kindly|kindness|sorry|sure)\b|!",
+    re.IGNORECASE,
+)
+
+
+def brevity(instruction: str, answer: str) -> float:
+    """Number of words; fewer is better."""
+    return len(words(answer))
+
+
+def plainness(instruction: str, answer: str) -> float:
+    """Letters per word; fewer is better."""
+    return sum(map(len, words(answer))) / max(len(words(answer)), 1)
+
+
+def relevance(instruction: str, answer: str) -> float:
+    """Share of the answer's longer words that echo the instruction's, in percent."""
+    asked = stems(instruction)
+    longer = [word for word in words(answer) if len(word) >= 4]
+    return 100 * sum(word[:5] in asked for word in longer) / max(len(longer), 1)
+
+
+def warmth(instruction: str, answer: str) -> float:
+    """Words that address the reader or speak kindly, and exclamation marks, per hundred words."""
+    return 100 * len(KIND.findall(answer.replace("\u2019", "'"))) / max(len(words(answer)), 1)
+
+
+ASPECTS = {
+    "brevity": Aspect(brevity, (40, 32, 24, 16), "words"),
+    "plainness": Aspect(plainness, (5.6, 5.2, 4.8, 4.4), "letters per word"),
+    "relevance": Aspect(relevance, (4, 8, 12, 20), "% of the longer words echo the question"),
+    "warmth": Aspect(warmth, (1, 3, 6, 10), "kind or personal words per hundred"),
+}
+
+
+def rate(row: Row) -> Row:
+    """The row with ratings, whatever ratings it had."""
+    completions = []
+    for completion in row["completions"]:
+        answer = completion["response"]
+        notes = {
+            name: {
+                "Rating": str(aspect.rating(row["instruction"], answer)),
+                "Rationale": f"{aspect.measure(row['instruction'], answer):.4g} {aspect.unit}",
+            }
+            for name, aspect in ASPECTS.items()
+        }
+        mean = sum(int(note["Rating"]) for note in notes.values()) / len(notes)
+        completions.append({"model": completion["model"], "response": answer, "annotations": notes, "fine-grained_score": mean})
+    return {"instruction": row["instruction"], "completions": completions}
+
+
 def write(rows: Iterable[Row]) -> None:
     """One JSON object a line, keys in a fixed order."""
     DATA.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
@@ -113,7 +198,7 @@ def main() -> None:
         rows = generate(options.model, PROMPTS.read_text(encoding="utf-8").splitlines())
     else:
         rows = [json.loads(line) for line in DATA.read_text(encoding="utf-8").splitlines()]
-    write(rows)
+    write(rate(row) for row in rows)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,118 @@
+"""`bin/score`: scores a file of any length with an exported model."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from prefrep.cli import friendly
+from prefrep.errors import DataError
+from prefrep.records import Comparison, RankedResponses, Record
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    it = argparse.ArgumentParser(prog="score", description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    it.add_argument("--model", required=True, help="exported folder")
+    it.add_argument("--data", required=True, help="JSONL(.gz), JSON, Parquet, folder or hub id: pairs, or K responses per prompt")
+    it.add_argument("--out", required=True, help="JSONL to write; a half-written one is continued")
+    it.add_argument("--format", default="auto", help="format of the rows; auto detects it from the columns")
+    it.add_argument("--tables", action="store_true", help="with K responses: write the whole K x K table of log-odds too")
+    it.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="type of the weights; default: as trained")
+    it.add_argument("--batch-tokens", type=int, default=4096, help="tokens read at a time; scores do not depend on it")
+    it.add_argument("--device", default="auto", help="auto, cpu, cuda, ...")
+    return it
+
+
+def main(args: list[str] | None = None) -> int:
+    """Scores a file.
+
+    A pair gives `{"row", "id", "score"}`, the log-odds of chosen over rejected; K responses give `{"row", "id", "scores", "order"}`: the
+    mean log-odds of each response against all K (itself included, as in GPO) and the indices from best to worst. `row` counts from 0.
+
+    Args:
+        args: Arguments without the program's name; None: those of the process.
+
+    Returns:
+        Exit code.
+
+    Raises:
+        PrefrepError: Model or data cannot be used.
+    """
+    options = parser().parse_args(args)
+    from prefrep.cli.main import quiet
+    from prefrep.data.sources import Source, read
+    from prefrep.scoring import Scorer
+
+    quiet()
+    out = Path(options.out)
+    done = _resume(out, options.model)
+    records = islice(read(Source(options.data, options.format)), done, None)
+    scorer = Scorer.from_pretrained(options.model, options.device, options.dtype, batch_tokens=options.batch_tokens)
+    if done:
+        print(f"{out}: {done} rows are there already, going on after them")
+    from tqdm import tqdm
+
+    with out.open("a") as file:
+        for row, line in enumerate(tqdm(_lines(scorer, records, options.tables), "scoring", unit=" rows", initial=done), start=done):
+            file.write(json.dumps({"row": row, **line}) + "\n")
+    return 0
+
+
+def _resume(out: Path, model: str) -> int:
+    """Rows that a previous run has written; a last line cut short is removed."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    note = out.with_name(out.name + ".model")
+    made_by = os.path.realpath(model)
+    if out.exists() and out.stat().st_size and note.exists() and note.read_text() != made_by:
+        raise DataError(f"{out}: begun with the model {note.read_text()}, not {made_by}; name another --out or delete it")
+    note.write_text(made_by)
+    if not out.exists():
+        return 0
+    whole = rows = 0
+    with out.open("rb") as file:
+        for line in file:
+            if not line.endswith(b"\n"):
+                break
+            try:
+                row = json.loads(line)["row"]
+            except (ValueError, KeyError, TypeError):
+                raise DataError(f"{out}:{rows + 1}: not a line that this program wrote; name another --out or delete it") from None
+            if row != rows:
+                raise DataError(f"{out}:{rows + 1}: row {row} stands where row {rows} belongs; delete the file and start again")
+            rows, whole = rows + 1, whole + len(line)
+    os.truncate(out, whole)
+    return rows
+
+
+def _lines(scorer: Any, records: Iterator[Record], tables: bool) -> Iterator[dict[str, Any]]:
+    """Output lines, streamed; neighbouring records of one kind are scored together."""
+    window: list[Record] = []
+
+    def flush() -> Iterator[dict[str, Any]]:
+        if not window:
+            return
+        if isinstance(window[0], Comparison):
+            for record, score in zip(window, scorer.compare(window), strict=True):
+                yield {"id": record.id, "score": score}
+        else:
+            for record, table in zip(window, scorer.tables(window), strict=True):
+                means = table.mean(axis=1)
+                line = {"id": record.id, "scores": means.tolist(), "order": (-means).argsort(kind="stable").tolist()}
+                yield line | ({"table": table.tolist()} if tables else {})
+        window.clear()
+
+    for record in records:
+        if window and (len(window) >= 128 or isinstance(record, RankedResponses) != isinstance(window[0], RankedResponses)):
+            yield from flush()
+        window.append(record)
+    yield from flush()
+
+
+if __name__ == "__main__":
+    friendly.run(main)

@@ -1,0 +1,208 @@
+"""What a data set holds, counted before anyone trains on it: lengths, duplicates, label balance, leaks between files, cycles."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from itertools import combinations
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from prefrep.errors import DataError
+from prefrep.records import Comparison, Messages, RankedResponses, Record, text
+
+if TYPE_CHECKING:
+    from prefrep.data.encode import Encoder
+
+Key = bytes
+Lengths = Callable[[Iterable[Record]], Iterator[tuple[Record, int, tuple[int, ...]]]]
+PERCENTILES = (50, 90, 99, 100)
+
+
+@dataclass
+class Summary:
+    """What one source holds.
+
+    Args:
+        name: Of the source.
+
+    Attributes:
+        counts: Rows of each kind: `records`, `comparisons`, `ranked`, `duplicates`, `chosen == rejected`, ...
+        formats: Records by format.
+        subsets: Records by subset.
+        labels: Pairs by label: `hard`, `soft`, `tie`; of the decided ones `longer`, `shorter`, `equal` by the preferred response's length.
+        lengths: Lengths of prompts, responses, and both together.
+        prompts: Records by prompt; texts without a prompt are not in it.
+        edges: For each prompt the pairs (better, worse) of its responses.
+    """
+
+    name: str
+    counts: Counter[str] = field(default_factory=Counter)
+    formats: Counter[str] = field(default_factory=Counter)
+    subsets: Counter[str] = field(default_factory=Counter)
+    labels: Counter[str] = field(default_factory=Counter)
+    lengths: dict[str, list[int]] = field(default_factory=lambda: {"prompt": [], "response": [], "prompt + response": []})
+    prompts: Counter[Key] = field(default_factory=Counter)
+    edges: defaultdict[Key, set[tuple[Key, Key]]] = field(default_factory=lambda: defaultdict(set))
+    _seen: set[Key] = field(default_factory=set)
+
+    def add(self, record: Record, prompt: int, whole: Sequence[int], max_length: int | None = None) -> None:
+        """Counts one record.
+
+        Args:
+            record: The record.
+            prompt: Length of its prompt.
+            whole: Length of the prompt with each of the responses.
+            max_length: Lengths above it are counted as truncated.
+        """
+        responses = responses_of(record)
+        alone = [length - prompt for length in whole]
+        self.lengths["prompt"].append(prompt)
+        self.lengths["response"] += alone
+        self.lengths["prompt + response"] += whole
+        self.counts["records"] += 1
+        self.counts["comparisons" if isinstance(record, Comparison) else "ranked"] += 1
+        self.counts["responses"] += len(responses)
+        self.counts["empty responses"] += sum(not text(response).strip() for response in responses)
+        if max_length is not None:
+            self.counts["responses truncated"] += sum(length > max_length for length in whole)
+            self.counts["longer without prompt"] += sum(length > max_length for length in alone)
+        self.subsets[record.subset] += 1
+        keys = [_key(response) for response in responses]
+        prompt_key = _key(record.prompt)
+        row = _digest(prompt_key, *keys)
+        self.counts["duplicates"] += row in self._seen
+        self._seen.add(row)
+        if record.prompt:
+            self.prompts[prompt_key] += 1
+        if isinstance(record, Comparison):
+            self.counts["chosen == rejected"] += keys[0] == keys[1]
+        elif record.scores is None:
+            self.counts["ranked without scores"] += 1
+        for better, worse, label in pairs(record):
+            self.labels[label] += 1
+            if label == "tie":
+                continue
+            self.labels["equal" if alone[better] == alone[worse] else "longer" if alone[better] > alone[worse] else "shorter"] += 1
+            if keys[better] != keys[worse]:
+                self.edges[prompt_key].add((keys[better], keys[worse]))
+
+    def cycles(self) -> tuple[int, int]:
+        """Prompts whose comparisons contain a directed cycle, and those that still do without pairs that were labelled both ways."""
+        with_any = [edges for edges in self.edges.values() if has_cycle(edges)]
+        return len(with_any), sum(has_cycle({(a, b) for a, b in edges if (b, a) not in edges}) for edges in with_any)
+
+    def percentiles(self) -> dict[str, dict[str, int]]:
+        """Percentiles of the lengths: p50, p90, p99 and the longest."""
+        names = [f"p{p}" if p < 100 else "max" for p in PERCENTILES]
+        return {
+            what: dict(zip(names, map(int, np.percentile(found, PERCENTILES, method="higher")), strict=True))
+            for what, found in self.lengths.items()
+            if found
+        }
+
+
+def responses_of(record: Record) -> tuple[Messages, ...]:
+    """The responses of a record, the chosen one first."""
+    return (record.chosen, record.rejected) if isinstance(record, Comparison) else record.responses
+
+
+def pairs(record: Record) -> Iterator[tuple[int, int, str]]:
+    """The labelled pairs of a record: better, worse, and `hard`, `soft` or `tie`; scores label each pair of ranked responses."""
+    if isinstance(record, Comparison):
+        p = record.probability
+        label = "tie" if p == 0.5 else "hard" if p in (0.0, 1.0) else "soft"
+        yield (0, 1, label) if p >= 0.5 else (1, 0, label)
+    elif record.scores is not None:
+        for i, j in combinations(range(len(record.scores)), 2):
+            a, b = record.scores[i], record.scores[j]
+            yield (i, j, "tie" if a == b else "hard") if a >= b else (j, i, "hard")
+
+
+def has_cycle(edges: Iterable[tuple[Key, Key]]) -> bool:
+    """Whether a directed graph has a cycle: some node cannot be removed by removing, again and again, nodes that nothing points to.
+
+    Args:
+        edges: Pairs (from, to).
+    """
+    targets: defaultdict[Key, set[Key]] = defaultdict(set)
+    for a, b in edges:
+        targets[a].add(b)
+        targets.setdefault(b, set())
+    incoming = Counter(b for found in targets.values() for b in found)
+    free = [node for node in targets if not incoming[node]]
+    removed = 0
+    while free:
+        removed += 1
+        for b in targets[free.pop()]:
+            incoming[b] -= 1
+            if not incoming[b]:
+                free.append(b)
+    return removed < len(targets)
+
+
+def shared_prompts(a: Summary, b: Summary) -> tuple[int, int, int]:
+    """Prompts that are in both sources, and how many records of each they take up."""
+    both = a.prompts.keys() & b.prompts.keys()
+    return len(both), sum(a.prompts[key] for key in both), sum(b.prompts[key] for key in both)
+
+
+def by_words(records: Iterable[Record]) -> Iterator[tuple[Record, int, tuple[int, ...]]]:
+    """Lengths in words."""
+    for record in records:
+        prompt = len(text(record.prompt).split())
+        yield record, prompt, tuple(prompt + len(text(response).split()) for response in responses_of(record))
+
+
+def by_tokens(encoder: Encoder) -> Lengths:
+    """Lengths in tokens, as the model will read them: template, BOS and EOS included.
+
+    Args:
+        encoder: With a `max_length` that nothing exceeds, so that what is measured is what there is.
+    """
+
+    def measure(records: Iterable[Record]) -> Iterator[tuple[Record, int, tuple[int, ...]]]:
+        waiting: deque[Record] = deque()  # the encoder works in chunks and hands on its own copy of each record
+
+        def copies() -> Iterator[RankedResponses]:
+            for record in records:
+                waiting.append(record)
+                yield RankedResponses(record.prompt, responses_of(record), source=record.source)
+
+        for _, datum in encoder.encode_tables(copies()):
+            record = waiting.popleft()
+            if datum is None:
+                raise DataError(f"{record.source}: its length in tokens cannot be measured")
+            yield record, datum.trees[0].prompt, tuple(len(ids) for ids in datum.trees[0].sequences)
+
+    return measure
+
+
+def as_json(summary: Summary) -> Mapping[str, Any]:
+    """The numbers of a summary, ready for JSON."""
+    cycles, strict = summary.cycles()
+    return {
+        "name": summary.name,
+        **{name.replace(" ", "_").replace("==", "equals"): count for name, count in sorted(summary.counts.items())},
+        "formats": dict(summary.formats),
+        "subsets": dict(summary.subsets),
+        "labels": {name: summary.labels[name] for name in ("hard", "soft", "tie", "longer", "shorter", "equal")},
+        "lengths": summary.percentiles(),
+        "prompts": len(summary.prompts),
+        "prompts_with_cycles": cycles,
+        "prompts_with_cycles_of_three_or_more": strict,
+    }
+
+
+def _key(messages: Messages) -> Key:
+    return _digest(*(part.encode("utf-8", "surrogatepass") for message in messages for part in (message.role, message.content)))
+
+
+def _digest(*parts: bytes) -> Key:
+    hashed = blake2b(digest_size=12)
+    for part in parts:
+        hashed.update(len(part).to_bytes(8, "little") + part)
+    return hashed.digest()

@@ -1,0 +1,215 @@
+"""Per-sample scores on disk: rows of `scores.jsonl`, written as scoring goes, read back, and carried on after an interruption."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Generic, Self, TypeVar
+
+from prefrep.errors import ConfigError, DataError, RecordError
+from prefrep.records import Record
+
+SCORES = "scores.jsonl"
+SIDECAR = "scores.meta.json"
+# What may differ between the two halves of an interrupted run: scores do not depend on it.
+_VOLATILE = {"versions", "batch_tokens", "layout", "device", "encoded"}
+
+
+def _number(value: object) -> float:
+    if isinstance(value, list) and len(value) == 1:  # the official tools save each score as a list of one number
+        value = value[0]
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"a score must be a finite number, found {value!r}")
+    return float(value)
+
+
+@dataclass(frozen=True, slots=True)
+class PairScore:
+    """One pair of RewardBench 1.
+
+    Args:
+        id: Of the pair.
+        subset: That it belongs to.
+        score: Log-odds of chosen over rejected.
+    """
+
+    id: str
+    subset: str
+    score: float
+
+    @classmethod
+    def parse(cls, row: Mapping[str, Any]) -> Self:
+        """A row of `scores.jsonl`; raises `ValueError` or `KeyError` when it is not one."""
+        return cls(str(row["id"]), str(row["subset"]), _number(row["score"]))
+
+
+@dataclass(frozen=True, slots=True)
+class RankedScore:
+    """One prompt of RewardBench 2.
+
+    Args:
+        id: Of the prompt.
+        subset: That it belongs to.
+        num_correct: So many of the scores, the first ones, belong to correct answers.
+        scores: One per answer.
+    """
+
+    id: str
+    subset: str
+    num_correct: int
+    scores: tuple[float, ...]
+
+    @classmethod
+    def parse(cls, row: Mapping[str, Any]) -> Self:
+        """A row of `scores.jsonl`; raises `ValueError` or `KeyError` when it is not one."""
+        scores = tuple(_number(value) for value in row["scores"])
+        if not 1 <= int(row["num_correct"]) <= len(scores):
+            raise ValueError(f"num_correct is {row['num_correct']} with {len(scores)} scores")
+        return cls(str(row["id"]), str(row["subset"]), int(row["num_correct"]), scores)
+
+
+Row = TypeVar("Row", PairScore, RankedScore)
+
+
+def read_scores(path: str | Path, kind: type[Row]) -> list[Row]:
+    """Reads a whole file of per-sample scores.
+
+    Args:
+        path: A `scores.jsonl`.
+        kind: What its rows are.
+
+    Raises:
+        DataError: If there is no such file, or nothing in it.
+        RecordError: If a row is not of this kind.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(f"{path}: no such file; --scores reads the {SCORES} of an earlier evaluation")
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")  # splitlines() also breaks at U+2028, which JSON may hold
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not a text file ({error.reason})") from error
+    rows = [_parse(line, f"{path}:{number}", kind) for number, line in enumerate(lines, 1) if line.strip()]
+    if not rows:
+        raise DataError(f"{path}: holds no scores")
+    return rows
+
+
+def _parse(line: str, source: str, kind: type[Row]) -> Row:
+    wanted = '{"id", "subset", "score"}' if kind is PairScore else '{"id", "subset", "num_correct", "scores": [...]}'
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise RecordError(source, "not JSON", f"each line must be {wanted}") from error
+    if not isinstance(row, dict):
+        raise RecordError(source, f"found {type(row).__name__}", f"each line must be {wanted}")
+    try:
+        return kind.parse(row)
+    except KeyError as error:
+        other = {"score", "scores"} & row.keys()
+        remedy = f"each line must be {wanted}" + ("; the other benchmark's scores need the other sub-command" if other else "")
+        raise RecordError(source, f"no {error.args[0]!r} (found: {', '.join(row)})", remedy) from error
+    except (TypeError, ValueError) as error:
+        raise RecordError(source, str(error), f"each line must be {wanted}") from error
+
+
+def digest(records: Iterable[Record]) -> str:
+    """A fingerprint of what is scored: texts, ids and subsets, in order."""
+    found = hashlib.sha256()
+    for record in records:
+        fields = asdict(record)
+        fields.pop("source")  # the same data may stand in another file
+        found.update(json.dumps(fields, sort_keys=True, default=str).encode())
+    return found.hexdigest()
+
+
+def write_json(path: Path, content: object, sort_keys: bool = False) -> None:
+    """Writes a JSON file in one step, so that an interruption leaves the old one or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(path.name + ".part")
+    draft.write_text(json.dumps(content, indent=4, sort_keys=sort_keys, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+    os.replace(draft, path)
+
+
+class ScoreLog(Generic[Row]):
+    """`scores.jsonl` of one evaluation, open for appending; use as a context manager.
+
+    Rows that an interrupted run left are kept in `rows`, and scoring goes on behind them. A last line that was cut off is dropped.
+
+    Args:
+        folder: The output folder; made if needed.
+        kind: What the rows are.
+        identity: What the scores belong to: benchmark, model, data, ... Kept beside the scores.
+        expected: (id, subset) of every row, in order.
+        restart: Throw away what the folder holds.
+
+    Raises:
+        ConfigError: If the folder holds scores of something else.
+        RecordError: If a line other than the last one is broken.
+    """
+
+    def __init__(
+        self, folder: Path, kind: type[Row], identity: Mapping[str, Any], expected: Sequence[tuple[str, str]], restart: bool = False
+    ) -> None:
+        self.path = folder / SCORES
+        self.rows: list[Row] = []
+        folder.mkdir(parents=True, exist_ok=True)
+        stated = json.loads(json.dumps(identity, default=str))
+        if restart:
+            self.path.unlink(missing_ok=True)
+        if self.path.exists() and self.path.stat().st_size:
+            self._check_owner(folder / SIDECAR, stated)
+            self.rows = self._carry_on(kind, expected)
+        write_json(folder / SIDECAR, stated)
+
+    def _check_owner(self, sidecar: Path, stated: dict[str, Any]) -> None:
+        way_out = "choose another --out, or --restart to throw them away"
+        try:
+            found = json.loads(sidecar.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"{self.path}: scores of an unknown model (no readable {SIDECAR}); {way_out}") from error
+        for key in sorted(stated.keys() | found.keys()):
+            old, new = found.get(key), stated.get(key)
+            if isinstance(old, dict) and isinstance(new, dict):
+                changed = sorted(k for k in (old.keys() | new.keys()) - _VOLATILE if old.get(k) != new.get(k))
+                if changed:
+                    raise ConfigError(f"{self.path}: scores of another {key} (differs in {', '.join(changed)}); {way_out}")
+            elif old != new:
+                shown = "" if key == "data" else f" ({old}, now {new})"
+                raise ConfigError(f"{self.path}: scores of another {key}{shown}; {way_out}")
+
+    def _carry_on(self, kind: type[Row], expected: Sequence[tuple[str, str]]) -> list[Row]:
+        lines = self.path.read_bytes().split(b"\n")
+        cut_off = lines.pop()  # empty when the last row was written to its end
+        rows = [_parse(line.decode("utf-8", errors="replace"), f"{self.path}:{number}", kind) for number, line in enumerate(lines, 1)]
+        names = [(row.id, row.subset) for row in rows]
+        if names != list(expected[: len(names)]):
+            raise ConfigError(f"{self.path}: its ids are not those of the data; choose another --out, or --restart to throw it away")
+        os.truncate(self.path, self.path.stat().st_size - len(cut_off))
+        return rows
+
+    def __enter__(self) -> Self:
+        self._file = self.path.open("a", encoding="utf-8")
+        return self
+
+    def append(self, row: Row) -> None:
+        """Adds a row, on disk at once.
+
+        Raises:
+            DataError: If a score is not finite.
+        """
+        numbers = row.scores if isinstance(row, RankedScore) else (row.score,)
+        if not all(math.isfinite(number) for number in numbers):
+            raise DataError(f"row {row.id!r} ({row.subset}): the model gave a score that is not finite; try --dtype float32")
+        self._file.write(json.dumps(asdict(row), ensure_ascii=False) + "\n")
+        self._file.flush()
+        self.rows.append(row)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._file.close()

@@ -1,0 +1,188 @@
+"""From per-sample scores of RewardBench to subsets, sections and overall, each with its interval, and to what a reader must be told."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prefrep.errors import ConfigError, DataError
+from prefrep.evaluation.scores import PairScore, RankedScore
+from prefrep.metrics import intervals
+from prefrep.metrics import rewardbench as rules
+
+Scalarisation = Literal["rewards", "round-robin", "mean-logit", "wins", "beat-all"]
+Floats = NDArray[np.float64]
+Row = TypeVar("Row", PairScore, RankedScore)
+
+# Rows of the full benchmarks; where a data file has fewer, the results say so.
+FULL_V1 = {subset: n for table in rules.SECTIONS["current"].values() for subset, n in table.items()} | {"math-prm": 447}
+FULL_V2 = {"Factuality": 475, "Precise IF": 160, "Math": 183, "Safety": 450, "Focus": 495, "Ties": 102}
+
+
+@dataclass(frozen=True, slots=True)
+class Bootstrap:
+    """How intervals are drawn.
+
+    Args:
+        draws: Number of resamples.
+        seed: Of the random numbers.
+    """
+
+    draws: int = 2000
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.draws < 1 or self.seed < 0:
+            raise ConfigError(f"bootstrap draws must be at least 1 and the seed 0 or more, got {self.draws} and {self.seed}")
+
+
+def entry(score: float, n: int, draws: Floats) -> dict[str, Any]:
+    """A number as `results.json` holds it."""
+    return {"score": float(score), "n": int(n), "ci95": list(intervals.percentile_interval(draws))}
+
+
+def _by_subset(rows: Sequence[Row], known: Iterable[str]) -> dict[str, list[Row]]:
+    found: dict[str, list[Row]] = {name: [] for name in known}
+    for row in rows:
+        found.setdefault(row.subset, []).append(row)
+    return {name: group for name, group in found.items() if group}
+
+
+def _completeness(groups: Mapping[str, Sequence[object]], full: Mapping[str, int]) -> list[str]:
+    missing = [name for name in full if name not in groups]
+    notes = []
+    if missing:
+        notes.append(f"partial data: {len(full) - len(missing)} of {len(full)} subsets; missing: {', '.join(missing)}")
+    notes += [
+        f"partial data: {name} has {len(groups[name])} of {n} rows" for name, n in full.items() if name in groups and len(groups[name]) < n
+    ]
+    return notes
+
+
+def pair_results(rows: Sequence[PairScore], weights: rules.Weights = "current", bootstrap: Bootstrap | None = None) -> dict[str, Any]:
+    """RewardBench 1: subsets, sections and overall with intervals.
+
+    Args:
+        rows: Per-sample scores.
+        weights: Which weights the sections use.
+        bootstrap: How intervals are drawn: pairs are resampled within their subset, sections and overall computed anew.
+    """
+    boot = bootstrap or Bootstrap()
+    groups = _by_subset(rows, [*FULL_V1, *rules.PRIOR_SUBSETS])
+    wins = {name: np.array([row.score > 0 for row in group], dtype=np.float64) for name, group in groups.items()}
+    draws = {name: intervals.bootstrap_means(won, boot.draws, intervals.stream(boot.seed, name)) for name, won in wins.items()}
+    means = {name: np.asarray(won.mean()) for name, won in wins.items()}
+    everything = np.concatenate(list(wins.values()))
+    pooled = np.asarray(sum(draws[name] * len(won) for name, won in wins.items()) / len(everything))
+    notes = _completeness(groups, FULL_V1)
+    tables = rules.section_weights(wins, weights)
+    if tables:
+        sections, section_draws = rules.section_scores(means, weights), rules.section_scores(draws, weights)
+        counts = {name: sum(len(wins[subset]) for subset in table) for name, table in tables.items()}
+        overall = entry(float(rules.overall_score(sections)), sum(counts.values()), rules.overall_score(section_draws))
+        absent = [name for name in rules.SECTIONS[weights] if name not in tables]
+        if absent:
+            notes.append(f"overall is the mean of {', '.join(tables)} only; sections without data: {', '.join(absent)}")
+        if rules.PRIOR in tables:
+            notes.append(f"overall is the leaderboard's weighted mean: each section counts 2, {rules.PRIOR} 1")
+        unknown = [name for name in groups if not any(name in table for table in tables.values())]
+        if unknown:
+            notes.append(f"in no section, so not in overall: {', '.join(name or '(no subset)' for name in unknown)}")
+    else:
+        sections, section_draws, counts = {}, {}, {}
+        overall = entry(float(everything.mean()), len(everything), pooled)
+        notes.append("no subset belongs to a section of RewardBench: overall is the accuracy over all rows")
+    flat = [name for name, won in wins.items() if won.min() == won.max()]
+    if flat:
+        notes.append(f"all pairs of {', '.join(flat)} end alike, so the bootstrap sees no spread there; wilson95 holds better intervals")
+    equal = sum(row.score == 0 for row in rows)
+    if equal:
+        notes.append(f"{equal} pairs have equal scores, which count as lost")
+    return {
+        "benchmark": "rewardbench",
+        "weights": weights,
+        "tie_treatment": "strict: chosen must score higher, equal scores are lost",
+        "overall": overall,
+        "sections": {name: entry(float(score), counts[name], section_draws[name]) for name, score in sections.items()},
+        "subsets": {name: entry(float(means[name]), len(won), draws[name]) for name, won in wins.items()},
+        "accuracy": entry(float(everything.mean()), len(everything), pooled),
+        "wilson95": {name: list(intervals.accuracy_interval(int(won.sum()), len(won))) for name, won in wins.items()},
+        "bootstrap": {"draws": boot.draws, "seed": boot.seed},
+        "partial": any(name not in groups or len(groups[name]) < n for name, n in FULL_V1.items()),
+        "notes": notes,
+    }
+
+
+def credit(row: RankedScore, rule: Scalarisation) -> float:
+    """What one best-of-4 row counts: the official shared top, or under `beat-all` whether the first answer beats all others."""
+    return float(row.scores[0] > 0) if rule == "beat-all" else rules.best_of_credit(row.scores)
+
+
+def ranked_results(
+    rows: Sequence[RankedScore], ties: rules.TiesRule = "main", rule: Scalarisation = "rewards", bootstrap: Bootstrap | None = None
+) -> dict[str, Any]:
+    """RewardBench 2: subsets and overall with intervals.
+
+    Args:
+        rows: Per-sample scores.
+        ties: Which rule scores the Ties subset.
+        rule: Where the scores come from; anything but `rewards` is not official, and `beat-all` leaves Ties out.
+        bootstrap: How intervals are drawn: prompts are resampled within their subset, for Ties the pairs of prompts with one number.
+    """
+    boot = bootstrap or Bootstrap()
+    groups = _by_subset(rows, rules.SUBSETS_V2)
+    notes = _completeness(groups, FULL_V2)
+    official = rule == "rewards"
+    if not official:
+        notes.append(f"not official: RewardBench 2 has no rule for models that compare answers; each answer's score is '{rule}'")
+    scores: dict[str, float] = {}
+    draws: dict[str, Floats] = {}
+    for name, group in groups.items():
+        generator = intervals.stream(boot.seed, name)
+        if name != rules.TIES:
+            credits = np.array([credit(row, rule) for row in group])
+            scores[name], draws[name] = float(credits.mean()), intervals.bootstrap_means(credits, boot.draws, generator)
+            several = sum(row.num_correct != 1 for row in group)
+            if several:
+                notes.append(f"{name}: {several} rows have several correct answers, of which best-of-4 sees the first only")
+        elif rule == "beat-all":
+            notes.append("Ties is left out of overall: 'beat-all' gives answers no score that margins could be taken of")
+        else:
+            terms = rules.ties_terms([rules.TiesRow(row.id, row.num_correct, row.scores) for row in group], ties)
+            scores[name] = float(rules.ties_from_terms(terms))
+            resampled = intervals.bootstrap_indices(len(terms), boot.draws, generator) if len(terms) else np.zeros((boot.draws, 0), int)
+            draws[name] = rules.ties_from_terms(terms[resampled])
+            silent = [term for column, term in enumerate(rules.TIES_TERMS) if not np.isfinite(terms[:, column]).any()]
+            if silent:
+                notes.append(f"Ties: no prompt has a say in {', '.join(silent)}, which count 0; the score is too low for a full one")
+    counted = [name for name in scores if name in FULL_V2] or list(scores)
+    if not counted:
+        raise DataError("only Ties rows, and 'beat-all' cannot score them; use another --scalarisation")
+    unknown = [name for name in scores if name not in counted]
+    if unknown:
+        notes.append(f"not a subset of RewardBench 2, so not in overall: {', '.join(name or '(no subset)' for name in unknown)}")
+    absent = [name for name in FULL_V2 if name not in scores]
+    if absent:
+        notes.append(f"overall is the mean of {', '.join(name or '(no subset)' for name in counted)} only")
+    overall = entry(
+        float(np.mean([scores[name] for name in counted])),
+        sum(len(groups[name]) for name in counted),
+        np.mean([draws[name] for name in counted], axis=0),
+    )
+    return {
+        "benchmark": "rewardbench2",
+        "ties": ties,
+        "tie_treatment": "best-of-4: answers that share the top share the credit" if rule != "beat-all" else "strict: all others beaten",
+        "scalarisation": rule,
+        "official": official,
+        "overall": overall,
+        "sections": {},
+        "subsets": {name: entry(scores[name], len(groups[name]), draws[name]) for name in scores},
+        "bootstrap": {"draws": boot.draws, "seed": boot.seed},
+        "partial": any(name not in groups or len(groups[name]) < n for name, n in FULL_V2.items()),
+        "notes": notes,
+    }

@@ -1,0 +1,61 @@
+"""95 % intervals: exact-coverage ones for a share, bootstrap ones for everything built from shares."""
+
+from __future__ import annotations
+
+import zlib
+from typing import Literal, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Interval = tuple[float, float]
+
+
+def accuracy_interval(wins: int, n: int, level: float = 0.95, method: Literal["wilson", "exact"] = "wilson") -> Interval:
+    """The interval of an accuracy.
+
+    Args:
+        wins: Number of successes.
+        n: Number of trials; without any, the interval is [0, 1].
+        level: Confidence level.
+        method: `wilson` (score interval) or `exact` (Clopper-Pearson, never covers less than `level`).
+
+    Raises:
+        ValueError: If wins is not between 0 and n.
+    """
+    from scipy.stats import binomtest
+
+    if not 0 <= wins <= n:
+        raise ValueError(f"{wins} wins of {n}")
+    if n == 0:
+        return 0.0, 1.0
+    found = binomtest(int(wins), int(n)).proportion_ci(level, method)
+    return float(found.low), float(found.high)
+
+
+def percentile_interval(draws: Floats, level: float = 0.95) -> Interval:
+    """The middle `level` of bootstrap draws, [B] -> (low, high)."""
+    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def stream(seed: int, name: str) -> np.random.Generator:
+    """Random numbers for one group of samples: the same whatever other groups there are, and in whatever order."""
+    return np.random.default_rng([seed, zlib.crc32(name.encode())])
+
+
+def bootstrap_means(values: Floats, draws: int, generator: np.random.Generator) -> Floats:
+    """Means of resamples of `values` [n] with replacement, [draws].
+
+    A resample only matters through how often each distinct value occurs in it, and those counts are multinomial: this is the
+    nonparametric bootstrap itself, without n x draws random indices (accuracies have two distinct values).
+    """
+    distinct, counts = np.unique(np.asarray(values, dtype=np.float64), return_counts=True)
+    n = int(counts.sum())
+    return cast(Floats, generator.multinomial(n, counts / n, size=draws) @ distinct / n)
+
+
+def bootstrap_indices(n: int, draws: int, generator: np.random.Generator) -> NDArray[np.int64]:
+    """Indices of resamples of n samples, [draws, n], for statistics that are not means."""
+    return generator.integers(0, n, size=(draws, n))

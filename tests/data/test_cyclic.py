@@ -1,0 +1,166 @@
+"""Cyclic and transitive comparisons from ratings, and the data that the project ships."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import re
+from pathlib import Path
+
+import pytest
+
+from prefrep.data import cyclic as module
+from prefrep.data.cyclic import Cycle, aspects_of, cyclic, cyclic_shares, find_cycle, split_by_prompt, transitive
+from prefrep.data.formats import to_record
+from prefrep.errors import DataError
+from prefrep.records import Comparison, Message, RankedResponses, text
+
+SAMPLES = Path(module.__file__).parent / "samples" / "ultrafeedback-mini.jsonl"
+NAN = math.nan
+
+
+def rated(prompt: str = "q", **ratings: tuple[float, ...]) -> RankedResponses:
+    count = len(next(iter(ratings.values())))
+    responses = tuple((Message("assistant", f"r{i}"),) for i in range(count))
+    return RankedResponses((Message("user", prompt),), responses, ratings=ratings, id=prompt)
+
+
+# 0 > 1 by p, 1 > 2 by q, 2 > 0 by r; s agrees with the order 0, 1, 2.
+ROCK = rated(p=(3, 2, 2), q=(1, 3, 2), r=(1, 1, 4), s=(3, 2, 1))
+
+
+@pytest.fixture(scope="module")
+def samples() -> list[RankedResponses]:
+    records = []
+    for number, line in enumerate(SAMPLES.read_text(encoding="utf-8").splitlines(), start=1):
+        record = to_record(json.loads(line), "ultrafeedback", f"{SAMPLES.name}:{number}")
+        assert isinstance(record, RankedResponses)
+        records.append(record)
+    return records
+
+
+def triples(comparisons: list[Comparison]) -> list[list[Comparison]]:
+    assert len(comparisons) % 3 == 0
+    return [comparisons[i : i + 3] for i in range(0, len(comparisons), 3)]
+
+
+def best_order(triple: list[Comparison]) -> int:
+    """How many of a triple's comparisons the best order of its responses gets right, over all orders."""
+    names = {text(c.chosen) for c in triple} | {text(c.rejected) for c in triple}
+    return max(
+        sum(order.index(text(c.chosen)) < order.index(text(c.rejected)) for c in triple) for order in itertools.permutations(sorted(names))
+    )
+
+
+def test_finds_the_cycle() -> None:
+    assert find_cycle(ROCK, "pqr") == Cycle((0, 1, 2), ("p", "q", "r"))
+    assert [(c.id, text(c.chosen), text(c.rejected)) for c in cyclic([ROCK], "s")] == [
+        ("q/p:0>1", "r0", "r1"),
+        ("q/q:1>2", "r1", "r2"),
+        ("q/r:2>0", "r2", "r0"),
+    ]
+    assert {c.subset for c in cyclic([ROCK], "s")} == {"without-s"}
+
+
+def test_no_cycle_where_two_aspects_agree_on_everything_or_a_rating_is_equal() -> None:
+    assert find_cycle(rated(p=(3, 2, 1), q=(3, 2, 1), r=(3, 2, 1)), "pqr") is None
+    assert find_cycle(rated(p=(2, 1, NAN), q=(NAN, 2, 1), r=(2, NAN, 2)), "pqr") is None  # 0 and 2 tie
+    assert find_cycle(rated(p=(3, 2), q=(2, 3), r=(3, 1)), "pqr") is None  # two responses
+
+
+def test_a_missing_rating_makes_no_comparison() -> None:
+    assert find_cycle(rated(p=(2, 1, NAN), q=(NAN, 2, 1), r=(1, NAN, 2)), "pqr") == Cycle((0, 1, 2), ("p", "q", "r"))
+    assert find_cycle(rated(p=(2, 1, NAN), q=(NAN, 2, 1), r=(1, NAN, NAN)), "pqr") is None
+
+
+def test_takes_the_clearest_cycle() -> None:
+    # Two triples of four responses form the same cycle; that of 0, 1, 3 has differences of 2 where that of 0, 1, 2 has one of 1.
+    record = rated(p=(5, 3, 3, 3), q=(1, 5, 4, 3), r=(1, 1, 4, 4))
+    assert find_cycle(record, "pqr") == Cycle((0, 1, 3), ("p", "q", "r"))
+
+
+def test_agrees_with_brute_force() -> None:
+    """A cycle is found exactly where some three responses and criteria, in whatever order, make one."""
+    import random
+
+    rng = random.Random(0)
+    found = 0
+    for _ in range(300):
+        record = rated(**{name: tuple(float(rng.randint(1, 3)) for _ in range(4)) for name in "pqr"})
+        exists = any(
+            record.ratings[x][a] > record.ratings[x][b]
+            and record.ratings[y][b] > record.ratings[y][c]
+            and record.ratings[z][c] > record.ratings[z][a]
+            for a, b, c in itertools.permutations(range(4), 3)
+            for x, y, z in itertools.permutations("pqr")
+        )
+        assert (find_cycle(record, "pqr") is not None) == exists
+        found += exists
+    assert 50 < found < 300
+
+
+def test_unknown_and_too_few_aspects_are_refused() -> None:
+    with pytest.raises(DataError, match=r"no ratings on the aspect 'honesty' \(found: p, q, r, s\)"):
+        cyclic([ROCK], "honesty")
+    with pytest.raises(DataError, match=r"three aspects besides 'p', and there are 2"):
+        cyclic([rated(p=(1, 2, 3), q=(2, 3, 1), r=(3, 1, 2))], "p")
+
+
+def test_transitive_by_mean_and_by_aspect() -> None:
+    record = rated(p=(1, 5, 4), q=(1, 1, 4))  # means 1, 3, 4
+    assert [c.id for c in transitive([record])] == ["q/mean:1>0", "q/mean:2>0", "q/mean:2>1"]
+    assert [c.id for c in transitive([record], "q")] == ["q/q:2>0", "q/q:2>1"]  # 0 and 1 tie
+    assert transitive([record], "r") == []
+    assert [c.id for c in transitive([rated(p=(1, 5), q=(9, NAN))])] == ["q/mean:1>0"]  # q counts for neither
+
+
+def test_split_keeps_prompts_apart_and_is_stable() -> None:
+    records = [rated(f"prompt {i % 150}", p=(1, 2)) for i in range(300)]
+    train, held = split_by_prompt(records, held_out=0.3, seed=1)
+    prompts = [{text(r.prompt) for r in side} for side in (train, held)]
+    assert not prompts[0] & prompts[1]
+    assert len(train) + len(held) == 300
+    assert 0.15 < len(held) / 300 < 0.45  # 150 draws at 0.3: four standard deviations are 0.15
+    longer, _ = split_by_prompt([rated("new", p=(1, 2)), *records], held_out=0.3, seed=1)
+    assert [r for r in longer if text(r.prompt) != "new"] == train
+    assert split_by_prompt(records, 0.3, seed=2)[1] != held
+
+
+# The data that the project ships
+
+
+def test_every_triple_of_the_samples_is_a_cycle_by_its_criteria(samples: list[RankedResponses]) -> None:
+    by_source = {record.id or record.source: record for record in samples}
+    for omit in aspects_of(samples):
+        comparisons = cyclic(samples, omit)
+        for triple in triples(comparisons):
+            members, criteria = [], []
+            for c in triple:
+                match = re.fullmatch(r"(.+)/([^/]+):(\d)>(\d)", c.id)
+                assert match
+                record, criterion, first, second = by_source[match[1]], match[2], int(match[3]), int(match[4])
+                assert (c.chosen, c.rejected, c.prompt) == (record.responses[first], record.responses[second], record.prompt)
+                assert record.ratings[criterion][first] > record.ratings[criterion][second]
+                members.append((first, second))
+                criteria.append(criterion)
+            assert omit not in criteria and len(set(criteria)) == 3
+            assert [second for _, second in members] == [members[1][0], members[2][0], members[0][0]]
+            assert best_order(triple) == 2  # so a scalar reward gets at most 2/3
+
+
+def test_every_subset_of_the_samples_is_large_enough(samples: list[RankedResponses]) -> None:
+    assert len(aspects_of(samples)) >= 4
+    for omit in aspects_of(samples):
+        assert len(cyclic(samples, omit)) >= 3 * 30
+
+
+def test_shares_hold_one_cycle_per_prompt(samples: list[RankedResponses]) -> None:
+    comparisons = cyclic_shares(samples)
+    prompts = [text(triple[0].prompt) for triple in triples(comparisons)]
+    assert len(prompts) == len(set(prompts)) >= 60
+    sizes = [sum(c.subset == f"without-{omit}" for c in comparisons) for omit in aspects_of(samples)]
+    assert sum(sizes) == len(comparisons)
+    assert max(sizes) <= 1.5 * min(sizes)
+    reachable = {text(c.prompt) for omit in aspects_of(samples) for c in cyclic(samples, omit)}
+    assert set(prompts) == reachable
