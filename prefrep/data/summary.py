@@ -73,7 +73,9 @@ class Summary:
         self.subsets[record.subset] += 1
         keys = [_key(response) for response in responses]
         prompt_key = _key(record.prompt)
-        row = _digest(prompt_key, *keys)
+        # The label counts: two annotators who agree made a duplicate row, two who disagree a cycle.
+        said = record.probability if isinstance(record, Comparison) else record.scores
+        row = _digest(prompt_key, *keys, repr(said).encode())
         self.counts["duplicates"] += row in self._seen
         self._seen.add(row)
         if record.prompt:

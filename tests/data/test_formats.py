@@ -109,7 +109,10 @@ def test_rewardbench2_puts_correct_answers_first() -> None:
 
 
 def completion(text: str, overall: float | None = None, **marks: object) -> dict[str, Any]:
-    made: dict[str, Any] = {"response": text, "annotations": {aspect: {"Rating": mark, "Rationale": "..."} for aspect, mark in marks.items()}}
+    made: dict[str, Any] = {
+        "response": text,
+        "annotations": {aspect: {"Rating": mark, "Rationale": "..."} for aspect, mark in marks.items()},
+    }
     return made if overall is None else {**made, "overall_score": overall}
 
 
@@ -143,7 +146,16 @@ def test_ranked_lists(extra: dict[str, Any], scores: tuple[float, ...] | None) -
 
 
 def test_optional_columns() -> None:
-    row = {"prompt": "q", "chosen": "a", "rejected": "b", "margin": 1, "weight": 0.5, "subset": "s", "id": 3, "tags": {"lang": "de", "n": 2}}
+    row = {
+        "prompt": "q",
+        "chosen": "a",
+        "rejected": "b",
+        "margin": 1,
+        "weight": 0.5,
+        "subset": "s",
+        "id": 3,
+        "tags": {"lang": "de", "n": 2},
+    }
     record = to_record({**row, "label": 0.2, "chosen_probs": 9.0}, "auto", HERE)
     assert isinstance(record, Comparison)
     assert (record.margin, record.weight, record.subset, record.id, record.probability) == (1.0, 0.5, "s", "3", 1.0)

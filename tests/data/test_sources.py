@@ -90,7 +90,10 @@ def broken(tmp_path: Path, name: str) -> tuple[str, str]:
         "short.jsonl.gz": (gzip.compress(good)[:-400], "the compressed file breaks off after row"),
         "plain.jsonl.gz": (good, "not a sound gzip file"),
         "line.jsonl": (lines(ROWS[:1]).encode() + b'{"prompt": "q', ":2: broken JSON: Unterminated string starting at at character 12"),
-        "list.json": (b'[{"prompt": "q"},\n {"prompt"]', ":2: broken JSON: Expecting ':' delimiter at character 11; the file must be one list"),
+        "list.json": (
+            b'[{"prompt": "q"},\n {"prompt"]',
+            ":2: broken JSON: Expecting ':' delimiter at character 11; the file must be one list",
+        ),
         "object.json": (b'{"data": [\n1]}', ":1: broken JSON"),
         "latin.jsonl": ('{"prompt": "ä"}\n'.encode("latin-1"), ":1: the line is not UTF-8 text"),
         "number.jsonl": (b"17\n", ":1: a row must be an object {...}, found a number"),
@@ -201,7 +204,9 @@ def test_truncated_file_stops_even_when_skipping(tmp_path: Path) -> None:
 
 def test_the_first_row_decides_the_format_of_a_file(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", [ROWS[0], {"chosen": "a", "rejected": "b"}])
-    with pytest.raises(RecordError, match=r":2: no 'prompt' .*: the file began as standard-explicit, this row looks like standard-implicit"):
+    with pytest.raises(
+        RecordError, match=r":2: no 'prompt' .*: the file began as standard-explicit, this row looks like standard-implicit"
+    ):
         list(read(path))
     other = write(tmp_path / "folder/a.jsonl", [ROWS[0]]).parent
     write(other / "b.jsonl", [{"chosen": "a", "rejected": "b"}])
@@ -260,5 +265,7 @@ def test_source_is_built_from_yaml_and_from_a_path() -> None:
 
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--train", type=list[Source | str])
-    built = parser.instantiate_classes(parser.parse_args(["--train", '[{"path": "a.jsonl", "weight": 0.5, "columns": {"chosen": "x"}}, "b"]']))
+    built = parser.instantiate_classes(
+        parser.parse_args(["--train", '[{"path": "a.jsonl", "weight": 0.5, "columns": {"chosen": "x"}}, "b"]'])
+    )
     assert built.train == [Source("a.jsonl", weight=0.5, columns={"chosen": "x"}), "b"]
