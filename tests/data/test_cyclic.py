@@ -13,6 +13,7 @@ import pytest
 from prefrep.data import cyclic as module
 from prefrep.data.cyclic import Cycle, aspects_of, cyclic, cyclic_shares, find_cycle, split_by_prompt, transitive
 from prefrep.data.formats import to_record
+from prefrep.data.samples import make
 from prefrep.errors import DataError
 from prefrep.records import Comparison, Message, RankedResponses, text
 
@@ -128,6 +129,41 @@ def test_split_keeps_prompts_apart_and_is_stable() -> None:
 
 
 # The data that the project ships
+
+
+def test_samples_are_rated_by_the_documented_rules() -> None:
+    """The ratings that are stored are those that the rules give, and they spread."""
+    rows = [json.loads(line) for line in SAMPLES.read_text(encoding="utf-8").splitlines()]
+    assert [make.rate(row) for row in rows] == rows
+    assert len(rows) >= 100 and len({row["instruction"] for row in rows}) == len(rows)
+    assert all(len({c["response"] for c in row["completions"]}) == 4 for row in rows)
+    for aspect in make.ASPECTS:
+        ratings = [c["annotations"][aspect]["Rating"] for row in rows for c in row["completions"]]
+        assert set(ratings) == set("12345")
+        assert all(ratings.count(rating) >= len(ratings) / 10 for rating in "12345")
+
+
+def test_rules_by_hand() -> None:
+    question, answer = "How do I bake good bread?", "Dear friend, baking bread is easy: mix, knead, bake!"
+    # Words: dear friend baking bread is easy mix knead bake = 9, letters 4+6+6+5+2+4+3+5+4 = 39.
+    assert make.brevity(question, answer) == 9
+    assert make.plainness(question, answer) == 39 / 9
+    # Of dear friend baking bread easy knead bake (four letters or more), bread and bake have a stem of the question; "bakin" is another.
+    assert make.relevance(question, answer) == 100 * 2 / 7
+    assert make.warmth(question, answer) == 100 * 3 / 9  # dear, friend and an exclamation mark
+    assert {name: aspect.rating(question, answer) for name, aspect in make.ASPECTS.items()} == {
+        "brevity": 5,
+        "plainness": 4,
+        "relevance": 5,
+        "warmth": 5,
+    }
+    assert {aspect.rating(question, "1.1.1") for aspect in make.ASPECTS.values()} == {1}
+
+
+def test_answers_that_hit_the_limit_end_with_a_sentence() -> None:
+    assert make.whole_sentences("One. Two! And then the") == "One. Two!"
+    assert make.whole_sentences("1. Boil it.\n2. Serve") == "1. Boil it."
+    assert make.whole_sentences("no end in sight") == "no end in sight"
 
 
 def test_every_triple_of_the_samples_is_a_cycle_by_its_criteria(samples: list[RankedResponses]) -> None:

@@ -1,7 +1,7 @@
 """Makes ultrafeedback-mini.jsonl: a small language model answers each prompt four times, and rules rate the answers (README.md).
 
-    python -m prefrep.data.samples.make generate MODEL    # MODEL: a local folder; answers, then rates
-    python -m prefrep.data.samples.make rate              # rates the answers that are there again, without a model
+python -m prefrep.data.samples.make generate MODEL    # MODEL: a local folder; answers, then rates
+python -m prefrep.data.samples.make rate              # rates the answers that are there again, without a model
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Row = dict[str, Any]
 
 
 class Style(NamedTuple):
-    """How the model is asked: a system message ("" leaves the template's own), a frame around the instruction, a temperature (0: greedy)."""
+    """How the model is asked: a system message ("": the template's own), a frame around the instruction, a temperature (0: greedy)."""
 
     name: str
     system: str
@@ -69,9 +69,7 @@ def generate(model_path: str, prompts: list[str]) -> list[Row]:
             part = mine[start : start + BATCH]
             system = [{"role": "system", "content": style.system}] if style.system else []
             chats = [[*system, {"role": "user", "content": style.frame.format(prompts[i])}] for i in part]
-            inputs = tokenizer.apply_chat_template(
-                chats, add_generation_prompt=True, padding=True, return_tensors="pt", return_dict=True
-            )
+            inputs = tokenizer.apply_chat_template(chats, add_generation_prompt=True, padding=True, return_tensors="pt", return_dict=True)
             sampling = {"do_sample": True, "temperature": style.temperature, "top_p": TOP_P, "top_k": 0} if style.temperature else {}
             torch.manual_seed(1000 * number + start)
             output = model.generate(**inputs, max_new_tokens=MAX_NEW_TOKENS, pad_token_id=tokenizer.pad_token_id, **sampling)
@@ -109,7 +107,9 @@ class Aspect(NamedTuple):
     unit: str
 
     def rating(self, instruction: str, answer: str) -> int:
-        """1 plus the number of cuts that the measure reaches."""
+        """1 plus the number of cuts that the measure reaches; 1 for an answer without a word."""
+        if not words(answer):
+            return 1
         value = self.measure(instruction, answer)
         if self.cuts[0] > self.cuts[-1]:
             return 1 + sum(value <= cut for cut in self.cuts)
@@ -122,7 +122,7 @@ def words(text: str) -> list[str]:
 
 
 def stems(text: str) -> set[str]:
-    """First five letters of each word of four letters or more: enough to see that bake, baking and baked belong together."""
+    """First five letters of each word of four letters or more: enough to see that water and watering belong together."""
     return {word[:5] for word in words(text) if len(word) >= 4} - COMMON
 
 
@@ -158,10 +158,10 @@ def warmth(instruction: str, answer: str) -> float:
 
 
 ASPECTS = {
-    "brevity": Aspect(brevity, (40, 32, 24, 16), "words"),
-    "plainness": Aspect(plainness, (5.6, 5.2, 4.8, 4.4), "letters per word"),
-    "relevance": Aspect(relevance, (4, 8, 12, 20), "% of the longer words echo the question"),
-    "warmth": Aspect(warmth, (1, 3, 6, 10), "kind or personal words per hundred"),
+    "brevity": Aspect(brevity, (44, 38, 32, 22), "words"),
+    "plainness": Aspect(plainness, (5.1, 4.75, 4.45, 4.1), "letters per word"),
+    "relevance": Aspect(relevance, (4, 8, 13, 20), "% of the longer words echo the question"),
+    "warmth": Aspect(warmth, (1, 4, 8, 16), "kind or personal words per hundred"),
 }
 
 
@@ -188,6 +188,7 @@ def write(rows: Iterable[Row]) -> None:
 
 
 def main() -> None:
+    """Makes the file, or rates the one that is there."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("step", choices=["generate", "rate"])
     parser.add_argument("model", nargs="?", help="folder of the language model (generate only)")
