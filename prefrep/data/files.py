@@ -139,7 +139,7 @@ def _hub_rows(name: str, config: str | None, split: str, streaming: bool) -> Fou
     except (RecordError, DataError):
         raise
     except Exception as error:  # the hub's client has no common base for what can go wrong
-        raise DataError(f"{name}: not a file or folder here, and the hub could not give it ({_first_line(error)})") from None
+        raise DataError(f"{name}: not a file or folder here, and the hub could not give it ({_first_line(error)})") from error
     if not number:
         raise DataError(f"{name}[{split}]: the data set holds no rows")
 
