@@ -115,7 +115,7 @@ def test_tokens_are_those_the_model_reads(tmp_path: Path) -> None:
         Comparison((Message("user", i["prompt"]),), *((Message("assistant", i[side]),) for side in ("chosen", "rejected"))) for i in items
     ]
     whole = [len(ids) for _, datum in encoder.encode(records) if datum for ids in datum.trees[0].sequences]
-    limit = sorted(whole)[-1] - 1
+    limit = max(whole) - 1
     found = inspect(tmp_path, path, "--tokenizer", TINY, "--max-length", str(limit))
     source = found["sources"][0]
     assert found["unit"] == "tokens" and source["lengths"]["prompt + response"]["max"] == max(whole)
@@ -188,10 +188,10 @@ def test_errors(tmp_path: Path) -> None:
 def test_as_a_program(tmp_path: Path) -> None:
     """One sentence and exit code 1, no traceback; help comes without loading torch."""
     program = [sys.executable, "-m", "prefrep.cli.inspect"]
-    failed = subprocess.run([*program, str(tmp_path / "no.jsonl")], capture_output=True, text=True)
+    failed = subprocess.run([*program, str(tmp_path / "no.jsonl")], check=False, capture_output=True, text=True)
     assert failed.returncode == 1 and failed.stdout == ""
     assert failed.stderr == f"prefrep: {tmp_path}/no.jsonl: no such file or folder (and not a hub data set, which is written owner/name)\n"
     code = "import sys; from prefrep.cli.inspect import main\ntry: main(['--help'])\nfinally: assert 'torch' not in sys.modules"
-    helped = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    helped = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
     assert helped.returncode == 0, helped.stderr
     assert "--on-bad-row" in helped.stdout
