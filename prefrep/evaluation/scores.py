@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -137,6 +138,24 @@ def write_json(path: Path, content: object, sort_keys: bool = False) -> None:
     os.replace(draft, path)
 
 
+def add_counts(folder: Path, model: Mapping[str, Any]) -> dict[str, Any]:
+    """Adds what this run counted while encoding (`encoded`: rows, truncations) to what earlier runs into this folder counted.
+
+    Args:
+        folder: The output folder.
+        model: The model's description at the end of the run.
+
+    Returns:
+        The description with the sums; also kept beside the scores. A run that was killed has left no counts.
+    """
+    sidecar = json.loads((folder / SIDECAR).read_text(encoding="utf-8"))
+    counts = Counter(sidecar["model"].get("encoded", {}))
+    counts.update(model.get("encoded", {}))
+    described = {**model, "encoded": dict(counts)}
+    write_json(folder / SIDECAR, {**sidecar, "model": json.loads(json.dumps(described, default=str))})
+    return described
+
+
 class ScoreLog(Generic[Row]):
     """`scores.jsonl` of one evaluation, open for appending; use as a context manager.
 
@@ -166,7 +185,8 @@ class ScoreLog(Generic[Row]):
         if self.path.exists() and self.path.stat().st_size:
             self._check_owner(folder / SIDECAR, stated)
             self.rows = self._carry_on(kind, expected)
-        write_json(folder / SIDECAR, stated)
+        else:
+            write_json(folder / SIDECAR, stated)
 
     def _check_owner(self, sidecar: Path, stated: dict[str, Any]) -> None:
         way_out = "choose another --out, or --restart to throw them away"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from typing import Literal, cast
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,7 +53,7 @@ def bootstrap_means(values: Floats, draws: int, generator: np.random.Generator) 
     """
     distinct, counts = np.unique(np.asarray(values, dtype=np.float64), return_counts=True)
     n = int(counts.sum())
-    return cast(Floats, generator.multinomial(n, counts / n, size=draws) @ distinct / n)
+    return np.asarray(generator.multinomial(n, counts / n, size=draws) @ distinct / n, dtype=np.float64)
 
 
 def bootstrap_indices(n: int, draws: int, generator: np.random.Generator) -> NDArray[np.int64]:
