@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from prefrep.data.encode import Encoder
-from prefrep.data.preference import pad_id
+from prefrep.data.encode import Encoder, pad_id
 from prefrep.data.trees import Datum, Layout, TreeBatch, collate
 from prefrep.errors import ConfigError, RecordError
 from prefrep.io.folder import PreferenceModel, load
@@ -24,7 +23,6 @@ from prefrep.nn.heads import BTHead
 from prefrep.records import Comparison, Message, Messages, RankedResponses, Record
 
 Floats = NDArray[np.float32]
-R = TypeVar("R", bound=Record)
 
 
 class Scorer:
@@ -155,10 +153,11 @@ class Scorer:
         with tqdm(desc=progress, unit=" prompts", disable=progress is None) as bar:
             encoded = iter(encoded)
             while window := list(islice(encoded, 128)):
-                found: dict[int, Floats] = {}
-                for batch in self._batches([self._checked(record, datum) for record, datum in window]):
-                    data = [cast(Datum, window[i][1]) for i in batch]
-                    found.update(zip(batch, self._score(data, rewards), strict=True))
+                data = [self._checked(record, datum) for record, datum in window]
+                # One response to a pair model makes no pair, so there is nothing to read.
+                found = {i: np.zeros(0, np.float32) for i, datum in enumerate(data) if not datum.trees}
+                for batch in self._batches(data):
+                    found.update(zip(batch, self._score([data[i] for i in batch], rewards), strict=True))
                     bar.update(len(batch))
                 for i, (record, _) in enumerate(window):
                     yield record, found[i]
@@ -174,12 +173,13 @@ class Scorer:
     def _batches(self, data: list[Datum]) -> Iterator[list[int]]:
         batch: list[int] = []
         tokens = 0
-        for i in sorted(range(len(data)), key=lambda i: data[i].size):
-            if batch and tokens + data[i].size > self.batch_tokens:
+        sizes = {i: datum.size for i, datum in enumerate(data) if datum.trees}
+        for i in sorted(sizes, key=lambda i: sizes[i]):
+            if batch and tokens + sizes[i] > self.batch_tokens:
                 yield batch
                 batch, tokens = [], 0
             batch.append(i)
-            tokens += data[i].size
+            tokens += sizes[i]
         if batch:
             yield batch
 

@@ -20,12 +20,14 @@ class MetricsFile(Callback):
 
     def __init__(self, path: str = "") -> None:
         self.path = path
+        self._stepped = 0
 
     def _file(self, trainer: Trainer) -> Path:
         return Path(self.path or Path(trainer.default_root_dir) / "metrics.jsonl")
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begins a new file, or keeps the lines up to the checkpoint that is resumed."""
+        self._stepped = trainer.global_step
         if not trainer.is_global_zero:
             return
         file = self._file(trainer)
@@ -42,8 +44,9 @@ class MetricsFile(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Writes the training metrics of a logging step."""
-        if trainer.global_step % trainer.log_every_n_steps == 0:
+        if self._stepped < trainer.global_step and trainer.global_step % trainer.log_every_n_steps == 0:
             self._write(trainer, "train/")
+        self._stepped = trainer.global_step
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Writes the validation metrics."""

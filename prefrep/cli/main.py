@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import logging
 import re
 import sys
@@ -67,9 +68,26 @@ def main(args: list[str] | None = None) -> int:
 
 
 def sentence(message: str) -> str:
-    """The part of a parser's message that says what is wrong."""
-    lines = [line.strip() for line in message.strip().splitlines() if line.strip()]
-    return re.sub(r"\s+", " ", " ".join(lines))[:600]
+    """The part of a parser's message that says what is wrong, with the way out where a class was meant."""
+    text = re.sub(r"\s+", " ", message.strip())
+    if match := re.search(r'key "([\w.]+)".*Expected a dot import path string: (\S+)', text):
+        key, name = match.groups()
+        known = _known_classes()
+        if name in known:
+            return f"{key}: {name} does not go there; look at --help for the classes that do (BradleyTerry takes BTHead, PairPreference PairHead, ...)"
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+        return f"{key}: there is no class {name}" + (f"; did you mean {near[0]}?" if near else f"; there are {', '.join(sorted(known))}")
+    return text[:600]
+
+
+def _known_classes() -> set[str]:
+    """Names of the classes that configurations choose between."""
+    import prefrep.callbacks
+    import prefrep.modules
+    from prefrep.nn import heads, losses, skew
+
+    parts = (heads, losses, skew, prefrep.modules, prefrep.callbacks)
+    return {name for part in parts for name, value in vars(part).items() if isinstance(value, type) and value.__module__.startswith("prefrep.")}
 
 
 def quiet() -> None:
@@ -80,12 +98,25 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", message=".*LightningCLI's args parameter.*")
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
     warnings.filterwarnings("ignore", module="jsonargparse")
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    ours = logging.getLogger("prefrep")
+    ours.setLevel(logging.INFO)
+    ours.propagate = False
+    if not ours.handlers:
+        ours.addHandler(_Stderr())
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "litlogger" not in record.getMessage())
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()  # a bar for each file of weights that is loaded
     for name in ("httpx", "transformers", "datasets", "fsspec", "absl", "jax"):
         logging.getLogger(name).setLevel(logging.WARNING)
+
+
+class _Stderr(logging.StreamHandler[Any]):
+    """Writes to whatever stderr is at the time, so that captured output is captured."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Prints one line."""
+        print(self.format(record), file=sys.stderr)
 
 
 if __name__ == "__main__":

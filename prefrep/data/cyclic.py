@@ -88,12 +88,13 @@ def cyclic_shares(records: Sequence[RankedResponses]) -> list[Comparison]:
     return [comparison for share in shares.values() for comparison in share]
 
 
-def transitive(records: Iterable[RankedResponses], aspect: str | None = None) -> list[Comparison]:
+def transitive(records: Iterable[RankedResponses], aspect: str | None = None, gap: float = 0.0) -> list[Comparison]:
     """All pairs of responses that differ by one number: the mean rating, or the rating on one aspect. Their subset is `transitive`.
 
     Args:
         records: Rated responses.
         aspect: The rating to compare by; None takes the mean over the aspects on which all of a record's responses are rated.
+        gap: Leave out pairs whose numbers differ by less; equal ones are always left out.
     """
     comparisons = []
     for record in records:
@@ -104,7 +105,7 @@ def transitive(records: Iterable[RankedResponses], aspect: str | None = None) ->
             continue
         values = [math.fsum(column) / len(tables) for column in zip(*tables, strict=True)]
         for first, second in itertools.permutations(range(len(values)), 2):
-            if values[first] > values[second]:
+            if values[first] > values[second] and values[first] - values[second] >= gap:
                 comparisons.append(_comparison(record, first, second, "transitive", aspect or "mean"))
     return comparisons
 

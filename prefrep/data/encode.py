@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations, islice
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
@@ -27,10 +27,10 @@ class EncodeConfig:
     """How text becomes token ids. It travels with an exported model.
 
     Args:
-        template: `chat`: the tokenizer's chat template. `plain`: prompt and response are joined as they are. `auto`: `chat` where the
-            tokenizer has a template and the record has a prompt, else `plain`. `official`: the recipe that the released GPM checkpoints
-            were trained and tested with (facts: two BOS where template and tokenizer both add one, the last token overwritten by EOS, the
-            gate read after the first message); only for scoring those.
+        template: `chat`: the tokenizer's chat template. `plain`: prompt and response are joined as they are, conversations of several
+            turns as Anthropic's transcripts. `auto`: `chat` where the tokenizer has a template, except for single texts without a prompt,
+            else `plain`. `official`: the recipe that the released GPM checkpoints were trained and tested with (two BOS where template
+            and tokenizer both add one, the last token overwritten by EOS, the gate read after the first message); only for scoring those.
         max_length: Longest sequence, in tokens.
         truncation: What gives way when a sequence is longer. `keep_end`: the prompt's beginning, then the responses' ends. `keep_start`:
             the responses' ends. `drop`: the whole record. Everything that gave way is counted.
@@ -55,7 +55,8 @@ class Encoder:
             two responses, in RLHFlow's pair format.
 
     Attributes:
-        counts: What happened so far: `records`, `truncated prompts`, `truncated responses`, `dropped`, `ties` (equal scores, left out).
+        counts: What happened so far, in records: `records`, `truncated prompts`, `truncated responses`, `dropped`, `without a pair`;
+            and in pairs: `ties` (equal scores, left out).
 
     Raises:
         ConfigError: The tokenizer is slow, has no EOS, or has no template where one is asked for.
@@ -68,14 +69,22 @@ class Encoder:
         if tokenizer.eos_token_id is None:
             raise ConfigError(f"{name}: the tokenizer has no EOS token, where responses are read; set one in its folder")
         if config.template in ("chat", "official") and not tokenizer.chat_template:
-            raise ConfigError(f"{name}: template '{config.template}' needs a chat template and this tokenizer has none; use template: plain")
+            raise ConfigError(
+                f"{name}: template '{config.template}' needs a chat template and this tokenizer has none; use template: plain"
+            )
         if config.template == "official" and layout == "pair":
-            raise ConfigError("template 'official' is the recipe of the released GPM checkpoints, it has no pair format; use template: auto")
+            raise ConfigError(
+                "template 'official' is the recipe of the released GPM checkpoints, it has no pair format; use template: auto"
+            )
         self.tokenizer, self.config, self.layout = tokenizer, config, layout
         self.counts: Counter[str] = Counter()
         ids = tokenizer("a")["input_ids"]
-        self._bos: int | None = tokenizer.bos_token_id if tokenizer.bos_token_id is not None and ids[:1] == [tokenizer.bos_token_id] else None
+        self._bos: int | None = (
+            tokenizer.bos_token_id if tokenizer.bos_token_id is not None and ids[:1] == [tokenizer.bos_token_id] else None
+        )
         self._eos = int(tokenizer.eos_token_id)
+        # Texts without a prompt begin with a token of their own: a gate needs something to read that all responses share.
+        self._start = "" if self._bos is not None else str(tokenizer.bos_token or tokenizer.eos_token)
 
     def encode(self, records: Iterable[Record]) -> Iterator[tuple[Record, Datum | None]]:
         """Encodes records for training: comparisons as they are, ranked responses as all pairs with unequal scores.
@@ -89,7 +98,10 @@ class Encoder:
             RecordError: The chat template refuses a record, or ranked responses have no scores.
         """
         for record, datum in self._encode(records, self._learnable):
-            yield record, datum if datum is not None and datum.pairs else None
+            if datum is not None and not datum.pairs:
+                self.counts["without a pair"] += 1
+                datum = None
+            yield record, datum
 
     def encode_tables(self, records: Iterable[RankedResponses]) -> Iterator[tuple[Record, Datum | None]]:
         """Encodes ranked responses whole, with scores or without: for K x K tables.
@@ -103,6 +115,7 @@ class Encoder:
         while chunk := list(islice(records, _CHUNK)):
             jobs: list[tuple[Record, list[_Pair], list[_Text]]] = []
             for record in chunk:
+                self.counts["records"] += 1
                 pairs = pairs_of(record)
                 jobs.append((record, pairs, self._texts(record, pairs)))
             tokenised = iter(self._tokenise([text for _, _, texts in jobs for text in texts]))
@@ -111,7 +124,6 @@ class Encoder:
                 yield record, self._datum(pairs, trees)
 
     def _learnable(self, record: Record) -> list[_Pair]:
-        self.counts["records"] += 1
         if isinstance(record, Comparison):
             return [_Pair(0, 1, record.probability, record.margin, record.weight)]
         if record.scores is None:
@@ -131,15 +143,19 @@ class Encoder:
     def _texts(self, record: Record, pairs: Sequence[_Pair]) -> list[_Text]:
         """The texts of a record: one per response, or two per pair."""
         responses = (record.chosen, record.rejected) if isinstance(record, Comparison) else record.responses
+        if self.config.template == "chat" and self.layout == "single" and not record.prompt and any(len(r) == 1 for r in responses):
+            raise RecordError(
+                record.source or "a record", "it has no prompt, so there is no conversation to render", "use template: auto or plain"
+            )
         try:
             if self.layout == "single":
                 return [self._single(record.prompt, response) for response in responses]
             return [self._pair(record.prompt, responses[a], responses[b]) for p in pairs for a, b in ((p.a, p.b), (p.b, p.a))]
-        except RecordError:
-            raise
         except Exception as error:  # jinja2 raises whatever a template's author wrote
             raise RecordError(
-                record.source or "a record", f"the tokenizer's chat template refuses it ({error})", "use template: plain, or another tokenizer"
+                record.source or "a record",
+                f"the tokenizer's chat template refuses it ({error})",
+                "use template: plain, or another tokenizer",
             ) from error
 
     def _render(self, messages: Messages, generation: bool = False) -> str:
@@ -153,25 +169,28 @@ class Encoder:
         if template == "official":
             whole, first = self._render(prompt + response), self._render((prompt + response)[:1])
             return _Text(whole, len(os.path.commonprefix([whole, first])), first)
-        if template == "plain" or not prompt or not self.tokenizer.chat_template:
-            if template == "chat":
-                raise RecordError("a record", "it has no prompt, so there is no conversation to render", "use template: auto or plain")
-            before = _plain(prompt)
-            return _Text(before + "".join(message.content for message in response), len(before))
+        if template == "plain" or not self.tokenizer.chat_template or (not prompt and len(response) == 1):
+            if len(prompt) <= 1 and len(response) == 1:
+                before = prompt[0].content if prompt else self._start
+                return _Text(before + response[0].content, len(before))
+            before = "" if prompt else self._start
+            return _Text(before + _transcript(prompt + response), len(before + _transcript((*prompt, replace(response[0], content="")))))
         whole = self._render(prompt + response).rstrip()
+        if not prompt:  # whole conversations
+            return _Text(whole, 0)
         # Templates that rewrite earlier turns do not render the prompt as a prefix: what both have in common is the prompt then.
         return _Text(whole, len(os.path.commonprefix([whole, self._render(prompt, generation=True)])))
 
     def _pair(self, prompt: Messages, a: Messages, b: Messages) -> _Text:
         """RLHFlow's pair format (RLHFlow/RLHF-Reward-Modeling, pair-pm/process_pair_data.py), read where the answer A or B would follow."""
-        turns = "".join(f"\n<turn> {'assistant' if m.role == 'assistant' else m.role}\n {m.content}\n" for m in prompt)
-        head = f"[CONTEXT] \n{turns} [RESPONSE A] "
-        body = f"{head}{_plain(a)} [RESPONSE B] {_plain(b)} \n"
+        turns = "".join(f"\n<turn> {m.role}\n {m.content}" for m in prompt)
+        context = f"[CONTEXT] \n{turns}\n "
+        body = f"{context}[RESPONSE A] {_plain(a)} [RESPONSE B] {_plain(b)} \n"
         if self.config.template != "plain" and self.tokenizer.chat_template:
             rendered = self._render((Message("user", body),), generation=True)
-            at = rendered.find("[RESPONSE A]")
-            return _Text(rendered, max(at, 0), ends=False)
-        return _Text(body, len(head), ends=False)
+            at = rendered.find(context)
+            return _Text(rendered, at + len(context) if at >= 0 else 0, ends=False)
+        return _Text(body, len(context), ends=False)
 
     # ---- ids
 
@@ -201,22 +220,23 @@ class Encoder:
     def _trees(self, record: Record, pairs: Sequence[_Pair], texts: Sequence[_Text], tokenised: list[tuple[Ids, int]]) -> list[Tree] | None:
         """Trees of a record, truncated; None: dropped."""
         groups = [tokenised] if self.layout == "single" else [tokenised[i : i + 2] for i in range(0, len(tokenised), 2)]
-        trees = []
+        trees: list[Tree] = []
+        events: set[str] = set()  # a record counts once, however many trees it has
         for number, group in enumerate(groups):
-            if not group:
-                continue
-            tree = self._truncate(Tree(tuple(ids for ids, _ in group), min(prompt for _, prompt in group)))
+            tree = self._truncate(Tree(tuple(ids for ids, _ in group), min(prompt for _, prompt in group)), events)
             if tree is None and self.layout == "pair" and self.config.truncation != "drop":
-                tree = self._shorten_pair(record, pairs[number])
+                tree = self._shorten_pair(record, pairs[number], events)
             if tree is None:
                 self.counts["dropped"] += 1
                 return None
             if self.config.template != "official":  # the gate reads a token that all responses share
                 tree = replace(tree, prompt=min(tree.prompt, tree.shared) if len(tree.sequences) > 1 else tree.prompt)
             trees.append(tree)
+        self.counts.update(events)
         return trees
 
-    def _truncate(self, tree: Tree) -> Tree | None:
+    def _truncate(self, tree: Tree, events: set[str]) -> Tree | None:
+        """A tree that fits, and what had to give way; None: nothing would be left of what is compared."""
         limit, policy = self.config.max_length, self.config.truncation
         if self.config.template == "official":
             return self._official(tree)
@@ -227,16 +247,16 @@ class Encoder:
             return None
         sequences, prompt = tree.sequences, tree.prompt
         if policy == "keep_end":
-            bos = int(self._bos is not None)
+            bos = int(all(ids[0] == self.tokenizer.bos_token_id for ids in sequences))  # stays, whoever wrote it
             cut = max(min(longest - limit, prompt - bos - 1), 0)
             if cut:
-                self.counts["truncated prompts"] += 1
+                events.add("truncated prompts")
             sequences = tuple(np.concatenate([ids[:bos], ids[bos + cut :]]) for ids in sequences)
             prompt -= cut
         if max(len(ids) for ids in sequences) > limit:
-            if self.layout == "pair" or prompt >= limit:  # nothing would be left of what is compared
+            if self.layout == "pair" or prompt >= limit - 1:
                 return None
-            self.counts["truncated responses"] += 1
+            events.add("truncated responses")
             eos = np.asarray([self._eos], np.int32)
             sequences = tuple(ids if len(ids) <= limit else np.concatenate([ids[: limit - 1], eos]) for ids in sequences)
         return Tree(sequences, prompt)
@@ -253,21 +273,21 @@ class Encoder:
         response = len(first) - tree.prompt if len(first) <= limit else max(limit - min(tree.prompt, limit), 0)
         return Tree(tuple(sequences), max(len(sequences[0]) - response, 1))
 
-    def _shorten_pair(self, record: Record, pair: _Pair) -> Tree | None:
+    def _shorten_pair(self, record: Record, pair: _Pair, events: set[str]) -> Tree | None:
         """Cuts the ends of both responses until a pair fits that is too long even without its context."""
-        self.counts["truncated responses"] += 1
+        events.add("truncated responses")
         responses = (record.chosen, record.rejected) if isinstance(record, Comparison) else record.responses
         keep = 1.0
         for _ in range(12):
             keep *= 0.75
             a, b = (tuple(replace(m, content=m.content[: int(len(m.content) * keep)]) for m in responses[i]) for i in (pair.a, pair.b))
             group = self._tokenise([self._pair(record.prompt, a, b), self._pair(record.prompt, b, a)])
-            if tree := self._truncate(Tree(tuple(ids for ids, _ in group), min(prompt for _, prompt in group))):
+            if tree := self._truncate(Tree(tuple(ids for ids, _ in group), min(prompt for _, prompt in group)), events):
                 return tree
         return None
 
     def _datum(self, pairs: Sequence[_Pair], trees: list[Tree] | None) -> Datum | None:
-        if not trees:
+        if trees is None:
             return None
         places = [(p.a, p.b) for p in pairs] if self.layout == "single" else [(2 * i, 2 * i + 1) for i in range(len(pairs))]
         return Datum(
@@ -310,8 +330,16 @@ def _pairs_of(record: Record) -> list[_Pair]:
 
 
 def _plain(messages: Messages) -> str:
-    """One message as it is; more of them labelled as in Anthropic's transcripts."""
-    if len(messages) == 1:
-        return messages[0].content
+    """One message as it is, more of them as a transcript."""
+    return messages[0].content if len(messages) == 1 else _transcript(messages)
+
+
+def _transcript(messages: Messages) -> str:
+    """Messages labelled as in Anthropic's transcripts."""
     names = {"user": "Human", "assistant": "Assistant", "system": "System", "tool": "Tool"}
     return "".join(f"\n\n{names.get(m.role, m.role)}: {m.content}" for m in messages)
+
+
+def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """An id to fill rows with: never attended to, never read, so the EOS does as well as any."""
+    return int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else cast(int, tokenizer.eos_token_id))

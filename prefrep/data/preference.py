@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from prefrep.data.encode import EncodeConfig, Encoder
+from prefrep.data.encode import EncodeConfig, Encoder, pad_id
 from prefrep.data.sampling import BatchOrder, ResumableLoader
 from prefrep.data.sources import Source, read_mixed
 from prefrep.data.trees import Datum, Layout, TreeBatch, collate
@@ -87,6 +87,7 @@ class PreferenceData(LightningDataModule):
         self._sources: dict[str, Sources | None] = {"train": train, "val": val, "test": test, "predict": predict}
         self._records: dict[str, list[Record]] = {}
         self._data: dict[str, list[Datum]] = {}
+        self._encoded_for: object = None
 
     def setup(self, stage: str) -> None:
         """Reads the records that a stage needs.
@@ -96,8 +97,10 @@ class PreferenceData(LightningDataModule):
             DataError: A file cannot be read or is empty.
             RecordError: A row cannot be used.
         """
+        if self.trainer is not None and self._encoded_for is not self._reader:
+            self._data.clear()  # another model may have another tokenizer, or read pairs
         for name in {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": ("predict",)}[stage]:
-            if name in self._records:
+            if name in self._records or name in self._data:
                 continue
             if self._sources[name] is None:
                 if name == "val" and stage == "fit":
@@ -120,6 +123,7 @@ class PreferenceData(LightningDataModule):
 
     def _encoded(self, name: str) -> list[Datum]:
         if name not in self._data:
+            self._encoded_for = self._reader
             encoder = Encoder(self._reader.tokenizer, self.encode_config, self._reader.layout)
             records = tqdm(self._records.pop(name), f"encoding {name}", unit=" records", disable=None, leave=False)
             self._data[name] = [datum for _, datum in encoder.encode(records) if datum is not None]
@@ -185,11 +189,6 @@ class _Indices:
 
 def _together(batch: list[tuple[int, bool]], data: list[Datum], pad_id: int, layout: Layout, row_tokens: int) -> TreeBatch:
     return collate([data[i] if counts else data[i].unweighted() for i, counts in batch], pad_id, layout, row_tokens)
-
-
-def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
-    """An id to fill rows with: never attended to, never read, so the EOS does as well as any."""
-    return int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else cast(int, tokenizer.eos_token_id))
 
 
 def _on_cuda(trainer: Any) -> bool:

@@ -27,5 +27,4 @@ def token_logprobs(hidden: Tensor, targets: Tensor, logits: Callable[[Tensor], T
         return log_softmax(logits(h).float(), dim=-1).gather(-1, y[:, None])[:, 0]
 
     pieces = zip(hidden.split(chunk), targets.split(chunk), strict=True)
-    found = [checkpoint(part, h, y, use_reentrant=False) for h, y in pieces]
-    return torch.cat(found) if found else hidden.new_zeros(0, dtype=torch.float32)
+    return torch.cat([checkpoint(part, h, y, use_reentrant=False) for h, y in pieces])

@@ -11,20 +11,23 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from prefrep.data.encode import EncodeConfig
-from prefrep.errors import CheckpointError
-from prefrep.nn.backbone import Backbone, LoRA, load_tokenizer
+from prefrep.errors import CheckpointError, ConfigError
+from prefrep.nn.backbone import Backbone, LoRA
 from prefrep.nn.heads import BTHead, GPMHead, PairHead, PreferenceHead
 from prefrep.nn.skew import BlockSkew, GatedSkew, LearnedSkew, SkewOperator
 
@@ -66,7 +69,7 @@ def describe_head(head: PreferenceHead) -> dict[str, Any]:
 
 
 def make_head(settings: dict[str, Any], hidden_size: int) -> PreferenceHead:
-    """The head of some settings, with fresh weights. The inverse of `describe_head`."""
+    """The head of some settings, with fresh weights. The inverse of `describe_head`; KeyError: no such head, or settings are missing."""
     kind = settings["class"]
     if kind == "BTHead":
         return BTHead(hidden_size)
@@ -79,7 +82,31 @@ def make_head(settings: dict[str, Any], hidden_size: int) -> PreferenceHead:
         operator = operators[options.pop("class")]
         skew = partial(operator, **options)
         return GPMHead(hidden_size, dim=settings["dim"], skew=skew, normalize=settings["normalize"])
-    raise CheckpointError(f"unknown head {kind!r}; this folder was written by a newer prefrep")
+    raise KeyError(f"unknown head {kind!r}")
+
+
+@contextmanager
+def replacing(folder: Path | str) -> Iterator[Path]:
+    """A folder to write into that takes the place of `folder` when all went well; an older model there survives a failure.
+
+    Args:
+        folder: Where the model shall be.
+
+    Raises:
+        CheckpointError: Something that is not a model is there already.
+    """
+    folder = Path(folder).expanduser().absolute()
+    if folder.exists() and not folder.is_dir():
+        raise CheckpointError(f"{folder}: a file is there already; name another folder for the model")
+    if folder.exists() and any(folder.iterdir()) and not any((folder / name).exists() for name in ("prefrep.json", "config.json")):
+        raise CheckpointError(f"{folder}: the folder holds other things than a model, which would be lost; name another one")
+    staging = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(parents=True)
+    yield staging
+    if folder.exists():
+        shutil.rmtree(folder)
+    staging.rename(folder)
 
 
 def save(
@@ -107,31 +134,30 @@ def save(
     """
     if backbone.settings["quantize"] != "none":
         weights = "reference"
-    folder = Path(folder)
-    staging = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(staging, ignore_errors=True)
-    staging.mkdir(parents=True)
-    if weights == "full":
-        backbone.model.save_pretrained(staging, state_dict=backbone.merged_state())
-        tokenizer.save_pretrained(staging)
-    elif trained := {name: t.detach().cpu().contiguous() for name, t in backbone.model.named_parameters() if t.requires_grad}:
-        save_file(trained, staging / "adapter.safetensors")
-    save_file({name: t.detach().float().cpu().contiguous() for name, t in head.state_dict().items()}, staging / "head.safetensors")
-    about = {
-        "format": FORMAT,
-        "head": describe_head(head),
-        "tau": tau,
-        "encode": asdict(encode),
-        "eos": "every response ends in exactly one EOS and is read there",
-        "weights": weights,
-        "backbone": backbone.recipe(),
-        "recipe": recipe,
-        "versions": {name: version(name) for name in ("prefrep", "torch", "transformers")},
-    }
-    (staging / "prefrep.json").write_text(json.dumps(about, indent=2) + "\n")
-    if folder.exists():
-        shutil.rmtree(folder)
-    staging.rename(folder)
+    base = backbone.recipe()
+    if weights == "reference" and (Path(base["path"]) / "prefrep.json").exists():
+        raise ConfigError(f"{base['path']} was exported itself, so nothing can refer to it as a base; save full weights, or copy that folder")
+    trained = {name: t.detach().cpu().contiguous() for name, t in backbone.model.named_parameters() if t.requires_grad}
+    with replacing(folder) as staging:
+        if weights == "full":
+            backbone.model.save_pretrained(staging, state_dict=backbone.merged_state())
+            tokenizer.save_pretrained(staging)
+        elif trained:
+            save_file(trained, staging / "adapter.safetensors")
+        save_file({name: t.detach().float().cpu().contiguous() for name, t in head.state_dict().items()}, staging / "head.safetensors")
+        about = {
+            "format": FORMAT,
+            "head": describe_head(head),
+            "tau": tau,
+            "encode": asdict(encode),
+            "eos": "every response ends in exactly one EOS and is read there",
+            "weights": weights,
+            "trained": sorted(trained) if weights == "reference" else [],
+            "backbone": base,
+            "recipe": recipe,
+            "versions": {name: version(name) for name in ("prefrep", "torch", "transformers")},
+        }
+        (staging / "prefrep.json").write_text(json.dumps(about, indent=2) + "\n")
 
 
 def load(folder: Path | str, dtype: str | None = None, attention: str = "auto", device: str | torch.device = "cpu") -> PreferenceModel:
@@ -154,10 +180,14 @@ def load(folder: Path | str, dtype: str | None = None, attention: str = "auto", 
         raise CheckpointError(f"{folder}: no prefrep.json, so this is not an exported preference model; export one with bin/prefrep fit")
     if not head_file.exists():
         raise CheckpointError(f"{folder}: head.safetensors is missing, and a random head would score at random; export the model again")
-    about = json.loads(about_file.read_text())
-    if about["format"] > FORMAT:
-        raise CheckpointError(f"{folder}: written by a newer prefrep (format {about['format']}); update prefrep to read it")
-    made = about["backbone"]
+    try:
+        about = json.loads(about_file.read_text())
+        if about["format"] > FORMAT:
+            raise CheckpointError(f"{folder}: written by a newer prefrep (format {about['format']}); update prefrep to read it")
+        made, encode, tau, recipe = about["backbone"], EncodeConfig(**about["encode"]), float(about["tau"]), dict(about["recipe"])
+        about["head"]["class"], about["weights"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{about_file}: damaged or edited ({type(error).__name__}: {error}); export the model again") from error
     options: dict[str, Any] = {"dtype": dtype or made["dtype"], "attention": attention, "trust_remote_code": made["trust_remote_code"]}
     if about["weights"] == "full":
         backbone = Backbone(path=str(folder), frozen=True, **options)
@@ -166,29 +196,35 @@ def load(folder: Path | str, dtype: str | None = None, attention: str = "auto", 
         backbone = Backbone(
             path=made["path"], lora=lora, frozen=lora is None, quantize=made["quantize"], revision=made["revision"], **options
         )
-        _fill(backbone.model, folder / "adapter.safetensors", folder)
+        _fill(backbone.model, folder, about.get("trained"))
         backbone.requires_grad_(False)
-    head = make_head(about["head"], backbone.hidden_size)
-    state = load_file(head_file)
     try:
-        head.load_state_dict(state)
-    except RuntimeError as error:
+        head = make_head(about["head"], backbone.hidden_size)
+        head.load_state_dict(load_file(head_file))
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(f"{about_file}: damaged or edited ({type(error).__name__}: {error}); export the model again") from error
+    except (RuntimeError, SafetensorError) as error:
         raise CheckpointError(f"{folder}: head.safetensors does not fit {about['head']} ({str(error).splitlines()[-1].strip()})") from error
+    tokenizer = backbone.tokenizer()
     backbone.path = str(folder)
     return PreferenceModel(
-        backbone=cast(Backbone, backbone.to(device).eval()),
+        backbone=backbone.to(device).eval(),
         head=head.to(device).eval(),
-        tau=float(about["tau"]),
-        encode=EncodeConfig(**about["encode"]),
-        tokenizer=load_tokenizer(str(folder) if about["weights"] == "full" else made["path"], made["trust_remote_code"]),
-        recipe={"head": about["head"], "tau": about["tau"], "backbone": made, **about["recipe"]},
+        tau=tau,
+        encode=encode,
+        tokenizer=tokenizer,
+        recipe={"head": about["head"], "tau": tau, "backbone": made, **recipe},
     )
 
 
-def _fill(model: nn.Module, file: Path, folder: Path) -> None:
-    """Puts trained parameters into a base model; all of them or none."""
-    wanted = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    found: dict[str, Tensor] = load_file(file) if file.exists() else {}
-    if wanted and wanted != set(found):
+def _fill(model: nn.Module, folder: Path, listed: list[str] | None) -> None:
+    """Puts what was trained into a base model: everything that the folder lists, or nothing at all."""
+    file = folder / "adapter.safetensors"
+    wanted = {name for name, parameter in model.named_parameters() if parameter.requires_grad} if listed is None else set(listed)
+    try:
+        found: dict[str, Tensor] = load_file(file) if file.exists() else {}
+        fits = wanted == set(found) and not model.load_state_dict(found, strict=False).unexpected_keys
+    except (RuntimeError, SafetensorError):
+        fits = False
+    if not fits:
         raise CheckpointError(f"{folder}: adapter.safetensors is missing or does not fit its base; export the model again")
-    model.load_state_dict(found, strict=False)

@@ -112,6 +112,7 @@ def test_transitive_by_mean_and_by_aspect() -> None:
     record = rated(p=(1, 5, 4), q=(1, 1, 4))  # means 1, 3, 4
     assert [c.id for c in transitive([record])] == ["q/mean:1>0", "q/mean:2>0", "q/mean:2>1"]
     assert [c.id for c in transitive([record], "q")] == ["q/q:2>0", "q/q:2>1"]  # 0 and 1 tie
+    assert [c.id for c in transitive([record], gap=2)] == ["q/mean:1>0", "q/mean:2>0"]
     assert transitive([record], "r") == []
     assert [c.id for c in transitive([rated(p=(1, 5), q=(9, NAN))])] == ["q/mean:1>0"]  # q counts for neither
 

@@ -60,8 +60,8 @@ def generate(model_path: str, prompts: list[str]) -> list[Row]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     torch.set_num_threads(1)  # sums come out the same whatever the machine has
-    tokenizer = AutoTokenizer.from_pretrained(model_path, padding_side="left")
-    model = AutoModelForCausalLM.from_pretrained(model_path, dtype=torch.float32).eval()
+    tokenizer: Any = AutoTokenizer.from_pretrained(model_path, padding_side="left")
+    model: Any = AutoModelForCausalLM.from_pretrained(model_path, dtype=torch.float32).eval()
     answers: dict[tuple[int, str], str] = {}
     for number, style in enumerate(STYLES):
         mine = [i for i in range(len(prompts)) if style in styles_of(i)]

@@ -1,0 +1,190 @@
+"""The official GPM layout (github.com/general-preference/general-preference-model), both ways.
+
+A Hugging Face folder of the language model whose safetensors hold two tensors more, `value_head.weight` [D, H] (Bradley-Terry: [1, H]) and,
+if the operator is gated, `prompt_head.weight` [D/2, H]. Dimension and gate follow from the tensors. Temperature, normalisation and gate
+variant are nowhere in it, and the published sources contradict each other, so whoever reads a folder states them. For the released models
+the published example says: tau 0.1, normalised, gate `softmax`, template `official`.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+from transformers import AutoConfig
+from transformers.utils.hub import cached_file
+
+from prefrep.data.encode import EncodeConfig
+from prefrep.errors import CheckpointError, ConfigError
+from prefrep.functional.skew import GateVariant
+from prefrep.io.folder import PreferenceModel, describe_head, replacing
+from prefrep.nn.backbone import Backbone
+from prefrep.nn.bundled import resolve
+from prefrep.nn.heads import BTHead, GPMHead, PreferenceHead
+from prefrep.nn.skew import BlockSkew, GatedSkew
+
+VALUE, PROMPT = "value_head.weight", "prompt_head.weight"
+ARCHITECTURE = "CustomRewardModel"
+
+Gate = Literal["none", "softmax", "scaled_softmax", "nonnegative"]
+
+
+def read(
+    path: str | Path,
+    *,
+    tau: float,
+    normalize: bool,
+    gate: Gate,
+    template: Literal["official", "auto"],
+    max_length: int = 4096,
+    dtype: str | None = None,
+    attention: str = "auto",
+    device: str | torch.device = "cpu",
+    revision: str | None = None,
+) -> PreferenceModel:
+    """Reads a checkpoint in the official layout.
+
+    Args:
+        path: Local folder or hub id.
+        tau: Temperature; scores divided by it are log-odds.
+        normalize: Bring embeddings to length 1. A Bradley-Terry model has rewards, which are never normalised: False.
+        gate: How the prompt weighs the blocks; `none` for a checkpoint without a prompt head, and only for those.
+        template: `official`: text becomes token ids by the recipe of the released models (data.encode). `auto`: by this project's own.
+        max_length: Longest sequence, in tokens; the official example has 4096.
+        dtype: Type of the language model's weights; None: as stored. Heads are float32 (the official code: as stored).
+        attention: Attention kernel, see `Backbone`.
+        device: Where the model goes.
+        revision: Branch, tag or commit of a hub id.
+
+    Raises:
+        CheckpointError: No such checkpoint, it has no value head, or its tensors contradict what is stated.
+        ConfigError: tau is not positive.
+    """
+    if not tau > 0:
+        raise ConfigError(f"tau must be positive, got {tau}")
+    tensors = _heads(str(path), revision)
+    if VALUE not in tensors:
+        raise CheckpointError(f"{path}: no {VALUE} in its safetensors, so this is not a checkpoint in the official GPM layout")
+    backbone = Backbone(path=str(path), dtype=_dtype(str(path), dtype, revision), attention=attention, frozen=True, revision=revision)  # type: ignore[arg-type]
+    head = _head(str(path), tensors, backbone.hidden_size, normalize, gate)
+    return PreferenceModel(
+        backbone=backbone.to(device).eval(),
+        head=head.to(device).eval(),
+        tau=float(tau),
+        encode=EncodeConfig(template=template, max_length=max_length),
+        tokenizer=backbone.tokenizer(),
+        recipe={"read from": "official layout", "head": describe_head(head), "tau": float(tau), "backbone": backbone.recipe()},
+    )
+
+
+def write(folder: str | Path, model: PreferenceModel) -> dict[str, Any]:
+    """Writes a checkpoint in the official layout.
+
+    The official programs read text by their own recipe (template `official`): a model trained with another one is theirs in its weights,
+    but not in its scores. Heads stay float32 whatever the language model is.
+
+    Args:
+        folder: Where; an older model there is replaced.
+        model: A Bradley-Terry model, or a general preference model with canonical or gated blocks.
+
+    Returns:
+        What the folder cannot say: the arguments that `read` needs to restore the model.
+
+    Raises:
+        ConfigError: The layout cannot express the model.
+    """
+    head, backbone = model.head, model.backbone
+    if backbone.settings["quantize"] != "none":
+        raise ConfigError("the official layout holds plain weights and this language model is quantised; load it with quantize: none")
+    if isinstance(head, GPMHead) and isinstance(head.skew, BlockSkew | GatedSkew):
+        gate: Gate = head.skew.variant if isinstance(head.skew, GatedSkew) else "none"
+        normalize = head.normalize
+    elif isinstance(head, BTHead):
+        gate, normalize = "none", False
+    else:
+        kind = type(head.skew).__name__ if isinstance(head, GPMHead) else type(head).__name__
+        raise ConfigError(f"the official layout has no place for {kind}; it holds BTHead, and GPMHead with BlockSkew or GatedSkew")
+    heads = {VALUE: head.value_head.weight}
+    if isinstance(head, GPMHead) and isinstance(head.skew, GatedSkew):
+        heads[PROMPT] = head.skew.prompt_head.weight
+    state = backbone.merged_state() | {name: weight.detach().float().cpu().contiguous() for name, weight in heads.items()}
+    with replacing(folder) as staging:
+        backbone.model.save_pretrained(staging, state_dict=state)
+        model.tokenizer.save_pretrained(staging)
+        file = staging / "config.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"architectures": [ARCHITECTURE]}, indent=2) + "\n")
+    template = "official" if model.encode.template == "official" else "auto"
+    return {"tau": model.tau, "normalize": normalize, "gate": gate, "template": template, "max_length": model.encode.max_length}
+
+
+def _heads(path: str, revision: str | None) -> dict[str, Tensor]:
+    """The two extra tensors, from whichever shards hold them; a shard that holds neither is not opened."""
+    place = resolve(path)
+    if isinstance(place, str) and place.startswith((".", "/", "~")) and not Path(place).expanduser().is_dir():
+        raise CheckpointError(f"{path}: no such folder; give a local folder or a hub id in the official GPM layout")
+
+    def find(name: str) -> str | None:
+        found = cached_file(place, name, revision=revision, _raise_exceptions_for_missing_entries=False)
+        return None if found is None else str(found)
+
+    tensors: dict[str, Tensor] = {}
+    try:
+        if index := find("model.safetensors.index.json"):
+            shards: dict[str, str] = json.loads(Path(index).read_text())["weight_map"]
+            where = {name: shards[name] for name in (VALUE, PROMPT) if name in shards}
+        elif find("model.safetensors"):
+            where = dict.fromkeys((VALUE, PROMPT), "model.safetensors")
+        else:
+            raise CheckpointError(f"{path}: no model.safetensors; weights are read from safetensors alone, never from pickles (.bin, .pt)")
+        for name, shard in where.items():
+            with safe_open(find(shard) or shard, framework="pt") as file:
+                if name in file.keys():  # noqa: SIM118 - not a dict
+                    tensors[name] = file.get_tensor(name).float()
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(f"{path}: cannot read its safetensors ({reason[:200]}); fetch the checkpoint again") from error
+    return tensors
+
+
+def _head(path: str, tensors: dict[str, Tensor], hidden_size: int, normalize: bool, gate: Gate) -> PreferenceHead:
+    """The head that the tensors make, if what was stated fits them."""
+    value, prompt = tensors[VALUE], tensors.get(PROMPT)
+    if value.ndim != 2 or value.shape[1] != hidden_size:
+        raise CheckpointError(f"{path}: {VALUE} is {list(value.shape)}, but the language model's hidden size is {hidden_size}")
+    dim = value.shape[0]
+    if dim > 1 and dim % 2:
+        raise CheckpointError(f"{path}: {VALUE} has {dim} rows; a preference embedding has an even number, a Bradley-Terry model one")
+    if prompt is None and gate != "none":
+        raise CheckpointError(f"{path}: gate {gate} is asked for, but there is no {PROMPT}; this checkpoint is not gated, state gate none")
+    if prompt is not None and gate == "none":
+        raise CheckpointError(
+            f"{path}: it holds {PROMPT}, so its scores are gated by the prompt; state the variant (the released models: softmax)"
+        )
+    if prompt is not None and (dim == 1 or list(prompt.shape) != [dim // 2, hidden_size]):
+        raise CheckpointError(f"{path}: {PROMPT} is {list(prompt.shape)}, which does not fit {VALUE} {list(value.shape)}")
+    if dim == 1:
+        if normalize:
+            raise CheckpointError(f"{path}: a Bradley-Terry model (one row in {VALUE}), whose rewards are not normalised; state so")
+        bt = BTHead(hidden_size)
+        bt.load_state_dict({VALUE: value})
+        return bt
+    variant: GateVariant | None = None if gate == "none" else gate
+    skew = BlockSkew if variant is None else partial(GatedSkew, variant=variant)
+    head = GPMHead(hidden_size, dim=dim, skew=skew, normalize=normalize)
+    head.load_state_dict({VALUE: value} | ({} if prompt is None else {f"skew.{PROMPT}": prompt}))
+    return head
+
+
+def _dtype(path: str, asked: str | None, revision: str | None) -> str:
+    if asked is not None:
+        return asked
+    try:
+        stored = AutoConfig.from_pretrained(resolve(path), revision=revision).get_text_config().dtype
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: cannot read its config.json ({str(error).strip().splitlines()[0][:200]})") from error
+    return "float32" if stored is None else str(stored).removeprefix("torch.")

@@ -1,0 +1,169 @@
+"""Trees: what sequences share, where every token lands, which labels follow; each against a slow reading of the batch."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from prefrep.data.trees import Datum, Layout, Tree, TreeBatch, collate, pack
+
+LAYOUTS: tuple[Layout, ...] = ("trees", "padded")
+PAD = 0
+
+
+def tree(*sequences: list[int], prompt: int = 1) -> Tree:
+    return Tree(tuple(np.asarray(ids, np.int32) for ids in sequences), prompt)
+
+
+def random_data(seed: int, count: int = 12) -> list[Datum]:
+    """Data of one or two trees, one to four sequences each, with prompts that end at the branch point or before."""
+    rng = np.random.default_rng(seed)
+    data = []
+    for _ in range(count):
+        trees = []
+        for _ in range(rng.integers(1, 3)):
+            shared = rng.integers(1, 9, size=rng.integers(1, 8)).tolist()
+            sequences = [[*shared, *rng.integers(1, 9, size=rng.integers(1, 6)).tolist()] for _ in range(rng.integers(1, 5))]
+            made = tree(*sequences)
+            trees.append(Tree(made.sequences, int(rng.integers(0, made.shared + 1))))
+        total = sum(len(t.sequences) for t in trees)
+        pairs = tuple((int(a), int(b)) for a, b in rng.integers(0, total, size=(rng.integers(0, 4), 2)))
+        numbers = [tuple(rng.random(len(pairs)).tolist()) for _ in range(3)]
+        data.append(Datum(tuple(trees), pairs, *numbers))
+    return data
+
+
+def sequences_of(data: list[Datum]) -> list[tuple[Tree, list[int]]]:
+    return [(t, ids.tolist()) for datum in data for t in datum.trees for ids in t.sequences]
+
+
+def path(batch: TreeBatch, rank: int) -> list[int]:
+    """Indices of the tokens on the way to a sequence's end, read off the batch token by token."""
+    length = batch.ids.shape[1]
+    row, last = divmod(int(batch.end[rank]), length)
+    mine = (int(batch.tree[row, last]), int(batch.branch[row, last]))
+    return [row * length + u for u in range(last + 1) if int(batch.tree[row, u]) == mine[0] and int(batch.branch[row, u]) in (0, mine[1])]
+
+
+@pytest.mark.parametrize(
+    ("sequences", "shared"),
+    [
+        ([[1, 2, 3, 9], [1, 2, 4, 9]], 2),
+        ([[1, 2, 3, 9], [1, 2, 3, 9]], 3),  # identical: each keeps a token to be read at
+        ([[1, 2, 9], [1, 2, 9, 4, 9]], 2),  # one is the other's beginning
+        ([[1, 2, 5, 6, 9], [1, 2, 5, 7, 9]], 3),  # the responses begin alike
+        ([[1, 9], [2, 9]], 0),
+        ([[1, 2, 3, 4, 9], [1, 2, 3, 5, 9], [1, 2, 9]], 2),
+        ([[1, 2, 3, 4, 9], [1, 7, 3, 4, 9], [1, 2, 3, 4, 9]], 1),  # alike again later does not count
+        ([[1, 2, 3]], 2),
+        ([[9]], 0),
+    ],
+)
+def test_common_prefix(sequences: list[list[int]], shared: int) -> None:
+    made = tree(*sequences)
+    assert made.shared == shared
+    assert made.size == shared + sum(len(ids) - shared for ids in sequences)
+
+
+def test_prefix_against_a_loop() -> None:
+    for datum in random_data(0, 50):
+        for made in datum.trees:
+            columns = list(zip(*(ids.tolist() for ids in made.sequences), strict=False))
+            expected = next((i for i, column in enumerate(columns) if len(set(column)) > 1), len(columns))
+            assert made.shared == min(expected, len(columns) - 1)
+
+
+@pytest.mark.parametrize("capacity", [1, 7, 20, 1000])
+def test_packing_places_everything_once(capacity: int) -> None:
+    sizes = np.random.default_rng(0).integers(1, 15, size=40).tolist()
+    rows = pack(sizes, capacity)
+    assert sorted(i for row in rows for i in row) == list(range(40))
+    for row in rows:
+        assert sum(sizes[i] for i in row) <= capacity or len(row) == 1
+    if capacity == 1000:
+        assert len(rows) == 1
+
+
+def test_packing_fills_the_fullest_row_that_fits() -> None:
+    assert pack([6, 5, 4, 3], capacity=10) == [[0, 2], [1, 3]]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("row_tokens", [1, 40, 10_000])
+def test_every_sequence_can_be_read_back(layout: Layout, row_tokens: int) -> None:
+    data = random_data(1)
+    batch = collate(data, PAD, layout, row_tokens)
+    wanted = sequences_of(data)
+    assert len(batch.end) == len(batch.prompt_end) == len(wanted)
+    seen: set[int] = set()
+    for rank, (made, ids) in enumerate(wanted):
+        way = path(batch, rank)
+        assert batch.ids.flatten()[way].tolist() == ids
+        assert batch.positions.flatten()[way].tolist() == list(range(len(ids)))
+        assert int(batch.prompt_end[rank]) == way[max(made.prompt, 1) - 1]
+        seen.update(way)
+    real = set((batch.tree.flatten() >= 0).nonzero()[:, 0].tolist())
+    assert seen == real and batch.tokens == len(real)
+    distinct = sum(datum.size for datum in data) if layout == "trees" else sum(len(ids) for _, ids in wanted)
+    assert batch.tokens == distinct
+    assert (batch.ids.flatten()[[i for i in range(batch.ids.numel()) if i not in real]] == PAD).all()
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_labels_equal_a_loop(layout: Layout) -> None:
+    data = random_data(2)
+    batch = collate(data, PAD, layout, row_tokens=50)
+    expected = []
+    for rank, (made, ids) in enumerate(sequences_of(data)):
+        way = path(batch, rank)
+        expected += [[way[t - 1], way[t], rank] for t in range(1, len(ids)) if t >= made.prompt]
+    assert batch.labels.tolist() == expected and len(expected) > 50
+
+
+def test_labels_of_a_worked_example() -> None:
+    """Prompt 1 2, responses 3 9 and 4 5 9: the last prompt token predicts the first token of both."""
+    batch = collate([Datum((tree([1, 2, 3, 9], [1, 2, 4, 5, 9], prompt=2),))], PAD)
+    ids = batch.ids.flatten()
+    assert ids.tolist() == [1, 2, 3, 9, 4, 5, 9]
+    assert batch.labels.tolist() == [[1, 2, 0], [2, 3, 0], [1, 4, 1], [4, 5, 1], [5, 6, 1]]
+    assert batch.end.tolist() == [3, 6] and batch.prompt_end.tolist() == [1, 1]
+
+
+def test_order_does_not_depend_on_the_layout() -> None:
+    data = random_data(3)
+    a, b = collate(data, PAD, "trees", 30), collate(data, 7, "padded")
+    for name in ("pairs", "probability", "margin", "weight", "sizes"):
+        assert torch.equal(getattr(a, name), getattr(b, name)), name
+    for name in ("end", "prompt_end"):
+        assert torch.equal(a.positions.flatten()[getattr(a, name)], b.positions.flatten()[getattr(b, name)]), name
+    assert torch.equal(a.labels[:, 2], b.labels[:, 2])
+    assert torch.equal(a.ids.flatten()[a.labels[:, :2]], b.ids.flatten()[b.labels[:, :2]])
+    sequence = pair = 0
+    for datum, (sequences, pairs) in zip(data, a.sizes.tolist(), strict=True):
+        assert (a.pairs[pair : pair + pairs] - sequence).tolist() == [list(p) for p in datum.pairs]
+        assert sequences == sum(len(t.sequences) for t in datum.trees) and pairs == len(datum.pairs)
+        sequence, pair = sequence + sequences, pair + pairs
+    assert len(a) == len(data) and not a.padded and b.padded
+
+
+def test_rows_keep_to_their_tokens() -> None:
+    data = random_data(4)
+    batch = collate(data, PAD, "trees", row_tokens=40)
+    largest = max(t.size for datum in data for t in datum.trees)
+    assert largest <= batch.ids.shape[1] <= max(40, largest)
+    assert len(batch.ids) < sum(len(datum.trees) for datum in data)
+
+
+def test_a_fill_has_no_say() -> None:
+    (datum,) = random_data(3, 1)
+    datum = Datum(datum.trees, ((0, 0), (0, 0)), (0.7, 1.0), (0.5, 0.0), (1.0, 2.0))
+    fill = datum.unweighted()
+    assert fill.weight == (0.0, 0.0)
+    assert (fill.trees, fill.pairs, fill.probability, fill.margin) == (datum.trees, datum.pairs, datum.probability, datum.margin)
+
+
+def test_moving_a_batch_moves_every_tensor() -> None:
+    moved = collate(random_data(5), PAD).to("meta")
+    tensors = [value for value in vars(moved).values() if isinstance(value, torch.Tensor)]
+    assert len(tensors) == 12 and all(t.device.type == "meta" for t in tensors)

@@ -1,0 +1,245 @@
+"""Preference models: they learn, their steps do what the formulas say, and resuming or distributing changes nothing."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import COMPARISONS, comparison
+from lightning.pytorch import Callback, Trainer, seed_everything
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from prefrep.data.preference import PreferenceData
+from prefrep.errors import CheckpointError, ConfigError
+from prefrep.modules import BradleyTerry, GeneralPreference, PairPreference, PreferenceModule, Schedule
+from prefrep.nn.backbone import Backbone, LoRA
+from prefrep.nn.heads import GPMHead, PairHead
+from prefrep.nn.losses import LogisticLoss
+from prefrep.nn.skew import GatedSkew, LearnedSkew
+
+tiny = partial(Backbone, "bundled:tiny-llama")
+fast = partial(torch.optim.AdamW, lr=3e-3)
+constant = Schedule("constant_with_warmup", 0.0)
+
+
+def build(kind: type[PreferenceModule], **options: Any) -> PreferenceModule:
+    return kind(**{"backbone": tiny, "optimizer": fast, "schedule": constant, **options})  # type: ignore[arg-type]
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def rows(count: int) -> list[dict[str, Any]]:
+    return [{"prompt": f"Say {i}", "chosen": f"{i} it is", "rejected": f"no {i * 7 % 5}, thanks"} for i in range(count)]
+
+
+def trainer(folder: Path, *callbacks: Callback, **options: Any) -> Trainer:
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": bool(callbacks)}
+    common = {"accelerator": "cpu", "max_epochs": 1, "use_distributed_sampler": False, "log_every_n_steps": 1, "default_root_dir": folder}
+    return Trainer(**{**quiet, **common, **options, "callbacks": list(callbacks)})
+
+
+class Losses(Callback):
+    """Keeps what was logged."""
+
+    def __init__(self) -> None:
+        self.train: list[float] = []
+
+    def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
+        self.train.append(float(trainer.callback_metrics["train/loss"]))
+
+
+CYCLE = [
+    {"prompt": "Choose", "chosen": a, "rejected": b}
+    for a, b in [("rock", "scissors"), ("scissors", "paper"), ("paper", "rock")]
+]
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "least", "most"),
+    [
+        (BradleyTerry, {}, 0.0, 2 / 3 + 1e-6),
+        (PairPreference, {}, 1.0, 1.0),
+        (PairPreference, {"head": partial(PairHead, readout="tokens")}, 1.0, 1.0),
+        (GeneralPreference, {}, 1.0, 1.0),
+        (GeneralPreference, {"head": partial(GPMHead, dim=4, skew=GatedSkew)}, 1.0, 1.0),
+        (GeneralPreference, {"head": partial(GPMHead, dim=4, skew=LearnedSkew, normalize=False)}, 1.0, 1.0),
+        (GeneralPreference, {"loss": partial(LogisticLoss, tau=0.5, learn_tau=True)}, 1.0, 1.0),
+    ],
+)
+def test_who_can_learn_a_cycle(kind: type[PreferenceModule], options: dict[str, Any], least: float, most: float, tmp_path: Path) -> None:
+    """Rock, scissors, paper: any reward gets at most two of three right; the others get all.
+
+    One comparison a batch, as in the paper: over a whole cycle the gradients of normalised embeddings that coincide cancel.
+    """
+    seed_everything(0, verbose=False)
+    module = build(kind, **options)
+    data = PreferenceData(write(tmp_path / "train.jsonl", CYCLE), test=str(tmp_path / "train.jsonl"), batch_size=1)
+    run = trainer(tmp_path, max_epochs=40)
+    run.fit(module, data)
+    result = run.test(module, data, verbose=False)[0]
+    assert least <= result["test/accuracy"] <= most
+
+
+
+@pytest.mark.parametrize("kind", [BradleyTerry, PairPreference, GeneralPreference])
+def test_layouts_give_the_same_training(kind: type[PreferenceModule], tmp_path: Path) -> None:
+    curves = {}
+    for layout in ("trees", "padded"):
+        seed_everything(1, verbose=False)
+        seen = Losses()
+        data = PreferenceData(write(tmp_path / "t.jsonl", rows(9)), batch_size=4, layout=layout)  # type: ignore[arg-type]
+        trainer(tmp_path, seen, max_epochs=3).fit(build(kind), data)
+        curves[layout] = seen.train
+    assert len(curves["trees"]) == 9
+    assert curves["trees"] == pytest.approx(curves["padded"], abs=1e-4)
+
+
+def test_the_loss_is_the_weighted_mean_of_the_formula(tmp_path: Path) -> None:
+    """-log sigmoid((s - m) / tau), soft labels, weights: recomputed from the scores that `predict` gives."""
+    labelled = [
+        {"prompt": "a", "chosen": "b", "rejected": "c", "margin": 0.5, "weight": 2.0},
+        {"prompt": "a", "chosen": "bb", "rejected": "cc", "probability": 0.25},
+        {"prompt": "d", "chosen": "e", "rejected": "f", "probability": 0.5},
+    ]
+    path = write(tmp_path / "t.jsonl", labelled)
+    module = build(GeneralPreference, head=partial(GPMHead, dim=4), loss=partial(LogisticLoss, tau=0.1))
+    run = trainer(tmp_path)
+    data = PreferenceData(val=path, predict=path, batch_size=2)
+    result = run.validate(module, data, verbose=False)[0]
+    predicted = run.predict(module, data)
+    assert predicted is not None
+    s = torch.cat([torch.as_tensor(p) for p in predicted]).double() * 0.1
+    p, m, w = torch.tensor([1, 0.25, 0.5]).double(), torch.tensor([0.5, 0, 0]).double(), torch.tensor([2.0, 1, 1]).double()
+    by_hand = -(p * torch.sigmoid((s - m) / 0.1).log() + (1 - p) * torch.sigmoid(-(s + m) / 0.1).log())
+    assert result["val/loss"] == pytest.approx(float((by_hand * w).sum() / w.sum()), abs=1e-5)
+    right = torch.stack([s[0] > 0, s[1] < 0]).double()  # the tie has no right answer
+    assert result["val/accuracy"] == pytest.approx(float((right * w[:2]).sum() / 3))
+
+
+def test_order_of_data_does_not_depend_on_the_head(tmp_path: Path) -> None:
+    class Seen(Callback):
+        def __init__(self) -> None:
+            self.ids: list[list[int]] = []
+
+        def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+            self.ids.append(sorted(batch.ids.flatten().tolist()))
+
+    path = write(tmp_path / "t.jsonl", rows(8))
+    seen = []
+    for dim in (2, 8):
+        seed_everything(0, verbose=False)
+        seen.append(Seen())
+        module = build(GeneralPreference, head=partial(GPMHead, dim=dim, skew=GatedSkew))
+        trainer(tmp_path, seen[-1]).fit(module, PreferenceData(path, batch_size=2))
+    assert seen[0].ids == seen[1].ids and len(seen[0].ids) == 4
+
+
+@pytest.mark.parametrize("every", [3, 4])
+@pytest.mark.parametrize("lora", [None, LoRA(rank=2, dropout=0.0)])
+def test_resuming_is_exact(every: int, lora: LoRA | None, tmp_path: Path) -> None:
+    """Stopped within an epoch (3 of 4 batches) and at its end (4): same batches, same optimizer, same final weights."""
+    path = write(tmp_path / "t.jsonl", rows(8))
+    make = partial(build, GeneralPreference, backbone=partial(tiny, lora=lora), schedule=Schedule("cosine", 0.1))
+
+    def fit(resume: str | None, *callbacks: Callback) -> PreferenceModule:
+        seed_everything(0, verbose=False)
+        module = make()
+        trainer(tmp_path, *callbacks, max_epochs=2).fit(module, PreferenceData(path, val=path, batch_size=2), ckpt_path=resume)
+        return module
+
+    kept = ModelCheckpoint(tmp_path / "kept", "{step}", every_n_train_steps=every, save_top_k=-1)
+    whole = fit(None, kept)
+    names = sorted(file.name for file in (tmp_path / "kept").iterdir())
+    assert f"step={every}.ckpt" in names
+    seen = Losses()
+    resumed = fit(str(tmp_path / "kept" / f"step={every}.ckpt"), seen)
+    assert len(seen.train) == 8 - every
+    for name, tensor in whole.state_dict().items():
+        torch.testing.assert_close(resumed.state_dict()[name], tensor, rtol=0, atol=0, msg=name)
+
+
+def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "t.jsonl", rows(4))
+    run = trainer(tmp_path, ModelCheckpoint(tmp_path, "a", save_last=True))
+    run.fit(build(GeneralPreference, head=partial(GPMHead, dim=4)), PreferenceData(path))
+    with pytest.raises(CheckpointError, match=r"head.value_head.weight"):
+        trainer(tmp_path).fit(build(GeneralPreference), PreferenceData(path), ckpt_path=str(tmp_path / "last.ckpt"))
+
+
+def test_lora_checkpoints_hold_what_was_trained(tmp_path: Path) -> None:
+    path = write(tmp_path / "t.jsonl", rows(4))
+    module = build(BradleyTerry, backbone=partial(tiny, lora=LoRA(rank=2)))
+    run = trainer(tmp_path, ModelCheckpoint(tmp_path, save_last=True))
+    run.fit(module, PreferenceData(path))
+    names = set(torch.load(tmp_path / "last.ckpt", weights_only=True)["state_dict"])
+    assert "head.value_head.weight" in names and any("lora_" in name for name in names)
+    assert not any("base_layer" in name or "embed_tokens" in name for name in names)
+
+
+def test_head_and_temperature_move(tmp_path: Path) -> None:
+    seed_everything(0, verbose=False)
+    module = build(GeneralPreference, backbone=partial(tiny, frozen=True), loss=partial(LogisticLoss, tau=0.5, learn_tau=True))
+    module.configure_model()
+    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    trainer(tmp_path).fit(module, PreferenceData(write(tmp_path / "t.jsonl", rows(4))))
+    moved = {name for name, tensor in module.state_dict().items() if not torch.equal(tensor, before[name])}
+    assert moved == {"head.value_head.weight", "loss.log_tau"}
+
+
+def test_sft_regulariser_is_the_likelihood_of_preferred_responses(tmp_path: Path) -> None:
+    """Against transformers' own labelled loss, with everything but the response masked out."""
+    path = write(tmp_path / "t.jsonl", [{"prompt": "Say hi", "chosen": "hello there", "rejected": "go"}])
+    losses = {}
+    for coefficient in (0.0, 1.0):
+        seed_everything(0, verbose=False)
+        seen = Losses()
+        module = build(BradleyTerry, sft=coefficient)
+        trainer(tmp_path, seen).fit(module, PreferenceData(path))
+        losses[coefficient] = seen.train[0]
+    backbone = tiny()
+    from conftest import encoder
+
+    record = comparison("Say hi", "hello there", "go")
+    datum = next(iter(encoder().encode([record])))[1]
+    assert datum is not None
+    tree = datum.trees[0]
+    ids = torch.from_numpy(tree.sequences[0]).long()[None]
+    labels = ids.clone()
+    labels[:, : tree.prompt] = -100
+    with torch.no_grad():
+        nll = backbone.model(input_ids=ids, labels=labels).loss
+    assert losses[1.0] - losses[0.0] == pytest.approx(float(nll), abs=1e-4)
+
+
+def test_sft_with_a_frozen_backbone_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="frozen"):
+        build(BradleyTerry, backbone=partial(tiny, frozen=True), sft=0.1).configure_model()
+
+
+def test_pair_answers_must_be_single_tokens() -> None:
+    with pytest.raises(ConfigError, match="tokens for this tokenizer"):
+        build(PairPreference, head=partial(PairHead, readout="tokens", answers=("First", "B"))).configure_model()
+
+
+def test_centring_adds_its_square(tmp_path: Path) -> None:
+    path = write(tmp_path / "t.jsonl", rows(3))
+    results = []
+    for coefficient in (0.0, 1.0):
+        seed_everything(3, verbose=False)
+        module = build(BradleyTerry, centre=coefficient)
+        module.configure_model()
+        torch.nn.init.normal_(module.head.value_head.weight)  # type: ignore[union-attr, arg-type]
+        results.append(trainer(tmp_path).validate(module, PreferenceData(val=path), verbose=False)[0]["val/loss"])
+        rewards = []
+        for batch in module.trainer.val_dataloaders:
+            with torch.no_grad():
+                rewards.append(module.embeddings(module.hidden(batch), batch)[0][batch.pairs, 0].sum(1))
+    assert results[1] - results[0] == pytest.approx(float(torch.cat(rewards).square().mean()), rel=1e-4)
+    assert COMPARISONS
