@@ -153,7 +153,7 @@ class PreferenceData(LightningDataModule):
         data = self._encoded(name)
         order = BatchOrder(
             len(data), self.batch_size, shuffle=name == "train", seed=self.seed, rank=trainer.global_rank, world_size=trainer.world_size,
-            done=lambda: trainer.fit_loop.epoch_loop.batch_progress.total.processed,
+            done=lambda: cast(Any, trainer.fit_loop.epoch_loop.batch_progress.total).processed,  # all epochs, and before a resume
         )  # fmt: skip
         together = partial(
             _together, data=data, pad_id=pad_id(self._reader.tokenizer), layout=self._batch_layout(), row_tokens=self.row_tokens

@@ -1,0 +1,117 @@
+"""PreferenceData: read once, encoded for the model at hand, laid out in the order that training has reached."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from prefrep.data.preference import PreferenceData
+from prefrep.errors import ConfigError, DataError
+from prefrep.nn.backbone import load_tokenizer
+
+ROWS = [{"prompt": f"Say {i}", "chosen": f"{i} it is", "rejected": "no " * i} for i in range(1, 8)]
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    return path
+
+
+def attach(data: PreferenceData, layout: str = "single", trees: bool = True, done: int = 0, **more: Any) -> PreferenceData:
+    """Puts the least of a trainer and of a model around the data."""
+    module = SimpleNamespace(tokenizer=load_tokenizer("bundled:tiny-llama"), layout=layout, supports_trees=lambda: trees)
+    total = SimpleNamespace(processed=done)
+    data.trainer = SimpleNamespace(  # type: ignore[assignment]
+        lightning_module=module,
+        world_size=1,
+        global_rank=0,
+        strategy=None,
+        fit_loop=SimpleNamespace(epoch_loop=SimpleNamespace(batch_progress=SimpleNamespace(total=total))),
+        **more,
+    )
+    return data
+
+
+def prompts(data: PreferenceData, loader: Any) -> list[list[str]]:
+    """The prompts of each batch, read back from its ids."""
+    tokenizer = load_tokenizer("bundled:tiny-llama")
+    found = []
+    for batch in loader:
+        ends = batch.end[batch.pairs[:, 0]]
+        texts = [tokenizer.decode(batch.ids.flatten()[: end + 1]).rsplit("Say ", 1)[1][0] for end in ends.tolist()]
+        found.append(texts)
+    return found
+
+
+def test_another_model_gets_its_own_encoding(file: Path) -> None:
+    """One DataModule for two models: the second reads pairs, and must not be given the first one's single responses."""
+    data = PreferenceData(str(file), batch_size=7)
+    for layout, trees in (("single", 7), ("pair", 7)):
+        attach(data, layout).setup("fit")
+        (batch,) = data.train_dataloader()
+        assert batch.tree.max() + 1 == trees
+        text = load_tokenizer("bundled:tiny-llama").decode(batch.ids.flatten())
+        assert ("[RESPONSE A]" in text) is (layout == "pair")
+
+
+def test_the_same_model_reads_its_data_once(file: Path) -> None:
+    data = attach(PreferenceData(str(file), batch_size=7))
+    data.setup("fit")
+    data.train_dataloader()
+    file.unlink()
+    data.setup("fit")
+    assert len(list(data.train_dataloader())) == 1
+
+
+def test_training_goes_on_where_it_was(file: Path) -> None:
+    def batches(done: int) -> list[list[str]]:
+        data = attach(PreferenceData(str(file), batch_size=2, layout="padded"), done=done)
+        data.setup("fit")
+        return [batch.ids.tolist() for batch in data.train_dataloader()]
+
+    epoch, second = batches(0), batches(4)
+    assert len(epoch) == len(second) == 4 and epoch != second
+    assert batches(3) == epoch[3:] and batches(6) == second[2:]
+
+
+def test_evaluation_keeps_the_order_of_the_data(file: Path) -> None:
+    data = attach(PreferenceData(test=str(file), batch_size=3, layout="padded"), done=2)
+    data.setup("test")
+    assert prompts(data, data.test_dataloader()) == [["1", "2", "3"], ["4", "5", "6"], ["7"]]
+
+
+@pytest.mark.parametrize(("layout", "trees", "padded"), [("auto", True, False), ("auto", False, True), ("padded", True, True)])
+def test_layout_follows_the_model(layout: Any, trees: bool, padded: bool, file: Path) -> None:
+    data = attach(PreferenceData(str(file), layout=layout), trees=trees)
+    data.setup("fit")
+    assert all(batch.padded is padded for batch in data.train_dataloader())
+
+
+def test_trees_are_not_forced_on_a_model_that_ignores_them(file: Path) -> None:
+    data = attach(PreferenceData(str(file), layout="trees"), trees=False)
+    data.setup("fit")
+    with pytest.raises(ConfigError, match="tree mask"):
+        data.train_dataloader()
+
+
+def test_what_is_missing_is_named(file: Path) -> None:
+    with pytest.raises(ConfigError, match=r"--data\.test FILE"):
+        PreferenceData(str(file)).setup("test")
+    with pytest.raises(ConfigError, match="batch_size"):
+        PreferenceData(str(file), batch_size=0)
+    data = attach(PreferenceData(str(file), max_length=4, truncation="drop"))
+    data.setup("fit")
+    with pytest.raises(DataError, match=r"no record is left \(7 records: 7 dropped\)"):
+        data.train_dataloader()
+
+
+def test_validation_data_may_be_missing(file: Path) -> None:
+    data = attach(PreferenceData(str(file)))
+    data.setup("fit")
+    assert data.val_dataloader() == []
