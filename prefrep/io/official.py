@@ -14,17 +14,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
-from transformers import AutoConfig
-from transformers.utils.hub import cached_file
 
 from prefrep.data.encode import EncodeConfig
 from prefrep.errors import CheckpointError, ConfigError
 from prefrep.functional.skew import GateVariant
 from prefrep.io.folder import PreferenceModel, describe_head, replacing
+from prefrep.io.shards import read_config, read_tensors, stored_dtype
 from prefrep.nn.backbone import Backbone
-from prefrep.nn.bundled import resolve
 from prefrep.nn.heads import BTHead, GPMHead, PreferenceHead
 from prefrep.nn.skew import BlockSkew, GatedSkew
 
@@ -67,10 +64,11 @@ def read(
     """
     if not tau > 0:
         raise ConfigError(f"tau must be positive, got {tau}")
-    tensors = _heads(str(path), revision)
+    stored: Any = dtype or stored_dtype(read_config(str(path), revision))
+    tensors = read_tensors(str(path), (VALUE, PROMPT), revision)
     if VALUE not in tensors:
         raise CheckpointError(f"{path}: no {VALUE} in its safetensors, so this is not a checkpoint in the official GPM layout")
-    backbone = Backbone(path=str(path), dtype=_dtype(str(path), dtype, revision), attention=attention, frozen=True, revision=revision)  # type: ignore[arg-type]
+    backbone = Backbone(path=str(path), dtype=stored, attention=attention, frozen=True, revision=revision)  # type: ignore[arg-type]
     head = _head(str(path), tensors, backbone.hidden_size, normalize, gate)
     return PreferenceModel(
         backbone=backbone.to(device).eval(),
@@ -122,35 +120,6 @@ def write(folder: str | Path, model: PreferenceModel) -> dict[str, Any]:
     return {"tau": model.tau, "normalize": normalize, "gate": gate, "template": template, "max_length": model.encode.max_length}
 
 
-def _heads(path: str, revision: str | None) -> dict[str, Tensor]:
-    """The two extra tensors, from whichever shards hold them; a shard that holds neither is not opened."""
-    place = resolve(path)
-    if isinstance(place, str) and place.startswith((".", "/", "~")) and not Path(place).expanduser().is_dir():
-        raise CheckpointError(f"{path}: no such folder; give a local folder or a hub id in the official GPM layout")
-
-    def find(name: str) -> str | None:
-        found = cached_file(place, name, revision=revision, _raise_exceptions_for_missing_entries=False)
-        return None if found is None else str(found)
-
-    tensors: dict[str, Tensor] = {}
-    try:
-        if index := find("model.safetensors.index.json"):
-            shards: dict[str, str] = json.loads(Path(index).read_text())["weight_map"]
-            where = {name: shards[name] for name in (VALUE, PROMPT) if name in shards}
-        elif find("model.safetensors"):
-            where = dict.fromkeys((VALUE, PROMPT), "model.safetensors")
-        else:
-            raise CheckpointError(f"{path}: no model.safetensors; weights are read from safetensors alone, never from pickles (.bin, .pt)")
-        for name, shard in where.items():
-            with safe_open(find(shard) or shard, framework="pt") as file:
-                if name in file.keys():  # noqa: SIM118 - not a dict
-                    tensors[name] = file.get_tensor(name).float()
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise CheckpointError(f"{path}: cannot read its safetensors ({reason[:200]}); fetch the checkpoint again") from error
-    return tensors
-
-
 def _head(path: str, tensors: dict[str, Tensor], hidden_size: int, normalize: bool, gate: Gate) -> PreferenceHead:
     """The head that the tensors make, if what was stated fits them."""
     value, prompt = tensors[VALUE], tensors.get(PROMPT)
@@ -178,13 +147,3 @@ def _head(path: str, tensors: dict[str, Tensor], hidden_size: int, normalize: bo
     head = GPMHead(hidden_size, dim=dim, skew=skew, normalize=normalize)
     head.load_state_dict({VALUE: value} | ({} if prompt is None else {f"skew.{PROMPT}": prompt}))
     return head
-
-
-def _dtype(path: str, asked: str | None, revision: str | None) -> str:
-    if asked is not None:
-        return asked
-    try:
-        stored = AutoConfig.from_pretrained(resolve(path), revision=revision).get_text_config().dtype
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: cannot read its config.json ({str(error).strip().splitlines()[0][:200]})") from error
-    return "float32" if stored is None else str(stored).removeprefix("torch.")

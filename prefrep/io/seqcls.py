@@ -15,22 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from tokenizers import processors
-from torch import Tensor
-from transformers import (
-    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
-    AutoConfig,
-    AutoModelForSequenceClassification,
-    PreTrainedTokenizerBase,
-)
-from transformers.utils.hub import cached_file
+from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, AutoModelForSequenceClassification, PreTrainedTokenizerBase
 
 from prefrep.data.encode import EncodeConfig, Encoder
 from prefrep.errors import CheckpointError, ConfigError
 from prefrep.io.folder import PreferenceModel, describe_head, replacing
+from prefrep.io.shards import read_config, read_tensors, stored_dtype
 from prefrep.nn.backbone import Backbone, load_tokenizer
-from prefrep.nn.bundled import resolve
 from prefrep.nn.heads import BTHead
 from prefrep.records import Message, Messages, RankedResponses
 
@@ -142,23 +134,21 @@ def read(
         CheckpointError: It is not a sequence classifier with one label, or transformers reads its rewards at another token than this
             project would (one final EOS), so that scores would differ.
     """
-    try:
-        config = AutoConfig.from_pretrained(resolve(str(path)), revision=revision)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: cannot read its config.json ({str(error).strip().splitlines()[0][:200]})") from error
+    config = read_config(str(path), revision)
     if not any(name.endswith("ForSequenceClassification") for name in config.architectures or []):
         raise CheckpointError(f"{path}: holds {config.architectures}, not a sequence classifier")
-    weight = _tensor(str(path), revision)
-    stored = config.get_text_config().dtype
-    chosen: Any = dtype or ("float32" if stored is None else str(stored).removeprefix("torch."))
+    found = read_tensors(str(path), (SCORE, "score.bias"), revision)
+    shapes = {name: list(tensor.shape) for name, tensor in found.items()}
+    width = config.get_text_config().hidden_size
+    if shapes != {SCORE: [1, width]}:
+        raise CheckpointError(f"{path}: a reward model has {SCORE} [1, {width}] and no bias, found {shapes}")
+    chosen: Any = dtype or stored_dtype(config)
     backbone = Backbone(path=str(path), dtype=chosen, attention=attention, frozen=True, revision=revision)  # type: ignore[arg-type]
-    if list(weight.shape) != [1, backbone.hidden_size]:
-        raise CheckpointError(f"{path}: {SCORE} is {list(weight.shape)}, a reward model has [1, {backbone.hidden_size}]")
     tokenizer = backbone.tokenizer()
     encode = EncodeConfig(template="auto" if tokenizer.chat_template else "plain", max_length=max_length)
     _check_reading(str(path), tokenizer, Encoder(tokenizer, encode, "single"), config.get_text_config().pad_token_id)
     head = BTHead(backbone.hidden_size)
-    head.load_state_dict({"value_head.weight": weight})
+    head.load_state_dict({"value_head.weight": found[SCORE]})
     return PreferenceModel(
         backbone=backbone.to(device).eval(),
         head=head.to(device).eval(),
@@ -242,7 +232,7 @@ def _readme(model: PreferenceModel, tokenizer: PreTrainedTokenizerBase, encoder:
     kernel = model.backbone.attention
     relative = "" if kernel != "eager" else ', attn_implementation="eager"'
     absolute = model.backbone.model.config.model_type in ("gpt2", "gpt_bigcode", "gpt_neo", "opt", "biogpt")
-    positions = " Pad on the right, or pass `position_ids`: this architecture counts positions from the row's first token." if absolute else ""
+    positions = " Pad on the right, or pass `position_ids`: positions count from the row's first token." if absolute else ""
     return README.format(
         attention=relative,
         bos="one BOS at the beginning and " if _ours(encoder, *PROBES[0])[0] == tokenizer.bos_token_id else "",
@@ -291,7 +281,7 @@ def _check(exported: PreTrainedTokenizerBase, encoder: Encoder) -> None:
 
 
 def _check_reading(path: str, tokenizer: PreTrainedTokenizerBase, encoder: Encoder, pad: int | None) -> None:
-    """transformers and this project read the same token of the same ids."""
+    """Both transformers and this project read the same token of the same ids."""
     for prompt, response in PROBES[: 3 if tokenizer.chat_template else 2]:
         theirs = _theirs(tokenizer, prompt + response)
         while theirs and theirs[-1] == pad:
@@ -299,25 +289,6 @@ def _check_reading(path: str, tokenizer: PreTrainedTokenizerBase, encoder: Encod
         if theirs != _ours(encoder, prompt, response):
             end = tokenizer.decode(theirs[-1:])
             raise CheckpointError(
-                f"{path}: transformers reads its rewards at {end!r}, after the text that its own tokenizer writes; prefrep reads at one final "
+                f"{path}: transformers reads its rewards at {end!r}, where its own tokenizer ends a text; prefrep reads at one final "
                 f"{tokenizer.eos_token!r}, so scores would differ; give it a chat template that ends there and a pad token of its own"
             )
-
-
-def _tensor(path: str, revision: str | None) -> Tensor:
-    """`score.weight`, from whichever shard holds it."""
-    place = resolve(path)
-    try:
-        index = cached_file(place, "model.safetensors.index.json", revision=revision, _raise_exceptions_for_missing_entries=False)
-        shard = json.loads(Path(index).read_text())["weight_map"].get(SCORE, "") if index else "model.safetensors"
-        found = cached_file(place, shard, revision=revision, _raise_exceptions_for_missing_entries=False) if shard else None
-        if found is None:
-            raise CheckpointError(f"{path}: no safetensors with {SCORE}; weights are never read from pickles (.bin, .pt)")
-        with safe_open(found, framework="pt") as file:
-            names = set(file.keys())
-            if SCORE not in names or "score.bias" in names:
-                raise CheckpointError(f"{path}: a reward model has {SCORE} and no bias, found {sorted(n for n in names if 'score' in n)}")
-            weight: Tensor = file.get_tensor(SCORE).float()
-            return weight
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise CheckpointError(f"{path}: cannot read its safetensors ({str(error).strip().splitlines()[0][:200]})") from error
