@@ -1,8 +1,4 @@
-"""`bin/export`: exported folders to other programs' layouts, and back.
-
-    bin/export --model runs/bt/export --to seqcls --out reward-model
-    bin/export --from official --model general-preference/GPM-Gemma-2B --out gpm --tau 0.1 --normalize --gate softmax --template official
-"""
+"""`bin/export`: exported folders to other programs' layouts, and back."""
 
 from __future__ import annotations
 
@@ -13,19 +9,26 @@ from prefrep.cli import friendly
 from prefrep.errors import CheckpointError
 
 LAYOUTS = ("seqcls", "official")
+EXAMPLES = """examples:
+  bin/export --model runs/bt/export --to seqcls --out reward-model
+  bin/export --from official --model general-preference/GPM-Gemma-2B --out gpm --tau 0.1 --normalize --gate softmax --template official
+"""
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    it = argparse.ArgumentParser(prog="export", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    raw = argparse.RawDescriptionHelpFormatter
+    it = argparse.ArgumentParser(prog="export", description=__doc__, epilog=EXAMPLES, formatter_class=raw)
     it.add_argument("--model", required=True, help="folder to read (with --from: a hub id as well)")
     it.add_argument("--out", required=True, help="folder to write; an older model there is replaced")
     way = it.add_mutually_exclusive_group(required=True)
-    way.add_argument("--to", choices=LAYOUTS, help="write an exported folder as: seqcls (AutoModelForSequenceClassification), official (GPM)")
+    way.add_argument(
+        "--to", choices=LAYOUTS, help="write an exported folder as AutoModelForSequenceClassification, or in the official GPM layout"
+    )
     way.add_argument("--from", choices=LAYOUTS, dest="source", help="read --model in this layout and write an exported folder")
     it.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="type of the language model's weights; default: as stored")
     it.add_argument("--max-length", type=int, help="--from: longest sequence in tokens; default: 2048 (seqcls), 4096 (official)")
-    stated = it.add_argument_group("--from official, all four required", "The layout does not say these; released models: see the last example.")
+    stated = it.add_argument_group("--from official, all four required", "The layout does not say these; released models: see the example.")
     stated.add_argument("--tau", type=float, help="temperature: scores divided by it are log-odds")
     stated.add_argument("--normalize", action=argparse.BooleanOptionalAction, help="whether embeddings have length 1")
     stated.add_argument("--gate", choices=("none", "softmax", "scaled_softmax", "nonnegative"), help="how the prompt weighs the blocks")

@@ -136,7 +136,7 @@ def save(
         weights = "reference"
     base = backbone.recipe()
     if weights == "reference" and (Path(base["path"]) / "prefrep.json").exists():
-        raise ConfigError(f"{base['path']} was exported itself and cannot be the base of references; save full weights, or copy that folder")
+        raise ConfigError(f"{base['path']} was exported itself and cannot be a base of references; save full weights, or copy that folder")
     trained = {name: t.detach().cpu().contiguous() for name, t in backbone.model.named_parameters() if t.requires_grad}
     with replacing(folder) as staging:
         if weights == "full":

@@ -91,7 +91,7 @@ def write(folder: str | Path, model: PreferenceModel) -> None:
     config.num_labels = 1
     config.architectures = None
     with torch.device("meta"):
-        target = AutoModelForSequenceClassification.from_config(config, dtype=backbone.model.dtype)  # type: ignore[no-untyped-call]
+        target = AutoModelForSequenceClassification.from_config(config, dtype=backbone.model.dtype)
     names = {name for name, _ in target.named_parameters()} | {name for name, _ in target.named_buffers()}
     state = {name: tensor for name, tensor in backbone.merged_state().items() if name in names}
     state[SCORE] = (head.value_head.weight.detach() / model.tau).float().cpu().contiguous()

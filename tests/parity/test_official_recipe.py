@@ -125,7 +125,7 @@ def test_scores_are_those_of_the_official_recipe(family: str, kind: str, dim: in
 
 
 def test_the_recipe_is_not_the_projects_own(tmp_path: Path) -> None:
-    """Two BOS, and an EOS in place of the template's last newline: the policies give different scores, so equality above means something."""
+    """Two BOS, and an EOS in place of the template's last newline: policies differ in their scores, so equality above means something."""
     folder = checkpoint("llama", tmp_path / "gpm", 6, True)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     text = tokenizer.apply_chat_template(conversation(("Hello",), "Bye"), tokenize=False)
