@@ -88,6 +88,9 @@ def test_pad_equal_to_eos_would_change_rewards(tmp_path: Path) -> None:
     config = json.loads(file.read_text())
     assert config["pad_token_id"] != model.tokenizer.eos_token_id
     file.write_text(json.dumps(config | {"pad_token_id": model.tokenizer.eos_token_id}))
+    tokenizer: Any = AutoTokenizer.from_pretrained(tmp_path / "rm")
+    tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.save_pretrained(tmp_path / "rm")
     wrong = rewards_by_transformers(tmp_path / "rm", "right", conversations())
     assert (wrong - torch.tensor(ours(model))).abs().max() > 0.05
     with pytest.raises(CheckpointError, match="reads its rewards at"):
