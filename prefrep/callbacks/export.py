@@ -45,9 +45,7 @@ class Export(Callback):
         if best:
             module.load_state_dict(torch.load(best, map_location="cpu", weights_only=True)["state_dict"], strict=False)
         target = Path(self.path or Path(trainer.default_root_dir) / "export")
-        folder.save(
-            target, module.backbone, module.head, module.loss.tau, data.encode_config, module.tokenizer, recipe, self.weights
-        )
+        folder.save(target, module.backbone, module.head, module.loss.tau, data.encode_config, module.tokenizer, recipe, self.weights)
         if best:
             module.load_state_dict(final)
         log.info("exported %s weights to %s", "the best" if best else "the last", target)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
@@ -44,7 +44,7 @@ class MetricsFile(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Writes the training metrics of a logging step."""
-        if self._stepped < trainer.global_step and trainer.global_step % trainer.log_every_n_steps == 0:
+        if self._stepped < trainer.global_step and trainer.global_step % cast(Any, trainer).log_every_n_steps == 0:
             self._write(trainer, "train/")
         self._stepped = trainer.global_step
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import Any, cast
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
@@ -26,7 +26,7 @@ class Throughput(Callback):
         """Counts a batch."""
         self._tokens += batch.tokens
         self._prompts += len(batch)
-        if (batch_idx + 1) % (trainer.accumulate_grad_batches * trainer.log_every_n_steps) == 0 and self._since is not None:
+        if (batch_idx + 1) % (trainer.accumulate_grad_batches * cast(Any, trainer).log_every_n_steps) == 0 and self._since is not None:
             seconds = time.perf_counter() - self._since
             rates = {"train/tokens_per_s": self._tokens / seconds, "train/prompts_per_s": self._prompts / seconds}
             pl_module.log_dict(rates, batch_size=1, reduce_fx="sum", sync_dist=True)

@@ -30,7 +30,7 @@ def main(args: list[str] | None = None) -> int:
     import prefrep.modules
     import prefrep.nn.heads
     import prefrep.nn.losses
-    import prefrep.nn.skew  # noqa: F401
+    import prefrep.nn.skew
 
     class Parser(LightningArgumentParser):
         """Says what is wrong in one sentence instead of printing the usage of everything."""
@@ -38,6 +38,10 @@ def main(args: list[str] | None = None) -> int:
         def error(self, message: str, ex: Exception | None = None) -> Any:
             print(f"prefrep: {sentence(message)}", file=sys.stderr)
             sys.exit(2)
+
+        def add_class_arguments(self, *args: Any, **kwargs: Any) -> Any:
+            """Never takes a value for the name of a configuration file: `--data.train FILE` would be read whole, as YAML."""
+            return super().add_class_arguments(*args, **{**kwargs, "sub_configs": False})
 
     class CLI(LightningCLI):
         """LightningCLI with the parser above."""
@@ -87,7 +91,9 @@ def _known_classes() -> set[str]:
     from prefrep.nn import heads, losses, skew
 
     parts = (heads, losses, skew, prefrep.modules, prefrep.callbacks)
-    return {name for part in parts for name, value in vars(part).items() if isinstance(value, type) and value.__module__.startswith("prefrep.")}
+    return {
+        name for part in parts for name, value in vars(part).items() if isinstance(value, type) and value.__module__.startswith("prefrep.")
+    }
 
 
 def quiet() -> None:

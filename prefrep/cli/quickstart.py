@@ -163,11 +163,12 @@ class Quickstart:
 
         mpl.use("Agg")
         from matplotlib import pyplot as plt
+        from matplotlib.patches import Circle
 
         with torch.no_grad():
             points = module.head.embed(read.states[[read.rows[c.prompt, c.chosen] for c in cycle]]).numpy()
         figure, axes = plt.subplots(figsize=(8, 6.5), layout="constrained")
-        axes.add_patch(plt.Circle((0, 0), 1, fill=False, color="0.8"))
+        axes.add_patch(Circle((0, 0), 1, fill=False, color="0.8"))
         for here, (comparison, (x, y)) in enumerate(zip(cycle, points, strict=True)):
             there = points[(here + 1) % len(points)]
             arrow = {"arrowstyle": "-|>", "color": "C0", "lw": 1.5, "shrinkA": 14, "shrinkB": 14}

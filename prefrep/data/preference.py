@@ -105,7 +105,7 @@ class PreferenceData(LightningDataModule):
             if self._sources[name] is None:
                 if name == "val" and stage == "fit":
                     continue
-                raise ConfigError(f"no data to {stage} on; name a file with --data.{name} FILE")
+                raise ConfigError(f"no data to {getattr(stage, 'value', stage)} on; name a file with --data.{name} FILE")
             self._records[name] = self._read(name)
 
     def _read(self, name: str) -> list[Record]:

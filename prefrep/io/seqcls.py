@@ -247,7 +247,7 @@ def _readme(model: PreferenceModel, tokenizer: PreTrainedTokenizerBase, encoder:
 
 
 def _ours(encoder: Encoder, prompt: Messages, response: Messages) -> list[int]:
-    (_, datum), = Encoder(encoder.tokenizer, replace(encoder.config, max_length=2**30), "single").encode_tables(
+    ((_, datum),) = Encoder(encoder.tokenizer, replace(encoder.config, max_length=2**30), "single").encode_tables(
         [RankedResponses(prompt, (response,))]
     )
     assert datum is not None

@@ -1,6 +1,6 @@
 """Preference models as LightningModules: one step for Bradley-Terry, pair and general preference models.
 
-    log-odds(y1 > y2 | x) = head.compare(embed(x, y1), embed(x, y2), x) / tau
+log-odds(y1 > y2 | x) = head.compare(embed(x, y1), embed(x, y2), x) / tau
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from abc import ABC
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from lightning.pytorch import LightningModule
@@ -48,9 +48,10 @@ class Schedule:
             raise ConfigError(f"Schedule.warmup is a share of the steps in [0, 1), got {self.warmup}")
 
 
-def adamw(lr: float) -> OptimizerCallable:
-    """AdamW as the paper uses it: betas (0.9, 0.95), no weight decay."""
-    return partial(torch.optim.AdamW, lr=lr, betas=(0.9, 0.95), weight_decay=0.0)
+# The paper's recipe for preference models (table 8): AdamW with betas (0.9, 0.95) and no weight decay, learning rate 2e-6; tau 0.1 for GPM.
+ADAMW: OptimizerCallable = partial(torch.optim.AdamW, lr=2e-6, betas=(0.9, 0.95), weight_decay=0.0)
+SCHEDULE = Schedule()
+GPM_LOSS: Callable[[], PreferenceLoss] = partial(LogisticLoss, tau=0.1)
 
 
 class PreferenceModule(LightningModule, ABC):
@@ -170,7 +171,7 @@ class PreferenceModule(LightningModule, ABC):
         """Weighted mean over all processes, scaled so that averaging gradients over processes gives its gradient."""
         total = weight.sum()
         if self.trainer.world_size > 1:
-            total = self.all_gather(total).sum() / self.trainer.world_size
+            total = cast(Tensor, self.all_gather(total)).sum() / self.trainer.world_size
         return (values * weight).sum() / total.clamp_min(1e-12)
 
     def _record(self, stage: Stage, loss: Tensor, losses: Tensor, scores: Tensor, batch: TreeBatch) -> None:
@@ -210,7 +211,7 @@ class PreferenceModule(LightningModule, ABC):
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Logs the norm of the whole gradient, before clipping."""
-        if self.trainer.global_step % self.trainer.log_every_n_steps == 0:
+        if self.trainer.global_step % cast(Any, self.trainer).log_every_n_steps == 0:
             self.log("train/grad_norm", grad_norm(self, norm_type=2)["grad_2.0_norm_total"])
 
     # ---- optimisation
@@ -268,8 +269,8 @@ class BradleyTerry(PreferenceModule):
         backbone: Callable[[], Backbone] = Backbone,
         head: Callable[[int], BTHead] = BTHead,
         loss: Callable[[], PreferenceLoss] = LogisticLoss,
-        optimizer: OptimizerCallable = adamw(2e-6),
-        schedule: Schedule = Schedule(),  # noqa: B008 (frozen)
+        optimizer: OptimizerCallable = ADAMW,
+        schedule: Schedule = SCHEDULE,
         sft: float = 0.0,
         centre: float = 0.0,
     ) -> None:
@@ -301,8 +302,8 @@ class PairPreference(PreferenceModule):
         backbone: Callable[[], Backbone] = Backbone,
         head: Callable[[int], PairHead] = PairHead,
         loss: Callable[[], PreferenceLoss] = LogisticLoss,
-        optimizer: OptimizerCallable = adamw(2e-6),
-        schedule: Schedule = Schedule(),  # noqa: B008 (frozen)
+        optimizer: OptimizerCallable = ADAMW,
+        schedule: Schedule = SCHEDULE,
     ) -> None:
         super().__init__(backbone, head, loss, optimizer, schedule, sft=0.0)
 
@@ -316,7 +317,9 @@ class PairPreference(PreferenceModule):
         for answer in self.head.answers:
             ids = self.tokenizer.encode(answer, add_special_tokens=False)
             if len(ids) != 1:
-                raise ConfigError(f"PairHead.answers: {answer!r} is {len(ids)} tokens for this tokenizer and must be one; name another answer")
+                raise ConfigError(
+                    f"PairHead.answers: {answer!r} is {len(ids)} tokens for this tokenizer and must be one; name another answer"
+                )
             rows.append(self.backbone.model.get_output_embeddings().weight.detach()[ids[0]].float())
         self.head.set_answer_rows(*rows)
 
@@ -337,9 +340,9 @@ class GeneralPreference(PreferenceModule):
         self,
         backbone: Callable[[], Backbone] = Backbone,
         head: Callable[[int], GPMHead] = GPMHead,
-        loss: Callable[[], PreferenceLoss] = partial(LogisticLoss, tau=0.1),
-        optimizer: OptimizerCallable = adamw(2e-6),
-        schedule: Schedule = Schedule(),  # noqa: B008 (frozen)
+        loss: Callable[[], PreferenceLoss] = GPM_LOSS,
+        optimizer: OptimizerCallable = ADAMW,
+        schedule: Schedule = SCHEDULE,
         sft: float = 0.0,
     ) -> None:
         super().__init__(backbone, head, loss, optimizer, schedule, sft)

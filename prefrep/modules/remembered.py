@@ -14,8 +14,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from prefrep.data.encode import EncodeConfig, Encoder
-from prefrep.data.preference import pad_id
+from prefrep.data.encode import EncodeConfig, Encoder, pad_id
 from prefrep.data.trees import Datum, TreeBatch, collate
 from prefrep.errors import DataError
 from prefrep.nn.backbone import Backbone

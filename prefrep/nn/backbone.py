@@ -7,7 +7,7 @@ import warnings
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -100,13 +100,11 @@ class Backbone(nn.Module):
             from peft import LoraConfig, inject_adapter_in_model
 
             model.requires_grad_(False)
-            targets: str | list[str] = list(lora.targets) or "all-linear"
-            options = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=targets, bias="none")
-            if targets == "all-linear":
-                output = model.get_output_embeddings()
-                options.target_modules = {
-                    name for name, m in model.named_modules() if isinstance(m, nn.Linear | _conv1d()) and m is not output
-                }
+            output = model.get_output_embeddings()
+            every = [name for name, m in model.named_modules() if isinstance(m, nn.Linear | _conv1d()) and m is not output]
+            options = LoraConfig(
+                r=lora.rank, lora_alpha=cast(int, lora.alpha), lora_dropout=lora.dropout, target_modules=lora.targets or every, bias="none"
+            )
             inject_adapter_in_model(options, model)
             for name, parameter in model.named_parameters():
                 if "lora_" in name:  # fp32 masters, whatever the base is stored in
@@ -125,7 +123,7 @@ class Backbone(nn.Module):
     @property
     def transformer(self) -> nn.Module:
         """The model without its language-model head."""
-        return self.model.base_model  # type: ignore[return-value]
+        return cast(nn.Module, self.model.base_model)
 
     @property
     def hidden_size(self) -> int:
@@ -213,7 +211,7 @@ class Backbone(nn.Module):
     def _compute_dtype(self, device: torch.device) -> torch.dtype:
         if torch.is_autocast_enabled(device.type):
             return torch.get_autocast_dtype(device.type)
-        return self.model.dtype
+        return cast(torch.dtype, self.model.dtype)
 
     def merged_state(self) -> dict[str, Tensor]:
         """Weights of the plain language model, with LoRA added in: what an exported folder holds."""
@@ -228,7 +226,7 @@ class Backbone(nn.Module):
             if not owner:
                 state[name] = tensor
             elif leaf == "weight":
-                delta = adapters[owner].get_delta_weight("default")  # type: ignore[operator]
+                delta: Tensor = cast(Any, adapters[owner]).get_delta_weight("default")
                 state[f"{owner}.{leaf}"] = (tensor.float() + delta.float()).to(tensor.dtype)
             else:
                 state[f"{owner}.{leaf}"] = tensor

@@ -136,9 +136,7 @@ def test_a_finished_run_asks_the_model_nothing(
         main(["rewardbench", "--model", exports["gpm"], *command[3:]])
 
 
-def test_truncation_is_said_and_a_cut_off_run_too(
-    exports: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_truncation_is_said_and_a_cut_off_run_too(exports: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     # The tiny tokenizer reads bytes, so 5000 letters are beyond max_length = 2048.
     data = _write(
         tmp_path / "long.jsonl",

@@ -81,6 +81,7 @@ class OneOrder(NumberScorer):
     def compare_one_order(self, comparisons: Iterable[Comparison], *, progress: str | None = None) -> Iterator[float]:
         return (score + self.bias for score in self.compare(comparisons))
 
+
 PAIRS = [
     pair(2, 1, "llmbar-natural", "a"), pair(1, 1, "llmbar-natural", "b"), pair(0, 3, "hep-go", "c"),
     pair(5, 3, "math-prm", "d"), pair(5, 4, "math-prm"),

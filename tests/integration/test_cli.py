@@ -1,0 +1,157 @@
+"""The command line as people use it: every YAML runs, wrong input gets one sentence, a run ends in a folder that scores."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from prefrep.cli import score
+from prefrep.cli.friendly import run
+from prefrep.cli.main import main
+from prefrep.scoring import Scorer
+
+ROOT = Path(__file__).parents[2]
+CONFIGS = sorted((ROOT / "configs").glob("*/*.yaml"))
+ROWS = [{"prompt": f"Say {i}", "chosen": f"{i} it is", "rejected": f"no {i * 7 % 5}, thanks", "id": f"r{i}"} for i in range(6)]
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    file = tmp_path / "data.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    return file
+
+
+def fit(config: Path, data: Path, out: Path, *more: str) -> None:
+    # Loggers and checkpoints of one test must not meet those of another: everything goes below the test's own folder.
+    main(
+        [
+            "fit", "--config", str(config), "--data.train", str(data), "--data.val", str(data), "--trainer.default_root_dir", str(out),
+            "--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false", *more,
+        ]
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_every_yaml_runs(config: Path, data: Path, tmp_path: Path) -> None:
+    """On a tiny backbone, to the exported folder; everything else is as the file says."""
+    out = tmp_path / "run"
+    fit(config, data, out, "--model.backbone.path", "bundled:tiny-llama", "--data.batch_size", "2", "--trainer.precision", "32-true")
+    assert (out / "export" / "prefrep.json").exists() and list((out / "checkpoints").glob("*.ckpt"))
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert {"train/loss", "train/accuracy", "lr", "train/grad_norm"} <= set(lines[0]) and "val/loss" in lines[-1]
+    steps = [line["step"] for line in lines if "train/loss" in line]
+    assert steps == sorted(set(steps)), "one line an optimizer step"
+
+
+def test_tiny_configs_have_the_shape_of_the_real_ones() -> None:
+    for tiny in (ROOT / "configs" / "tiny").glob("*.yaml"):
+        real = yaml.safe_load((ROOT / "configs" / "preference" / tiny.name).read_text())
+        mine = yaml.safe_load(tiny.read_text())
+        assert mine["model"]["class_path"] == real["model"]["class_path"]
+        assert mine["model"]["init_args"]["head"] == real["model"]["init_args"]["head"]
+        assert [c["class_path"] for c in mine["trainer"]["callbacks"]] == [c["class_path"] for c in real["trainer"]["callbacks"]]
+
+
+TINY = ROOT / "configs" / "tiny" / "gpm.yaml"
+
+
+def truncated_gz(folder: Path) -> Path:
+    file = folder / "cut.jsonl.gz"
+    file.write_bytes(gzip.compress(b"".join(json.dumps(row).encode() + b"\n" for row in ROWS))[:60])
+    return file
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words", "code"),
+    [
+        (["--model", "GeneralPreferenc"], ["did you mean GeneralPreference"], 2),
+        (["--model.head", "GPHead"], ["did you mean GPMHead"], 2),
+        (["--model.head", "BTHead"], ["BTHead does not go there"], 2),
+        (["--model.head.dim", "3"], ["positive even number", "got 3"], 2),
+        (["--model.head.dims", "4"], ["'dims' is not accepted"], 2),
+        (["--model.loss.tau", "0"], ["tau must be a positive number"], 2),
+        (["--model.backbone.path", "./nowhere"], ["./nowhere", "no such folder"], 1),
+        (["--data.train", "{tmp}/none.jsonl"], ["none.jsonl", "no such file"], 1),
+        (["--data.train", "{tmp}/empty.jsonl"], ["empty.jsonl", "empty"], 1),
+        (["--data.train", "{tmp}/column.jsonl"], ["column.jsonl:1", "rejected"], 1),
+        (["--data.train", "{tmp}/cut.jsonl.gz"], ["cut.jsonl.gz"], 1),
+        (["--data.batch_size", "0"], ["batch_size must be 1 or more"], 1),
+    ],
+    ids=lambda value: value[0].removeprefix("--") + "=" + value[1].rsplit("/")[-1] if isinstance(value, list) and len(value) == 2 else None,
+)
+def test_wrong_input_gets_one_sentence(
+    arguments: list[str], words: list[str], code: int, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "empty.jsonl").write_text("")
+    (tmp_path / "column.jsonl").write_text('{"prompt": "a", "chosen": "b"}\n')
+    truncated_gz(tmp_path)
+    arguments = [argument.replace("{tmp}", str(tmp_path)) for argument in arguments]
+    with pytest.raises(SystemExit) as stop:
+        run(lambda: fit(TINY, data, tmp_path / "run", *arguments))
+    printed = capsys.readouterr().err.strip().splitlines()
+    assert stop.value.code == code
+    complaints = [line for line in printed if line.startswith("prefrep: ")]
+    assert len(complaints) == 1 and printed[-1] == complaints[0], "one sentence, and it comes last"
+    assert all(word in complaints[0] for word in words), complaints[0]
+    assert not any("Traceback" in line for line in printed)
+
+
+def test_a_fitted_model_scores_files(data: Path, tmp_path: Path) -> None:
+    """fit -> export -> bin/score; a second run continues a file that was cut in the middle of a line."""
+    fit(TINY, data, tmp_path / "run")
+    export = tmp_path / "run" / "export"
+    options = ["--model", str(export), "--data", str(data), "--out"]
+    assert score.main([*options, str(tmp_path / "a.jsonl")]) == 0
+    whole = (tmp_path / "a.jsonl").read_text()
+    rows: list[dict[str, Any]] = [json.loads(line) for line in whole.splitlines()]
+    assert [row["id"] for row in rows] == [row["id"] for row in ROWS] and [row["row"] for row in rows] == list(range(6))
+    table = Scorer.from_pretrained(export).table("Say 3", ["3 it is", "no 1, thanks"])
+    assert rows[3]["score"] == pytest.approx(float(table[0, 1]), abs=1e-4)
+    assert score.main([*options, str(tmp_path / "b.jsonl")]) == 0
+    (tmp_path / "b.jsonl").write_text(whole[: whole.index('"r3"') + 2])
+    assert score.main([*options, str(tmp_path / "b.jsonl")]) == 0
+    again = [json.loads(line) for line in (tmp_path / "b.jsonl").read_text().splitlines()]
+    assert [row["row"] for row in again] == list(range(6))
+    assert [row["score"] for row in again] == pytest.approx([row["score"] for row in rows], abs=1e-4)
+
+
+def test_score_ranks_many_responses(data: Path, tmp_path: Path) -> None:
+    fit(TINY, data, tmp_path / "run")
+    ranked = tmp_path / "ranked.jsonl"
+    ranked.write_text(json.dumps({"prompt": "Say hi", "responses": ["hi", "hello", "go away"]}) + "\n")
+    out = tmp_path / "out.jsonl"
+    score.main(["--model", str(tmp_path / "run" / "export"), "--data", str(ranked), "--out", str(out), "--tables"])
+    line = json.loads(out.read_text())
+    assert sorted(line["order"]) == [0, 1, 2]
+    assert line["scores"] == pytest.approx([sum(row) / 3 for row in line["table"]])
+    assert line["order"] == sorted(range(3), key=lambda i: -line["scores"][i])
+
+
+def test_two_processes_give_the_curve_of_one(data: Path, tmp_path: Path) -> None:
+    """DDP over gloo; seven records, so that batches do not divide evenly."""
+    data.write_text(data.read_text() + json.dumps({"prompt": "odd", "chosen": "one", "rejected": "out"}) + "\n")
+    curves = []
+    for devices, strategy in (("1", "auto"), ("2", "ddp")):
+        out = tmp_path / devices
+        arguments = ["fit", "--config", str(TINY), "--data.train", str(data), "--data.val", str(data), "--data.batch_size", "4"]
+        arguments += [f"--trainer.default_root_dir={out}", "--trainer.accelerator=cpu", f"--trainer.devices={devices}"]
+        arguments += [f"--trainer.strategy={strategy}", "--trainer.enable_progress_bar=false", "--trainer.max_epochs=2"]
+        arguments += ["--trainer.accumulate_grad_batches=1"]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+        done = subprocess.run(
+            [sys.executable, "-m", "prefrep.cli.main", *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
+        curves.append([json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()])
+    for name in ("train/loss", "val/loss", "val/accuracy"):
+        one, two = ([line[name] for line in curve if name in line] for curve in curves)
+        assert len(one) == len(two) >= 2 and one == pytest.approx(two, abs=1e-5), name
