@@ -22,7 +22,8 @@ class Export(Callback):
 
     Args:
         path: The folder; empty: `export` under the trainer's default_root_dir.
-        which: `best`: the weights of the best checkpoint, where one was kept by a validation metric, else the last. `last`: the final weights.
+        which: `best`: the weights of the best checkpoint, where one was kept by a validation metric, else the last. `last`: the final
+            weights.
         weights: `full`: the whole language model. `reference`: what was trained, beside the path of the base.
     """
 

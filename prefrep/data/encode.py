@@ -31,12 +31,14 @@ class EncodeConfig:
             turns as Anthropic's transcripts. `auto`: `chat` where the tokenizer has a template, except for single texts without a prompt,
             else `plain`. `official`: the recipe that the released GPM checkpoints were trained and tested with (two BOS where template
             and tokenizer both add one, the last token overwritten by EOS, the gate read after the first message); only for scoring those.
+            `classifier`: what transformers' sequence classifiers read, the chat template as it is up to the last token that is not
+            the tokenizer's pad token; only for models imported from there.
         max_length: Longest sequence, in tokens.
         truncation: What gives way when a sequence is longer. `keep_end`: the prompt's beginning, then the responses' ends. `keep_start`:
             the responses' ends. `drop`: the whole record. Everything that gave way is counted.
     """
 
-    template: Literal["auto", "chat", "plain", "official"] = "auto"
+    template: Literal["auto", "chat", "plain", "official", "classifier"] = "auto"
     max_length: int = 2048
     truncation: Literal["keep_end", "keep_start", "drop"] = "keep_end"
 
@@ -68,7 +70,7 @@ class Encoder:
             raise ConfigError(f"{name}: character offsets are needed, so a fast tokenizer (tokenizer.json); this one is slow")
         if tokenizer.eos_token_id is None:
             raise ConfigError(f"{name}: the tokenizer has no EOS token, where responses are read; set one in its folder")
-        if config.template in ("chat", "official") and not tokenizer.chat_template:
+        if config.template in ("chat", "official", "classifier") and not tokenizer.chat_template:
             raise ConfigError(
                 f"{name}: template '{config.template}' needs a chat template and this tokenizer has none; use template: plain"
             )
@@ -169,13 +171,14 @@ class Encoder:
         if template == "official":
             whole, first = self._render(prompt + response), self._render((prompt + response)[:1])
             return _Text(whole, len(os.path.commonprefix([whole, first])), first)
-        if template == "plain" or not self.tokenizer.chat_template or (not prompt and len(response) == 1):
+        if template == "plain" or not self.tokenizer.chat_template or (template != "classifier" and not prompt and len(response) == 1):
             if len(prompt) <= 1 and len(response) == 1:
                 before = prompt[0].content if prompt else self._start
                 return _Text(before + response[0].content, len(before))
             before = "" if prompt else self._start
             return _Text(before + _transcript(prompt + response), len(before + _transcript((*prompt, replace(response[0], content="")))))
-        whole = self._render(prompt + response).rstrip()
+        whole = self._render(prompt + response)
+        whole = whole if template == "classifier" else whole.rstrip()
         if not prompt:  # whole conversations
             return _Text(whole, 0)
         # Templates that rewrite earlier turns do not render the prompt as a prefix: what both have in common is the prompt then.
@@ -207,6 +210,11 @@ class Encoder:
                 continue
             prompt = sum(1 for _, stop in offsets if stop <= text.prompt) if text.prompt else 0
             ids = list(ids)
+            if self.config.template == "classifier":
+                while len(ids) > 1 and ids[-1] == self.tokenizer.pad_token_id:
+                    ids.pop()
+                results.append((np.asarray(ids, np.int32), min(prompt, len(ids) - 1)))
+                continue
             if self._bos is not None:  # exactly one BOS, whether or not the template wrote it
                 written = next((i for i, token in enumerate(ids) if token != self._bos), len(ids))
                 ids, prompt = [self._bos, *ids[written:]], max(prompt - written, 0) + 1
@@ -257,8 +265,8 @@ class Encoder:
             if self.layout == "pair" or prompt >= limit - 1:
                 return None
             events.add("truncated responses")
-            eos = np.asarray([self._eos], np.int32)
-            sequences = tuple(ids if len(ids) <= limit else np.concatenate([ids[: limit - 1], eos]) for ids in sequences)
+            eos = np.asarray([self._eos], np.int32)[: self.config.template != "classifier"]
+            sequences = tuple(ids if len(ids) <= limit else np.concatenate([ids[: limit - len(eos)], eos]) for ids in sequences)
         return Tree(sequences, prompt)
 
     def _official(self, tree: Tree) -> Tree:

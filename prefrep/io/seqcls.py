@@ -73,8 +73,8 @@ def write(folder: str | Path, model: PreferenceModel) -> None:
         raise ConfigError(f"a sequence classifier gives one reward per text and {type(head).__name__} compares texts; only BTHead fits in")
     if backbone.settings["quantize"] != "none":
         raise ConfigError("a sequence classifier holds plain weights and this language model is quantised; load it with quantize: none")
-    if encode.template == "official":
-        raise ConfigError("template 'official' overwrites last tokens, which no chat template can; read the model with template: auto")
+    if encode.template in ("official", "classifier"):
+        raise ConfigError(f"template '{encode.template}' reads elsewhere than at a final EOS, which an exported tokenizer cannot say")
     config = copy.deepcopy(backbone.model.config)
     if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
         raise ConfigError(f"transformers has no sequence classifier for {config.model_type} models")
@@ -120,6 +120,9 @@ def read(
 ) -> PreferenceModel:
     """Reads a sequence classifier with one label as a Bradley-Terry model, tau 1.
 
+    Where transformers reads another token than one final EOS, so does the model that is returned (template `classifier`): many chat
+    templates end in a line break, and with pad == eos the token before the EOS is read.
+
     Its language-model head, where one is not tied to the embeddings, is not in the folder and stays random: nothing reads it.
 
     Args:
@@ -131,8 +134,8 @@ def read(
         revision: Branch, tag or commit of a hub id.
 
     Raises:
-        CheckpointError: It is not a sequence classifier with one label, or transformers reads its rewards at another token than this
-            project would (one final EOS), so that scores would differ.
+        CheckpointError: It is not a sequence classifier with one label, or it has no chat template and transformers reads its rewards
+            at another token than this project would (one final EOS), so that scores would differ.
     """
     config = read_config(str(path), revision)
     if not any(name.endswith("ForSequenceClassification") for name in config.architectures or []):
@@ -146,7 +149,9 @@ def read(
     backbone = Backbone(path=str(path), dtype=chosen, attention=attention, frozen=True, revision=revision)  # type: ignore[arg-type]
     tokenizer = backbone.tokenizer()
     encode = EncodeConfig(template="auto" if tokenizer.chat_template else "plain", max_length=max_length)
-    _check_reading(str(path), tokenizer, Encoder(tokenizer, encode, "single"), config.get_text_config().pad_token_id)
+    pad = config.get_text_config().pad_token_id
+    if not _same_reading(tokenizer, Encoder(tokenizer, encode, "single"), pad):
+        encode = _as_written(str(path), tokenizer, encode, pad)
     head = BTHead(backbone.hidden_size)
     head.load_state_dict({"value_head.weight": found[SCORE]})
     return PreferenceModel(
@@ -280,15 +285,25 @@ def _check(exported: PreTrainedTokenizerBase, encoder: Encoder) -> None:
             )
 
 
-def _check_reading(path: str, tokenizer: PreTrainedTokenizerBase, encoder: Encoder, pad: int | None) -> None:
-    """Both transformers and this project read the same token of the same ids."""
+def _same_reading(tokenizer: PreTrainedTokenizerBase, encoder: Encoder, pad: int | None) -> bool:
+    """Whether transformers and this project read the same token of the same ids."""
     for prompt, response in PROBES[: 3 if tokenizer.chat_template else 2]:
         theirs = _theirs(tokenizer, prompt + response)
-        while theirs and theirs[-1] == pad:
+        while len(theirs) > 1 and theirs[-1] == pad:
             theirs.pop()
         if theirs != _ours(encoder, prompt, response):
-            end = tokenizer.decode(theirs[-1:])
-            raise CheckpointError(
-                f"{path}: transformers reads its rewards at {end!r}, where its own tokenizer ends a text; prefrep reads at one final "
-                f"{tokenizer.eos_token!r}, so scores would differ; give it a chat template that ends there and a pad token of its own"
-            )
+            return False
+    return True
+
+
+def _as_written(path: str, tokenizer: PreTrainedTokenizerBase, encode: EncodeConfig, pad: int | None) -> EncodeConfig:
+    """The policy that reads where transformers does: at a template's last token, or before the EOS if that is the pad token."""
+    if tokenizer.chat_template:
+        tokenizer.pad_token = None if pad is None else tokenizer.convert_ids_to_tokens(pad)
+        written = replace(encode, template="classifier")
+        if _same_reading(tokenizer, Encoder(tokenizer, written, "single"), pad):
+            return written
+    raise CheckpointError(
+        f"{path}: transformers reads its rewards elsewhere than at one final {tokenizer.eos_token!r}, and no chat template says where; "
+        "give its tokenizer one"
+    )

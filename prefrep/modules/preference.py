@@ -48,8 +48,13 @@ class Schedule:
             raise ConfigError(f"Schedule.warmup is a share of the steps in [0, 1), got {self.warmup}")
 
 
-# The paper's recipe for preference models (table 8): AdamW with betas (0.9, 0.95) and no weight decay, learning rate 2e-6; tau 0.1 for GPM.
-ADAMW: OptimizerCallable = partial(torch.optim.AdamW, lr=2e-6, betas=(0.9, 0.95), weight_decay=0.0)
+def adamw(lr: float) -> OptimizerCallable:
+    """AdamW as the paper uses it (table 8): betas (0.9, 0.95), no weight decay."""
+    return partial(torch.optim.AdamW, lr=lr, betas=(0.9, 0.95), weight_decay=0.0)
+
+
+# The paper's recipe for preference models: learning rate 2e-6 for every backbone; tau 0.1 for GPM.
+ADAMW = adamw(2e-6)
 SCHEDULE = Schedule()
 GPM_LOSS: Callable[[], PreferenceLoss] = partial(LogisticLoss, tau=0.1)
 
@@ -67,8 +72,8 @@ class PreferenceModule(LightningModule, ABC):
         optimizer: Builds the optimizer from the trainable parameters (head and loss included).
         schedule: Learning-rate schedule.
         sft: Coefficient c of a language-model regulariser: loss + c * mean negative log-likelihood of the tokens of preferred responses
-            (arXiv 2406.10216 keeps hidden states general that way). The official GPM code instead mixes (1 - c) * loss + c * ptx and counts the prompt's
-            tokens too; here the prompt is masked.
+            (arXiv 2406.10216 keeps hidden states general that way). The official GPM code instead mixes (1 - c) * loss + c * ptx and
+            counts the prompt's tokens too; here the prompt is masked.
 
     Raises:
         ConfigError: A value out of range, or parts that cannot go together.
@@ -161,7 +166,7 @@ class PreferenceModule(LightningModule, ABC):
         if self.sft > 0:
             preferred = torch.zeros(len(batch.end), dtype=torch.bool, device=scores.device)
             preferred[torch.where(batch.probability >= 0.5, batch.pairs[:, 0], batch.pairs[:, 1])] = True
-            source, target, sequence = batch.labels[preferred[batch.labels[:, 2]]].unbind(1)
+            source, target, _ = batch.labels[preferred[batch.labels[:, 2]]].unbind(1)
             logprobs = token_logprobs(hidden[source], batch.ids.flatten()[target], self.backbone.logits)
             loss = loss - self.sft * self._mean(logprobs, torch.ones_like(logprobs))
         self._record(stage, loss.detach(), losses.detach(), scores.detach(), batch)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
@@ -294,9 +295,16 @@ def load_causal(
             options["gguf_file"] = gguf
         else:
             options["use_safetensors"] = True
-        return AutoModelForCausalLM.from_pretrained(place, **common, **options)
-    except (OSError, ValueError, KeyError, ImportError) as error:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(place, **common, **options, output_loading_info=True)
+    except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
         raise CheckpointError(_not_found(path, "model", error)) from error
+    model, info = loaded
+    # transformers fills what a file lacks with random numbers; classifiers have no output layer, and only an SFT regulariser reads it.
+    if missing := sorted(name for name in info["missing_keys"] if not name.startswith("lm_head")):
+        raise CheckpointError(
+            f"{path}: the weights lack {len(missing)} tensors ({missing[0]}, ...), which would be random; get the model again"
+        )
+    return model
 
 
 def _not_found(path: str, what: str, error: Exception) -> str:
