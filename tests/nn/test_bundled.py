@@ -153,6 +153,7 @@ def test_rotary_order_is_undone() -> None:
     assert np.array_equal(bundled._split_halves(halves, 2), halves)
 
 
+@pytest.mark.bundled
 def test_smollm2_answers() -> None:
     folder = bundled.resolve("bundled:smollm2-135m")  # in the user's own cache: seven seconds the first time
     tokenizer = AutoTokenizer.from_pretrained(folder)
