@@ -19,7 +19,7 @@ from prefrep.data.encode import Encoder, pad_id
 from prefrep.data.trees import Datum, Layout, TreeBatch, collate
 from prefrep.errors import ConfigError, RecordError
 from prefrep.io.folder import PreferenceModel, load
-from prefrep.nn.heads import BTHead
+from prefrep.nn.heads import BTHead, PairHead
 from prefrep.records import Comparison, Message, Messages, RankedResponses, Record
 
 Floats = NDArray[np.float32]
@@ -69,7 +69,9 @@ class Scorer:
             CheckpointError: The folder is missing or incomplete.
         """
         place = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-        return cls(load(path, dtype, attention, place), batch_tokens, layout)
+        model = load(path, dtype, attention, place)
+        kind = PairScorer if isinstance(model.head, PairHead) and issubclass(PairScorer, cls) else cls
+        return kind(model, batch_tokens, layout)
 
     # ---- questions about one prompt
 
@@ -125,7 +127,7 @@ class Scorer:
         """
         if self.pairwise:
             raise ConfigError(f"{type(self.model.head).__name__} compares responses and has no reward for one alone; ask for tables")
-        for _, found in self._stream(self._encoder.encode_tables(records), progress, rewards=True):
+        for _, found in self._stream(self._encoder.encode_tables(records), progress, embedded=True):
             yield found
 
     def describe(self) -> dict[str, Any]:
@@ -147,7 +149,7 @@ class Scorer:
     # ---- work
 
     def _stream(
-        self, encoded: Iterable[tuple[Record, Datum | None]], progress: str | None, rewards: bool = False
+        self, encoded: Iterable[tuple[Record, Datum | None]], progress: str | None, embedded: bool = False
     ) -> Iterator[tuple[Record, Floats]]:
         """Scores in windows: within one, data of like size share a batch; the order that comes out is the order that went in."""
         with tqdm(desc=progress, unit=" prompts", disable=progress is None) as bar:
@@ -157,7 +159,7 @@ class Scorer:
                 # One response to a pair model makes no pair, so there is nothing to read.
                 found = {i: np.zeros(0, np.float32) for i, datum in enumerate(data) if not datum.trees}
                 for batch in self._batches(data):
-                    found.update(zip(batch, self._score([data[i] for i in batch], rewards), strict=True))
+                    found.update(zip(batch, self._score([data[i] for i in batch], embedded), strict=True))
                     bar.update(len(batch))
                 for i, (record, _) in enumerate(window):
                     yield record, found[i]
@@ -184,8 +186,8 @@ class Scorer:
             yield batch
 
     @torch.inference_mode()
-    def _score(self, data: list[Datum], rewards: bool) -> list[Floats]:
-        """Per datum: the log-odds of its pairs [P], or (without pairs) its table [K, K] or rewards [K]."""
+    def _score(self, data: list[Datum], embedded: bool) -> list[Floats]:
+        """Per datum: the log-odds of its pairs [P], its table [K, K] where it has none, or (`embedded`) one number per sequence."""
         head, tau = self.model.head, self.model.tau
         batch = collate(data, pad_id(self.model.tokenizer), self._layout).to(self._device)
         hidden = self._hidden(batch)
@@ -195,7 +197,7 @@ class Scorer:
         sequence = pair = 0
         for sequences, pairs in batch.sizes.tolist():
             e = embedding[sequence : sequence + sequences]
-            if rewards:
+            if embedded:
                 results.append(e[:, 0])
             elif pairs:
                 a, b = batch.pairs[pair : pair + pairs].unbind(1)
@@ -208,6 +210,18 @@ class Scorer:
     def _hidden(self, batch: TreeBatch) -> Tensor:
         hidden: Tensor = self.model.backbone(batch.ids, batch.positions, batch.tree, batch.branch, batch.padded)
         return hidden.flatten(0, 1)
+
+
+class PairScorer(Scorer):
+    """A scorer of a pair model, which also says what it would answer in one order alone.
+
+    `compare` averages over both orders; how often the two orders agree says how much the averaging has to hide.
+    """
+
+    def compare_one_order(self, comparisons: Iterable[Comparison], *, progress: str | None = None) -> Iterator[float]:
+        """Log-odds of chosen over rejected with chosen read first, f(chosen, rejected) / tau; arguments and errors as for `compare`."""
+        for _, found in self._stream(self._encoder.encode(comparisons), progress, embedded=True):
+            yield float(found[0])
 
 
 def ranked(prompt: str | Messages, responses: Sequence[str | Messages]) -> RankedResponses:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ from prefrep.nn.backbone import Backbone
 from prefrep.nn.heads import BTHead, GPMHead, PairHead, PreferenceHead
 from prefrep.nn.skew import BlockSkew, GatedSkew, LearnedSkew
 from prefrep.records import Comparison, Message, RankedResponses
-from prefrep.scoring import Scorer, ranked
+from prefrep.scoring import PairScorer, Scorer, ranked
 
 HEADS: dict[str, Any] = {
     "bt": BTHead,
@@ -205,3 +206,15 @@ def test_description_is_plain_data(name: str, llama: Backbone) -> None:
 def test_settings_out_of_range(llama: Backbone) -> None:
     with pytest.raises(ConfigError, match="batch_tokens"):
         Scorer(model("bt", llama), batch_tokens=0)
+
+
+def test_one_order_of_a_pair_model(llama: Backbone) -> None:
+    """The average over both orders, rebuilt from single ones; other models have no order to show."""
+    records = list(COMPARISONS)
+    swapped = [dataclasses.replace(record, chosen=record.rejected, rejected=record.chosen) for record in records]
+    scorer = PairScorer(model("pair", llama))
+    first, second = list(scorer.compare_one_order(records)), list(scorer.compare_one_order(swapped))
+    assert any(abs(a + b) > 1e-3 for a, b in zip(first, second, strict=True)), "a random pair model prefers a position"
+    averaged = [(a - b) / 2 for a, b in zip(first, second, strict=True)]
+    assert averaged == pytest.approx(list(scorer.compare(records)), abs=1e-4)
+    assert not hasattr(Scorer(model("bt", llama)), "compare_one_order")
