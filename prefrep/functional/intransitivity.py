@@ -1,0 +1,101 @@
+"""How intransitive a skew table is: its cyclic triples, and how many dimensions it fills.
+
+Letters: `K` responses to a prompt. An entry s_ij > 0 says that i beats j; 0 is a tie, where the two were compared.
+"""
+
+from __future__ import annotations
+
+from itertools import combinations
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prefrep.functional.hodge import everywhere
+
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+Counts = NDArray[np.int64]
+
+
+class Triples(NamedTuple):
+    """Counts of the triples whose three pairs were all compared, each [..].
+
+    Attributes:
+        cyclic: i beats j beats k beats i.
+        ordered: Three verdicts that form an order.
+        tied_cyclic: One tie or two that no weak order allows: i beats j, j beats or equals k, k beats or equals i.
+        tied: The other triples with ties.
+    """
+
+    cyclic: Counts
+    ordered: Counts
+    tied_cyclic: Counts
+    tied: Counts
+
+
+def triples(table: Floats, compared: Bools | None = None) -> Triples:
+    """Counts cyclic triples (Kendall and Babington Smith, Biometrika 31, 1940), ties told apart.
+
+    Of coin tosses a quarter of all triples is cyclic; of a strict order none.
+
+    Args:
+        table: s, [.., K, K], skew-symmetric.
+        compared: Which pairs were compared, [K, K], symmetric; None: all.
+    """
+    size = table.shape[-1]
+    graph = everywhere(size) if compared is None else compared
+    corners = np.array(list(combinations(range(size), 3)), dtype=np.intp).reshape(-1, 3)
+    i, j, k = corners[graph[corners[:, 0], corners[:, 1]] & graph[corners[:, 1], corners[:, 2]] & graph[corners[:, 0], corners[:, 2]]].T
+    signs = np.sign(np.stack([table[..., i, j], table[..., j, k], table[..., k, i]]))
+    strict = (signs != 0).all(0)
+    # A way around in which nothing is lost and something is won.
+    around = ((signs >= 0).all(0) | (signs <= 0).all(0)) & (signs != 0).any(0)
+    return Triples(*((a & b).sum(-1) for a, b in ((strict, around), (strict, ~around), (~strict, around), (~strict, ~around))))
+
+
+def condorcet_winner(table: Floats, compared: Bools | None = None) -> int | None:
+    """The response that beats every other one, if there is one; it must have been compared with all of them.
+
+    Args:
+        table: s, [K, K], skew-symmetric.
+        compared: Which pairs were compared, [K, K], symmetric; None: all.
+    """
+    graph = everywhere(len(table)) if compared is None else compared
+    winners = np.flatnonzero(((table > 0) & graph).sum(1) == len(table) - 1)
+    return int(winners[0]) if len(winners) else None
+
+
+def spectrum(table: Floats) -> Floats:
+    """The scales of the blocks of a complete table's canonical form, falling: [.., K, K] -> [.., floor(K/2)].
+
+    Eigenvalues of a skew-symmetric matrix come in pairs +-i lambda; these are the lambda, in the units of the table. The energy of the
+    table is the sum of their squares, and a general preference model of dimension D holds tables with at most D/2 of them. A transitive
+    table r_i - r_j has one (rank 2), and so has rock, paper, scissors: the spectrum tells how much a model must hold, not which way.
+    """
+    values = np.linalg.svd(np.asarray(table, dtype=np.float64), compute_uv=False)
+    return values[..., 0::2][..., : table.shape[-1] // 2]
+
+
+def effective_rank(scales: Floats) -> float:
+    """The effective rank of Roy and Vetterli (EUSIPCO 2007), exp of the entropy of the singular values: 2 for one block, 0 for no table.
+
+    Args:
+        scales: See `spectrum`; each stands for two singular values.
+    """
+    shares = np.repeat(scales, 2) / max(2 * scales.sum(), np.finfo(np.float64).tiny)
+    shares = shares[shares > 0]
+    return float(np.exp(-(shares * np.log(shares)).sum())) if len(shares) else 0.0
+
+
+def dimension(scales: Floats, share: float) -> int:
+    """The smallest even dimension whose best table (`skew.embed_matrix`) holds a share of the energy.
+
+    Args:
+        scales: See `spectrum`.
+        share: Of the energy; 1 - 1e-9 asks for the rank.
+    """
+    energies = np.cumsum(np.square(scales))
+    if not len(energies) or energies[-1] == 0:
+        return 0
+    return 2 * (int(np.argmax(energies >= share * energies[-1])) + 1)
