@@ -117,6 +117,7 @@ def _walk(wins: Counts, steps: list[tuple[int, ...]], generator: np.random.Gener
         along, against = wins[:, here, there], wins[:, there, here]
         forward = generator.random(along.shape) * (along + against) < along
         change = np.where(forward.all(1), -1, np.where(forward.any(1), 0, 1))[:, None]
+        change *= generator.integers(0, 2, size=change.shape)  # a chain that always turned would go to and fro between two states
         wins[:, here, there] += change
         wins[:, there, here] -= change
     return wins
