@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from prefrep.nn.backbone import Backbone
     from prefrep.records import Comparison, RankedResponses
 
-SAMPLES = Path(__file__).parents[1] / "data" / "samples" / "ultrafeedback-mini.jsonl"
+SAMPLES = "bundled:ultrafeedback-mini"
 MODELS = {"bt": "Bradley-Terry", "pairpm": "PairPM", "gpm_d2": "GPM, d = 2", "gpm_d4": "GPM, d = 4"}
 LEARNING_RATE = 0.005  # heads only, all comparisons at once
 GAP = 1.0  # of the mean ratings (1 to 5) in a transitive comparison: four steps on the four aspects together
@@ -137,7 +137,7 @@ class Quickstart:
         from prefrep.data.sources import read
 
         records = cast("list[RankedResponses]", list(read(SAMPLES)))
-        rest, held = split_by_prompt(records, held_out=0.3, seed=self.seed)
+        rest, held = split_by_prompt(records, seed=self.seed)
         train = rest[: self.prompts]
         return {
             "cyclic": cyclic_shares(train),
@@ -147,34 +147,16 @@ class Quickstart:
 
     def train(self, name: str, backbone: Backbone, batch: TreeBatch, steps: int) -> PreferenceModule:
         """A model trained with the same batch in every step."""
-        import logging
-        import warnings
+        from prefrep.modules import full_batch
 
-        import torch
-        from lightning.pytorch import Trainer
-        from torch.utils.data import DataLoader
-
-        # What hardware there is, that training ended, and that nothing is to be read any more, eight times.
-        for noisy in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.accelerators.cuda", "prefrep.data.features"):
-            logging.getLogger(noisy).setLevel(logging.ERROR)
-        warnings.filterwarnings("ignore", message=".*no `val_dataloader`.*")
-        module = make(name, lambda: backbone)
-        trainer = Trainer(
-            max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
-            enable_model_summary=False, gradient_clip_val=1.0, default_root_dir=self.out,
-        )  # fmt: skip
-        torch.manual_seed(self.seed)
-        trainer.fit(module, DataLoader(cast(Any, [batch] * steps), batch_size=None))
-        return module.eval()
+        return full_batch.train(make(name, lambda: backbone), batch, steps, self.seed)
 
     def accuracy(self, module: PreferenceModule, batch: TreeBatch) -> dict[str, Any]:
         """Share of comparisons in which the preferred answer wins, strictly, with its 95 % interval."""
-        import torch
-
         from prefrep.metrics.intervals import accuracy_interval
+        from prefrep.modules.full_batch import wins as count
 
-        with torch.no_grad():
-            wins, n = int((module(batch) > 0).sum()), len(batch)
+        wins, n = count(module, batch), len(batch)
         return {"accuracy": wins / n, "n": n, "ci95": list(accuracy_interval(wins, n))}
 
     def plot(self, module: PreferenceModule, read: Reading, cycle: list[Comparison]) -> None:

@@ -7,15 +7,18 @@ import random
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from prefrep.data import cyclic
 from prefrep.data.files import Row, parts
 from prefrep.data.formats import FORMATS, check_format, detect, to_record
 from prefrep.data.spool import Spool
 from prefrep.errors import ConfigError, DataError, RecordError
 from prefrep.records import Record
+
+BUNDLED = {path.stem: path for path in (Path(__file__).parent / "samples").glob("*.jsonl")}
 
 
 @dataclass(frozen=True)
@@ -23,8 +26,9 @@ class Source:
     """Data to read.
 
     Args:
-        path: A file (.jsonl, .json, .parquet, .jsonl.gz, .json.gz), a folder of them, or a hub data set as `owner/name`,
-            `owner/name:split` or `owner/name@config:split`.
+        path: A file (.jsonl, .json, .parquet, .jsonl.gz, .json.gz), a folder of them, a hub data set as `owner/name`,
+            `owner/name:split` or `owner/name@config:split`, data that prefrep ships as `bundled:NAME`, or the cyclic comparisons of any of
+            these as `cyclic:PATH?omit=ASPECT` (`prefrep.data.cyclic.Subset`; the other fields are then about the ratings).
         format: How rows are written, see `prefrep.data.formats`; `auto`: told from the columns of the first row.
         split: Which part of a hub data set, or of a folder whose file names begin with different splits.
         weight: How often each row is used, relative to 1: 2 reads all twice, 0.5 a random half, 1.5 all and a random half again.
@@ -47,6 +51,8 @@ class Source:
             raise ConfigError(f"{self.path}: the weight of a source must be above 0, got {self.weight}")
         if self.limit is not None and self.limit < 1:
             raise ConfigError(f"{self.path}: the limit of a source must be at least 1, got {self.limit}")
+        if self.path.startswith(cyclic.PREFIX):
+            cyclic.Subset.parse(self.path)
 
 
 def rows(
@@ -67,7 +73,7 @@ def rows(
         DataError: If the source cannot be read or holds no rows.
         RecordError: If a row is broken.
     """
-    for _, found in parts(path, split, streaming):
+    for _, found in parts(_located(path), split, streaming):
         for row, place in found:
             if isinstance(row, RecordError):
                 raise row
@@ -95,9 +101,13 @@ def read(
         RecordError: If a row is bad, under `error`.
     """
     source = source if isinstance(source, Source) else Source(str(source))
+    if source.path.startswith(cyclic.PREFIX):
+        subset = cyclic.Subset.parse(source.path)
+        yield from subset.comparisons(read(replace(source, path=subset.ratings), on_bad_row, skipped, formats))
+        return
     bad = [] if skipped is None else skipped
     bad_before, records = len(bad), 0
-    for _, found in parts(source.path, source.split, source.streaming):
+    for _, found in parts(_located(source.path), source.split, source.streaming):
         format = source.format
         for row, place in found:
             try:
@@ -162,6 +172,16 @@ def read_mixed(
         order.extend(first + i for i in sorted(random.Random(f"{seed}:{number}").sample(range(size), count)))
         first += size
     return records.reordered(order)
+
+
+def _located(path: str | Path) -> str | Path:
+    """Where a path is, which is the path itself but for data that prefrep ships."""
+    kind, _, name = str(path).partition(":")
+    if kind != "bundled":
+        return path
+    if name not in BUNDLED:
+        raise DataError(f"{path}: no such bundled data; there is {', '.join(f'bundled:{known}' for known in sorted(BUNDLED))}")
+    return BUNDLED[name]
 
 
 def _explained(error: RecordError, row: Row | RecordError, format: str, source: Source) -> RecordError:

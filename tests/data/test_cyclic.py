@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 
 from prefrep.data import cyclic as module
-from prefrep.data.cyclic import Cycle, aspects_of, cyclic, cyclic_shares, find_cycle, split_by_prompt, transitive
+from prefrep.data.cyclic import HELD_OUT, Cycle, Subset, aspects_of, cyclic, cyclic_shares, find_cycle, split_by_prompt, transitive
 from prefrep.data.formats import to_record
 from prefrep.data.samples import make
-from prefrep.errors import DataError
+from prefrep.data.sources import Source, read
+from prefrep.errors import ConfigError, DataError
 from prefrep.records import Comparison, Message, RankedResponses, text
 
 SAMPLES = Path(module.__file__).parent / "samples" / "ultrafeedback-mini.jsonl"
@@ -127,6 +128,99 @@ def test_split_keeps_prompts_apart_and_is_stable() -> None:
     longer, _ = split_by_prompt([rated("new", p=(1, 2)), *records], held_out=0.3, seed=1)
     assert [r for r in longer if text(r.prompt) != "new"] == train
     assert split_by_prompt(records, 0.3, seed=2)[1] != held
+
+
+# Sub-sets as sources
+
+
+PARTS = ("seen-prompts", "unseen-prompts", "seen-comparisons", "unseen-comparisons")
+
+
+def games(count: int) -> list[RankedResponses]:
+    """The cycle of ROCK under many prompts."""
+    return [rated(f"prompt {i}", **ROCK.ratings) for i in range(count)]
+
+
+def ultrafeedback(ratings: dict[str, tuple[int, ...]], instruction: str) -> dict[str, object]:
+    """A row as the hub has it; 0 stands for a rating that the annotator did not give."""
+    count = len(next(iter(ratings.values())))
+    annotations = [{name: {"Rating": str(numbers[i] or "N/A"), "Rationale": ""} for name, numbers in ratings.items()} for i in range(count)]
+    completions = [{"model": f"m{i}", "response": f"r{i}", "annotations": notes} for i, notes in enumerate(annotations)]
+    return {"instruction": instruction, "completions": completions}
+
+
+def test_the_four_subsets_of_ultrafeedback_rows(tmp_path: Path) -> None:
+    """Counts by hand: the first row is a cycle by three aspects and no other three; the second by none; the third lacks one rating."""
+    names = ("helpfulness", "honesty", "instruction_following", "truthfulness")
+    rock, paper, same = (3, 2, 2), (1, 3, 2), (1, 1, 4)  # 0 > 1; 1 > 2 (and 1 > 0, 2 > 0); 2 > 0 (and 2 > 1)
+    rows = [
+        ultrafeedback(dict(zip(names, (rock, paper, same, (3, 3, 3)), strict=True)), "a"),  # truthfulness says nothing
+        ultrafeedback(dict.fromkeys(names, (3, 2, 1)), "b"),
+        ultrafeedback(dict(zip(names, ((3, 3, 3), rock, (1, 0, 2), same), strict=True)), "c"),  # nobody says 1 > 2
+    ]
+    file = tmp_path / "ratings.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for omit in names[:3]:
+        with pytest.raises(DataError, match=f"no prompt has a cycle by the aspects other than '{omit}'"):
+            list(read(f"cyclic:{file}?omit={omit}"))
+    found = [c for c in read(f"cyclic:{file}?omit=truthfulness") if isinstance(c, Comparison)]
+    assert [(c.id, text(c.chosen), text(c.rejected), c.subset) for c in found] == [
+        ("ratings.jsonl:1/helpfulness:0>1", "r0", "r1", "without-truthfulness"),
+        ("ratings.jsonl:1/honesty:1>2", "r1", "r2", "without-truthfulness"),
+        ("ratings.jsonl:1/instruction_following:2>0", "r2", "r0", "without-truthfulness"),
+    ]
+    with pytest.raises(DataError, match=r"no ratings on the aspect 'wit' \(found: helpfulness, honesty"):
+        list(read(f"cyclic:{file}?omit=wit"))
+
+
+def test_seen_and_unseen_are_all_and_disjoint() -> None:
+    everything = list(Subset("f", "s").comparisons(games(200)))
+    part = {name: list(Subset("f", "s", name).comparisons(games(200))) for name in PARTS}  # type: ignore[arg-type]
+    assert len(everything) == 600
+    for what in ("prompts", "comparisons"):
+        seen, unseen = ({c.id for c in part[f"{kind}-{what}"]} for kind in ("seen", "unseen"))
+        assert seen | unseen == {c.id for c in everything} and not seen & unseen
+    prompts = [{c.prompt for c in part[f"{kind}-prompts"]} for kind in ("seen", "unseen")]
+    assert not prompts[0] & prompts[1]
+    assert len(prompts[1]) == pytest.approx(200 * HELD_OUT, abs=4 * math.sqrt(200 * HELD_OUT * (1 - HELD_OUT)))
+    # Two of every cycle are seen, and which one is not varies: each of the three about a third of the time.
+    assert [len(part[f"{kind}-comparisons"]) for kind in ("seen", "unseen")] == [400, 200]
+    for aspect in "pqr":
+        closing = sum(f"/{aspect}:" in c.id for c in part["unseen-comparisons"])
+        assert closing == pytest.approx(200 / 3, abs=4 * math.sqrt(200 * 2 / 9))
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_parts_follow_from_seed_and_prompt_alone(part: str) -> None:
+    records = games(60)
+
+    def ids(records: list[RankedResponses], seed: int) -> list[str]:
+        return [c.id for c in Subset("f", "s", part, seed).comparisons(records)]  # type: ignore[arg-type]
+
+    assert ids(records, 1) == ids(records, 1) != ids(records, 2)
+    assert sorted(ids(records[::-1], 1)) == sorted(ids(records, 1))
+    assert [name for name in ids([*records, *games(90)[60:]], 1) if int(name.split("/")[0].split()[1]) < 60] == ids(records, 1)
+
+
+def test_the_samples_by_their_name(samples: list[RankedResponses]) -> None:
+    path = "cyclic:bundled:ultrafeedback-mini?omit=warmth"
+    found = list(read(path))
+    assert [c.id for c in found] == [c.id for c in cyclic(samples, "warmth")]
+    rest = {c.id for part in ("seen", "unseen") for c in read(f"{path}&part={part}-prompts&seed=3")}
+    assert rest == {c.id for c in found}
+    assert {c.prompt for c in read(Source(path, limit=20))} <= {record.prompt for record in samples[:20]}
+
+
+def test_a_subset_is_refused_in_one_sentence() -> None:
+    for wrong in ("cyclic:f.jsonl", "cyclic:?omit=honesty", "cyclic:f.jsonl?omit=honesty&parts=all"):
+        with pytest.raises(ConfigError, match=r"write cyclic:RATINGS\?omit=ASPECT"):
+            Source(wrong)
+    with pytest.raises(ConfigError, match="no part 'half'; there are all, seen-prompts"):
+        Source("cyclic:f.jsonl?omit=honesty&part=half")
+    with pytest.raises(ConfigError, match="the seed must be a whole number"):
+        Source("cyclic:f.jsonl?omit=honesty&seed=-1")
+    with pytest.raises(DataError, match="no such bundled data; there is bundled:ultrafeedback-mini"):
+        list(read("bundled:ultrafeedback"))
 
 
 # The data that the project ships

@@ -1,0 +1,47 @@
+"""Heads on one batch: the same comparisons in every step, for small studies on what a frozen language model read."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from tempfile import TemporaryDirectory
+from typing import Any, cast
+
+import torch
+from lightning.pytorch import Trainer
+from torch.utils.data import DataLoader
+
+from prefrep.data.trees import TreeBatch
+from prefrep.modules.preference import PreferenceModule
+
+
+def train(module: PreferenceModule, batch: TreeBatch, steps: int, seed: int = 0) -> PreferenceModule:
+    """Trains a model with the same batch in every step, on the CPU.
+
+    Args:
+        module: The model; its backbone is frozen.
+        batch: Comparisons with their hidden states, from a `modules.remembered.Reading`.
+        steps: Optimizer steps; gradients are clipped at 1.
+        seed: Of the head.
+
+    Returns:
+        The same model, in evaluation mode.
+    """
+    # What hardware there is, that training ended, and that nothing is to be read any more, again for every head.
+    for noisy in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.accelerators.cuda", "prefrep.data.features"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
+    with TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*no `val_dataloader`.*")
+        trainer = Trainer(
+            max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+            enable_model_summary=False, gradient_clip_val=1.0, default_root_dir=folder,
+        )  # fmt: skip
+        torch.manual_seed(seed)
+        trainer.fit(module, DataLoader(cast(Any, [batch] * steps), batch_size=None))
+    return module.eval()
+
+
+@torch.no_grad()
+def wins(module: PreferenceModule, batch: TreeBatch) -> int:
+    """In how many comparisons of a batch the preferred response wins, strictly."""
+    return int((module(batch) > 0).sum())
