@@ -13,19 +13,17 @@ from lightning.pytorch import LightningModule, Trainer
 from numpy.typing import NDArray
 
 from prefrep.callbacks.rounds import RoundCallback, parts, report
-from prefrep.data.encode import EncodeConfig, pad_id
+from prefrep.data.encode import EncodeConfig
 from prefrep.data.prompts import PromptData
 from prefrep.data.rounds import Line, batches, digest
-from prefrep.data.trees import Datum, collate
 from prefrep.errors import ConfigError
-from prefrep.functional.gpo import cyclic_triples
+from prefrep.functional.intransitivity import triples
 from prefrep.io import official
 from prefrep.judges import Judge, Verdict
 from prefrep.modules.gpo import GPO
 from prefrep.nn.backbone import DType
-from prefrep.nn.heads import GPMHead
 from prefrep.records import RankedResponses
-from prefrep.scoring import Scorer
+from prefrep.scoring import BlockScorer, Scorer
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +53,7 @@ class ModelJudge(Judge):
         return self._scorer
 
     def _load(self) -> Scorer:
-        return _BlockScorer.from_pretrained(self.path, self.device, self.dtype, batch_tokens=self.batch_tokens)
+        return BlockScorer.from_pretrained(self.path, self.device, self.dtype, batch_tokens=self.batch_tokens)
 
     @property
     def encode_config(self) -> EncodeConfig:
@@ -110,34 +108,12 @@ class OfficialJudge(ModelJudge):
         model = official.read(
             self.path, tau=self.tau, normalize=self.normalize, gate=self.gate, template=self.template, dtype=self.dtype, device=place
         )
-        return _BlockScorer(model, self.batch_tokens)
+        return BlockScorer(model, self.batch_tokens)
 
     def describe(self) -> dict[str, Any]:
         """Where it is and what is stated of it."""
         stated = {"tau": self.tau, "normalize": self.normalize, "gate": self.gate, "template": self.template}
         return {**super().describe(), **stated}
-
-
-class _BlockScorer(Scorer):
-    """A scorer whose tables come apart into the 2 x 2 blocks of a general preference model: [B, K, K]."""
-
-    @torch.inference_mode()
-    def _score(self, data: list[Datum], embedded: bool) -> list[Floats]:
-        head, tau = self.model.head, self.model.tau
-        if not isinstance(head, GPMHead):
-            return super()._score(data, embedded)
-        batch = collate(data, pad_id(self.model.tokenizer), self._layout).to(self._device)
-        hidden = self._hidden(batch)
-        embeddings = head.embed(hidden[batch.end])
-        prompts = hidden[batch.prompt_end].float() if head.needs_prompt else None
-        results, start = [], 0
-        for count, _ in batch.sizes.tolist():
-            e = embeddings[start : start + count]
-            prompt = None if prompts is None else prompts[start].expand(count, count, -1)
-            blocks = head.block_scores(e[:, None].expand(-1, count, -1), e[None].expand(count, -1, -1), prompt)
-            results.append((blocks / tau).permute(2, 0, 1).cpu().numpy())
-            start += count
-        return results
 
 
 class LabelPreferences(RoundCallback):
@@ -236,10 +212,11 @@ def summary(lines: list[Line]) -> dict[str, float]:
     """Spread of the scores among the K responses of a prompt (log-odds), ties, and the share of triples that run in a circle."""
     tables = np.array([line["table"] for line in lines], dtype=np.float64)
     scores = tables.mean(-1)
-    circles, triples = cyclic_triples(torch.from_numpy(tables))
+    verdicts = triples(tables)
+    count = int(np.sum(verdicts))
     found = {
         "score_range": float((scores.max(-1) - scores.min(-1)).mean()),
         "largest_score": float(np.abs(tables).max()),
         "undecided_prompts": float((tables == 0).all((-1, -2)).mean()),
     }
-    return found | ({"cycles": circles / triples} if triples else {})
+    return found | ({"cycles": int(verdicts.cyclic.sum()) / count} if count else {})

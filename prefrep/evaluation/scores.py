@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, ClassVar, Generic, Self, TypeVar, cast
 
 from prefrep.disk import replace_text
 from prefrep.errors import ConfigError, DataError, RecordError
@@ -41,6 +41,8 @@ class PairScore:
         score: Log-odds of chosen over rejected.
     """
 
+    form: ClassVar[str] = '{"id", "subset", "score"}'
+
     id: str
     subset: str
     score: float
@@ -62,6 +64,8 @@ class RankedScore:
         scores: One per answer.
     """
 
+    form: ClassVar[str] = '{"id", "subset", "num_correct", "scores": [...]}'
+
     id: str
     subset: str
     num_correct: int
@@ -76,7 +80,7 @@ class RankedScore:
         return cls(str(row["id"]), str(row["subset"]), int(row["num_correct"]), scores)
 
 
-Row = TypeVar("Row", PairScore, RankedScore)
+Row = TypeVar("Row", bound=PairScore | RankedScore)
 
 
 def read_scores(path: str | Path, kind: type[Row]) -> list[Row]:
@@ -104,7 +108,7 @@ def read_scores(path: str | Path, kind: type[Row]) -> list[Row]:
 
 
 def _parse(line: str, source: str, kind: type[Row]) -> Row:
-    wanted = '{"id", "subset", "score"}' if kind is PairScore else '{"id", "subset", "num_correct", "scores": [...]}'
+    wanted = kind.form
     try:
         row = json.loads(line)
     except ValueError as error:
@@ -112,7 +116,7 @@ def _parse(line: str, source: str, kind: type[Row]) -> Row:
     if not isinstance(row, dict):
         raise RecordError(source, f"found {type(row).__name__}", f"each line must be {wanted}")
     try:
-        return kind.parse(row)
+        return cast(Row, kind.parse(row))
     except KeyError as error:
         other = {"score", "scores"} & row.keys()
         remedy = f"each line must be {wanted}" + ("; the other benchmark's scores need the other sub-command" if other else "")
@@ -171,10 +175,12 @@ class ScoreLog(Generic[Row]):
         RecordError: If a line other than the last one is broken.
     """
 
+    name: ClassVar[str] = SCORES
+
     def __init__(
         self, folder: Path, kind: type[Row], identity: Mapping[str, Any], expected: Sequence[tuple[str, str]], restart: bool = False
     ) -> None:
-        self.path = folder / SCORES
+        self.path = folder / self.name
         self.rows: list[Row] = []
         folder.mkdir(parents=True, exist_ok=True)
         stated = json.loads(json.dumps(identity, default=str))
@@ -222,12 +228,16 @@ class ScoreLog(Generic[Row]):
         Raises:
             DataError: If a score is not finite.
         """
-        numbers = row.scores if isinstance(row, RankedScore) else (row.score,)
-        if not all(math.isfinite(number) for number in numbers):
+        if not all(math.isfinite(number) for number in self._numbers(row)):
             raise DataError(f"row {row.id!r} ({row.subset}): the model gave a score that is not finite; try --dtype float32")
         self._file.write(json.dumps(asdict(row), ensure_ascii=False) + "\n")
         self._file.flush()
         self.rows.append(row)
+
+    @staticmethod
+    def _numbers(row: Row) -> Sequence[float]:
+        """What must be finite in a row."""
+        return row.scores if isinstance(row, RankedScore) else (row.score,)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._file.close()

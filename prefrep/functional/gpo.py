@@ -114,13 +114,3 @@ def pairwise_errors(log_ratios: Tensor, table: Tensor) -> Tensor:
     first, second = torch.triu_indices(table.shape[-1], table.shape[-1], offset=1, device=table.device)
     differences = log_ratios[..., first] - log_ratios[..., second]
     return ((differences - table[..., first, second]) ** 2).mean(-1)
-
-
-def cyclic_triples(table: Tensor) -> tuple[int, int]:
-    """How many of the triples of responses run in a circle, i > j > k > i, and how many triples there are, over all tables [.., K, K].
-
-    A triple with a tie is no circle.
-    """
-    wins = (table > 0).double()
-    circles = float(torch.einsum("...ij,...jk,...ki->", wins, wins, wins)) / 3
-    return round(circles), math.comb(table.shape[-1], 3) * (table.numel() // table.shape[-1] ** 2)
