@@ -1,0 +1,347 @@
+"""Any file of comparisons: who wins, how sure the model is of it, and when it is right. Scores may come from anywhere."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import combinations
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prefrep.disk import replace_text
+from prefrep.errors import DataError, RecordError
+from prefrep.evaluation.layout import rendered
+from prefrep.evaluation.scores import SCORES, PairScore, ScoreLog, digest
+from prefrep.evaluation.summary import Bootstrap
+from prefrep.evaluation.winrate import Judge, answer_length
+from prefrep.metrics import calibration, intervals
+from prefrep.metrics.winrate import win_probabilities
+from prefrep.records import Comparison, Messages, Record, text
+
+MISTAKES, PLOT = "mistakes.jsonl", "reliability.png"
+BINS, GROUPS = 10, 5  # of the reliability diagram, and of accuracies by length and by margin
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class PairRow(PairScore):
+    """One comparison: its score and what tells it from others.
+
+    Args:
+        id: Of the comparison.
+        subset: That it belongs to.
+        score: Log-odds of chosen over rejected.
+        margin: By how much chosen is better, by the data; None: they do not say.
+        length_difference: Characters of chosen minus those of rejected.
+        probability: P(chosen wins) by the data.
+    """
+
+    margin: float | None = None
+    length_difference: int = 0
+    probability: float = 1.0
+
+    @classmethod
+    def parse(cls, row: Mapping[str, Any]) -> Self:
+        """A row of `scores.jsonl`; raises `ValueError` or `KeyError` when it is not one."""
+        pair, margin, p = PairScore.parse(row), row["margin"], float(row["probability"])
+        if not 0 <= p <= 1:
+            raise ValueError(f"probability is {p}")
+        return cls(pair.id, pair.subset, pair.score, None if margin is None else float(margin), int(row["length_difference"]), p)
+
+
+# --------------------------------------------------------------------------------------------------------------------------- rows
+def comparisons_of(records: Iterable[Record]) -> list[Comparison]:
+    """Comparisons as evaluations count them, each with an id of its own.
+
+    Of K responses with scores all pairs are taken, the better one as chosen, with the difference of their scores as margin; equal
+    scores say nothing and are left out, as in training. A row without an id is named by its number; an id that occurs again
+    gets a number.
+
+    Raises:
+        RecordError: Several responses have no scores.
+        DataError: There is nothing to compare.
+    """
+    found: list[Comparison] = []
+    seen: Counter[str] = Counter()
+    for number, record in enumerate(records):
+        name = record.id or str(number)
+        for pair in _pairs(record):
+            label = f"{name}:{pair.id}" if not isinstance(record, Comparison) else name
+            seen[label] += 1
+            found.append(replace(pair, id=label if seen[label] == 1 else f"{label}#{seen[label]}"))
+    if not found:
+        raise DataError("no comparisons to evaluate; look at the data with bin/inspect")
+    return found
+
+
+def _pairs(record: Record) -> Iterator[Comparison]:
+    if isinstance(record, Comparison):
+        yield record
+        return
+    scores = record.scores
+    if scores is None:
+        raise RecordError(record.source or "a record", "several responses without scores compare nothing", "add a 'scores' column")
+    for i, j in combinations(range(len(scores)), 2):
+        if scores[i] != scores[j]:
+            a, b = (i, j) if scores[i] > scores[j] else (j, i)
+            yield Comparison(
+                record.prompt, record.responses[a], record.responses[b], margin=scores[a] - scores[b], subset=record.subset,
+                id=f"{a}-{b}", source=record.source,
+            )  # fmt: skip
+
+
+def pair_row(comparison: Comparison, score: float) -> PairRow:
+    """The row of a comparison that got a score, wherever it came from."""
+    return PairRow(
+        comparison.id,
+        comparison.subset,
+        float(score),
+        comparison.margin or None,
+        answer_length(comparison.chosen) - answer_length(comparison.rejected),
+        comparison.probability,
+    )
+
+
+def pair_rows(comparisons: Iterable[Comparison], scores: Iterable[float]) -> list[PairRow]:
+    """Rows of comparisons (from `comparisons_of`) and their scores, one each: log-odds of chosen over rejected, in nats."""
+    return [pair_row(comparison, score) for comparison, score in zip(comparisons, scores, strict=True)]
+
+
+def write_rows(folder: Path, rows: Iterable[PairRow]) -> Path:
+    """Writes `scores.jsonl` of scores that are all there, in one step; returns its path."""
+    replace_text(folder / SCORES, "".join(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in rows))
+    return folder / SCORES
+
+
+def score_comparisons(
+    scorer: Judge, comparisons: Sequence[Comparison], out: Path, model: Mapping[str, Any], restart: bool = False
+) -> list[PairRow]:
+    """Scores comparisons into `out/scores.jsonl`, going on where an interrupted run stopped.
+
+    Args:
+        scorer: The model.
+        comparisons: From `comparisons_of`.
+        out: Output folder.
+        model: What tells this model from others, kept beside the scores.
+        restart: Throw away scores that the folder holds.
+
+    Raises:
+        DataError: A score is not finite.
+        ConfigError: The folder holds scores of another model or other data.
+    """
+    identity = {"benchmark": "pairs", "model": dict(model), "data": digest(comparisons)}
+    with ScoreLog(out, PairRow, identity, [(pair.id, pair.subset) for pair in comparisons], restart) as log:
+        rest = comparisons[len(log.rows) :]
+        for pair, score in zip(rest, scorer.compare(rest, progress="pairs") if rest else (), strict=True):
+            log.append(pair_row(pair, score))
+        return log.rows
+
+
+def shared(a: Iterable[Comparison], b: Iterable[Comparison]) -> int:
+    """How many comparisons of `a` are in `b` too: the same prompt and the same two responses, whichever is preferred."""
+    known = {_content(pair) for pair in b}
+    return sum(_content(pair) in known for pair in a)
+
+
+def _content(pair: Comparison) -> bytes:
+    sides = sorted((repr(pair.chosen), repr(pair.rejected)))
+    return hashlib.sha256(repr((pair.prompt, sides)).encode()).digest()
+
+
+# ------------------------------------------------------------------------------------------------------------------------ results
+def evaluate(rows: Sequence[PairRow], held_out: Sequence[PairRow] | None = None, bootstrap: Bootstrap | None = None) -> dict[str, Any]:
+    """Accuracy, agreement and calibration with 95 % intervals, from the rows alone.
+
+    A verdict is right when the answer that the data prefer scores strictly higher; a tie of the data (probability 1/2) has no right
+    verdict and counts for calibration only. Accuracies have Wilson intervals.
+
+    Args:
+        rows: Per-sample scores.
+        held_out: Scores of other comparisons, which the temperature is fitted on; None: no temperature.
+        bootstrap: How the intervals of Brier score, log loss and calibration error are drawn.
+
+    Returns:
+        What `results.json` holds, without model, data and versions.
+
+    Raises:
+        DataError: There are no rows.
+    """
+    if not rows:
+        raise DataError("no comparisons to evaluate")
+    boot = bootstrap or Bootstrap()
+    decided = [row for row in rows if row.probability != 0.5]
+    notes = []
+    if len(decided) < len(rows):
+        notes.append(
+            f"{len(rows) - len(decided)} comparisons are ties by the data: no verdict on them is right, so accuracies leave them out"
+        )
+    equal = sum(row.score == 0 for row in decided)
+    if equal:
+        notes.append(f"{equal} pairs have equal scores, which count as lost")
+    right = np.array([_right(row) for row in decided], dtype=bool)
+    subsets: dict[str, list[bool]] = {}
+    for row, won in zip(decided, right, strict=True):
+        subsets.setdefault(row.subset, []).append(bool(won))
+    measured, said = _calibration(rows, held_out, boot)
+    return {
+        "benchmark": "pairs",
+        "tie_treatment": "strict: the preferred answer must score higher, equal scores are lost",
+        "overall": share(right),
+        "subsets": {name: share(np.array(won)) for name, won in subsets.items()},
+        "agreement": {"length": _by_length(decided, right), "margin": _by_margin(decided, right)},
+        "calibration": measured,
+        "bootstrap": {"draws": boot.draws, "seed": boot.seed},
+        "notes": notes + said,
+    }
+
+
+def share(hits: NDArray[np.bool_]) -> dict[str, Any]:
+    """A share with its Wilson interval, as `results.json` holds it; without any trial it is None in [0, 1]."""
+    n, wins = len(hits), int(hits.sum())
+    return {"score": wins / n if n else None, "n": n, "ci95": list(intervals.accuracy_interval(wins, n))}
+
+
+def _right(row: PairRow) -> bool:
+    return row.score > 0 if row.probability > 0.5 else row.score < 0
+
+
+def _grouped(values: Floats, right: NDArray[np.bool_]) -> list[dict[str, Any]]:
+    """Accuracies in groups of like size: verdicts [n] by a value [n]."""
+    groups = calibration.equal_mass(values, GROUPS)
+    return [
+        {"low": float(values[groups == g].min()), "high": float(values[groups == g].max()), **share(right[groups == g])}
+        for g in range(int(groups.max(initial=-1)) + 1)
+    ]
+
+
+def _by_length(rows: Sequence[PairRow], right: NDArray[np.bool_]) -> dict[str, Any]:
+    """Accuracy by how much longer, in characters, the preferred answer is, and how often model and data choose the longer one."""
+    longer = np.array([row.length_difference if row.probability > 0.5 else -row.length_difference for row in rows], dtype=np.float64)
+    scores = np.array([row.score for row in rows])
+    signed = np.sign(scores * [row.length_difference for row in rows])
+    return {
+        "preferred_longer": share(right[longer > 0]),
+        "preferred_shorter": share(right[longer < 0]),
+        "same_length": share(right[longer == 0]),
+        "model_chooses_longer": share(signed[signed != 0] > 0),
+        "data_choose_longer": share(longer[longer != 0] > 0),
+        "bins": _grouped(longer, right),
+    }
+
+
+def _by_margin(rows: Sequence[PairRow], right: NDArray[np.bool_]) -> dict[str, Any] | None:
+    known = np.array([row.margin is not None for row in rows], dtype=bool)
+    if not known.any():
+        return None
+    margins = np.array([row.margin for row in rows if row.margin is not None])
+    return {"known": int(known.sum()), "unknown": share(right[~known]), "bins": _grouped(margins, right[known])}
+
+
+def _calibration(rows: Sequence[PairRow], held_out: Sequence[PairRow] | None, boot: Bootstrap) -> tuple[dict[str, Any], list[str]]:
+    scores, outcomes = _columns(rows)
+    found, notes = _measure(scores, outcomes, boot), []
+    if (outcomes % 1 != 0).any():
+        notes.append("soft labels count as expected outcomes; the error of a calibrated model is that of hard outcomes, so it is too large")
+    found["temperature"] = None
+    if held_out is not None:
+        try:
+            value, interval = calibration.fit_temperature(*_columns(held_out))
+        except ValueError as error:
+            notes.append(f"no temperature: in the {len(held_out)} comparisons that it was to be fitted on, {error}")
+        else:
+            after = _measure(scores / value, outcomes, boot)
+            found["temperature"] = {"value": value, "ci95": list(interval), "n": len(held_out), "after": after}
+    return found, notes
+
+
+def _columns(rows: Sequence[PairRow]) -> tuple[Floats, Floats]:
+    return np.array([row.score for row in rows]), np.array([row.probability for row in rows])
+
+
+def _measure(scores: Floats, outcomes: Floats, boot: Bootstrap) -> dict[str, Any]:
+    """Brier score, log loss, calibration error and the reliability diagram."""
+    confidence, outcome = calibration.folded(scores, outcomes)
+    bins = calibration.equal_mass(confidence, BINS)
+    n = len(scores)
+    spread = calibration.bootstrap(scores, outcomes, bins, boot.draws, intervals.stream(boot.seed, "calibration"))
+    diagram = []
+    for number in range(int(bins.max()) + 1):
+        inside = bins == number
+        count, mean = int(inside.sum()), float(outcome[inside].mean())
+        low, high = float(confidence[inside].min()), float(confidence[inside].max())
+        interval = intervals.accuracy_interval(round(mean * count), count)
+        diagram.append(
+            {"low": low, "high": high, "n": count, "confidence": float(confidence[inside].mean()), "outcome": mean, "ci95": list(interval)}
+        )
+    error = {"score": calibration.calibration_error(confidence, outcome, bins), "n": n, "ci95": list(spread.calibration_error)}
+    return {
+        "brier": {"score": float(calibration.brier(scores, outcomes).mean()), "n": n, "ci95": list(spread.brier)},
+        "log_loss": {"score": float(calibration.log_loss(scores, outcomes).mean()), "n": n, "ci95": list(spread.log_loss)},
+        "ece": error | {"if_calibrated": {"mean": spread.calibrated_mean, "p95": spread.calibrated_p95}},
+        "bins": diagram,
+    }
+
+
+def mistakes(rows: Sequence[PairRow], comparisons: Sequence[Comparison], limit: int = 50) -> list[dict[str, Any]]:
+    """The verdicts that are most confidently wrong, the worst first, with their texts.
+
+    Args:
+        rows: Per-sample scores.
+        comparisons: What was scored, in the order of the rows.
+        limit: This many at most.
+    """
+    wrong = [(row, pair) for row, pair in zip(rows, comparisons, strict=True) if row.probability != 0.5 and not _right(row)]
+    wrong.sort(key=lambda each: -abs(each[0].score))
+    return [
+        {
+            "id": row.id,
+            "subset": row.subset,
+            "score": row.score,
+            "p_chosen": float(win_probabilities(row.score)),
+            "probability": row.probability,
+            "prompt": _shown(pair.prompt),
+            "chosen": _shown(pair.chosen),
+            "rejected": _shown(pair.rejected),
+        }
+        for row, pair in wrong[:limit]
+    ]
+
+
+def _shown(messages: Messages) -> str:
+    return text(messages) if len(messages) < 2 else rendered(messages, ())
+
+
+def reliability_plot(results: Mapping[str, Any], path: Path) -> None:
+    """Draws the reliability diagram of some results, before and after the temperature."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    measured = results["calibration"]
+    figure, axes = plt.subplots(figsize=(6, 5.4), layout="constrained")
+    axes.plot([0.5, 1], [0.5, 1], color="0.6", ls="--", lw=1, label="calibrated")
+    fitted = measured["temperature"]
+    drawn = [("as scored", measured, "#0072B2", "o")]
+    if fitted is not None:
+        drawn.append((f"temperature {fitted['value']:.3g}, fitted on {fitted['n']} others", fitted["after"], "#D55E00", "s"))
+    for name, each, color, marker in drawn:
+        x, y = [[one[key] for one in each["bins"]] for key in ("confidence", "outcome")]
+        down, up = ([abs(one["ci95"][side] - one["outcome"]) for one in each["bins"]] for side in (0, 1))
+        label = f"{name}: ECE {each['ece']['score']:.3f}, log loss {each['log_loss']['score']:.3f}"
+        axes.errorbar(x, y, yerr=[down, up], fmt=f"{marker}-", color=color, capsize=3, lw=1, label=label)
+    axes.set(xlabel="confidence, max(p, 1 - p)", ylabel="share of right verdicts", xlim=(0.49, 1.01))
+    n, bins = measured["ece"]["n"], len(measured["bins"])
+    axes.set_title(f"{n} comparisons in {bins} bins of like size; bars: 95 % intervals", fontsize=10)
+    axes.legend(loc="best", fontsize=8, framealpha=0.9)
+    axes.grid(color="0.92")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
