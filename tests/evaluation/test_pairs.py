@@ -1,0 +1,226 @@
+"""Comparisons of any source: rows, and the numbers that follow from them."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import COMPARISONS, comparison
+from scipy.special import expit
+
+from prefrep.errors import ConfigError, DataError, RecordError
+from prefrep.evaluation.pairs import (
+    PairRow,
+    comparisons_of,
+    evaluate,
+    mistakes,
+    pair_rows,
+    reliability_plot,
+    score_comparisons,
+    shared,
+    write_rows,
+)
+from prefrep.evaluation.scores import PairScore, read_scores
+from prefrep.evaluation.summary import Bootstrap
+from prefrep.records import Message, RankedResponses
+
+FEW = Bootstrap(50)
+
+
+def row(score: float, length: int = 0, margin: float | None = None, p: float = 1.0, subset: str = "", id: str = "") -> PairRow:
+    return PairRow(id, subset, score, margin, length, p)
+
+
+def generated(n: int, factor: float = 1.0, seed: int = 0) -> list[PairRow]:
+    generator = np.random.default_rng(seed)
+    true = generator.normal(0, 1.5, n)
+    first = generator.random(n) < expit(true)  # the preferred one is called chosen, as data sets do
+    return [row(float(s if won else -s) * factor, int(generator.integers(-50, 50))) for s, won in zip(true, first, strict=True)]
+
+
+def ranked(scores: tuple[float, ...] | None, id: str = "") -> RankedResponses:
+    answers = tuple((Message("assistant", "x" * (i + 1)),) for i in range(3))
+    return RankedResponses((Message("user", "q"),), answers, scores, subset="s", id=id)
+
+
+def test_all_pairs_of_scored_responses_that_differ() -> None:
+    found = comparisons_of([ranked((1.0, 3.0, 1.0), "a"), comparison("p", "c", "r")])
+    assert [(pair.id, pair.subset, pair.margin) for pair in found] == [("a:1-0", "s", 2.0), ("a:1-2", "s", 2.0), ("1", "", 0.0)]
+    assert [(pair.chosen[0].content, pair.rejected[0].content) for pair in found] == [("xx", "x"), ("xx", "xxx"), ("c", "r")]
+    with pytest.raises(RecordError, match="without scores"):
+        comparisons_of([ranked(None)])
+    with pytest.raises(DataError, match="no comparisons"):
+        comparisons_of([ranked((1.0, 1.0, 1.0))])
+
+
+def test_ids_are_unique() -> None:
+    found = comparisons_of([comparison("p", "c", "r", id=name) for name in ("a", "a", "", "b", "a")])
+    assert [pair.id for pair in found] == ["a", "a#2", "2", "b", "a#3"]
+
+
+def test_rows_of_scores_from_anywhere(tmp_path: Path) -> None:
+    talk = (Message("assistant", "12345"), Message("user", "x" * 100), Message("assistant", "678"))
+    pairs = [comparison("p", "abc", "d", id="1", margin=0.5, probability=0.75), comparison("p", "a", "bc", id="2", subset="s")]
+    pairs.append(replace(pairs[0], chosen=talk, id="3"))
+    rows = pair_rows(pairs, np.array([1.5, -2.0, 0.0], np.float32))
+    assert rows == [row(1.5, 2, 0.5, 0.75, id="1"), row(-2.0, -1, None, 1.0, "s", "2"), row(0.0, 7, 0.5, 0.75, id="3")]
+    path = write_rows(tmp_path / "point", rows)
+    assert read_scores(path, PairRow) == rows
+    assert read_scores(path, PairScore) == [PairScore(each.id, each.subset, each.score) for each in rows]
+    assert set(json.loads(path.read_text().splitlines()[0])) == {"id", "subset", "score", "margin", "length_difference", "probability"}
+    with pytest.raises(ValueError, match="argument"):
+        pair_rows(pairs, [1.0])
+
+
+@pytest.mark.parametrize("change", [{"probability": 2}, {"score": "x"}, {"margin": "y"}])
+def test_bad_rows(change: dict[str, Any], tmp_path: Path) -> None:
+    good = {"id": "1", "subset": "", "score": 1.0, "margin": None, "length_difference": 0, "probability": 1.0}
+    (tmp_path / "s.jsonl").write_text(json.dumps(good | change) + "\n")
+    with pytest.raises(RecordError, match=r"s.jsonl:1"):
+        read_scores(tmp_path / "s.jsonl", PairRow)
+
+
+def test_accuracy_by_hand() -> None:
+    rows = [
+        row(1.0, 5, subset="a"), row(-1.0, -5, subset="a"), row(0.0, 0, subset="b"), row(2.0, -9, subset="b"),
+        row(-1.0, 4, p=0.2, subset="b"), row(3.0, 2, p=0.5, subset="b"),
+    ]  # fmt: skip
+    found = evaluate(rows, bootstrap=FEW)
+    # Right: 1, 4, and 5, where the other answer is preferred and the score says so; 6 has no right verdict.
+    assert (found["overall"]["score"], found["overall"]["n"]) == (3 / 5, 5)
+    assert {name: (v["score"], v["n"]) for name, v in found["subsets"].items()} == {"a": (1 / 2, 2), "b": (2 / 3, 3)}
+    length = found["agreement"]["length"]
+    # The preferred answers are longer by 5, -5, 0, -9, -4 characters.
+    assert [(length[key]["score"], length[key]["n"]) for key in ("preferred_longer", "same_length", "preferred_shorter")] == [
+        (1.0, 1), (0.0, 1), (2 / 3, 3),
+    ]  # fmt: skip
+    assert (length["data_choose_longer"]["score"], length["data_choose_longer"]["n"]) == (1 / 4, 4)
+    # Of lengths 5, -5, -9, 4 the model takes: the longer, the longer, the shorter, the shorter.
+    assert (length["model_chooses_longer"]["score"], length["model_chooses_longer"]["n"]) == (1 / 2, 4)
+    assert found["agreement"]["margin"] is None
+    assert any("1 comparisons are ties" in note for note in found["notes"]) and any("1 pairs have equal" in note for note in found["notes"])
+    low, high = found["overall"]["ci95"]
+    assert 0 < low < 3 / 5 < high < 1
+    json.dumps(found, allow_nan=False)
+
+
+def test_accuracy_by_margin() -> None:
+    """Right exactly where the margin is above 5: groups of two among ten margins."""
+    rows = [row(1.0 if margin > 5 else -1.0, margin=float(margin)) for margin in range(1, 11)] + [row(1.0)]
+    found = evaluate(rows, bootstrap=FEW)["agreement"]["margin"]
+    assert [group["score"] for group in found["bins"]] == [0, 0, 0.5, 1, 1] and [group["n"] for group in found["bins"]] == [2] * 5
+    assert (found["bins"][0]["low"], found["bins"][-1]["high"]) == (1, 10)
+    assert (found["known"], found["unknown"]["n"], found["unknown"]["score"]) == (10, 1, 1.0)
+
+
+def test_which_answer_is_called_chosen_does_not_matter() -> None:
+    rows = generated(300)
+    other = [
+        replace(r, score=-r.score, length_difference=-r.length_difference, probability=0.0) if i % 2 else r for i, r in enumerate(rows)
+    ]
+    a, b = evaluate(rows, bootstrap=FEW), evaluate(other, bootstrap=FEW)
+    assert a["overall"] == b["overall"] and a["agreement"] == b["agreement"]
+    for key in ("brier", "log_loss", "ece"):
+        assert a["calibration"][key]["score"] == pytest.approx(b["calibration"][key]["score"])
+
+
+def test_calibration_against_a_slow_reference() -> None:
+    rows = generated(200, 2.0)
+    found = evaluate(rows, bootstrap=FEW)["calibration"]
+    p = [1 / (1 + math.exp(-each.score)) for each in rows]
+    assert found["brier"]["score"] == pytest.approx(sum((1 - each) ** 2 for each in p) / 200)
+    assert found["log_loss"]["score"] == pytest.approx(-sum(math.log(each) for each in p) / 200)
+    ordered = sorted((max(each, 1 - each), float(each > 0.5)) for each in p)
+    groups = [ordered[start : start + 20] for start in range(0, 200, 20)]
+    error = sum(abs(sum(c for c, _ in group) - sum(right for _, right in group)) for group in groups) / 200
+    assert found["ece"]["score"] == pytest.approx(error)
+    assert [each["n"] for each in found["bins"]] == [20] * 10
+    assert [each["outcome"] for each in found["bins"]] == pytest.approx([sum(right for _, right in group) / 20 for group in groups])
+    assert found["temperature"] is None
+
+
+def test_temperature_from_others_mends_what_was_too_sure() -> None:
+    rows, others = generated(3000, 3.0), generated(3000, 3.0, seed=1)
+    found = evaluate(rows, others, FEW)
+    before, fitted = found["calibration"], found["calibration"]["temperature"]
+    assert fitted["value"] == pytest.approx(3.0, rel=0.1) and fitted["ci95"][0] < 3.0 < fitted["ci95"][1] and fitted["n"] == 3000
+    after = fitted["after"]
+    assert after["ece"]["score"] < 0.04 < 0.1 < before["ece"]["score"]
+    assert after["log_loss"]["score"] < before["log_loss"]["score"] and after["brier"]["score"] < before["brier"]["score"]
+    for each in (before, after):  # no verdict changes
+        assert sum(one["outcome"] * one["n"] for one in each["bins"]) == pytest.approx(found["overall"]["score"] * 3000)
+    # What is fitted does not look at what is measured.
+    assert evaluate(rows[:10], others, FEW)["calibration"]["temperature"]["value"] == fitted["value"]
+
+
+def test_a_temperature_that_cannot_be_fitted_is_said() -> None:
+    found = evaluate(generated(50), [row(1.0), row(2.0)], FEW)
+    assert found["calibration"]["temperature"] is None
+    assert found["notes"] == ["no temperature: in the 2 comparisons that it was to be fitted on, no verdict is wrong, "
+                              "so the smaller the temperature, the better"]  # fmt: skip
+
+
+def test_ties_alone() -> None:
+    found = evaluate([row(1.0, p=0.5), row(-1.0, p=0.5)], bootstrap=FEW)
+    assert found["overall"] == {"score": None, "n": 0, "ci95": [0.0, 1.0]} and found["subsets"] == {}
+    assert found["calibration"]["brier"]["score"] == pytest.approx((expit(1) ** 2 + expit(-1) ** 2) / 2)
+    json.dumps(found, allow_nan=False)
+    with pytest.raises(DataError):
+        evaluate([])
+
+
+class Counting:
+    """Says a number, and dies at the third question where it is told to."""
+
+    def __init__(self, dies: bool = False) -> None:
+        self.asked, self.dies = 0, dies
+
+    def compare(self, comparisons: Any, *, progress: str | None = None) -> Any:
+        for pair in comparisons:
+            self.asked += 1
+            if self.dies and self.asked == 3:
+                raise KeyboardInterrupt
+            yield float(len(pair.chosen[0].content))
+
+
+def test_interrupted_scoring_goes_on(tmp_path: Path) -> None:
+    pairs, whole = comparisons_of(COMPARISONS), tmp_path / "whole"
+    with pytest.raises(KeyboardInterrupt):
+        score_comparisons(Counting(True), pairs, tmp_path / "cut", {"path": "m"})
+    again = Counting()
+    rows = score_comparisons(again, pairs, tmp_path / "cut", {"path": "m"})
+    assert again.asked == 2 and rows == score_comparisons(Counting(), pairs, whole, {"path": "m"})
+    assert (tmp_path / "cut" / "scores.jsonl").read_bytes() == (whole / "scores.jsonl").read_bytes()
+    finished = Counting()
+    assert score_comparisons(finished, pairs, whole, {"path": "m"}) == rows and finished.asked == 0
+    with pytest.raises(ConfigError, match="another model"):
+        score_comparisons(Counting(), pairs, whole, {"path": "other"})
+    with pytest.raises(ConfigError, match="another data"):
+        score_comparisons(Counting(), pairs[1:], whole, {"path": "m"})
+
+
+def test_mistakes_come_worst_first() -> None:
+    pairs = comparisons_of([replace(pair, probability=p) for pair, p in zip(COMPARISONS, (1.0, 1.0, 0.0, 0.5), strict=True)])
+    rows = pair_rows(pairs, [-1.0, 2.0, 3.0, -9.0])
+    found = mistakes(rows, pairs)
+    assert [(each["id"], each["score"]) for each in found] == [("2", 3.0), ("0", -1.0)]
+    assert (found[1]["prompt"], found[1]["chosen"], found[1]["rejected"]) == ("Name a prime", "7", "9")
+    assert found[1]["p_chosen"] == pytest.approx(expit(-1))
+    assert len(mistakes(rows, pairs, 1)) == 1
+
+
+def test_shared_comparisons_are_found_in_either_order() -> None:
+    first, second, *_ = COMPARISONS
+    assert shared([first, second], [replace(first, chosen=first.rejected, rejected=first.chosen, id="other")]) == 1
+    assert shared([first], [replace(first, prompt=second.prompt)]) == 0
+
+
+def test_plot(tmp_path: Path) -> None:
+    for name, others in (("without", None), ("with", generated(100, 3.0, 1))):
+        reliability_plot(evaluate(generated(100, 3.0), others, FEW), tmp_path / f"{name}.png")
+        assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
