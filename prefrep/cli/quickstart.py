@@ -154,9 +154,9 @@ class Quickstart:
     def accuracy(self, module: PreferenceModule, batch: TreeBatch) -> dict[str, Any]:
         """Share of comparisons in which the preferred answer wins, strictly, with its 95 % interval."""
         from prefrep.metrics.intervals import accuracy_interval
-        from prefrep.modules.full_batch import wins as count
+        from prefrep.modules.full_batch import correct
 
-        wins, n = count(module, batch), len(batch)
+        wins, n = int(correct(module, batch).sum()), len(batch)
         return {"accuracy": wins / n, "n": n, "ci95": list(accuracy_interval(wins, n))}
 
     def plot(self, module: PreferenceModule, read: Reading, cycle: list[Comparison]) -> None:

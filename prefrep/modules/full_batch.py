@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import torch
 from lightning.pytorch import Trainer
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from prefrep.data.trees import TreeBatch
@@ -42,6 +43,7 @@ def train(module: PreferenceModule, batch: TreeBatch, steps: int, seed: int = 0)
 
 
 @torch.no_grad()
-def wins(module: PreferenceModule, batch: TreeBatch) -> int:
-    """In how many comparisons of a batch the preferred response wins, strictly."""
-    return int((module(batch) > 0).sum())
+def correct(module: PreferenceModule, batch: TreeBatch) -> Tensor:
+    """In which comparisons of a batch the preferred response wins, strictly: bool [P]."""
+    log_odds: Tensor = module(batch)
+    return log_odds > 0
