@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from prefrep.cli import eval_generate, eval_pairs, eval_winrate, workers
+from prefrep.cli import eval_generate, eval_intransitivity, eval_pairs, eval_winrate, workers
 
 if TYPE_CHECKING:
     from prefrep.evaluation.rewardbench import PreferenceScorer
@@ -39,6 +39,7 @@ def main(args: list[str] | None = None) -> int:
     _add_rewardbench2(commands)
     eval_generate.add(commands)
     eval_winrate.add(commands)
+    eval_intransitivity.add(commands)
     eval_pairs.add(commands)
     given = parser.parse_args(args)
     from prefrep.cli.main import quiet

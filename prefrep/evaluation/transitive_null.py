@@ -1,0 +1,93 @@
+"""Cycle rates of many tables against those of a transitive model with the same noise."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prefrep.evaluation.tables import TableRow
+from prefrep.functional import feedback_arcs, hodge, intransitivity
+from prefrep.functional import transitive_nulls as nulls
+from prefrep.functional.votes import majority, vote_margins
+from prefrep.metrics import intervals
+
+Floats = NDArray[np.float64]
+
+_ROTATED = (
+    "{} r_i - r_j plus independent normal errors, of a size of their own for each table: the gradient part is kept, the rest turned at "
+    "random (rotation test)"
+)
+NULLS = {
+    "model": _ROTATED.format("log-odds"),
+    "probabilities": _ROTATED.format("margins"),
+    "votes": "Bradley-Terry votes in which every response wins as often as it did: cycles of votes are reversed at random (exact "
+    "conditional test)",
+    "majority": "ratings = quality of the response + leniency of the aspect + errors: means are kept, the rest is turned at random and "
+    "brought back to the nearest rating",
+    "scores": "none: one score per response is transitive",
+}
+
+
+def null(rows: Sequence[TableRow], draws: int, seed: int) -> dict[str, Any]:
+    """What a transitive model with the same noise would have given, over all prompts; see `functional.transitive_nulls`.
+
+    Args:
+        rows: The tables; the null of each follows from its kind.
+        draws: How many times all tables are drawn.
+        seed: Of the draws; a prompt's draws do not depend on the other prompts.
+
+    Returns:
+        `models`: the null of each kind in words. For each statistic `observed`, `mean`, `ci95` (the middle 95 % of the null), `p`
+        (one-sided) and `draws`. Cyclic energy is in units of the observed tables' energy: noise that adds to one adds to the other, and
+        their ratio would hide it. It is left out where the null keeps it as it is.
+    """
+    names = ["triples.cyclic", "triples.intransitive", "feedback_arcs.arcs", "energy.cyclic"]
+    levels = np.unique([rating for row in rows for line in row.ratings or () for rating in line])
+    sums = np.zeros((draws + 1, len(names), 2))
+    for number, row in enumerate(rows):
+        tables = np.concatenate([row.array()[None], _drawn(row, levels, draws, np.random.default_rng([seed, number]))])
+        sums += _statistics(tables, row.graph())
+    if all(row.kind in ("model", "probabilities", "scores") for row in rows):
+        names = names[:3]
+    found: dict[str, Any] = {"models": {kind: NULLS[kind] for kind in dict.fromkeys(row.kind for row in rows)}, "seed": seed}
+    for i, name in enumerate(names):
+        shares = np.divide(sums[:, i, 0], sums[:, i, 1], out=np.zeros(draws + 1), where=sums[:, i, 1] > 0)
+        found[name] = {
+            "observed": float(shares[0]),
+            "mean": float(shares[1:].mean()),
+            "ci95": list(intervals.percentile_interval(shares[1:])),
+            "p": nulls.p_value(float(shares[0]), shares[1:]),
+            "draws": [float(share) for share in shares[1:]],
+        }
+    return found
+
+
+def _drawn(row: TableRow, levels: Floats, draws: int, generator: np.random.Generator) -> Floats:
+    if row.kind == "votes":
+        wins, ties = (np.array(each, dtype=np.int64) for each in (row.wins, row.ties))
+        return vote_margins(nulls.revoted(wins, draws, generator), ties)
+    if row.kind == "majority":
+        return majority(nulls.rerated(np.array(row.ratings), levels, draws, generator))
+    if row.kind == "scores":
+        return np.repeat(row.array()[None], draws, axis=0)
+    return nulls.rotated(row.array(), row.graph(), draws, generator)
+
+
+def _statistics(tables: Floats, graph: NDArray[np.bool_]) -> Floats:
+    """Numerators and denominators of the four statistics of `null`, [B, 4, 2]; the first table is the observed one."""
+    triples = intransitivity.triples(tables, graph)
+    count = np.broadcast_to(sum(triples), triples.cyclic.shape)
+    arcs = (tables > 0).astype(np.float64)
+    exact = tables.shape[-1] <= feedback_arcs.EXACT
+    fewest = feedback_arcs.minimum_weights(arcs) if exact else np.zeros(len(tables))
+    parts = hodge.split(tables, graph)
+    pairs = [
+        (triples.cyclic, count),
+        (triples.cyclic + triples.tied_cyclic, count),
+        (fewest, arcs.sum((1, 2)) * exact),
+        (hodge.energy(parts.curl + parts.harmonic), np.full(len(tables), hodge.energy(tables[0]))),
+    ]
+    return np.stack([np.stack(pair, axis=-1) for pair in pairs], axis=1).astype(np.float64)

@@ -1,0 +1,137 @@
+"""bin/eval intransitivity from its arguments to its files, on the bundled sample and with tiny random models."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from prefrep.cli.eval import main
+from prefrep.data.encode import EncodeConfig
+from prefrep.errors import ConfigError, DataError
+from prefrep.evaluation.intransitivity import evaluate
+from prefrep.evaluation.summary import Bootstrap
+from prefrep.evaluation.tables import TableRow
+from prefrep.io.folder import save
+from prefrep.nn.backbone import Backbone, load_tokenizer
+from prefrep.nn.heads import BTHead, GPMHead, PairHead, PreferenceHead
+from prefrep.nn.skew import GatedSkew, LearnedSkew
+from prefrep.scoring import Scorer, ranked
+
+FEW = ["--bootstrap", "50", "--null", "20"]
+HEADS: dict[str, Any] = {
+    "bt": BTHead,
+    "pair": PairHead,
+    "block": partial(GPMHead, dim=4, normalize=False),
+    "gated": partial(GPMHead, dim=6, skew=GatedSkew),
+    "learned": partial(GPMHead, dim=4, skew=LearnedSkew),
+}
+PROMPTS = [("Why?", ["No.", "Because.", "It rains, and rain is wet", "I would rather not say"]), ("Name a prime", ["7", "9", "eleven"])]
+
+
+@pytest.fixture(scope="module")
+def exports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """An exported folder per kind of head, with random weights that are wide enough for scores to differ."""
+    folder = tmp_path_factory.mktemp("models")
+    backbone, tokenizer = Backbone("bundled:tiny-llama").eval(), load_tokenizer("bundled:tiny-llama")
+    torch.manual_seed(0)
+    for name, make in HEADS.items():
+        head: PreferenceHead = make(backbone.hidden_size)
+        for parameter in head.parameters():
+            torch.nn.init.normal_(parameter, std=0.3)
+        save(folder / name, backbone, head, 0.5, EncodeConfig(), tokenizer, {})
+    return {name: str(folder / name) for name in HEADS}
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> str:
+    path = tmp_path / "ranked.jsonl"
+    path.write_text("".join(json.dumps({"prompt": prompt, "responses": responses}) + "\n" for prompt, responses in PROMPTS))
+    return str(path)
+
+
+def results(out: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((out / "results.json").read_text())
+    return found
+
+
+def rows(out: Path) -> list[TableRow]:
+    return [TableRow.parse(json.loads(line)) for line in (out / "tables.jsonl").read_text().splitlines()]
+
+
+def test_the_bundled_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["intransitivity", "--data", "bundled", "--out", str(tmp_path), *FEW]) == 0
+    found, tables = results(tmp_path), rows(tmp_path)
+    assert found["benchmark"] == "intransitivity" and found["model"] is None and found["data"] == "bundled"
+    assert found["tables"]["n"] == len(tables) == 150 and found["tables"]["kinds"] == {"majority": 150}
+    again, described = evaluate(tables, Bootstrap(50, 0), 20)
+    for key, value in json.loads(json.dumps(again)).items():
+        if key != "notes":
+            assert found[key] == value, key
+    lines = [json.loads(line) for line in (tmp_path / "prompts.jsonl").read_text().splitlines()]
+    assert [line["triples"] for line in lines] == [each["triples"] for each in described]
+    assert len(lines[0]["texts"]) == 4 and lines[0]["prompt"] == "Give me three tips for sleeping better."
+    assert (tmp_path / "intransitivity.png").stat().st_size > 10_000
+    shown = capsys.readouterr().out
+    assert f"{found['energy']['gradient']['score']:.3f}" in shown and "null of majority" in shown
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_tables_are_those_of_the_scorer(head: str, exports: dict[str, str], data: str, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert main(["intransitivity", "--model", exports[head], "--data", data, "--out", str(out), *FEW]) == 0
+    scorer = Scorer.from_pretrained(exports[head])
+    tables, found = rows(out), results(out)
+    for row, expected in zip(tables, scorer.tables(ranked(*each) for each in PROMPTS), strict=True):
+        np.testing.assert_allclose(row.array(), expected, atol=1e-5)
+        np.testing.assert_array_equal(row.array(), -row.array().T)
+    blocks = {"block": 2, "gated": 3, "learned": 2}.get(head, 0)
+    assert len(found["blocks"]) == blocks and all(len(row.blocks or ()) == blocks for row in tables)
+    assert found["model"]["path"] == exports[head] and found["model"]["encoded"]["records"] == 2
+    assert {"torch", "numpy", "prefrep"} <= found["versions"].keys()
+    if head == "bt":
+        assert found["energy"]["cyclic"]["score"] < 1e-9 and found["overall"]["score"] == 0
+
+
+def test_a_second_run_reads_what_is_there(exports: dict[str, str], data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "out"
+    command = ["intransitivity", "--model", exports["block"], "--data", data, "--out", str(out), *FEW]
+    assert main(command) == 0
+    first, before = results(out), rows(out)
+    kept = (out / "tables.jsonl").read_text().splitlines(keepends=True)[0]
+    (out / "tables.jsonl").write_text(kept + '{"id": "1"')
+    assert main(command) == 0
+    assert (out / "tables.jsonl").read_text().startswith(kept)
+    for one, other in zip(before, rows(out), strict=True):  # other batches, other last bits
+        np.testing.assert_allclose(one.array(), other.array(), atol=1e-5)
+    for name, value in first["energy"].items():
+        assert results(out)["energy"][name]["score"] == pytest.approx(value["score"], abs=1e-5)
+    with pytest.raises(ConfigError, match="another model"):
+        main(["intransitivity", "--data", "bundled", "--out", str(out), *FEW])
+    assert main(["intransitivity", "--data", "bundled", "--out", str(out), "--restart", *FEW]) == 0
+
+
+def test_comparisons_that_share_a_prompt(exports: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "pairs.jsonl"
+    pairs = [("a", "b"), ("b", "c"), ("c", "a")]
+    path.write_text("".join(json.dumps({"prompt": "?", "chosen": a, "rejected": b}) + "\n" for a, b in pairs))
+    assert main(["intransitivity", "--data", str(path), "--out", str(tmp_path / "own"), *FEW]) == 0
+    found = results(tmp_path / "own")
+    assert found["overall"]["score"] == 1 and found["energy"]["curl"]["score"] == pytest.approx(1)
+    assert "voted on twice" in capsys.readouterr().out.replace("\n      ", " ")
+    assert main(["intransitivity", "--data", str(path), "--model", exports["bt"], "--out", str(tmp_path / "bt"), *FEW]) == 0
+    assert results(tmp_path / "bt")["overall"]["score"] == 0 and len(rows(tmp_path / "bt")[0].table) == 3
+
+
+def test_what_is_wrong_is_said(data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(DataError, match="name a --model"):
+        main(["intransitivity", "--data", data, "--out", str(tmp_path / "x"), *FEW])
+    for wrong in (["--null", "0"], ["--bootstrap", "0"], ["--batch-tokens", "0"]):
+        with pytest.raises(SystemExit) as error:
+            main(["intransitivity", "--data", data, "--out", str(tmp_path / "x"), *wrong])
+        assert error.value.code == 2 and "at least 1" in capsys.readouterr().err
