@@ -111,7 +111,7 @@ def test_a_second_run_reads_what_is_there(exports: dict[str, str], data: str, tm
         np.testing.assert_allclose(one.array(), other.array(), atol=1e-5)
     for name, value in first["energy"].items():
         assert results(out)["energy"][name]["score"] == pytest.approx(value["score"], abs=1e-5)
-    with pytest.raises(ConfigError, match="another model"):
+    with pytest.raises(ConfigError, match="another data"):
         main(["intransitivity", "--data", "bundled", "--out", str(out), *FEW])
     assert main(["intransitivity", "--data", "bundled", "--out", str(out), "--restart", *FEW]) == 0
 
