@@ -18,7 +18,7 @@ from prefrep.data.encode import EncodeConfig
 from prefrep.errors import ConfigError, RecordError
 from prefrep.io.folder import PreferenceModel
 from prefrep.nn.backbone import Backbone
-from prefrep.nn.heads import BTHead, GPMHead, PairHead, PreferenceHead
+from prefrep.nn.heads import BTHead, GPMHead, HybridHead, PairHead, PreferenceHead
 from prefrep.nn.skew import BlockSkew, GatedSkew, LearnedSkew
 from prefrep.records import Comparison, Message, RankedResponses
 from prefrep.scoring import PairScorer, Scorer, ranked
@@ -29,6 +29,7 @@ HEADS: dict[str, Any] = {
     "block": partial(GPMHead, dim=4, skew=BlockSkew),
     "gated": partial(GPMHead, dim=6, skew=GatedSkew, normalize=False),
     "learned": partial(GPMHead, dim=4, skew=LearnedSkew),
+    "hybrid": partial(HybridHead, dim=4, skew=GatedSkew, normalize=False),
 }
 RESPONSES = ["Sure, here it is: one", "Sure, here it is: two", "No.", "", "Because it rains, and rain is wet"]
 TABLES = [

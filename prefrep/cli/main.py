@@ -144,7 +144,10 @@ def sentence(message: str) -> str:
         key, name = match.groups()
         known = _known_classes()
         if name in known:
-            return f"{key}: {name} does not go there; BradleyTerry takes BTHead, PairPreference PairHead, GeneralPreference GPMHead"
+            return (
+                f"{key}: {name} does not go there; BradleyTerry takes BTHead, PairPreference PairHead, GeneralPreference GPMHead, "
+                "HybridPreference HybridHead"
+            )
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
         return f"{key}: there is no class {name}" + (f"; did you mean {near[0]}?" if near else f"; there are {', '.join(sorted(known))}")
     return text[:600]

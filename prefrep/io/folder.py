@@ -28,7 +28,7 @@ from transformers import PreTrainedTokenizerBase
 from prefrep.data.encode import EncodeConfig
 from prefrep.errors import CheckpointError, ConfigError
 from prefrep.nn.backbone import Backbone, LoRA
-from prefrep.nn.heads import BTHead, GPMHead, PairHead, PreferenceHead
+from prefrep.nn.heads import BTHead, GPMHead, HybridHead, PairHead, PreferenceHead
 from prefrep.nn.skew import BlockSkew, GatedSkew, LearnedSkew, SkewOperator
 
 FORMAT = 1
@@ -59,6 +59,8 @@ class PreferenceModel:
 def describe_head(head: PreferenceHead) -> dict[str, Any]:
     """A head's settings as plain data."""
     settings: dict[str, Any] = {"class": type(head).__name__}
+    if isinstance(head, HybridHead):
+        settings = describe_head(head.preference) | settings
     if isinstance(head, GPMHead):
         settings |= {"dim": head.dim, "normalize": head.normalize, "skew": {"class": type(head.skew).__name__}}
         if isinstance(head.skew, GatedSkew):
@@ -76,12 +78,13 @@ def make_head(settings: dict[str, Any], hidden_size: int) -> PreferenceHead:
     if kind == "PairHead":
         first, second = settings["answers"]
         return PairHead(hidden_size, readout=settings["readout"], answers=(first, second))
-    if kind == "GPMHead":
+    if kind in ("GPMHead", "HybridHead"):
         operators: dict[str, type[SkewOperator]] = {"BlockSkew": BlockSkew, "GatedSkew": GatedSkew, "LearnedSkew": LearnedSkew}
         options = dict(settings["skew"])
         operator = operators[options.pop("class")]
         skew = partial(operator, **options)
-        return GPMHead(hidden_size, dim=settings["dim"], skew=skew, normalize=settings["normalize"])
+        head = GPMHead if kind == "GPMHead" else HybridHead
+        return head(hidden_size, dim=settings["dim"], skew=skew, normalize=settings["normalize"])
     raise KeyError(f"unknown head {kind!r}")
 
 

@@ -1,4 +1,4 @@
-"""Preference models as LightningModules: one step for Bradley-Terry, pair and general preference models.
+"""Preference models as LightningModules: one step for Bradley-Terry, pair, general and hybrid preference models.
 
 log-odds(y1 > y2 | x) = head.compare(embed(x, y1), embed(x, y2), x) / tau
 """
@@ -21,7 +21,7 @@ from prefrep.functional.losses import centre
 from prefrep.modules.base import LanguageModule, Schedule
 from prefrep.modules.sharding import shard
 from prefrep.nn.backbone import Backbone
-from prefrep.nn.heads import BTHead, GPMHead, PairHead, PreferenceHead
+from prefrep.nn.heads import BTHead, GPMHead, HybridHead, PairHead, PreferenceHead
 from prefrep.nn.losses import LogisticLoss, PreferenceLoss
 
 Stage = Literal["train", "val", "test"]
@@ -267,6 +267,30 @@ class GeneralPreference(PreferenceModule):
         self,
         backbone: Callable[[], Backbone] = Backbone,
         head: Callable[[int], GPMHead] = GPMHead,
+        loss: Callable[[], PreferenceLoss] = GPM_LOSS,
+        optimizer: OptimizerCallable = ADAMW,
+        schedule: Schedule = SCHEDULE,
+        sft: float = 0.0,
+    ) -> None:
+        super().__init__(backbone, head, loss, optimizer, schedule, sft)
+
+
+class HybridPreference(PreferenceModule):
+    """Reward and general preference model in one (arXiv 2605.17342): s(i > j) = (r_i - r_j) + <R v_i, v_j>, at K reads for K responses.
+
+    Args:
+        backbone: Builds the language model.
+        head: Builds the head: dimension, operator and normalisation of the part that is no reward.
+        loss: Builds the loss; tau 0.1 as for a general preference model. Rewards are divided by it too; they are free to be smaller.
+        optimizer: Builds the optimizer.
+        schedule: Learning-rate schedule.
+        sft: Coefficient of the language-model regulariser.
+    """
+
+    def __init__(
+        self,
+        backbone: Callable[[], Backbone] = Backbone,
+        head: Callable[[int], HybridHead] = HybridHead,
         loss: Callable[[], PreferenceLoss] = GPM_LOSS,
         optimizer: OptimizerCallable = ADAMW,
         schedule: Schedule = SCHEDULE,

@@ -1,4 +1,4 @@
-"""Preference heads: hidden states in, log-odds times tau out. Bradley-Terry, pair and general preference models differ here only.
+"""Preference heads: hidden states in, log-odds times tau out. Bradley-Terry, pair, general and hybrid preference models differ here only.
 
 Letters: `H` hidden size, `D` embedding dimension, `K` responses to a prompt. Everything is computed in fp32, whatever the backbone's dtype
 and under autocast (the official code computes in the model's dtype). Division by tau belongs to the loss and to the scorer.
@@ -251,3 +251,77 @@ class GPMHead(PreferenceHead):
             [.., D/2].
         """
         return self.skew.block_scores(a, b, prompt)
+
+
+class HybridHead(PreferenceHead):
+    """A reward and a general preference model side by side: s(a > b) = (r_a - r_b) + <R(x) v_a, v_b> (arXiv:2605.17342).
+
+    r and v come from linear maps of their own. An embedding is (r, v), with D + 1 numbers.
+
+    What it can hold and a general preference model of the same D cannot: one answer that beats all others, above others that run in a
+    cycle. In two dimensions s(a > b) = |v_a| |v_b| sin(angle from v_a to v_b). If one answer beats all others, these lie within the half
+    turn that follows it; two of them are then less than half a turn apart, so each beats those that come later, and that is an order. No
+    lengths help. Here the reward lifts the one answer and the cycle stays in v, for cycles of any length. (With D + 2 dimensions, free
+    lengths and one block (r, 1) a general preference model is this head, so ranks of tables reach D + 2 here.)
+
+    The two parts are not the transitive and the cyclic part of a table: v can hold rankings too, and nothing but training keeps them out.
+    The paper clips r and has a gate; here r is free, and a gate is an operator like others. The paper's own sign is the opposite one.
+
+    Args:
+        hidden_size: Hidden size H of the backbone.
+        dim: Dimension D of v, positive and even.
+        skew: Makes the operator from (dim, hidden_size): BlockSkew, GatedSkew or LearnedSkew.
+        normalize: Bring v to length 1, as the paper does; r is not touched.
+
+    Raises:
+        ConfigError: dim is odd or not positive.
+    """
+
+    def __init__(
+        self,
+        hidden_size: int,
+        dim: EvenDim = 2,
+        skew: Callable[[int, int], SkewOperator] = BlockSkew,
+        normalize: bool = True,
+    ) -> None:
+        check_dim("HybridHead.dim", dim)
+        super().__init__()
+        self.reward = BTHead(hidden_size)
+        self.preference = GPMHead(hidden_size, dim, skew, normalize)
+        self.dim = self.reward.dim + self.preference.dim
+
+    @property
+    def needs_prompt(self) -> bool:
+        """Whether the operator is gated by the prompt."""
+        return self.preference.needs_prompt
+
+    def embed(self, hidden: Tensor) -> Tensor:
+        """Reward and embedding of what was read, (r, v).
+
+        Args:
+            hidden: Hidden states at the last token of each text, [.., H].
+
+        Returns:
+            [.., 1 + D].
+        """
+        return torch.cat([self.reward.embed(hidden), self.preference.embed(hidden)], dim=-1)
+
+    def compare(self, a: Tensor, b: Tensor, prompt: Tensor | None = None) -> Tensor:  # noqa: D102
+        return self.reward.compare(a[..., :1], b[..., :1]) + self.preference.compare(a[..., 1:], b[..., 1:], prompt)
+
+    def table(self, e: Tensor, prompt: Tensor | None = None) -> Tensor:  # noqa: D102
+        return self.reward.table(e[..., :1]) + self.preference.table(e[..., 1:], prompt)
+
+    def block_scores(self, a: Tensor, b: Tensor, prompt: Tensor | None = None) -> Tensor:
+        """Scores by 2 x 2 block, whose sum is `compare`: first the reward's, r_a - r_b (the block (r, 1)), then those of v.
+
+        Args:
+            a: Embeddings of the first responses, [.., 1 + D].
+            b: Embeddings of the second responses, [.., 1 + D].
+            prompt: Hidden states of the prompts, [.., H], if `needs_prompt`.
+
+        Returns:
+            [.., 1 + D/2].
+        """
+        rewards = self.reward.compare(a[..., :1], b[..., :1])
+        return torch.cat([rewards.unsqueeze(-1), self.preference.block_scores(a[..., 1:], b[..., 1:], prompt)], dim=-1)

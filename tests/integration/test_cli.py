@@ -82,6 +82,7 @@ def truncated_gz(folder: Path) -> Path:
         (["--model", "GeneralPreferenc"], ["did you mean GeneralPreference"], 2),
         (["--model.head", "GPHead"], ["did you mean GPMHead"], 2),
         (["--model.head", "BTHead"], ["BTHead does not go there"], 2),
+        (["--model.head", "HybridHead"], ["HybridHead does not go there", "HybridPreference HybridHead"], 2),
         (["--model.head.dim", "3"], ["positive even number", "got 3"], 2),
         (["--model.head.dims", "4"], ["'dims' is not accepted"], 2),
         (["--model.loss.tau", "0"], ["tau must be a positive number"], 2),

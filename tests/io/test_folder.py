@@ -19,7 +19,7 @@ from prefrep.errors import CheckpointError, ConfigError
 from prefrep.io import folder
 from prefrep.io.folder import PreferenceModel
 from prefrep.nn.backbone import Backbone, LoRA
-from prefrep.nn.heads import BTHead, GPMHead, PairHead, PreferenceHead
+from prefrep.nn.heads import BTHead, GPMHead, HybridHead, PairHead, PreferenceHead
 from prefrep.nn.skew import GatedSkew, LearnedSkew
 from prefrep.scoring import Scorer
 
@@ -33,6 +33,8 @@ HEADS: dict[str, Callable[[int], PreferenceHead]] = {
     "softmax": partial(GPMHead, dim=4, skew=GatedSkew),
     "scaled": partial(GPMHead, dim=6, skew=partial(GatedSkew, variant="scaled_softmax")),
     "nonnegative": partial(GPMHead, dim=4, skew=partial(GatedSkew, variant="nonnegative")),
+    "hybrid": HybridHead,
+    "hybrid, gated": partial(HybridHead, dim=4, skew=partial(GatedSkew, variant="scaled_softmax"), normalize=False),
 }
 
 

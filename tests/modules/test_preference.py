@@ -16,9 +16,9 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from prefrep.data.preference import PreferenceData
 from prefrep.errors import CheckpointError, ConfigError
-from prefrep.modules import BradleyTerry, GeneralPreference, PairPreference, PreferenceModule, Schedule
+from prefrep.modules import BradleyTerry, GeneralPreference, HybridPreference, PairPreference, PreferenceModule, Schedule
 from prefrep.nn.backbone import Backbone, LoRA
-from prefrep.nn.heads import GPMHead, PairHead
+from prefrep.nn.heads import GPMHead, HybridHead, PairHead
 from prefrep.nn.losses import LogisticLoss
 from prefrep.nn.skew import GatedSkew, LearnedSkew
 
@@ -69,6 +69,8 @@ CYCLE = [{"prompt": "Choose", "chosen": a, "rejected": b} for a, b in [("rock", 
         (GeneralPreference, {"head": partial(GPMHead, dim=4, skew=GatedSkew, normalize=False)}, 1.0, 1.0),
         (GeneralPreference, {"head": partial(GPMHead, dim=4, skew=LearnedSkew, normalize=False)}, 1.0, 1.0),
         (GeneralPreference, {"head": partial(GPMHead, normalize=False), "loss": partial(LogisticLoss, learn_tau=True)}, 1.0, 1.0),
+        (HybridPreference, {"head": partial(HybridHead, normalize=False)}, 1.0, 1.0),
+        (HybridPreference, {"head": partial(HybridHead, dim=4, skew=GatedSkew, normalize=False)}, 1.0, 1.0),
     ],
 )
 def test_who_can_learn_a_cycle(kind: type[PreferenceModule], options: dict[str, Any], least: float, most: float, tmp_path: Path) -> None:
@@ -80,10 +82,24 @@ def test_who_can_learn_a_cycle(kind: type[PreferenceModule], options: dict[str, 
     seed_everything(0, verbose=False)
     module = build(kind, **options)
     data = PreferenceData(write(tmp_path / "train.jsonl", CYCLE), test=str(tmp_path / "train.jsonl"), batch_size=3)
-    run = trainer(tmp_path, max_epochs=40)
+    run = trainer(tmp_path, max_epochs=80)
     run.fit(module, data)
     result = run.test(module, data, verbose=False)[0]
     assert least <= result["test/accuracy"] <= most
+
+
+def test_a_hybrid_model_learns_a_dominant_answer_above_a_cycle(tmp_path: Path) -> None:
+    """From text to verdicts: of two models of two dimensions only the one with a reward gets rock, scissors, paper and what beats all."""
+    both = CYCLE + [{"prompt": "Choose", "chosen": "everything", "rejected": one} for one in ("rock", "scissors", "paper")]
+    accuracy = {}
+    for kind, head in ((HybridPreference, HybridHead), (GeneralPreference, GPMHead)):
+        seed_everything(0, verbose=False)
+        data = PreferenceData(write(tmp_path / "t.jsonl", both), test=str(tmp_path / "t.jsonl"), batch_size=6)
+        run, module = trainer(tmp_path, max_epochs=60), build(kind, head=partial(head, normalize=False))
+        run.fit(module, data)
+        accuracy[kind] = run.test(module, data, verbose=False)[0]["test/accuracy"]
+    assert accuracy[HybridPreference] == 1.0
+    assert accuracy[GeneralPreference] < 1.0
 
 
 def test_coinciding_embeddings_are_a_trap() -> None:
@@ -105,7 +121,7 @@ def test_coinciding_embeddings_are_a_trap() -> None:
     assert min(cost([0.0, third, 2 * third]), cost([0.0, -third, -2 * third])) < 1e-3
 
 
-@pytest.mark.parametrize("kind", [BradleyTerry, PairPreference, GeneralPreference])
+@pytest.mark.parametrize("kind", [BradleyTerry, PairPreference, GeneralPreference, HybridPreference])
 def test_layouts_give_the_same_training(kind: type[PreferenceModule], tmp_path: Path) -> None:
     curves = {}
     for layout in ("trees", "padded"):

@@ -18,10 +18,10 @@ from prefrep.data.encode import EncodeConfig, Encoder
 from prefrep.data.preference import PreferenceData
 from prefrep.data.trees import TreeBatch, collate
 from prefrep.errors import ConfigError, DataError
-from prefrep.modules import BradleyTerry, GeneralPreference, PairPreference, PreferenceModule, Schedule
+from prefrep.modules import BradleyTerry, GeneralPreference, HybridPreference, PairPreference, PreferenceModule, Schedule
 from prefrep.modules.remembered import Point, Reading, train_each
 from prefrep.nn.backbone import Backbone
-from prefrep.nn.heads import GPMHead, PairHead
+from prefrep.nn.heads import GPMHead, HybridHead, PairHead
 from prefrep.nn.losses import HingeLoss, LogisticLoss
 from prefrep.nn.skew import GatedSkew, LearnedSkew
 from prefrep.scoring import Scorer
@@ -33,6 +33,7 @@ MODELS: dict[str, Any] = {
     "pairpm": partial(PairPreference, **common),
     "tokens": partial(PairPreference, head=partial(PairHead, readout="tokens"), **common),
     "gpm": partial(GeneralPreference, head=partial(GPMHead, dim=4), **common),
+    "hybrid": partial(HybridPreference, head=partial(HybridHead, dim=4, skew=GatedSkew), **common),
     "gated": partial(GeneralPreference, head=partial(GPMHead, dim=4, skew=GatedSkew), **common),
     "learned": partial(
         GeneralPreference, head=partial(GPMHead, skew=LearnedSkew, normalize=False), loss=partial(LogisticLoss, learn_tau=True), **common
@@ -174,7 +175,7 @@ def test_nothing_is_kept_of_a_backbone_that_learns(cache: str | None, file: str,
 
 def test_each_of_many_is_trained_as_alone(file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Exactly: the same states, the same seeds, the same steps."""
-    points = {f"{name}-{seed}": Point(MODELS[name], seed) for name in ("bt", "gpm", "gated", "learned") for seed in (0, 1)}
+    points = {f"{name}-{seed}": Point(MODELS[name], seed) for name in ("bt", "gpm", "gated", "learned", "hybrid") for seed in (0, 1)}
     points["hinge-0"] = Point(partial(GeneralPreference, loss=HingeLoss, **common))
     cache = str(tmp_path / "cache")
     together = {

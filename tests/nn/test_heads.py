@@ -13,7 +13,8 @@ from jsonargparse import ArgumentParser
 from torch import Tensor
 
 from prefrep.errors import ConfigError
-from prefrep.nn.heads import BTHead, GPMHead, PairHead, PreferenceHead
+from prefrep.functional import skew
+from prefrep.nn.heads import BTHead, GPMHead, HybridHead, PairHead, PreferenceHead
 from prefrep.nn.losses import LogisticLoss
 from prefrep.nn.skew import BlockSkew, GatedSkew, LearnedSkew, SkewOperator
 
@@ -31,6 +32,13 @@ HEADS: dict[str, Callable[[int], PreferenceHead]] = {"bt": BTHead, "pair": PairH
     for dim in (2, 6)
     for normalize in (True, False)
 }
+HYBRIDS = {
+    "hybrid-block-2": HybridHead,
+    "hybrid-softmax-6": partial(HybridHead, dim=6, skew=GatedSkew),
+    "hybrid-nonnegative-2-free": partial(HybridHead, skew=OPERATORS["nonnegative"], normalize=False),
+    "hybrid-learned-6-free": partial(HybridHead, dim=6, skew=LearnedSkew, normalize=False),
+}
+HEADS |= HYBRIDS
 
 
 def made(name: str, seed: int = 0) -> PreferenceHead:
@@ -257,13 +265,14 @@ def test_initial_weights_and_names(name: str) -> None:
     size = 4096
     head = HEADS[name](size)
     shapes = {key: tuple(value.shape) for key, value in head.state_dict().items()}
-    expected = {"value_head.weight": (head.dim, size)}
+    dim, part = (head.dim - 1, "preference.") if name in HYBRIDS else (head.dim, "")
+    expected = {f"{part}value_head.weight": (dim, size)} | ({"reward.value_head.weight": (1, size)} if part else {})
     if head.needs_prompt:
-        expected["skew.prompt_head.weight"] = (head.dim // 2, size)
+        expected[f"{part}skew.prompt_head.weight"] = (dim // 2, size)
     if "learned" in name:
-        expected["skew.factor"] = (head.dim, head.dim)
+        expected[f"{part}skew.factor"] = (dim, dim)
     assert shapes == expected
-    for key in expected.keys() - {"skew.factor"}:
+    for key in expected.keys() - {f"{part}skew.factor"}:
         assert head.state_dict()[key].std().item() == pytest.approx(1 / (size + 1), rel=0.1)
 
 
@@ -272,8 +281,100 @@ def test_what_a_head_says_about_itself(name: str) -> None:
     """Layout, dimension, and whether the prompt is wanted."""
     head = HEADS[name](H)
     assert head.layout == ("pair" if name == "pair" else "single")
-    assert head.dim == (6 if "-6-" in name else 2 if "-2-" in name else 1)
+    assert head.dim == (6 if "-6" in name else 2 if "-2" in name else 1) + (name in HYBRIDS)
     assert head.needs_prompt == any(gated in name for gated in ("softmax", "nonnegative"))
+
+
+# --------------------------------------------------------------------------------------------------------------- hybrid head
+@pytest.mark.parametrize("name", HYBRIDS)
+def test_hybrid_is_the_sum_of_its_parts(name: str) -> None:
+    """Blocks: the reward's first, which is Bradley-Terry's score, then the operator's; they add up to the table."""
+    head = made(name)
+    assert isinstance(head, HybridHead)
+    hidden, prompt = read(head)
+    e = head.embed(hidden)
+    reward, v = head.reward.embed(hidden), head.preference.embed(hidden)
+    assert torch.equal(e, torch.cat([reward, v], dim=-1))
+    table = head.table(e, prompt)
+    torch.testing.assert_close(table, head.reward.table(reward) + head.preference.table(v, prompt))
+    first, second = e[:, 2], e[:, 5]
+    blocks = head.block_scores(first, second, prompt)
+    assert blocks.shape == (3, 1 + (head.dim - 1) // 2)
+    torch.testing.assert_close(blocks.sum(-1), table[:, 2, 5], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(blocks[:, 0], (reward[:, 2] - reward[:, 5])[:, 0])
+    torch.testing.assert_close(blocks[:, 1:], head.preference.block_scores(v[:, 2], v[:, 5], prompt))
+
+
+def test_hybrid_is_a_general_preference_model_with_a_block_that_is_half_constant() -> None:
+    """Embeddings (r, 1, v) of D + 2 free dimensions; so the rank of a table is at most D + 2, and it is reached."""
+    head = made("hybrid-block-2").double()
+    e = head.embed(torch.randn(9, H, dtype=torch.float64))
+    wide = torch.cat([e[:, :1], torch.ones(9, 1, dtype=torch.float64), e[:, 1:]], dim=1)
+    torch.testing.assert_close(head.table(e), skew.table(wide))
+    assert torch.linalg.matrix_rank(head.table(e)) == 4
+
+
+def has_cycle(table: Tensor) -> bool:
+    """Whether three of the answers beat each other in a circle; in a table without ties, whether there is any cycle."""
+    wins = (table > 0).double()
+    return bool((wins @ wins @ wins).diagonal().any())
+
+
+@pytest.mark.parametrize("dim", [2, 4])
+def test_two_dimensions_never_hold_a_cycle_below_a_dominant_answer(dim: int) -> None:
+    """Random embeddings of any length: 5 answers, of which the first wins all. Four dimensions do hold it, so the search can find it."""
+    e = torch.randn(20_000, 5, dim, generator=torch.Generator().manual_seed(0), dtype=torch.float64) ** 3
+    tables = skew.table(e)
+    dominated = tables[(tables[:, 0, 1:] > 0).all(-1)]
+    assert len(dominated) > 500
+    assert any(has_cycle(table[1:, 1:]) for table in dominated) == (dim > 2)
+    assert any(has_cycle(table) for table in tables)
+
+
+def held(head: PreferenceHead, beats: list[tuple[int, int]], answers: int, seed: int) -> int:
+    """How many of some comparisons a head gets right with an embedding of its own for each answer, trained on them."""
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        for parameter in head.parameters():
+            parameter.normal_()
+    first, second = torch.tensor(beats).T
+    optimizer = torch.optim.Adam(head.parameters(), lr=0.05)
+    for _ in range(400):
+        optimizer.zero_grad()
+        e = head.embed(torch.eye(answers))
+        (-torch.nn.functional.logsigmoid(head.compare(e[first], e[second]) / 0.1)).mean().backward()
+        optimizer.step()
+    e = head.embed(torch.eye(answers))
+    return int((head.compare(e[first], e[second]) > 0).sum())
+
+
+@pytest.mark.parametrize("size", [3, 6])
+def test_hybrid_holds_a_dominant_answer_above_a_cycle(size: int) -> None:
+    """In two dimensions, whatever the length of the cycle; a general preference model of two dimensions holds the cycle, or the rest."""
+    cycle = [(1 + i, 1 + (i + 1) % size) for i in range(size)]
+    both = [(0, 1 + i) for i in range(size)] + cycle
+    answers = size + 1
+    found = {
+        (name, what): max(held(make(answers), beats, answers, seed) for seed in range(3))
+        for name, make in {"hybrid": HybridHead, "free": partial(GPMHead, normalize=False), "unit": GPMHead}.items()
+        for what, beats in (("cycle", cycle), ("both", both))
+    }
+    assert found["hybrid", "both"] == 2 * size
+    assert found["free", "cycle"] == size, "not for want of training"
+    assert max(found["free", "both"], found["unit", "both"]) < 2 * size
+
+
+def test_hybrid_by_construction() -> None:
+    """No training: rewards (1.1, 0, .., 0) and the n-th roots of unity. Each of the cycle beats the next by sin(2 pi / n), for any n."""
+    for size in (3, 4, 7, 20):
+        angles = 2 * math.pi * torch.arange(size) / size
+        v = torch.cat([torch.tensor([[1.0, 0.0]]), torch.stack([angles.cos(), angles.sin()], dim=-1)])
+        r = torch.zeros(size + 1, 1)
+        r[0] = 1.1
+        table = HybridHead(H).table(torch.cat([r, v], dim=-1))
+        assert (table[0, 1:] > 0.09).all()
+        for i in range(size):
+            assert table[1 + i, 1 + (i + 1) % size].item() == pytest.approx(math.sin(2 * math.pi / size), abs=1e-6)
 
 
 class Table(torch.nn.Module):
@@ -308,6 +409,7 @@ def test_gradients(name: str) -> None:
         (lambda: GPMHead(H, 0), "GPMHead.dim must be a positive even number, got 0"),
         (lambda: GPMHead(H, -2), "GPMHead.dim must be a positive even number, got -2"),
         (lambda: GPMHead(0, 3), "GPMHead.dim must be a positive even number, got 3"),
+        (lambda: HybridHead(H, 3), "HybridHead.dim must be a positive even number, got 3"),
         (lambda: GPMHead(0, 2), "GPMHead: the hidden size must be positive, got 0"),
         (lambda: BlockSkew(5, H), "BlockSkew.dim must be a positive even number, got 5"),
         (lambda: GatedSkew(1, H), "GatedSkew.dim must be a positive even number, got 1"),
@@ -352,6 +454,8 @@ def test_heads_from_the_command_line() -> None:
     assert isinstance(head, GPMHead) and isinstance(head.skew, GatedSkew)
     assert type(head.dim) is int and head.dim == 8 and type(head.skew.dim) is int
     assert head.skew.variant == "nonnegative" and head.normalize
+    hybrid = made.instantiate_classes(made.parse_args(["--head", "HybridHead", *flags[2:]])).head(H)
+    assert isinstance(hybrid, HybridHead) and isinstance(hybrid.preference.skew, GatedSkew) and hybrid.dim == 9
     pair_head = made.instantiate_classes(
         made.parse_args(["--head", "PairHead", "--head.readout", "tokens", "--head.answers", "[first, second]"])
     ).head(H)
