@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 LENGTHS = range(3, 9)
 KINDS: tuple[Kind, ...] = ("cycle", "tournament")
-STARTS = 8  # of free embeddings, at random
+STARTS, FREE_STEPS = 8, 1500  # of free embeddings: random starts, optimizer steps
 ANSWERS, KNOWN, RANKS = 12, 0.7, (2, 4)  # of the tables that are completed: size, share of pairs that are seen, ranks
 PARTS = {
     "seen-prompts": "Trained on: expressiveness, as in the paper's Table 1",
@@ -55,7 +55,7 @@ def main(args: list[str] | None = None) -> None:
     """Runs the studies, prints, writes."""
     options = parser().parse_args(args)
     if options.quick:
-        options.model, options.steps, options.seeds, options.tables = TINY, 20, 1, 2
+        options.model, options.steps, options.seeds, options.tables = TINY, 8, 1, 2
     report = Report("cyclic", options)
     torch.set_num_threads(1)  # tensors are small
     from prefrep.modules.remembered import Reading
@@ -63,7 +63,7 @@ def main(args: list[str] | None = None) -> None:
 
     backbone = Backbone(place(options.model), frozen=True)
     readings = {layout: Reading(backbone, layout) for layout in ("single", "pair")}
-    subsets(report, backbone, readings, 30 if options.quick else None)
+    subsets(report, backbone, readings, 16 if options.quick else None)
     dimensions(report, backbone, readings["single"])
     completion(report)
     report.save()
@@ -88,11 +88,12 @@ def subsets(report: Report, backbone: Backbone, readings: dict[str, Reading], li
             for part in (f"seen-{what}", f"unseen-{what}"):
                 source = Source(f"cyclic:{options.data}?omit={omit}&part={part}&seed={seed}", limit=limit)
                 sets[part] = cast("list[Comparison]", list(read(source)))
+            read_by = {layout: {part: reading.batch(sets[part]) for part in sets} for layout, reading in readings.items()}
             for name in MODELS:
-                reading = readings["pair" if name == "pairpm" else "single"]
-                module = full_batch.train(make(name, lambda: backbone), reading.batch(sets[f"seen-{what}"]), steps, seed)
+                batches = read_by["pair" if name == "pairpm" else "single"]
+                module = full_batch.train(make(name, lambda: backbone), batches[f"seen-{what}"], steps, seed)
                 for part, comparisons in sets.items():
-                    marks = full_batch.correct(module, reading.batch(comparisons)).tolist()
+                    marks = full_batch.correct(module, batches[part]).tolist()
                     right[omit, part, name].append(dict(zip((c.id for c in comparisons), marks, strict=True)))
         print(f"without {omit}, seed {seed}: done", flush=True)
 
@@ -162,6 +163,7 @@ def dimensions(report: Report, backbone: Backbone, reading: Reading) -> None:
     from prefrep.nn.heads import GPMHead
 
     options = report.options
+    steps = options.steps if options.quick else FREE_STEPS
     records = cast("list[RankedResponses]", list(read(options.data)))
     rows, raw = [], {}
     for length, kind in itertools.product(LENGTHS[::3] if options.quick else LENGTHS, KINDS):
@@ -169,7 +171,7 @@ def dimensions(report: Report, backbone: Backbone, reading: Reading) -> None:
             continue
         tables = [structure(length, kind, torch.Generator().manual_seed(100 * length + i)) for i in range(options.tables)]
         free = torch.stack(tables)
-        signs, values = (smallest(free, DIMS, loss, STARTS) for loss in ("sign", "value"))
+        signs, values = (smallest(free, DIMS, loss, STARTS, steps) for loss in ("sign", "value"))
         comparisons = [c for i, table in enumerate(tables) for c in labelled(together(records, 2 * i, length), table, seed=i)]
         batch, heads, at_two = reading.batch(comparisons), [], []
         for seed in range(options.seeds):
@@ -227,7 +229,8 @@ def completion(report: Report) -> None:
     """Tables of a known rank with some comparisons hidden: what the others say about them."""
     from prefrep.metrics.intervals import bootstrap_means, percentile_interval, stream
 
-    count, rows = report.options.tables, []
+    options = report.options
+    count, steps, rows = options.tables, options.steps if options.quick else FREE_STEPS, []
     for rank in RANKS:
         generator = torch.Generator().manual_seed(rank)
         tables = scores(torch.randn(count, ANSWERS, rank, generator=generator))
@@ -236,7 +239,7 @@ def completion(report: Report) -> None:
         hidden = (~seen).triu(1)
         cells = []
         for dim in (1, *DIMS):
-            found = scores(fit(tables * seen, dim, "value", STARTS))
+            found = scores(fit(tables * seen, dim, "value", STARTS, steps))
             errors = (((found - tables[:, None]) ** 2) * seen[:, None]).sum((-1, -2))
             best = found[torch.arange(count), errors.argmin(1)]  # the start that fits what is seen, as anyone could choose it
             share = [float((it * table > 0)[away].float().mean()) for it, table, away in zip(best, tables, hidden, strict=True)]

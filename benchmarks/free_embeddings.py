@@ -52,7 +52,7 @@ def scores(e: Tensor) -> Tensor:
     return antisymmetric(e.expand(*e.shape[:-1], e.shape[-2])) if e.shape[-1] == 1 else table(e)
 
 
-def fit(wanted: Tensor, dim: int, loss: Literal["sign", "value"], restarts: int, seed: int = 0, steps: int = 1500) -> Tensor:
+def fit(wanted: Tensor, dim: int, loss: Literal["sign", "value"], restarts: int, steps: int = 1500, seed: int = 0) -> Tensor:
     """Trains embeddings of many tables at once (Adam, cosine).
 
     Args:
@@ -60,8 +60,8 @@ def fit(wanted: Tensor, dim: int, loss: Literal["sign", "value"], restarts: int,
         dim: D, even or 1.
         loss: `sign`: logistic loss on the sign. `value`: squared error of the log-odds.
         restarts: R random starts of each table.
-        seed: Of the starts.
         steps: Optimizer steps.
+        seed: Of the starts.
 
     Returns:
         [B, R, K, D].
@@ -87,14 +87,14 @@ def fits(wanted: Tensor, e: Tensor, loss: Literal["sign", "value"]) -> Tensor:
     return (right | (wanted == 0)).all(-1).all(-1)
 
 
-def smallest(wanted: Tensor, dims: Sequence[int], loss: Literal["sign", "value"], restarts: int, seed: int = 0) -> list[int | None]:
+def smallest(wanted: Tensor, dims: Sequence[int], loss: Literal["sign", "value"], restarts: int, steps: int = 1500) -> list[int | None]:
     """The smallest dimension at which any start holds a table, for each table; None: none of them does."""
     found: list[int | None] = [None] * len(wanted)
     for dim in dims:
         open_ = [i for i, known in enumerate(found) if known is None]
         if not open_:
             break
-        held = fits(wanted[open_], fit(wanted[open_], dim, loss, restarts, seed), loss).any(1).tolist()
+        held = fits(wanted[open_], fit(wanted[open_], dim, loss, restarts, steps), loss).any(1).tolist()
         for i, it in zip(open_, held, strict=True):
             found[i] = dim if it else None
     return found
