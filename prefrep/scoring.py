@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from itertools import islice
@@ -19,7 +19,7 @@ from prefrep.data.encode import Encoder, pad_id
 from prefrep.data.trees import Datum, Layout, TreeBatch, collate
 from prefrep.errors import ConfigError, RecordError
 from prefrep.io.folder import PreferenceModel, load
-from prefrep.nn.heads import BTHead, GPMHead, PairHead
+from prefrep.nn.heads import BTHead, PairHead
 from prefrep.records import Comparison, Message, Messages, RankedResponses, Record
 
 Floats = NDArray[np.float32]
@@ -237,13 +237,15 @@ class PairScorer(Scorer):
 class BlockScorer(Scorer):
     """A scorer whose tables come apart into the 2 x 2 blocks of a general preference model.
 
-    `tables` then yields [D/2, K, K], the log-odds by block, which add up to the table. Models of other kinds give tables as ever.
+    `tables` then yields [D/2, K, K], the log-odds by block, which add up to the table. Models whose head has no `block_scores` give
+    tables as ever.
     """
 
     @torch.inference_mode()
     def _score(self, data: list[Datum], embedded: bool) -> list[Floats]:
         head, tau = self.model.head, self.model.tau
-        if not isinstance(head, GPMHead):
+        block_scores: Callable[[Tensor, Tensor, Tensor | None], Tensor] | None = getattr(head, "block_scores", None)
+        if block_scores is None:
             return super()._score(data, embedded)
         batch = collate(data, pad_id(self.model.tokenizer), self._layout).to(self._device)
         hidden = self._hidden(batch)
@@ -253,7 +255,7 @@ class BlockScorer(Scorer):
         for count, _ in batch.sizes.tolist():
             e = embeddings[start : start + count]
             prompt = None if prompts is None else prompts[start].expand(count, count, -1)
-            blocks = head.block_scores(e[:, None].expand(-1, count, -1), e[None].expand(count, -1, -1), prompt)
+            blocks = block_scores(e[:, None].expand(-1, count, -1), e[None].expand(count, -1, -1), prompt)
             results.append((blocks / tau).permute(2, 0, 1).cpu().numpy())
             start += count
         return results

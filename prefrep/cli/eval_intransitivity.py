@@ -30,6 +30,12 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     )
     parser.add_argument("--format", default="auto", help="format of the rows (default: told from the columns)")
     parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="where results go; an interrupted run there is carried on")
+    parser.add_argument(
+        "--against",
+        metavar="DIR",
+        type=Path,
+        help="--out of an earlier evaluation of the same data (another seed, or the data alone): are the circles the same?",
+    )
     parser.add_argument("--restart", action="store_true", help="throw away the tables that --out holds")
     parser.add_argument("--bootstrap", metavar="N", type=int, default=2000, help="resamples for the intervals (default: 2000)")
     parser.add_argument("--null", metavar="N", type=int, default=1000, help="draws of the transitive null (default: 1000)")
@@ -49,6 +55,7 @@ def _intransitivity(parser: argparse.ArgumentParser, given: argparse.Namespace) 
     from prefrep.evaluation.layout import versions, write_results
     from prefrep.evaluation.scores import add_counts, digest
     from prefrep.evaluation.summary import Bootstrap
+    from prefrep.evaluation.transitive_null import agreement
     from prefrep.records import text
 
     try:
@@ -58,6 +65,7 @@ def _intransitivity(parser: argparse.ArgumentParser, given: argparse.Namespace) 
     # Data first: a wrong path should not cost the loading of a model.
     records = list(read(Source(_path(given.data), format=given.format)))
     prompts = tables.gather(records)
+    others = tables.read_tables(given.against) if given.against else []
     scorer, model = _loaded(given) if given.model else (None, dict[str, Any]())
     said = {"benchmark": "intransitivity", "model": model, "data": digest(records)}
     rows = tables.write(prompts, given.out, said, scorer, given.restart)
@@ -65,6 +73,8 @@ def _intransitivity(parser: argparse.ArgumentParser, given: argparse.Namespace) 
         model = add_counts(given.out, {**model, **scorer.describe()})
 
     results, described = intransitivity.evaluate(rows, bootstrap, given.null)
+    if given.against:
+        results["against"] = {"path": str(given.against), **agreement(rows, others, given.null, given.seed)}
     if len(rows) < len(prompts):
         results["notes"].append(f"{len(prompts) - len(rows)} of {len(prompts)} prompts have neither verdicts, ratings nor scores")
     results |= {"data": given.data, "model": {key: value for key, value in model.items() if key != "versions"} if scorer else None}
@@ -148,6 +158,14 @@ def report(results: Mapping[str, Any]) -> list[str]:
         for number, block in enumerate(results["blocks"], 1):
             cells = ["-" if block[name] is None else f"{block[name]['score']:.3f}" for name in names]
             lines.append(f"{number:<8}" + "".join(cell.rjust(width) for cell, width in zip(cells, widths, strict=True)))
+    if "against" in results:
+        other, cyclic = results["against"], results["against"]["cyclic"]
+        low, high = cyclic["ci95"]
+        lines += [
+            "",
+            f"against {other['path']}, {other['n']} prompts: the transitive parts correlate by {other['gradient']['correlation']:.3f}, the",
+            f"cyclic parts by {cyclic['correlation']:.3f} (independent noise: [{low:.3f}, {high:.3f}], p = {cyclic['p']:.3g})",
+        ]
     lines.append("")
     notes = [*(f"null of {kind}: {words}" for kind, words in null["models"].items()), *(f"note: {note}" for note in results["notes"])]
     return lines + [textwrap.fill(note, 120, subsequent_indent="      ", break_on_hyphens=False) for note in notes]

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prefrep.errors import DataError, RecordError
-from prefrep.evaluation.scores import ScoreLog
+from prefrep.evaluation.scores import ScoreLog, read_scores
 from prefrep.functional import hodge
 from prefrep.functional.votes import majority, vote_margins
 from prefrep.records import Comparison, Messages, RankedResponses, Record
@@ -236,6 +236,19 @@ def write(
         for row in rest:
             log.append(row)
         return cast(list[TableRow], log.rows)
+
+
+def read_tables(folder: Path) -> list[TableRow]:
+    """The tables of an earlier evaluation.
+
+    Raises:
+        DataError: There are none.
+        RecordError: A row is no table.
+    """
+    path = folder / TableLog.name
+    if not path.is_file():
+        raise DataError(f"{path}: no such file; name the --out of an earlier `bin/eval intransitivity`")
+    return read_scores(path, cast(Any, TableRow))
 
 
 def _check(graphs: Iterable[NDArray[np.bool_]]) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from prefrep.errors import DataError
 from prefrep.evaluation.tables import TableRow
 from prefrep.functional import feedback_arcs, hodge, intransitivity
 from prefrep.functional import transitive_nulls as nulls
@@ -63,6 +64,55 @@ def null(rows: Sequence[TableRow], draws: int, seed: int) -> dict[str, Any]:
             "draws": [float(share) for share in shares[1:]],
         }
     return found
+
+
+def agreement(rows: Sequence[TableRow], others: Sequence[TableRow], draws: int, seed: int) -> dict[str, Any]:
+    """Whether two sources run in the same circles: two training seeds, or a model and the data.
+
+    One table cannot say whether its cyclic part is noise; two can, since independent noise does not repeat. The cyclic parts of both tables
+    of a prompt are correlated, over all prompts. Null: the first source is transitive plus independent normal errors (see
+    `functional.transitive_nulls.rotated`, whose exact test this is), so that any direction of its cyclic part is as likely, whatever the
+    other source.
+
+    Args:
+        rows: Tables of one source.
+        others: Tables of the other one, matched by id and subset; prompts that only one has are left out.
+        draws: Of the null.
+        seed: Of the draws.
+
+    Returns:
+        `n` prompts; `cyclic`: `correlation`, `ci95` of the null, one-sided `p`; `gradient`: `correlation` of the transitive parts.
+
+    Raises:
+        DataError: No prompt is in both, or responses differ in number.
+    """
+    known = {(row.id, row.subset): row for row in others}
+    pairs = [(row, known[row.id, row.subset]) for row in rows if (row.id, row.subset) in known]
+    if not pairs:
+        raise DataError("the two evaluations have no prompt in common; compare evaluations of the same data")
+    products, gradients = np.zeros(draws + 1), np.zeros(3)
+    lengths = np.zeros(2)
+    for number, (row, other) in enumerate(pairs):
+        if len(row.table) != len(other.table):
+            raise DataError(f"prompt {row.id!r}: {len(row.table)} responses and {len(other.table)}; compare evaluations of the same data")
+        graph = row.graph() & other.graph()
+        table = row.array() * graph
+        drawn = nulls.rotated(table, graph, draws, np.random.default_rng([seed, number]))
+        a, b = hodge.split(np.concatenate([table[None], drawn]), graph), hodge.split(other.array(), graph)
+        cyclic_a, cyclic_b = a.curl + a.harmonic, b.curl + b.harmonic
+        products += (cyclic_a * cyclic_b).sum((1, 2)) / 2
+        lengths += hodge.energy(cyclic_a[0]), hodge.energy(cyclic_b)
+        gradients += (a.gradient[0] * b.gradient).sum() / 2, hodge.energy(a.gradient[0]), hodge.energy(b.gradient)
+    correlations = products / max(float(np.sqrt(lengths.prod())), np.finfo(np.float64).tiny)
+    return {
+        "n": len(pairs),
+        "cyclic": {
+            "correlation": float(correlations[0]),
+            "ci95": list(intervals.percentile_interval(correlations[1:])),
+            "p": nulls.p_value(float(correlations[0]), correlations[1:]),
+        },
+        "gradient": {"correlation": float(gradients[0] / max(np.sqrt(gradients[1] * gradients[2]), np.finfo(np.float64).tiny))},
+    }
 
 
 def _drawn(row: TableRow, levels: Floats, draws: int, generator: np.random.Generator) -> Floats:

@@ -135,3 +135,15 @@ def test_what_is_wrong_is_said(data: str, tmp_path: Path, capsys: pytest.Capture
         with pytest.raises(SystemExit) as error:
             main(["intransitivity", "--data", data, "--out", str(tmp_path / "x"), *wrong])
         assert error.value.code == 2 and "at least 1" in capsys.readouterr().err
+
+
+def test_against_another_evaluation(exports: dict[str, str], data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("block", "gated"):
+        assert main(["intransitivity", "--model", exports[name], "--data", data, "--out", str(tmp_path / name), *FEW]) == 0
+    command = ["intransitivity", "--model", exports["block"], "--data", data, "--out", str(tmp_path / "block"), *FEW]
+    assert main([*command, "--against", str(tmp_path / "gated")]) == 0
+    found = results(tmp_path / "block")["against"]
+    assert found["n"] == 2 and abs(found["cyclic"]["correlation"]) <= 1 and 0 < found["cyclic"]["p"] <= 1
+    assert "the transitive parts correlate" in capsys.readouterr().out
+    with pytest.raises(DataError, match="no such file; name the --out of an earlier"):
+        main([*command, "--against", str(tmp_path / "nowhere")])

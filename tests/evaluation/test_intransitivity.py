@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 import torch
 
+from prefrep.errors import DataError
 from prefrep.evaluation.intransitivity import describe, evaluate, ratios
 from prefrep.evaluation.intransitivity_plot import draw, label, most_cyclic
 from prefrep.evaluation.summary import Bootstrap
 from prefrep.evaluation.tables import TableRow, gather, model_table, own_table
-from prefrep.evaluation.transitive_null import null
+from prefrep.evaluation.transitive_null import agreement, null
 from prefrep.functional import skew
 from prefrep.records import Message, RankedResponses
 
@@ -171,3 +172,44 @@ def test_describe_is_plain_data() -> None:
     found = describe(row(np.zeros((1, 1))))
     assert found["responses"] == 1 and found["triples"]["cyclic"] == 0 and found["spectrum"] is None
     json.dumps(found, allow_nan=False)
+
+
+def noisy(rng: np.random.Generator, circles: float, count: int = 30) -> list[TableRow]:
+    """Orders of four, each with a circle of three of its own, and normal errors."""
+    rows = []
+    for i in range(count):
+        noise = rng.standard_normal((4, 4))
+        table = order(*np.random.default_rng(i).standard_normal(4)) + (noise - noise.T) / 2
+        table[:3, :3] += circles * CIRCLE * (-1) ** i
+        rows.append(row(table, str(i)))
+    return rows
+
+
+def test_circles_that_two_sources_share_are_told_from_noise() -> None:
+    rng = np.random.default_rng(7)
+    shared = agreement(noisy(rng, 1.0), noisy(rng, 1.0), 199, 0)
+    assert shared["n"] == 30 and shared["cyclic"]["p"] == 0.005 and shared["cyclic"]["correlation"] > 0.3
+    itself = noisy(rng, 0.0)
+    assert agreement(itself, itself, 19, 0)["cyclic"]["correlation"] == pytest.approx(1)
+    assert agreement(itself, itself, 19, 0)["gradient"]["correlation"] == pytest.approx(1)
+
+
+def test_level_of_the_agreement() -> None:
+    rng = np.random.default_rng(8)
+    found = [agreement(noisy(rng, 0.0, 4), noisy(rng, 1.0, 4), 39, seed)["cyclic"]["p"] for seed in range(200)]
+    assert np.mean(np.array(found) <= 0.1) == pytest.approx(0.1, abs=3 * np.sqrt(0.1 * 0.9 / 200))
+
+
+def test_agreement_needs_the_same_prompts() -> None:
+    with pytest.raises(DataError, match="no prompt in common"):
+        agreement([row(CIRCLE, "a")], [row(CIRCLE, "b")], 9, 0)
+    with pytest.raises(DataError, match="3 responses and 2"):
+        agreement([row(CIRCLE, "a")], [row(np.zeros((2, 2)), "a")], 9, 0)
+
+
+def test_rankings_of_a_model_are_by_win_rates() -> None:
+    s = order(2, 1, 0) + 0.5 * CIRCLE
+    p = 1 / (1 + np.exp(-s))
+    expected = [(p[i].sum() - 0.5) - (p[:, i].sum() - 0.5) for i in range(3)]
+    assert describe(row(s))["scores"]["borda"] == pytest.approx(np.array(expected) / 2)
+    assert describe(row(s / 10, kind="probabilities"))["scores"]["borda"] == pytest.approx((s / 10).sum(1) / 2)
