@@ -213,3 +213,15 @@ def test_rankings_of_a_model_are_by_win_rates() -> None:
     expected = [(p[i].sum() - 0.5) - (p[:, i].sum() - 0.5) for i in range(3)]
     assert describe(row(s))["scores"]["borda"] == pytest.approx(np.array(expected) / 2)
     assert describe(row(s / 10, kind="probabilities"))["scores"]["borda"] == pytest.approx((s / 10).sum(1) / 2)
+
+
+def test_correlations_by_hand() -> None:
+    """The same circle above opposite orders, and a source that compared three of four."""
+    found = agreement([row(order(1, 0, -1) + CIRCLE)], [row(3 * CIRCLE - order(1, 0, -1))], 9, 0)
+    assert found["cyclic"]["correlation"] == pytest.approx(1) and found["gradient"]["correlation"] == pytest.approx(-1)
+    partial, whole = np.zeros((4, 4)), order(1, 0, 5, 2.0)
+    partial[:3, :3] = CIRCLE
+    whole[:3, :3] -= CIRCLE
+    compared = tuple(tuple(map(float, line)) for line in partial != 0)
+    found = agreement([row(whole)], [row(partial, compared=compared)], 9, 0)
+    assert found["cyclic"]["correlation"] == pytest.approx(-1)
