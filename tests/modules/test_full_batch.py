@@ -75,3 +75,12 @@ def test_seeds_decide(reading: Reading, tmp_path: Path) -> None:
     with torch.no_grad():
         first, again, other = (train(general(), batch, 3, seed)(batch) for seed in (0, 0, 1))
     assert torch.equal(first, again) and not torch.equal(first, other)
+
+
+def test_a_tie_is_not_right(reading: Reading) -> None:
+    batch = reading.batch(comparisons("all", prompts=2))
+    module = train(bradley_terry(), batch, 1)
+    with torch.no_grad():
+        for weight in module.head.parameters():
+            weight.zero_()
+    assert not correct(module, batch).any()
