@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +42,8 @@ class PairRow(PairScore):
         length_difference: Characters of chosen minus those of rejected.
         probability: P(chosen wins) by the data.
     """
+
+    form: ClassVar[str] = '{"id", "subset", "score", "margin", "length_difference", "probability"}'
 
     margin: float | None = None
     length_difference: int = 0
@@ -249,6 +251,8 @@ def _calibration(rows: Sequence[PairRow], held_out: Sequence[PairRow] | None, bo
     found, notes = _measure(scores, outcomes, boot), []
     if (outcomes % 1 != 0).any():
         notes.append("soft labels count as expected outcomes; the error of a calibrated model is that of hard outcomes, so it is too large")
+    if found["ece"]["ci95"][1] < found["ece"]["score"]:
+        notes.append("the interval of ECE has the share of chance taken out, and so lies below ECE itself: most of it may be chance")
     found["temperature"] = None
     if held_out is not None:
         try:

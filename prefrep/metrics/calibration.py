@@ -90,7 +90,8 @@ def bootstrap(log_odds: ArrayLike, outcomes: ArrayLike, bins: Indices, draws: in
     """Resamples comparisons, in the bins of the whole sample.
 
     The calibration error is a sum of absolute values: noise alone makes it positive, and a resample has the noise twice. So its
-    interval is the reflected one, [2 e - q(97.5 %), 2 e - q(2.5 %)] cut at 0, which takes that bias out; percentiles would lie above e.
+    interval is the reflected one, [2 e - q(97.5 %), 2 e - q(2.5 %)] cut at 0, which takes that bias out; percentiles would
+    lie above e. Where e is mostly noise, the interval lies below it.
 
     Args:
         log_odds: s, [n].

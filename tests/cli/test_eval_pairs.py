@@ -79,6 +79,7 @@ def test_ranked_responses(model: str, tmp_path: Path) -> None:
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
     main(["pairs", "--model", model, "--data", str(data), "--out", str(tmp_path / "out"), *FEW])
     found = read_scores(tmp_path / "out" / "scores.jsonl", PairRow)
+    assert any(note.startswith("9 comparisons on 3 prompts") for note in results(tmp_path / "out")["notes"])
     assert [row.id for row in found[:3]] == ["0:0-1", "0:0-2", "0:2-1"] and [row.margin for row in found[:3]] == [2.0, 1.0, 1.0]
 
 

@@ -81,7 +81,7 @@ def test_rows_of_scores_from_anywhere(tmp_path: Path) -> None:
 def test_bad_rows(change: dict[str, Any], tmp_path: Path) -> None:
     good = {"id": "1", "subset": "", "score": 1.0, "margin": None, "length_difference": 0, "probability": 1.0}
     (tmp_path / "s.jsonl").write_text(json.dumps(good | change) + "\n")
-    with pytest.raises(RecordError, match=r"s.jsonl:1"):
+    with pytest.raises(RecordError, match=r's.jsonl:1.*"length_difference"'):
         read_scores(tmp_path / "s.jsonl", PairRow)
 
 
@@ -163,6 +163,14 @@ def test_a_temperature_that_cannot_be_fitted_is_said() -> None:
     assert found["calibration"]["temperature"] is None
     assert found["notes"] == ["no temperature: in the 2 comparisons that it was to be fitted on, no verdict is wrong, "
                               "so the smaller the temperature, the better"]  # fmt: skip
+
+
+def test_an_error_of_chance_is_said_to_be_one() -> None:
+    """Confidences of 1/2 and a little, and verdicts that are right half of the time: whatever error there is, is noise."""
+    rows = [row(0.01 * (1 + i / 200) * (1 if i % 2 else -1)) for i in range(200)]
+    found = evaluate(rows, bootstrap=Bootstrap(200))
+    assert found["calibration"]["ece"]["score"] < found["calibration"]["ece"]["if_calibrated"]["p95"]
+    assert any("interval of ECE" in note for note in found["notes"])
 
 
 def test_ties_alone() -> None:
