@@ -220,7 +220,7 @@ def test_correlations_by_hand() -> None:
     found = agreement([row(order(1, 0, -1) + CIRCLE)], [row(3 * CIRCLE - order(1, 0, -1))], 9, 0)
     assert found["cyclic"]["correlation"] == pytest.approx(1) and found["gradient"]["correlation"] == pytest.approx(-1)
     partial, whole = np.zeros((4, 4)), order(1, 0, 5, 2.0)
-    partial[:3, :3] = CIRCLE
+    partial[:3, :3] = CIRCLE + order(2.0, 0, 0.5)
     whole[:3, :3] -= CIRCLE
     compared = tuple(tuple(map(float, line)) for line in partial != 0)
     found = agreement([row(whole)], [row(partial, compared=compared)], 9, 0)
