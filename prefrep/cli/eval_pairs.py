@@ -44,6 +44,7 @@ def _pairs(parser: argparse.ArgumentParser, given: argparse.Namespace) -> int:
         parser.error("--batch-tokens must be at least 1")
     from prefrep.evaluation import pairs
     from prefrep.evaluation.layout import fingerprint, model_name, versions, write_results
+    from prefrep.evaluation.reliability import PLOT, reliability_plot
     from prefrep.evaluation.summary import Bootstrap
 
     try:
@@ -77,10 +78,10 @@ def _pairs(parser: argparse.ArgumentParser, given: argparse.Namespace) -> int:
 
     lines = [json.dumps(each, ensure_ascii=False) + "\n" for each in pairs.mistakes(rows, data)]
     replace_text(given.out / pairs.MISTAKES, "".join(lines))
-    pairs.reliability_plot(results, given.out / pairs.PLOT)
+    reliability_plot(results, given.out / PLOT)
     path = write_results(given.out, results)
     print("\n".join(report(results)))
-    print(f"\nwritten: {path}, scores.jsonl, {pairs.MISTAKES}, {pairs.PLOT}")
+    print(f"\nwritten: {path}, scores.jsonl, {pairs.MISTAKES}, {PLOT}")
     return 0
 
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from prefrep.disk import replace_text
 from prefrep.errors import DataError, RecordError
 from prefrep.evaluation.layout import rendered
+from prefrep.evaluation.reliability import reliability
 from prefrep.evaluation.scores import SCORES, PairScore, ScoreLog, digest
 from prefrep.evaluation.summary import Bootstrap
 from prefrep.evaluation.winrate import Judge, answer_length
@@ -24,8 +25,8 @@ from prefrep.metrics import calibration, intervals
 from prefrep.metrics.winrate import win_probabilities
 from prefrep.records import Comparison, Messages, Record, text
 
-MISTAKES, PLOT = "mistakes.jsonl", "reliability.png"
-BINS, GROUPS = 10, 5  # of the reliability diagram, and of accuracies by length and by margin
+MISTAKES = "mistakes.jsonl"
+GROUPS = 5  # of accuracies by length and by margin
 
 Floats = NDArray[np.float64]
 
@@ -191,7 +192,7 @@ def evaluate(rows: Sequence[PairRow], held_out: Sequence[PairRow] | None = None,
     subsets: dict[str, list[bool]] = {}
     for row, won in zip(decided, right, strict=True):
         subsets.setdefault(row.subset, []).append(bool(won))
-    measured, said = _calibration(rows, held_out, boot)
+    measured, said = reliability(*_columns(rows), None if held_out is None else _columns(held_out), boot)
     return {
         "benchmark": "pairs",
         "tie_treatment": "strict: the preferred answer must score higher, equal scores are lost",
@@ -246,51 +247,8 @@ def _by_margin(rows: Sequence[PairRow], right: NDArray[np.bool_]) -> dict[str, A
     return {"known": int(known.sum()), "unknown": share(right[~known]), "bins": _grouped(margins, right[known])}
 
 
-def _calibration(rows: Sequence[PairRow], held_out: Sequence[PairRow] | None, boot: Bootstrap) -> tuple[dict[str, Any], list[str]]:
-    scores, outcomes = _columns(rows)
-    found, notes = _measure(scores, outcomes, boot), []
-    if (outcomes % 1 != 0).any():
-        notes.append("soft labels count as expected outcomes; the error of a calibrated model is that of hard outcomes, so it is too large")
-    if found["ece"]["ci95"][1] < found["ece"]["score"]:
-        notes.append("the interval of ECE has the share of chance taken out, and so lies below ECE itself: most of it may be chance")
-    found["temperature"] = None
-    if held_out is not None:
-        try:
-            value, interval = calibration.fit_temperature(*_columns(held_out))
-        except ValueError as error:
-            notes.append(f"no temperature: in the {len(held_out)} comparisons that it was to be fitted on, {error}")
-        else:
-            after = _measure(scores / value, outcomes, boot)
-            found["temperature"] = {"value": value, "ci95": list(interval), "n": len(held_out), "after": after}
-    return found, notes
-
-
 def _columns(rows: Sequence[PairRow]) -> tuple[Floats, Floats]:
     return np.array([row.score for row in rows]), np.array([row.probability for row in rows])
-
-
-def _measure(scores: Floats, outcomes: Floats, boot: Bootstrap) -> dict[str, Any]:
-    """Brier score, log loss, calibration error and the reliability diagram."""
-    confidence, outcome = calibration.folded(scores, outcomes)
-    bins = calibration.equal_mass(confidence, BINS)
-    n = len(scores)
-    spread = calibration.bootstrap(scores, outcomes, bins, boot.draws, intervals.stream(boot.seed, "calibration"))
-    diagram = []
-    for number in range(int(bins.max()) + 1):
-        inside = bins == number
-        count, mean = int(inside.sum()), float(outcome[inside].mean())
-        low, high = float(confidence[inside].min()), float(confidence[inside].max())
-        interval = intervals.accuracy_interval(round(mean * count), count)
-        diagram.append(
-            {"low": low, "high": high, "n": count, "confidence": float(confidence[inside].mean()), "outcome": mean, "ci95": list(interval)}
-        )
-    error = {"score": calibration.calibration_error(confidence, outcome, bins), "n": n, "ci95": list(spread.calibration_error)}
-    return {
-        "brier": {"score": float(calibration.brier(scores, outcomes).mean()), "n": n, "ci95": list(spread.brier)},
-        "log_loss": {"score": float(calibration.log_loss(scores, outcomes).mean()), "n": n, "ci95": list(spread.log_loss)},
-        "ece": error | {"if_calibrated": {"mean": spread.calibrated_mean, "p95": spread.calibrated_p95}},
-        "bins": diagram,
-    }
 
 
 def mistakes(rows: Sequence[PairRow], comparisons: Sequence[Comparison], limit: int = 50) -> list[dict[str, Any]]:
@@ -320,32 +278,3 @@ def mistakes(rows: Sequence[PairRow], comparisons: Sequence[Comparison], limit: 
 
 def _shown(messages: Messages) -> str:
     return text(messages) if len(messages) < 2 else rendered(messages, ())
-
-
-def reliability_plot(results: Mapping[str, Any], path: Path) -> None:
-    """Draws the reliability diagram of some results, before and after the temperature."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
-    measured = results["calibration"]
-    figure, axes = plt.subplots(figsize=(6, 5.4), layout="constrained")
-    axes.plot([0.5, 1], [0.5, 1], color="0.6", ls="--", lw=1, label="calibrated")
-    fitted = measured["temperature"]
-    drawn = [("as scored", measured, "#0072B2", "o")]
-    if fitted is not None:
-        drawn.append((f"temperature {fitted['value']:.3g}, fitted on {fitted['n']} others", fitted["after"], "#D55E00", "s"))
-    for name, each, color, marker in drawn:
-        x, y = [[one[key] for one in each["bins"]] for key in ("confidence", "outcome")]
-        down, up = ([abs(one["ci95"][side] - one["outcome"]) for one in each["bins"]] for side in (0, 1))
-        label = f"{name}: ECE {each['ece']['score']:.3f}, log loss {each['log_loss']['score']:.3f}"
-        axes.errorbar(x, y, yerr=[down, up], fmt=f"{marker}-", color=color, capsize=3, lw=1, label=label)
-    axes.set(xlabel="confidence, max(p, 1 - p)", ylabel="share of right verdicts", xlim=(0.49, 1.01))
-    n, bins = measured["ece"]["n"], len(measured["bins"])
-    axes.set_title(f"{n} comparisons in {bins} bins of like size; bars: 95 % intervals", fontsize=10)
-    axes.legend(loc="best", fontsize=8, framealpha=0.9)
-    axes.grid(color="0.92")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
-    plt.close(figure)

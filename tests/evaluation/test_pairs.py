@@ -20,11 +20,11 @@ from prefrep.evaluation.pairs import (
     evaluate,
     mistakes,
     pair_rows,
-    reliability_plot,
     score_comparisons,
     shared,
     write_rows,
 )
+from prefrep.evaluation.reliability import reliability_plot
 from prefrep.evaluation.scores import PairScore, read_scores
 from prefrep.evaluation.summary import Bootstrap
 from prefrep.records import Message, RankedResponses

@@ -1,0 +1,100 @@
+"""How far a model's probabilities can be trusted: the calibration part of results, and the reliability diagram."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prefrep.evaluation.summary import Bootstrap
+from prefrep.metrics import calibration, intervals
+
+PLOT = "reliability.png"
+BINS = 10
+
+Floats = NDArray[np.float64]
+
+
+def reliability(
+    scores: Floats, outcomes: Floats, held_out: tuple[Floats, Floats] | None, bootstrap: Bootstrap
+) -> tuple[dict[str, Any], list[str]]:
+    """Brier score, log loss, calibration error and bins, as scored and after a temperature; and what a reader must be told.
+
+    Args:
+        scores: Log-odds of chosen over rejected [n].
+        outcomes: P(chosen wins) by the data [n].
+        held_out: The same of other comparisons, which the temperature is fitted on; None: no temperature.
+        bootstrap: How intervals are drawn.
+    """
+    found, notes = _measure(scores, outcomes, bootstrap), []
+    if (outcomes % 1 != 0).any():
+        notes.append("soft labels count as expected outcomes; the error of a calibrated model is that of hard outcomes, so it is too large")
+    if found["ece"]["ci95"][1] < found["ece"]["score"]:
+        notes.append("the interval of ECE has the share of chance taken out, and so lies below ECE itself: most of it may be chance")
+    found["temperature"] = None
+    if held_out is not None:
+        n = len(held_out[0])
+        try:
+            value, interval = calibration.fit_temperature(*held_out)
+        except ValueError as error:
+            notes.append(f"no temperature: in the {n} comparisons that it was to be fitted on, {error}")
+        else:
+            after = _measure(scores / value, outcomes, bootstrap)
+            found["temperature"] = {"value": value, "ci95": list(interval), "n": n, "after": after}
+    return found, notes
+
+
+def _measure(scores: Floats, outcomes: Floats, boot: Bootstrap) -> dict[str, Any]:
+    """Brier score, log loss, calibration error and the reliability diagram."""
+    confidence, outcome = calibration.folded(scores, outcomes)
+    bins = calibration.equal_mass(confidence, BINS)
+    n = len(scores)
+    spread = calibration.bootstrap(scores, outcomes, bins, boot.draws, intervals.stream(boot.seed, "calibration"))
+    diagram = []
+    for number in range(int(bins.max()) + 1):
+        inside = bins == number
+        count, mean = int(inside.sum()), float(outcome[inside].mean())
+        low, high = float(confidence[inside].min()), float(confidence[inside].max())
+        interval = intervals.accuracy_interval(round(mean * count), count)
+        diagram.append(
+            {"low": low, "high": high, "n": count, "confidence": float(confidence[inside].mean()), "outcome": mean, "ci95": list(interval)}
+        )
+    error = {"score": calibration.calibration_error(confidence, outcome, bins), "n": n, "ci95": list(spread.calibration_error)}
+    return {
+        "brier": {"score": float(calibration.brier(scores, outcomes).mean()), "n": n, "ci95": list(spread.brier)},
+        "log_loss": {"score": float(calibration.log_loss(scores, outcomes).mean()), "n": n, "ci95": list(spread.log_loss)},
+        "ece": error | {"if_calibrated": {"mean": spread.calibrated_mean, "p95": spread.calibrated_p95}},
+        "bins": diagram,
+    }
+
+
+def reliability_plot(results: Mapping[str, Any], path: Path) -> None:
+    """Draws the reliability diagram of some results, before and after the temperature."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    measured = results["calibration"]
+    figure, axes = plt.subplots(figsize=(6, 5.4), layout="constrained")
+    axes.plot([0.5, 1], [0.5, 1], color="0.6", ls="--", lw=1, label="calibrated")
+    fitted = measured["temperature"]
+    drawn = [("as scored", measured, "#0072B2", "o")]
+    if fitted is not None:
+        drawn.append((f"temperature {fitted['value']:.3g}, fitted on {fitted['n']} others", fitted["after"], "#D55E00", "s"))
+    for name, each, color, marker in drawn:
+        x, y = [[one[key] for one in each["bins"]] for key in ("confidence", "outcome")]
+        down, up = ([abs(one["ci95"][side] - one["outcome"]) for one in each["bins"]] for side in (0, 1))
+        label = f"{name}: ECE {each['ece']['score']:.3f}, log loss {each['log_loss']['score']:.3f}"
+        axes.errorbar(x, y, yerr=[down, up], fmt=f"{marker}-", color=color, capsize=3, lw=1, label=label)
+    axes.set(xlabel="confidence, max(p, 1 - p)", ylabel="share of right verdicts", xlim=(0.49, 1.01))
+    n, bins = measured["ece"]["n"], len(measured["bins"])
+    axes.set_title(f"{n} comparisons in {bins} bins of like size; bars: 95 % intervals", fontsize=10)
+    axes.legend(loc="best", fontsize=8, framealpha=0.9)
+    axes.grid(color="0.92")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
