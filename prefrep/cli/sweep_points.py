@@ -1,0 +1,231 @@
+"""The points of a sweep as the command line of `bin/prefrep fit` understands them: checked before anything runs, each with its engine."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, cast
+
+import jsonargparse
+import torch
+from lightning.pytorch import LightningDataModule, LightningModule, seed_everything
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+
+from prefrep.callbacks import Export
+from prefrep.cli.main import _catalogue, nulls, quiet, sentence
+from prefrep.data.preference import PreferenceData
+from prefrep.data.sources import Source, read
+from prefrep.errors import ConfigError, PrefrepError
+from prefrep.evaluation import pairs
+from prefrep.evaluation.layout import fingerprint, model_name, versions, write_results
+from prefrep.modules.preference import PreferenceModule
+from prefrep.records import Comparison
+from prefrep.scoring import Scorer
+from prefrep.sweep.frozen import Shared
+from prefrep.sweep.spec import Point
+from prefrep.sweep.study import alone
+from prefrep.sweep.worker import Engine, Fit
+
+_QUIET = ["--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A point that can run.
+
+    Args:
+        point: The point.
+        engine: How it runs.
+        about: What the study keeps of it.
+    """
+
+    point: Point
+    engine: Engine
+    about: dict[str, Any]
+
+
+def prepare(points: Sequence[Point], out: Path) -> list[Prepared]:
+    """Parses every point, so that a typing error in the last one does not cost the others' hours.
+
+    Args:
+        points: The points.
+        out: The sweep's folder.
+
+    Raises:
+        ConfigError: A point's configuration is wrong, or it has no validation data.
+    """
+    quiet()
+    for name in ("prefrep", "lightning.pytorch.utilities.rank_zero", "lightning.pytorch.accelerators.cuda"):
+        logging.getLogger(name).setLevel(logging.WARNING)  # what every run says, many times over
+    _catalogue()
+    jsonargparse.set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
+    shared, fit = Frozen(out), Fit(_score)
+    prepared = []
+    for point in points:
+        command = Command(point, Path("FOLDER"))
+        if not _val(command.config):
+            raise ConfigError(f"{point.name}: no validation data, so there is nothing to compare on; add --set data.val=FILE")
+        settings = hashlib.sha256(command.parser.dump(command.config, format="json").encode()).hexdigest()[:16]
+        engine: Engine = shared if command.frozen else fit
+        about = {"settings": settings, "model": point.model, "seed": point.seed, "values": json.loads(json.dumps(dict(point.values)))}
+        prepared.append(Prepared(point, engine, about))
+    return prepared
+
+
+class _Parser(LightningArgumentParser):
+    """Raises what is wrong, as one sentence."""
+
+    def error(self, message: str, ex: Exception | None = None) -> Any:
+        raise ConfigError(sentence(message))
+
+    def add_class_arguments(self, *args: Any, **kwargs: Any) -> Any:
+        """Never takes a value for the name of a configuration file, see `cli.main`."""
+        return super().add_class_arguments(*args, **{**kwargs, "sub_configs": False})
+
+
+class Command(LightningCLI):
+    """`bin/prefrep fit` of a point, parsed in this process; nothing is made of it before `build`.
+
+    Args:
+        point: The point.
+        folder: Its folder.
+
+    Raises:
+        ConfigError: The configuration is wrong.
+    """
+
+    def __init__(self, point: Point, folder: Path) -> None:
+        try:
+            super().__init__(
+                model_class=LightningModule,
+                datamodule_class=LightningDataModule,
+                subclass_mode_model=True,
+                subclass_mode_data=True,
+                seed_everything_default=0,
+                auto_configure_optimizers=False,
+                save_config_kwargs={"overwrite": True},
+                parser_kwargs={"parser_mode": "omegaconf+", "prog": "prefrep"},
+                parser_class=_Parser,
+                trainer_defaults={"use_distributed_sampler": False, "log_every_n_steps": 1},
+                args=nulls([*point.arguments(folder), *_QUIET]),
+                run=False,
+            )
+        except PrefrepError as error:
+            raise ConfigError(f"{point.name}: {error}") from error
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """See `cli.main`."""
+        parser.set_defaults({"data": {"class_path": "prefrep.data.preference.PreferenceData"}})
+
+    def _set_seed(self) -> None:
+        """Parsing draws nothing."""
+
+    def instantiate_classes(self) -> None:
+        """Parsing makes nothing."""
+
+    def build(self) -> Command:
+        """Model, data and trainer, as `fit` makes them."""
+        seed_everything(self.config.seed_everything, workers=True, verbose=False)
+        super().instantiate_classes()
+        return self
+
+    @property
+    def frozen(self) -> bool:
+        """Whether the language model is one that many heads can share in this process."""
+        model, data, trainer = self.config.model, self.config.data, self.config.trainer
+        backbone = getattr(model.init_args, "backbone", None)
+        one = trainer.strategy == "auto" and trainer.num_nodes == 1 and (trainer.devices in (1, "1") or torch.cuda.device_count() < 2)
+        keeps = data.class_path == f"{PreferenceData.__module__}.PreferenceData" and data.init_args.cache is not None
+        return bool(backbone is not None and getattr(backbone.init_args, "frozen", False) and one and keeps)
+
+    @property
+    def backbone_key(self) -> str:
+        """Settings of the language model."""
+        return _plain(self.config.model.init_args.backbone)
+
+    @property
+    def data_key(self) -> str:
+        """Settings of the data; without the seed where only the order of examples depends on it."""
+        settings = dict(self.config.data.init_args.as_dict())
+        sources = settings["train"] if isinstance(settings["train"], list) else [settings["train"]]
+        if all(not isinstance(source, dict) or source.get("weight", 1.0) == 1.0 for source in sources):
+            settings.pop("seed")
+        return json.dumps(settings, sort_keys=True, default=str)
+
+
+class Frozen:
+    """The engine of points on frozen language models: all of them in this process, which reads each text once.
+
+    Args:
+        out: The sweep's folder.
+    """
+
+    name = "frozen"
+
+    def __init__(self, out: Path) -> None:
+        self._out, self._shared = out, Shared()
+
+    def run(self, point: Point, folder: Path, lock: IO[bytes]) -> Sequence[pairs.PairRow]:
+        """See `prefrep.sweep.worker.Engine`."""
+        command = Command(point, folder).build()
+        # The first point reads, for all: a worker that waits finds what another one has read.
+        with nullcontext() if self._shared.has(command.backbone_key) else alone(self._out, "reading"):
+            return self._run(command, folder)
+
+    def _run(self, command: Command, folder: Path) -> Sequence[pairs.PairRow]:
+        model, data, trainer = cast(PreferenceModule, command.model), cast(PreferenceData, command.datamodule), command.trainer
+        keys = command.backbone_key, command.data_key
+        export, last = folder / "export", folder / "checkpoints" / "last.ckpt"
+        if not (export / "prefrep.json").exists():
+            exports = [callback for callback in cast(Any, trainer).callbacks if isinstance(callback, Export)]
+            if not exports:
+                raise ConfigError("training would leave no export/; the base configuration needs the callback Export")
+            for each in exports:
+                each.weights = "reference"  # no point needs a copy of the language model
+            self._shared.train(model, data, trainer, *keys, checkpoint=last if last.exists() else None)
+        comparisons = _comparisons(command.config)
+        scores = self._shared.scores(model, export, data, lambda: comparisons, *keys, device=trainer.strategy.root_device)
+        rows = pairs.pair_rows(comparisons, scores)
+        pairs.write_rows(folder, rows)
+        _results(folder, rows, command.config, {"name": model_name(export), "path": str(export), "pairwise": model.head.layout == "pair"})
+        return rows
+
+
+def _score(point: Point, export: Path, folder: Path) -> Sequence[pairs.PairRow]:
+    """Scores an exported model on its validation set."""
+    config = Command(point, folder).config
+    scorer = Scorer.from_pretrained(export)
+    rows = pairs.score_comparisons(scorer, _comparisons(config), folder, {"fingerprint": fingerprint(export), **scorer.describe()})
+    _results(folder, rows, config, {"name": model_name(export), "path": str(export), "pairwise": scorer.pairwise})
+    return rows
+
+
+def _results(folder: Path, rows: Sequence[pairs.PairRow], config: Any, model: dict[str, Any]) -> None:
+    """Writes `results.json`, as `bin/eval pairs` does."""
+    found = pairs.evaluate(rows) | {"data": [source.path for source in _val(config)], "model": model, "versions": versions()}
+    write_results(folder, found)
+
+
+def _val(config: Any) -> list[Source]:
+    """The validation data of a configuration."""
+    given, format = config.data.init_args.val, config.data.init_args.format
+    if given is None:
+        return []
+    sources = []
+    for one in given if isinstance(given, list) else [given]:
+        settings = {"path": one} if isinstance(one, str) else dict(one.as_dict() if hasattr(one, "as_dict") else vars(one))
+        sources.append(Source(**{"format": format, **{k: v for k, v in settings.items() if k != "format" or v != "auto"}}))
+    return sources
+
+
+def _comparisons(config: Any) -> list[Comparison]:
+    return pairs.comparisons_of(record for source in _val(config) for record in read(source))
+
+
+def _plain(config: Any) -> str:
+    return json.dumps(config.as_dict(), sort_keys=True, default=str)

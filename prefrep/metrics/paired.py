@@ -1,0 +1,123 @@
+"""Do two models differ on the same examples? Paired tests, and the correction for asking many times.
+
+The unit is the example: both models are right or wrong about each one, and only examples on which they disagree say anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from prefrep.metrics.intervals import Interval, bootstrap_means, percentile_interval
+
+Floats = NDArray[np.float64]
+
+
+class McNemar(NamedTuple):
+    """McNemar's exact test.
+
+    Args:
+        first: Examples that only the first model gets right.
+        second: Examples that only the second one gets right.
+        p: Two-sided p-value.
+    """
+
+    first: int
+    second: int
+    p: float
+
+
+class Difference(NamedTuple):
+    """A mean difference over examples.
+
+    Args:
+        mean: First minus second.
+        low: Lower end of the 95 % interval.
+        high: Upper end.
+        p: Two-sided p-value: how often a resampled difference has the other sign.
+    """
+
+    mean: float
+    low: float
+    high: float
+    p: float
+
+
+def mcnemar(first: ArrayLike, second: ArrayLike) -> McNemar:
+    """Tests whether two models are right equally often (McNemar 1947, in its exact, binomial form).
+
+    Of the examples on which exactly one model is right, each model has half, by chance, when they are equally good.
+
+    Args:
+        first: Whether the first model is right, [n].
+        second: Whether the second one is, [n], on the same examples in the same order.
+
+    Raises:
+        ValueError: If the lengths differ.
+    """
+    from scipy.stats import binomtest
+
+    a, b = np.asarray(first, dtype=bool), np.asarray(second, dtype=bool)
+    if a.shape != b.shape or a.ndim != 1:
+        raise ValueError(f"paired tests need the same examples for both, got {a.shape} and {b.shape}")
+    only_first, only_second = int((a & ~b).sum()), int((b & ~a).sum())
+    disagree = only_first + only_second
+    return McNemar(only_first, only_second, float(binomtest(only_first, disagree).pvalue) if disagree else 1.0)
+
+
+def bootstrap_difference(first: ArrayLike, second: ArrayLike, draws: int, generator: np.random.Generator) -> Difference:
+    """The difference of two means over the same examples, which are resampled (Efron 1979, percentile interval).
+
+    Args:
+        first: A number per example, [n]: right (1) or wrong (0), or the share of seeds that are right.
+        second: The same for the other model, [n].
+        draws: Resamples; no p-value is smaller than 2 / (draws + 1).
+        generator: Random numbers.
+
+    Raises:
+        ValueError: If the lengths differ or there is no example.
+    """
+    a, b = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
+    if a.shape != b.shape or a.ndim != 1 or not len(a):
+        raise ValueError(f"a paired bootstrap needs the same examples for both, at least one, got {a.shape} and {b.shape}")
+    differences = np.round(a - b, 12)  # 2/3 - 1/3 and 1/3 - 0 are one value to the multinomial
+    found = bootstrap_means(differences, draws, generator)
+    # A mean of zero counts for both sides, and the sample itself is one of the draws: the p-value is never too small.
+    rare = min(int((found <= 1e-12).sum()), int((found >= -1e-12).sum()))
+    low, high = percentile_interval(found)
+    return Difference(float(differences.mean()), low, high, min(1.0, 2 * (rare + 1) / (draws + 1)))
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """Corrects p-values of a family of tests so that any false alarm among them is as rare as in one test (Holm 1979).
+
+    Args:
+        p: P-values, [m], in any order.
+
+    Returns:
+        Corrected p-values in the same order: reject what is below the level.
+    """
+    values = np.asarray(p, dtype=np.float64)
+    order = np.argsort(values, kind="stable")
+    stepped = np.maximum.accumulate(values[order] * np.arange(len(values), 0, -1)) if len(values) else values
+    corrected = np.empty_like(values)
+    corrected[order] = np.minimum(stepped, 1.0)
+    return [float(value) for value in corrected]
+
+
+def t_interval(values: Sequence[float], level: float = 0.95) -> Interval | None:
+    """Student's interval for the mean of a few numbers, such as one per seed; None for fewer than two.
+
+    Args:
+        values: The numbers, [m].
+        level: Confidence level.
+    """
+    from scipy.stats import t
+
+    if len(values) < 2:
+        return None
+    mean, half = float(np.mean(values)), float(t.ppf((1 + level) / 2, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values)))
+    return mean - half, mean + half

@@ -1,0 +1,103 @@
+"""Points on a frozen language model, one after the other in this process: it reads each text once, for all of them.
+
+They train as runs of their own would (`modules.remembered`) and leave the same files.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from lightning.pytorch import Trainer
+from safetensors.torch import load_file
+
+from prefrep.data.preference import PreferenceData
+from prefrep.data.trees import TreeBatch
+from prefrep.modules.preference import PreferenceModule
+from prefrep.modules.remembered import Reading
+from prefrep.nn.backbone import Backbone
+from prefrep.records import Comparison
+
+WINDOW = 512  # comparisons whose hidden states are in memory as one batch
+
+
+class Shared:
+    """What the points of one frozen language model have in common: its weights, encoded data, hidden states of the validation set."""
+
+    def __init__(self) -> None:
+        self._backbone: tuple[str, Backbone] | None = None
+        self._data: tuple[str, PreferenceData] | None = None
+        self._batches: dict[tuple[str, str, str], list[TreeBatch]] = {}
+
+    def has(self, backbone: str) -> bool:
+        """Whether the language model of these settings is here."""
+        return self._backbone is not None and self._backbone[0] == backbone
+
+    def train(
+        self, module: PreferenceModule, data: PreferenceData, trainer: Trainer, backbone: str, data_key: str, checkpoint: Path | None
+    ) -> None:
+        """Trains a model to its exported folder, or to the end of its training where that is there already.
+
+        Args:
+            module: The model, not configured yet.
+            data: Its data; those of an earlier point with the same settings take their place.
+            trainer: Its trainer.
+            backbone: Settings of the language model.
+            data_key: Settings of the data but the seed.
+            checkpoint: Where to go on.
+        """
+        self._share(module, backbone)
+        if self._data is None or self._data[0] != data_key:
+            self._data = data_key, data
+        self._data[1].seed = data.seed  # of the order alone: what depends on it otherwise is part of the key
+        trainer.fit(module, self._data[1], ckpt_path=checkpoint, weights_only=True)
+
+    def _share(self, module: PreferenceModule, backbone: str) -> None:
+        make, *others = module._make
+        if self._backbone is None or self._backbone[0] != backbone:
+            self._backbone, self._batches = None, {}  # the old one goes before the new one comes
+            self._backbone = backbone, make()
+        ours = self._backbone[1]
+        module._make = (lambda: ours, *others)  # type: ignore[assignment]
+
+    def scores(
+        self, module: PreferenceModule, export: Path, data: PreferenceData, comparisons: Callable[[], Sequence[Comparison]],
+        backbone: str, data_key: str, device: torch.device,
+    ) -> list[float]:  # fmt: skip
+        """Log-odds of the exported model, in nats, from hidden states that are read once.
+
+        Args:
+            module: A model of the right shape; its head gets the exported weights.
+            export: The exported folder.
+            data: Says how texts are encoded.
+            comparisons: Reads the validation set, when it is needed.
+            backbone: Settings of the language model.
+            data_key: Settings of the data.
+            device: Where to compute.
+        """
+        self._share(module, backbone)
+        module.configure_model()
+        assert self._backbone is not None
+        module.head.load_state_dict(load_file(export / "head.safetensors"))
+        module.to(device).eval()
+        tau = float(json.loads((export / "prefrep.json").read_text())["tau"])
+        known = (backbone, data_key, module.layout)
+        if known not in self._batches:
+            # `drop` is a choice for training data; whoever asks for a score gets one, as from a `Scorer`.
+            truncation = "keep_end" if data.encode_config.truncation == "drop" else data.encode_config.truncation
+            config = replace(data.encode_config, truncation=truncation)
+            reading = Reading(self._backbone[1], module.layout, config, data.cache or "auto")
+            found = comparisons()
+            self._batches[known] = [reading.batch(found[i : i + WINDOW]) for i in range(0, len(found), WINDOW)]
+        scores: list[float] = []
+        with torch.inference_mode():
+            for batch in self._batches[known]:
+                there = batch.to(device)
+                embedding, prompt = module.embeddings(module.hidden(there), there)
+                a, b = there.pairs.unbind(1)
+                log_odds = module.head.compare(embedding[a], embedding[b], None if prompt is None else prompt[a]) / tau
+                scores += [float(score) for score in log_odds.cpu()]
+        return scores

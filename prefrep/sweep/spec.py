@@ -1,0 +1,187 @@
+"""What a sweep file asks for: the points of a grid, each a base configuration and values of dotted keys.
+
+A file like this has 2 x (1 + 3) models and 24 points::
+
+    base: configs/preference/gpm.yaml      # of all points that name no other
+    set: {data.val: val.jsonl}             # for all points
+    grid: {data.batch_size: [16, 32]}      # crossed with everything below
+    points:                                # optional: models of several kinds in one sweep
+      BT: {base: configs/preference/bt.yaml}
+      GPM: {grid: {model.head.dim: [2, 4, 8]}}
+    seeds: [0, 1, 2]
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from prefrep.errors import ConfigError
+
+_KEYS = {"base", "set", "grid", "points", "seeds", "keep_models"}
+_POINT_KEYS = {"base", "set", "grid"}
+# What the engine sets itself.
+_OURS = ("seed_everything", "data.seed", "trainer.default_root_dir", "ckpt_path", "config")
+
+
+@dataclass(frozen=True)
+class Point:
+    """One run of a sweep.
+
+    Args:
+        model: Its name without the seed: points of one model differ in the seed alone.
+        seed: Of everything random: initial weights and the order of the data.
+        base: Configuration file.
+        settings: Values of dotted keys, over the base.
+        values: Those of them that distinguish points: the keys of grids, and `model`, the name among `points`.
+    """
+
+    model: str
+    seed: int
+    base: Path
+    settings: Mapping[str, Any]
+    values: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The name of its folder."""
+        return re.sub(r"[^\w.=+-]+", "-", f"{self.model} seed={self.seed}")
+
+    def arguments(self, folder: Path) -> list[str]:
+        """What `bin/prefrep fit` is told."""
+        found = ["--config", str(self.base)]
+        ours = {"seed_everything": self.seed, "data.seed": self.seed, "trainer.default_root_dir": str(folder)}
+        for key, value in {**self.settings, **ours}.items():
+            found += [f"--{key}", value if isinstance(value, str) else json.dumps(value)]
+        return found
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep file.
+
+    Args:
+        points: All runs, the seeds of one model next to each other.
+        keep_models: Keep exported models and checkpoints of finished points, not only their scores.
+    """
+
+    points: tuple[Point, ...]
+    keep_models: bool = True
+
+
+def read_sweep(path: Path, extra: Mapping[str, Any] | None = None) -> Sweep:
+    """Reads a sweep file.
+
+    Args:
+        path: The YAML file.
+        extra: Values of dotted keys for all points, over those of the file.
+
+    Raises:
+        ConfigError: It cannot be read, or does not say what to run.
+    """
+    import yaml
+
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read ({error}); name a sweep file, such as configs/sweep/dim.yaml") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not YAML ({' '.join(str(error).split())})") from error
+    content = _mapping(content, f"{path}", _KEYS)
+    seeds = content.get("seeds", [0])
+    if not isinstance(seeds, list) or not seeds or any(not isinstance(s, int) or isinstance(s, bool) or s < 0 for s in seeds):
+        raise ConfigError(f"{path}: seeds must be a list of whole numbers from 0, got {seeds!r}")
+    if not isinstance(keep := content.get("keep_models", True), bool):
+        raise ConfigError(f"{path}: keep_models must be true or false, got {keep!r}")
+    entries = content.get("points") or {"": {}}
+    points = []
+    for label, entry in _mapping(entries, f"{path}: points", None).items():
+        where = f"{path}: points.{label}" if label else f"{path}"
+        entry = _mapping(entry or {}, where, _POINT_KEYS)
+        base = _base(entry.get("base", content.get("base")), path, where)
+        shared = _settings(content.get("set"), where) | _settings(entry.get("set"), where) | dict(extra or {})
+        grid = _grid(content.get("grid"), f"{path}: grid") | _grid(entry.get("grid"), f"{where}: grid")
+        if both := sorted(grid.keys() & shared.keys()):
+            raise ConfigError(f"{where}: {', '.join(both)} is set and varied at once; keep one of the two")
+        short = _short(list(grid))
+        for chosen in _products(grid):
+            model = " ".join([*([label] if label else []), *(f"{short[key]}={_said(value)}" for key, value in chosen.items())]) or "base"
+            values = ({"model": label} if label else {}) | chosen
+            points += [Point(model, seed, base, {**shared, **chosen}, values) for seed in dict.fromkeys(seeds)]
+    names = [point.name for point in points]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ConfigError(f"{path}: two points are called {twice[0]}; name one of them under points")
+    return Sweep(tuple(points), keep)
+
+
+def parse_setting(text: str) -> tuple[str, Any]:
+    """`data.train=FILE` of the command line as a key and its value, read as YAML.
+
+    Raises:
+        ConfigError: It is no such thing.
+    """
+    import yaml
+
+    key, sign, value = text.partition("=")
+    if not sign or not key:
+        raise ConfigError(f"--set takes KEY=VALUE, such as data.train=pairs.jsonl, got {text!r}")
+    try:
+        settings = {key: yaml.safe_load(value)}
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {key}: {value!r} is not YAML ({' '.join(str(error).split())})") from error
+    return next(iter(_settings(settings, "--set").items()))
+
+
+def _mapping(value: object, where: str, known: set[str] | None) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ConfigError(f"{where}: must be names with values, found {type(value).__name__}")
+    if known is not None and (wrong := sorted(str(key) for key in value.keys() - known)):
+        raise ConfigError(f"{where}: there is no key '{wrong[0]}'; known: {', '.join(sorted(known))}")
+    return {str(key): item for key, item in value.items()}
+
+
+def _settings(value: object, where: str) -> dict[str, Any]:
+    found = _mapping(value or {}, f"{where}: set", None)
+    for key in found:
+        if key in _OURS:
+            raise ConfigError(f"{where}: {key} belongs to the sweep; seeds go under seeds, the folder is --out")
+    return found
+
+
+def _grid(value: object, where: str) -> dict[str, list[Any]]:
+    found = _settings(value, where)
+    for key, items in found.items():
+        if not isinstance(items, list) or not items:
+            raise ConfigError(f"{where}: {key} must be a list of values, got {items!r}")
+    return found
+
+
+def _base(value: object, path: Path, where: str) -> Path:
+    if not isinstance(value, str):
+        raise ConfigError(f"{where}: no base configuration; write base: configs/preference/gpm.yaml")
+    found = next((place for place in (path.parent / value, Path(value).expanduser()) if place.is_file()), None)
+    if found is None:
+        raise ConfigError(f"{where}: base {value}: no such file, neither beside the sweep file nor here")
+    return found.absolute()
+
+
+def _products(grid: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:
+    for values in itertools.product(*grid.values()):
+        yield dict(zip(grid, values, strict=True))
+
+
+def _short(keys: Sequence[str]) -> dict[str, str]:
+    """Each dotted key by its last part; by all of it where two have the same."""
+    last = [key.rsplit(".", 1)[-1] for key in keys]
+    return {key: name if last.count(name) == 1 else key for key, name in zip(keys, last, strict=True)}
+
+
+def _said(value: object) -> str:
+    if isinstance(value, dict) and "class_path" in value:
+        return "-".join([str(value["class_path"]).rsplit(".", 1)[-1], *(str(item) for item in (value.get("init_args") or {}).values())])
+    return value if isinstance(value, str) else json.dumps(value)

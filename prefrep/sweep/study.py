@@ -1,0 +1,242 @@
+"""Who runs which point: an Optuna study that several processes share, and that survives all of them being killed.
+
+Optuna notes what is waiting, running, done and failed. What it cannot tell on a journal file is whether a running trial still has a
+process. So a worker holds a file lock (`flock`) for as long as it works on a point: the kernel lets go of it when the worker and the
+training that inherits the lock have ended, however they ended. A running trial without a holder is one that was killed; it is put back
+into the queue.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, cast
+from uuid import uuid4
+
+from prefrep.disk import replace_text
+from prefrep.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from optuna import Study as OptunaStudy
+    from optuna.storages import BaseStorage
+    from optuna.trial import Trial
+
+JOURNAL = "study.journal"
+KILLED = 5  # times that a point may lose its worker: one that always fills the memory would otherwise never end
+
+
+@dataclass
+class Claim:
+    """A point that this process works on.
+
+    Args:
+        point: Its name.
+        trial: Its trial.
+        lock: The lock, held while the file is open; a training process inherits it.
+    """
+
+    point: str
+    trial: Trial
+    lock: IO[bytes]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How many points are where."""
+
+    waiting: int
+    running: int
+    complete: int
+    failed: int
+
+
+class Study:
+    """The queue of a sweep.
+
+    Args:
+        folder: The sweep's folder, which all workers see.
+        storage: Address of a database that Optuna knows; None: a journal in the folder.
+
+    Raises:
+        DataError: The storage cannot be opened.
+    """
+
+    def __init__(self, folder: Path, storage: str | None = None) -> None:
+        self.folder = folder
+        (folder / "locks").mkdir(parents=True, exist_ok=True)
+        import optuna
+
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        with self.alone():
+            try:
+                # Nothing samples here: every trial is enqueued with what it stands for.
+                self._study: OptunaStudy = optuna.create_study(
+                    storage=storage or _journal(folder / JOURNAL), study_name=self._name(), load_if_exists=True,
+                    direction="maximize", sampler=optuna.samplers.RandomSampler(seed=0),
+                )  # fmt: skip
+            except Exception as error:  # the databases have no common base for what can go wrong
+                raise DataError(f"{storage or folder / JOURNAL}: the study cannot be opened ({str(error).splitlines()[0]:.200})") from error
+
+    def _name(self) -> str:
+        """The study's name, its own also in a database that other sweeps use."""
+        file = self.folder / "study.name"
+        if not file.exists():
+            replace_text(file, f"{self.folder.resolve().name}-{uuid4().hex[:8]}")
+        return file.read_text()
+
+    @contextmanager
+    def alone(self, what: str = "study") -> Iterator[None]:
+        """Keeps the other workers waiting."""
+        with alone(self.folder, what):
+            yield
+
+    def enlist(self, points: Mapping[str, Mapping[str, Any]], retry: bool = False) -> None:
+        """Puts points into the queue that never were in it.
+
+        Args:
+            points: By name, what is worth knowing about each as plain data; `settings`, a digest, must not change.
+            retry: Also those that failed.
+
+        Raises:
+            ConfigError: A point of this name was begun with other settings.
+        """
+        with self.alone():
+            known = self._latest()
+            for name, about in points.items():
+                trial = known.get(name)
+                if trial is not None and trial.user_attrs["settings"] != about["settings"]:
+                    raise ConfigError(
+                        f"{self.folder}: '{name}' was begun with other settings, which its configuration or --set changed since; name"
+                        " another --out"
+                    )
+                if trial is None or (retry and trial.state.name == "FAIL"):
+                    self._enqueue({"point": name, **about, "killed": 0})
+
+    def claim(self) -> Claim | None:
+        """The next point for this process; None: nothing waits just now."""
+        with self.alone():
+            self._revive()
+            waiting = self._trials("WAITING")
+            if not waiting:
+                return None
+            trial = self._study.ask()  # takes the first that waits, and no one else looks meanwhile
+            name = str(trial.user_attrs["point"])
+            lock = self._lock(name)
+            assert lock is not None, f"{name} waits, and yet somebody works on it"
+            return Claim(name, trial, lock)
+
+    def complete(self, claim: Claim, accuracy: float) -> None:
+        """Notes that a point is done."""
+        with self.alone():
+            self._study.tell(claim.trial, accuracy)
+            claim.lock.close()
+
+    def fail(self, claim: Claim, reason: str) -> None:
+        """Notes that a point cannot be done."""
+        with self.alone():
+            claim.trial.set_user_attr("reason", reason)
+            self._tell_failed(claim.trial.number)
+            claim.lock.close()
+
+    def give_back(self, claim: Claim) -> None:
+        """Puts a point into the queue again that this worker was stopped at."""
+        with self.alone():
+            self._tell_failed(claim.trial.number)
+            self._enqueue(claim.trial.user_attrs)
+            claim.lock.close()
+
+    def progress(self) -> Progress:
+        """How many points are where."""
+        states = [trial.state.name for trial in self._latest().values()]
+        return Progress(*(states.count(state) for state in ("WAITING", "RUNNING", "COMPLETE", "FAIL")))
+
+    def _revive(self) -> None:
+        """Queues the points again whose workers were killed."""
+        for trial in self._trials("RUNNING"):
+            name, killed = str(trial.user_attrs["point"]), int(trial.user_attrs["killed"]) + 1
+            lock = self._lock(name)
+            if lock is None:
+                continue
+            lock.close()
+            self._tell_failed(trial.number)
+            if killed < KILLED:
+                self._enqueue({**trial.user_attrs, "killed": killed})
+
+    def _tell_failed(self, number: int) -> None:
+        import optuna
+
+        self._study.tell(number, state=optuna.trial.TrialState.FAIL)
+
+    def reasons(self) -> dict[str, str]:
+        """Why points failed, by name."""
+        failed = {name: trial.user_attrs for name, trial in self._latest().items() if trial.state.name == "FAIL"}
+        return {name: str(said.get("reason") or f"{said['killed'] + 1} workers were killed at it") for name, said in failed.items()}
+
+    def _enqueue(self, about: dict[str, Any]) -> None:
+        self._study.enqueue_trial({}, user_attrs=about)
+
+    def _trials(self, state: str) -> Sequence[Any]:
+        import optuna
+
+        return self._study.get_trials(deepcopy=False, states=(optuna.trial.TrialState[state],))
+
+    def _latest(self) -> dict[str, Any]:
+        """The last trial of each point; earlier ones were killed, or retried."""
+        return {str(trial.user_attrs["point"]): trial for trial in self._study.get_trials(deepcopy=False)}
+
+    def _lock(self, name: str) -> IO[bytes] | None:
+        """The lock of a point; None: somebody holds it."""
+        lock = (self.folder / "locks" / f"point {name}").open("ab")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.close()
+            return None
+        return lock
+
+
+@contextmanager
+def alone(folder: Path, what: str) -> Iterator[None]:
+    """Keeps other workers of the sweep in a folder from doing the same thing."""
+    with (folder / "locks" / what).open("ab") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+class _JournalLock:
+    """The lock of the journal: the kernel frees it when its holder is killed, where Optuna's own files block others for half a minute.
+
+    A line that a killed writer left half written is cut off: the next one would be glued to it, and the journal unreadable from there on.
+    """
+
+    def __init__(self, journal: Path) -> None:
+        self._journal = journal
+        self._file: IO[bytes] | None = None
+
+    def acquire(self) -> bool:
+        """Waits for the lock."""
+        self._file = self._journal.with_name(self._journal.name + ".lock").open("ab")
+        fcntl.flock(self._file, fcntl.LOCK_EX)
+        with self._journal.open("rb+") as journal:
+            size = journal.seek(0, os.SEEK_END)
+            journal.seek(max(size - 1, 0))
+            if size and journal.read(1) != b"\n":
+                journal.seek(0)
+                journal.truncate(journal.read().rfind(b"\n") + 1)
+        return True
+
+    def release(self) -> None:
+        """Frees the lock."""
+        assert self._file is not None
+        self._file.close()
+
+
+def _journal(path: Path) -> BaseStorage:
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    return JournalStorage(JournalFileBackend(str(path), lock_obj=cast(Any, _JournalLock(path))))

@@ -1,0 +1,245 @@
+"""What came of the points of a sweep, from their folders alone: a row each, and paired tests between models on the same examples."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import combinations
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prefrep.errors import DataError
+from prefrep.metrics.intervals import Interval, accuracy_interval, bootstrap_means, percentile_interval, stream
+from prefrep.metrics.paired import Difference, McNemar, bootstrap_difference, holm, mcnemar, t_interval
+
+ABOUT, SCORES = "point.json", "scores.jsonl"
+LEVEL = 0.05
+DRAWS = 20_000
+Floats = NDArray[np.float64]
+
+
+class Row(Protocol):
+    """One comparison of `scores.jsonl`."""
+
+    @property
+    def id(self) -> str:
+        """Of the comparison."""
+
+    @property
+    def subset(self) -> str:
+        """That it belongs to."""
+
+    @property
+    def score(self) -> float:
+        """Log-odds of chosen over rejected."""
+
+    @property
+    def probability(self) -> float:
+        """P(chosen wins) by the data."""
+
+
+def right(row: Row) -> bool | None:
+    """Whether the verdict on a comparison is right; None where the data call it a tie. Equal scores are wrong."""
+    if row.probability == 0.5:
+        return None
+    return row.score > 0 if row.probability > 0.5 else row.score < 0
+
+
+def read_about(folder: Path) -> dict[str, Any]:
+    """`point.json` of a point; empty while it is not finished."""
+    try:
+        return dict(json.loads((folder / ABOUT).read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise DataError(f"{folder / ABOUT}: damaged ({error}); delete the folder and start the sweep again") from error
+
+
+def is_done(folder: Path) -> bool:
+    """Whether a point is finished and its scores are there."""
+    return read_about(folder).get("state") == "complete" and (folder / SCORES).is_file()
+
+
+class Run(NamedTuple):
+    """A finished or failed point.
+
+    Args:
+        about: What `point.json` says.
+        verdicts: Right or wrong, by subset and id of each comparison; empty for a failed one.
+    """
+
+    about: Mapping[str, Any]
+    verdicts: Mapping[tuple[str, str], bool]
+
+    def accuracy(self, subset: str | None = None) -> tuple[int, int]:
+        """Wins and comparisons, of one subset or of all."""
+        won = [value for (name, _), value in self.verdicts.items() if subset is None or name == subset]
+        return sum(won), len(won)
+
+
+@dataclass(frozen=True)
+class Model:
+    """The runs of one model, which differ in their seed.
+
+    Args:
+        name: The model's name.
+        values: Values of the sweep's keys.
+        runs: By seed.
+    """
+
+    name: str
+    values: Mapping[str, Any]
+    runs: Mapping[int, Run]
+
+    @cached_property
+    def by_example(self) -> dict[tuple[str, str], float]:
+        """For each example that all seeds saw, the share of seeds that are right."""
+        common = set.intersection(*(set(run.verdicts) for run in self.runs.values()))
+        first = next(iter(self.runs.values())).verdicts
+        return {key: float(np.mean([run.verdicts[key] for run in self.runs.values()])) for key in first if key in common}
+
+    def accuracies(self, subset: str | None = None) -> list[float]:
+        """Accuracy of each seed, of one subset or of all."""
+        return [wins / n for wins, n in (run.accuracy(subset) for run in self.runs.values()) if n]
+
+    def interval(self, subset: str | None = None) -> Interval:
+        """Of the accuracy: Student's over seeds, or Wilson's over examples where there is one seed only."""
+        found = t_interval(self.accuracies(subset))
+        if found is None:
+            return accuracy_interval(*next(iter(self.runs.values())).accuracy(subset))
+        return max(found[0], 0.0), min(found[1], 1.0)
+
+    def interval_over_examples(self) -> Interval:
+        """Of the accuracy, by a bootstrap over examples of the mean over seeds: these trained models, other examples."""
+        return percentile_interval(bootstrap_means(np.round(list(self.by_example.values()), 12), DRAWS, stream(0, self.name)))
+
+
+class PairTest(NamedTuple):
+    """Two models on the same examples.
+
+    Args:
+        first: The better one.
+        second: The other.
+        n: Examples that both have scores for.
+        difference: Of accuracies averaged over seeds, by a bootstrap over examples.
+        mcnemar: On the verdicts of the majority of each model's seeds; examples without a majority are left out.
+        bootstrap_holm: Corrected p-value of the former.
+        mcnemar_holm: Corrected p-value of the latter.
+        seeds: Interval of the difference over the seeds that both have, Student's; None for fewer than two.
+    """
+
+    first: str
+    second: str
+    n: int
+    difference: Difference
+    mcnemar: McNemar
+    bootstrap_holm: float
+    mcnemar_holm: float
+    seeds: Interval | None
+
+    @property
+    def significant(self) -> bool:
+        """Whether both tests, corrected for the number of pairs, find a difference."""
+        return self.bootstrap_holm < LEVEL and self.mcnemar_holm < LEVEL
+
+
+def read_runs(out: Path, read: Callable[[Path], Sequence[Row]]) -> list[Run]:
+    """All finished and failed points of a sweep, in the order of their names.
+
+    Args:
+        out: The sweep's folder.
+        read: Reads a `scores.jsonl`.
+
+    Raises:
+        DataError: A file is damaged.
+    """
+    found = []
+    for folder in sorted(path for path in (out / "points").glob("*") if path.is_dir()):
+        about = read_about(folder)
+        rows = read(folder / SCORES) if about.get("state") == "complete" else []
+        verdicts = {(row.subset, row.id): won for row in rows if (won := right(row)) is not None}
+        if about:
+            found.append(Run(about, verdicts))
+    return found
+
+
+def models(runs: Sequence[Run]) -> list[Model]:
+    """Finished runs by model, the best first."""
+    groups: dict[str, dict[int, Run]] = {}
+    for run in runs:
+        if run.verdicts:
+            groups.setdefault(run.about["model"], {})[int(run.about["seed"])] = run
+    found = [Model(name, next(iter(group.values())).about["values"], dict(sorted(group.items()))) for name, group in groups.items()]
+    return sorted(found, key=lambda model: (-float(np.mean(model.accuracies())), model.name))
+
+
+def compare(found: Sequence[Model]) -> list[PairTest]:
+    """Tests every pair of models, corrected for the number of pairs (Holm), the smallest p-values first.
+
+    Args:
+        found: Models, the best first.
+    """
+    pairs = list(combinations(found, 2))
+    draws = max(DRAWS, int(100 * len(pairs) / LEVEL))  # the smallest p-value must pass the correction
+    raw: list[tuple[Model, Model, int, Difference, McNemar]] = []
+    for a, b in pairs:
+        common = [key for key in a.by_example if key in b.by_example]
+        if not common:
+            continue
+        first, second = (np.array([model.by_example[key] for key in common]) for model in (a, b))
+        difference = bootstrap_difference(first, second, draws, stream(0, f"{a.name} | {b.name}"))
+        clear = (first != 0.5) & (second != 0.5)  # half of the seeds say neither
+        raw.append((a, b, len(common), difference, mcnemar(first[clear] > 0.5, second[clear] > 0.5)))
+    corrected = zip(holm([each[3].p for each in raw]), holm([each[4].p for each in raw]), strict=True)
+    tests = [
+        PairTest(a.name, b.name, n, difference, exact, by_bootstrap, by_mcnemar, _over_seeds(a, b))
+        for (a, b, n, difference, exact), (by_bootstrap, by_mcnemar) in zip(raw, corrected, strict=True)
+    ]
+    return sorted(tests, key=lambda test: (max(test.bootstrap_holm, test.mcnemar_holm), test.mcnemar.p, test.difference.p))
+
+
+def _over_seeds(a: Model, b: Model) -> Interval | None:
+    common = sorted(a.runs.keys() & b.runs.keys())
+    wins = [(a.runs[seed].accuracy(), b.runs[seed].accuracy()) for seed in common]
+    return t_interval([one[0] / one[1] - other[0] / other[1] for one, other in wins])
+
+
+def subsets(found: Sequence[Model]) -> list[str]:
+    """Names of the subsets of the validation set; empty where it has one only."""
+    names = sorted({name for model in found for name, _ in model.by_example})
+    return names if len(names) > 1 else []
+
+
+def as_csv(runs: Sequence[Run]) -> str:
+    """A line per point and seed: what it is, its accuracy with a Wilson interval over examples, and that of each subset."""
+    keys = list(dict.fromkeys(key for run in runs for key in run.about["values"] if key != "model"))
+    names = subsets(models(runs))
+    lines = []
+    for run in runs:
+        wins, n = run.accuracy()
+        low, high = accuracy_interval(wins, n) if n else ("", "")
+        line: dict[str, Any] = {"model": run.about["model"], "seed": run.about["seed"]}
+        line |= {key: _cell(run.about["values"].get(key, "")) for key in keys}
+        line |= {"state": run.about["state"], "n": n, "accuracy": wins / n if n else "", "low": low, "high": high}
+        for name in names:
+            won, of = run.accuracy(name)
+            line[f"accuracy {name or '(no subset)'}"] = won / of if of else ""
+        line |= {"engine": run.about["engine"], "seconds": round(run.about.get("seconds", 0), 2), "reason": run.about.get("reason", "")}
+        lines.append(line)
+    text = io.StringIO()
+    if lines:
+        writer = csv.DictWriter(text, list(lines[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(lines)
+    return text.getvalue()
+
+
+def _cell(value: object) -> object:
+    return json.dumps(value) if isinstance(value, dict | list | bool) or value is None else value

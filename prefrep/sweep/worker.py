@@ -1,0 +1,183 @@
+"""One worker of a sweep: takes points until none is left, trains, scores, notes. Other workers may do the same beside it."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any, Protocol
+
+from prefrep.disk import replace_text
+from prefrep.errors import PrefrepError
+from prefrep.sweep.spec import Point
+from prefrep.sweep.study import Progress, Study
+from prefrep.sweep.table import ABOUT, SCORES, Row, is_done, read_about, right
+
+_SET_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of <linux/prctl.h>
+# Found now: between fork and exec a child can take no lock that another thread may have held.
+_PRCTL = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
+POLL = 0.5  # seconds between two looks at a training, or at a queue that others may refill
+
+
+class Engine(Protocol):
+    """How a point comes about."""
+
+    name: str
+
+    def run(self, point: Point, folder: Path, lock: IO[bytes]) -> Sequence[Row]:
+        """Trains and scores a point, going on with what an interrupted attempt left.
+
+        Args:
+            point: The point.
+            folder: Its folder; the exported model and the scores go there.
+            lock: Held as long as somebody works on the point; processes that write into the folder inherit it.
+
+        Returns:
+            The scores of the validation set, as they are in the folder.
+        """
+
+
+def points_folder(out: Path, name: str) -> Path:
+    """The folder of a point."""
+    return out / "points" / name
+
+
+def work(
+    study: Study,
+    points: Mapping[str, tuple[Point, Engine]],
+    keep_models: bool,
+    on_change: Callable[[Progress], object],
+) -> None:
+    """Works until every point is done or failed, also those that other workers die on.
+
+    Args:
+        study: The queue, with all points in it.
+        points: Each with its engine, by name.
+        keep_models: Keep checkpoints and exported models of what is done.
+        on_change: Called whenever something has happened, here or elsewhere.
+    """
+    while True:
+        claim = study.claim()
+        if claim is None:
+            progress = study.progress()
+            on_change(progress)
+            if not progress.running:
+                break
+            time.sleep(POLL)
+            continue
+        point, engine = points[claim.point]
+        folder = points_folder(study.folder, claim.point)
+        folder.mkdir(parents=True, exist_ok=True)
+        on_change(study.progress())
+        try:
+            if not is_done(folder):  # killed between the last file and the note of it
+                begin = time.monotonic()
+                rows = engine.run(point, folder, claim.lock)
+                verdicts = [won for row in rows if (won := right(row)) is not None]
+                if not verdicts:
+                    raise PrefrepError("the validation set holds ties only, so nothing can be right")
+                done = {"accuracy": sum(verdicts) / len(verdicts), "n": len(verdicts), "seconds": time.monotonic() - begin}
+                _note(folder, point, engine.name, {"state": "complete", **done})
+            if not keep_models:
+                for name in ("checkpoints", "export"):
+                    shutil.rmtree(folder / name, ignore_errors=True)
+            study.complete(claim, float(read_about(folder)["accuracy"]))
+        except KeyboardInterrupt:
+            study.give_back(claim)
+            raise
+        except (Exception, SystemExit) as error:  # whatever one point dies of, the others go on
+            reason = str(error) if isinstance(error, PrefrepError) else f"{type(error).__name__}: {error}"
+            _note(folder, point, engine.name, {"state": "failed", "reason": reason})
+            study.fail(claim, reason)
+        on_change(study.progress())
+    for name, reason in study.reasons().items():
+        point, engine = points[name]
+        folder = points_folder(study.folder, name)
+        if not read_about(folder):  # no worker lived long enough to say so
+            _note(folder, point, engine.name, {"state": "failed", "reason": reason})
+
+
+def _note(folder: Path, point: Point, engine: str, found: Mapping[str, Any]) -> None:
+    """Writes what the point is and what came of it, last of all files: with it, a point is finished."""
+    about = {"name": point.name, "model": point.model, "seed": point.seed, "base": str(point.base), "values": dict(point.values),
+             "settings": dict(point.settings), "engine": engine}  # fmt: skip
+    replace_text(folder / ABOUT, json.dumps(about | dict(found), indent=2) + "\n")
+
+
+class Fit:
+    """A point as a run of `bin/prefrep fit` in a process of its own, scored from the folder that it exports.
+
+    Args:
+        score: Scores an exported model (first) on the point's validation set into the point's folder (second).
+    """
+
+    name = "fit"
+
+    def __init__(self, score: Callable[[Point, Path, Path], Sequence[Row]]) -> None:
+        self._score = score
+
+    def run(self, point: Point, folder: Path, lock: IO[bytes]) -> Sequence[Row]:
+        """See `Engine`."""
+        export = folder / "export"
+        if not (export / "prefrep.json").exists():
+            # Scores without a model are of an attempt that was thrown away.
+            (folder / SCORES).unlink(missing_ok=True)
+            last = folder / "checkpoints" / "last.ckpt"
+            resumed = last.exists()
+            code = fit([*point.arguments(folder), *(["--ckpt_path", str(last)] if resumed else [])], folder / "fit.log", lock)
+            if code and resumed:  # a checkpoint that was cut off when the machine went down must not end the point
+                shutil.rmtree(folder / "checkpoints")
+                code = fit(point.arguments(folder), folder / "fit.log", lock)
+            if code:
+                raise PrefrepError(f"bin/prefrep fit ended with code {code}: {_last_words(folder / 'fit.log')}")
+            if not (export / "prefrep.json").exists():
+                raise PrefrepError(f"{folder}: training left no export/; the base configuration needs the callback Export")
+        return self._score(point, export, folder)
+
+
+def fit(arguments: Sequence[str], log: Path, lock: IO[bytes]) -> int:
+    """Runs `bin/prefrep fit` to its end; its output goes to a file.
+
+    Args:
+        arguments: Of the command line.
+        log: The file; older output in it is kept.
+        lock: Inherited: it stays locked while the training runs, even when this process is killed.
+
+    Returns:
+        The exit code.
+    """
+    command = [sys.executable, "-m", "prefrep.cli.main", "fit", *arguments, "--trainer.enable_progress_bar", "false"]
+    with log.open("ab") as out:
+        child = start(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, pass_fds=[lock.fileno()])
+        try:
+            return child.wait()
+        finally:
+            if child.poll() is None:
+                child.terminate()
+                child.wait()
+
+
+def start(command: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
+    """A child that is killed when this process is. Linux only; elsewhere it works to its end, and keeps the lock that it inherited."""
+    parent = os.getpid()
+
+    def together() -> None:
+        assert _PRCTL is not None
+        _PRCTL(_SET_DEATH_SIGNAL, signal.SIGKILL)
+        if os.getppid() != parent:  # it was killed before we could ask
+            os._exit(1)
+
+    return subprocess.Popen(command, preexec_fn=together if sys.platform == "linux" else None, **options)
+
+
+def _last_words(log: Path) -> str:
+    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    said = [line.removeprefix("prefrep: ") for line in lines if line.startswith("prefrep: ")]
+    return (said or lines or ["it said nothing"])[-1][:500]
