@@ -166,6 +166,6 @@ def report(results: Mapping[str, Any]) -> list[str]:
             f"against {other['path']}, {other['n']} prompts: the transitive parts correlate by {other['gradient']['correlation']:.3f}, the",
             f"cyclic parts by {cyclic['correlation']:.3f} (independent noise: [{low:.3f}, {high:.3f}], p = {cyclic['p']:.3g})",
         ]
-    lines.append("")
+    lines += ["", "p: how often the transitive null gives as much or more; close to 1: the verdicts run in circles less than noise would"]
     notes = [*(f"null of {kind}: {words}" for kind, words in null["models"].items()), *(f"note: {note}" for note in results["notes"])]
     return lines + [textwrap.fill(note, 120, subsequent_indent="      ", break_on_hyphens=False) for note in notes]

@@ -96,7 +96,8 @@ def draw(path: Path, row: TableRow, found: Mapping[str, Any], texts: Sequence[st
     cycle_graph(left, row.array(), row.graph(), found["feedback_arcs"]["order"])
     triples, count = found["triples"], sum(found["triples"].values())
     tied = f", {triples['tied_cyclic']} but for a tie" if triples["tied_cyclic"] else ""
-    left.set_title(f"The most cyclic prompt: {triples['cyclic']} of {count} triples run in circles{tied}", fontsize=11)
+    title = f"The most cyclic prompt: {triples['cyclic']} of {count} triples run in circles{tied}"
+    left.set_title(title if triples["cyclic"] or tied else "No triple runs in circles; the first prompt", fontsize=11)
     lines = [f"Prompt {found['id']}: {_short(texts[0], 88)}"]
     lines += [f"{label(i)}: {_short(text, 88)}" for i, text in list(enumerate(texts[1:]))[:8]]
     lines += [f"... and {len(texts) - 9} more"] if len(texts) > 9 else []
@@ -118,6 +119,8 @@ def draw(path: Path, row: TableRow, found: Mapping[str, Any], texts: Sequence[st
     title = f"{results['tables']['n']} prompts, {sum(results['tables']['triples'].values())} triples"
     right.set_title(f"{title}; strictly cyclic: {strict['observed']:.3f} (p = {strict['p']:.3g})", fontsize=11)
     right.legend(frameon=False, fontsize=9, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncol=2)
+    if max(observed, float(draws.max())) < 0.005:
+        right.set_xlim(-0.002, 0.05)  # nothing but zeros has no scale of its own
     right.spines[["top", "right"]].set_visible(False)
     figure.text(0.53, 0.14, "Null: " + _wrapped("; ".join(results["null"]["models"].values()), 92), fontsize=8, va="top")
     figure.savefig(path, dpi=130, facecolor="white", bbox_inches="tight")
