@@ -1,0 +1,143 @@
+"""`bin/sweep` on a tiny random model: both engines, all workers killed, what goes wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from prefrep.cli.friendly import run
+from prefrep.cli.sweep import main
+from prefrep.nn.backbone import Backbone
+
+ROOT = Path(__file__).parents[2]
+TINY = ROOT / "configs" / "sweep" / "tiny.yaml"
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> list[str]:
+    """`--set` for training and validation files."""
+    found = []
+    for name, count in (("train", 11), ("val", 9)):
+        rows = [{"prompt": f"Say {i % 5}", "chosen": f"{i} it is", "rejected": f"no {i * 7 % 5}, thanks"} for i in range(count)]
+        file = tmp_path / f"{name}.jsonl"
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        found += ["--set", f"data.{name}={file}"]
+    return found
+
+
+def scores(folder: Path) -> list[float]:
+    return [json.loads(line)["score"] for line in (folder / "scores.jsonl").read_text().splitlines()]
+
+
+def sweep_file(folder: Path, text: str) -> str:
+    file = folder / "sweep.yaml"
+    file.write_text(f"base: {ROOT}/configs/tiny/gpm.yaml\n{text}")
+    return str(file)
+
+
+FROZEN = "set: {model.backbone.lora: null, model.backbone.frozen: true, trainer.accelerator: cpu}\n"
+
+
+def test_both_engines_give_the_same(data: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """And a run that fails in one of them says why, and the others go on."""
+    file = sweep_file(tmp_path, f"{FROZEN}grid: {{model.head.dim: [4], data.on_bad_row: [error, skip]}}")
+    assert main(["--config", file, "--out", str(tmp_path / "frozen"), *data]) == 0
+    (tmp_path / "bad.jsonl").write_text('{"prompt": "a", "chosen": "b"}\n' + (tmp_path / "train.jsonl").read_text())
+    more = ["--set", "data.cache=null", "--set", f"data.train={tmp_path}/bad.jsonl"]
+    assert main(["--config", file, "--out", str(tmp_path / "fit"), *data, *more]) == 1
+    assert "dim=4-on_bad_row=error-seed=0 failed: " in (said := capsys.readouterr().err) and "bad.jsonl:1" in said
+    folders = [tmp_path / engine / "points" / "dim=4-on_bad_row=skip-seed=0" for engine in ("frozen", "fit")]
+    abouts = [json.loads((folder / "point.json").read_text()) for folder in folders]
+    assert [about["engine"] for about in abouts] == ["frozen", "fit"] and all(about["state"] == "complete" for about in abouts)
+    one, other = map(scores, folders)
+    assert one == pytest.approx(other, abs=1e-4) and len(one) == 9 and max(map(abs, one)) > 0.1
+    for name in ("results.json", "metrics.jsonl", "export/prefrep.json", "export/head.safetensors", "scores.jsonl"):
+        assert all((folder / name).exists() for folder in folders), name
+    assert "## Failed points" in (tmp_path / "fit" / "report.md").read_text()
+
+
+def test_frozen_points_read_each_text_once(data: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[int] = []
+    forward = Backbone.forward
+
+    def counting(self: Backbone, ids: object, *args: object, **kwargs: object) -> object:
+        read.append(ids.numel())  # type: ignore[attr-defined]
+        return forward(self, ids, *args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Backbone, "forward", counting)
+    monkeypatch.setattr(Backbone, "supports_trees", lambda self: True)  # which reads a little itself
+    totals = []
+    for out, dims in (("one", "[2]"), ("many", "[2, 4, 6, 8]")):
+        file = sweep_file(tmp_path, f"{FROZEN}grid: {{model.head.dim: {dims}}}\nseeds: [0, 1]\nkeep_models: false")
+        cache = ["--set", f"data.cache={tmp_path}/cache-{out}"]
+        assert main(["--config", file, "--out", str(tmp_path / out), *data, *cache]) == 0
+        totals.append(sum(read))
+        read.clear()
+    assert totals[0] == totals[1] > 0
+    folders = sorted((tmp_path / "many" / "points").iterdir())
+    assert len(folders) == 8 and len({tuple(scores(folder)) for folder in folders}) == 8
+    assert not any((folder / name).exists() for folder in folders for name in ("export", "checkpoints"))
+
+
+def test_all_workers_killed_in_the_middle(data: list[str], tmp_path: Path) -> None:
+    """Nothing that was finished is touched, the rest is done by whoever comes next."""
+    out = tmp_path / "out"
+    file = sweep_file(tmp_path, f"{FROZEN}grid: {{model.head.dim: [2, 4]}}\nseeds: [0, 1, 2, 3, 4, 5, 6]")
+    arguments = ["--config", file, "--out", str(out), *data]
+    command = [sys.executable, "-m", "prefrep.cli.sweep", *arguments, "--workers", "2"]
+    environment = {**os.environ, "PREFREP_CACHE": str(tmp_path / "cache")}
+    workers = subprocess.Popen(command, start_new_session=True, cwd=ROOT, env=environment, stderr=subprocess.DEVNULL)
+
+    def finished() -> dict[str, tuple[int, int]]:
+        files = out.glob("points/*/*")
+        done = [path for path in files if (path.parent / "point.json").exists() and path.is_file()]
+        return {str(path): (path.stat().st_mtime_ns, path.stat().st_ino) for path in done}
+
+    while sum("point.json" in name for name in finished()) < 3:
+        assert workers.poll() is None
+        time.sleep(0.02)
+    os.killpg(workers.pid, signal.SIGKILL)
+    workers.wait()
+    before = finished()
+    assert sum("point.json" in name for name in before) < 14, "killed in the middle"
+    assert main(arguments) == 0
+    after = finished()
+    assert sum("point.json" in name for name in after) == 14
+    assert all(after[name] == stamp for name, stamp in before.items()), "a finished point was touched"
+    assert main(arguments) == 0 and finished() == after, "a third start has nothing to do"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words", "code"),
+    [
+        ([], ["needs --config FILE and --out DIR"], 2),
+        (["--config", "{tmp}/none.yaml", "--out", "{tmp}/o"], ["none.yaml", "cannot be read"], 1),
+        (["--config", str(TINY), "--out", "{tmp}/o"], ["dim=2-seed=0", "no validation data", "--set data.val=FILE"], 1),
+        (["--config", str(TINY), "--out", "{tmp}/o", "--set", "model.head.dimm=3"], ["dim=2-seed=0", "'dimm' is not accepted"], 1),
+        (["--config", str(TINY), "--out", "{tmp}/o", "--set", "model.loss.tau=0"], ["tau must be a positive number"], 1),
+        (["--config", str(TINY), "--out", "{tmp}/o", "--set", "nothing"], ["KEY=VALUE"], 1),
+        (["--config", str(TINY), "--out", "{tmp}/o", "--workers", "0"], ["--workers must be at least 1"], 2),
+    ],
+)
+def test_wrong_input_gets_one_sentence(
+    arguments: list[str], words: list[str], code: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before anything runs."""
+    with pytest.raises(SystemExit) as stop:
+        run(lambda: main([argument.replace("{tmp}", str(tmp_path)) for argument in arguments]))
+    printed = capsys.readouterr().err.strip().splitlines()
+    assert stop.value.code == code and all(word in printed[-1] for word in words), printed
+    assert not (tmp_path / "o" / "points").exists()
+
+
+def test_help_needs_nothing_heavy() -> None:
+    heavy = "{'torch', 'transformers', 'lightning', 'optuna', 'numpy', 'yaml'}"
+    code = f"import sys; from prefrep.cli.sweep import parser; parser().format_help(); print(*sorted({heavy} & sys.modules.keys()))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout.strip() == ""
