@@ -47,7 +47,11 @@ FROZEN = "set: {model.backbone.lora: null, model.backbone.frozen: true, trainer.
 
 def test_both_engines_give_the_same(data: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """And a run that fails in one of them says why, and the others go on."""
-    file = sweep_file(tmp_path, f"{FROZEN}grid: {{model.head.dim: [4], data.on_bad_row: [error, skip]}}")
+    # Validation data that contradict training: the exported weights are not the last ones, which the engine has in its hands.
+    val = (tmp_path / "val.jsonl").read_text()
+    (tmp_path / "val.jsonl").write_text(val.replace("chosen", "other").replace("rejected", "chosen").replace("other", "rejected"))
+    long = FROZEN.replace("}", ", model.optimizer.lr: 0.01, trainer.max_epochs: 3}")
+    file = sweep_file(tmp_path, f"{long}grid: {{model.head.dim: [4], data.on_bad_row: [error, skip]}}")
     assert main(["--config", file, "--out", str(tmp_path / "frozen"), *data]) == 0
     (tmp_path / "bad.jsonl").write_text('{"prompt": "a", "chosen": "b"}\n' + (tmp_path / "train.jsonl").read_text())
     more = ["--set", "data.cache=null", "--set", f"data.train={tmp_path}/bad.jsonl"]
@@ -57,6 +61,8 @@ def test_both_engines_give_the_same(data: list[str], tmp_path: Path, capsys: pyt
     abouts = [json.loads((folder / "point.json").read_text()) for folder in folders]
     assert [about["engine"] for about in abouts] == ["frozen", "fit"] and all(about["state"] == "complete" for about in abouts)
     one, other = map(scores, folders)
+    recipe = json.loads((folders[0] / "export" / "prefrep.json").read_text())["recipe"]
+    assert recipe["checkpoint"] != f"step{recipe['step']}.ckpt"
     assert one == pytest.approx(other, abs=1e-4) and len(one) == 9 and max(map(abs, one)) > 0.1
     for name in ("results.json", "metrics.jsonl", "export/prefrep.json", "export/head.safetensors", "scores.jsonl"):
         assert all((folder / name).exists() for folder in folders), name
@@ -71,6 +77,9 @@ def test_frozen_points_read_each_text_once(data: list[str], tmp_path: Path, monk
         read.append(ids.numel())  # type: ignore[attr-defined]
         return forward(self, ids, *args, **kwargs)  # type: ignore[arg-type]
 
+    made: list[None] = []
+    initialise = Backbone.__init__
+    monkeypatch.setattr(Backbone, "__init__", lambda self, *args, **kwargs: made.append(initialise(self, *args, **kwargs)))
     monkeypatch.setattr(Backbone, "forward", counting)
     monkeypatch.setattr(Backbone, "supports_trees", lambda self: True)  # which reads a little itself
     totals = []
@@ -79,7 +88,9 @@ def test_frozen_points_read_each_text_once(data: list[str], tmp_path: Path, monk
         cache = ["--set", f"data.cache={tmp_path}/cache-{out}"]
         assert main(["--config", file, "--out", str(tmp_path / out), *data, *cache]) == 0
         totals.append(sum(read))
+        assert len(made) == 1, "one language model for all"
         read.clear()
+        made.clear()
     assert totals[0] == totals[1] > 0
     folders = sorted((tmp_path / "many" / "points").iterdir())
     assert len(folders) == 8 and len({tuple(scores(folder)) for folder in folders}) == 8
