@@ -76,7 +76,7 @@ def gradients(backbone: Backbone, batch: TreeBatch) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("long_row", [1, 4096])
 def test_kernels_agree_forward_and_backward(name: str, long_row: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Dense masks through transformers' eager attention are the reference; `long_row` takes either way through the kernel `trees`."""
-    monkeypatch.setattr("prefrep.nn.attention.LONG_ROW", long_row)
+    monkeypatch.setattr("prefrep.nn.attention.KEPT", long_row)
     ours, reference = Backbone(f"bundled:tiny-{name}", attention="trees"), Backbone(f"bundled:tiny-{name}", attention="eager")
     batch = collate(data_of(ours.path), pad_id=0, row_tokens=200)
     torch.testing.assert_close(hidden(ours, batch)[batch.end], hidden(reference, batch)[batch.end], atol=1e-5, rtol=1e-5)
