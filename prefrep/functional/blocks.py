@@ -1,6 +1,6 @@
 """Packed token trees as blocks of attention: queries that lie together, and the keys on their path.
 
-A dense mask compares all tokens of a row with all others, most of which it then forbids. Here each shared prefix and each branch is cut into
+A dense mask compares all tokens of a row with all others, most of which it then forbids. Here every shared prefix and branch is cut into
 blocks of consecutive queries, and a block's keys are what its last query may see: the prefix and the branch up to there. Blocks of like
 size are padded to one another and become one batched product of matrices.
 

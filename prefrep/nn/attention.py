@@ -21,7 +21,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PretrainedC
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from prefrep.functional.blocks import Blocks
+from prefrep.functional.blocks import Blocks, blocks
 from prefrep.functional.trees import additive, tree_mask
 
 # A layer keeps this many attention weights for its backward pass; if it has more, they are computed again there.
@@ -29,6 +29,28 @@ KEPT = 2**26
 
 Mask = TypeVar("Mask", Tensor, BlockMask)
 PerKind: TypeAlias = Mask | dict[str, Mask]
+
+
+class Places(NamedTuple):
+    """Where the heads of queries and keys stand in the blocks: for H query heads and G key-value heads.
+
+    Args:
+        shapes: (N, Q, U) of each batch of blocks, on the CPU [B, 3].
+        queries: Row t * H + h of each query in the order batch, block, head, query [sum N H Q]; any row for padding.
+        padding: Which of those are padding.
+        keys: Row t * G + g of each key in the order batch, block, head, key [sum N G U]; any row for padding.
+        out: Where each row is among `queries` [T * H].
+        uses: Where each row is among `keys`, the places of one row together [sum N G U without padding].
+        first: Where each row's places begin in `uses` [T * G].
+    """
+
+    shapes: Tensor
+    queries: Tensor
+    padding: Tensor
+    keys: Tensor
+    out: Tensor
+    uses: Tensor
+    first: Tensor
 
 
 def masks(
@@ -68,29 +90,41 @@ def block_masks(config: PretrainedConfig, tree: Tensor, branch: Tensor, position
     return _each_kind(config, finish)
 
 
-def block_biases(config: PretrainedConfig, found: Blocks, positions: Tensor, numbers: torch.dtype) -> PerKind[Tensor]:
-    """The same masks for the blocks of `trees`, as numbers to add to logits: positions [T], each result [1, 1, 1, sum N Q U]."""
+def in_blocks(
+    config: PretrainedConfig, tree: Tensor, branch: Tensor, positions: Tensor, numbers: torch.dtype
+) -> tuple[PerKind[Tensor], Places]:
+    """What the kernel `trees` reads beside queries, keys and values, for all layers at once.
+
+    Args:
+        config: The backbone's configuration.
+        tree: Tree of each token [T].
+        branch: Branch of each token [T].
+        positions: Positions [T].
+        numbers: The dtype of the logits.
+
+    Returns:
+        The masks as numbers to add to the logits of all blocks, [1, 1, 1, sum N Q U], and where each head stands in the blocks.
+    """
+    found, place, device = blocks(tree, branch), positions.cpu(), positions.device
 
     def finish(window: int | None) -> Tensor:
         seen = found.seen
         if window is not None:
-            near = [
-                positions[queries][:, :, None] - positions[keys][:, None, :] < window
-                for queries, keys in _batches(found.shapes, found.queries, found.keys)
-            ]
+            near = [place[q][:, :, None] - place[k][:, None, :] < window for q, k in _batches(found)]
             seen = seen & torch.cat([each.flatten() for each in near])
         # Four axes are what `transformers` hands through as it is.
-        return additive(seen, numbers)[None, None, None]
+        return additive(seen, numbers)[None, None, None].to(device)
 
-    return _each_kind(config, finish)
-
-
-def _batches(shapes: Tensor, queries: Tensor, keys: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """(queries [N, Q], keys [N, U]) of each batch of blocks."""
-    at_q = at_k = 0
-    for n, q, u in shapes.tolist():
-        yield queries[at_q : at_q + n * q].view(n, q), keys[at_k : at_k + n * u].view(n, u)
-        at_q, at_k = at_q + n * q, at_k + n * u
+    heads = int(config.num_attention_heads)
+    groups = int(getattr(config, "num_key_value_heads", None) or heads)
+    queries = torch.cat([_rows(q, heads) for q, _ in _batches(found)])
+    keys = torch.cat([_rows(k, groups) for _, k in _batches(found)])
+    asked, there = (queries >= 0).nonzero()[:, 0], (keys >= 0).nonzero()[:, 0]
+    out = torch.empty(len(asked), dtype=torch.long).index_copy_(0, queries[asked], asked)
+    uses = there[keys[there].argsort(stable=True)]
+    counts = torch.bincount(keys[there], minlength=len(tree) * groups)
+    where = (queries.clamp_min(0), (queries < 0).nonzero()[:, 0], keys.clamp_min(0), out, uses, counts.cumsum(0) - counts)
+    return _each_kind(config, finish), Places(found.shapes, *(each.to(device) for each in where))
 
 
 def _each_kind(config: PretrainedConfig, finish: Callable[[int | None], Mask]) -> PerKind[Mask]:
@@ -104,41 +138,12 @@ def _each_kind(config: PretrainedConfig, finish: Callable[[int | None], Mask]) -
     return finish(None)
 
 
-class Places(NamedTuple):
-    """Where the heads of queries and keys stand in the blocks: for H query heads and G key-value heads.
-
-    Args:
-        shapes: (N, Q, U) of each batch of blocks, on the CPU [B, 3].
-        queries: Row t * H + h of each query in the order batch, block, head, query [sum N H Q]; any row for padding.
-        padding: Which of those are padding.
-        keys: Row t * G + g of each key in the order batch, block, head, key [sum N G U]; any row for padding.
-        out: Where each row is among `queries` [T * H].
-        uses: Where each row is among `keys`, the places of one row together [sum N G U without padding].
-        first: Where each row's places begin in `uses` [T * G].
-    """
-
-    shapes: Tensor
-    queries: Tensor
-    padding: Tensor
-    keys: Tensor
-    out: Tensor
-    uses: Tensor
-    first: Tensor
-
-
-def places(config: PretrainedConfig, found: Blocks, tokens: int) -> Places:
-    """The places of a batch, for all layers at once."""
-    heads = int(config.num_attention_heads)
-    groups = int(getattr(config, "num_key_value_heads", None) or heads)
-    pairs = list(_batches(found.shapes, found.queries, found.keys))
-    queries = torch.cat([_rows(q, heads) for q, _ in pairs])
-    keys = torch.cat([_rows(k, groups) for _, k in pairs])
-    asked, there = (queries >= 0).nonzero()[:, 0], (keys >= 0).nonzero()[:, 0]
-    out = torch.empty(tokens * heads, dtype=torch.long).index_copy_(0, queries[asked], asked)
-    uses = there[keys[there].argsort(stable=True)]
-    counts = torch.bincount(keys[there], minlength=tokens * groups)
-    padding = (queries < 0).nonzero()[:, 0]
-    return Places(found.shapes, queries.clamp_min(0), padding, keys.clamp_min(0), out, uses, counts.cumsum(0) - counts)
+def _batches(found: Blocks) -> Iterator[tuple[Tensor, Tensor]]:
+    """(queries [N, Q], keys [N, U]) of each batch of blocks."""
+    at_q = at_k = 0
+    for n, q, u in found.shapes.tolist():
+        yield found.queries[at_q : at_q + n * q].view(n, q), found.keys[at_k : at_k + n * u].view(n, u)
+        at_q, at_k = at_q + n * q, at_k + n * u
 
 
 def _rows(tokens: Tensor, heads: int) -> Tensor:
@@ -168,7 +173,7 @@ def tree_attention(
         query: [1, H, T, d].
         key: [1, G, T, d].
         value: [1, G, T, d].
-        attention_mask: Of `block_biases`, [1, 1, 1, sum N Q U].
+        attention_mask: Of `in_blocks`, [1, 1, 1, sum N Q U].
         scaling: Factor of the logits; None: 1 / sqrt(d).
         softcap: Gemma 2's cap c of the logits: c tanh(logits / c).
         s_aux: Sink logits, which this kernel does not know.
@@ -192,9 +197,7 @@ def tree_attention(
     assert attention_mask is not None
     dtype = value.dtype  # norms of queries and keys may have widened them under autocast
     keep = torch.is_grad_enabled() and softcap is None and attention_mask.numel() * query.shape[1] <= KEPT
-    mixed, _ = _attend(
-        query.to(dtype), key.to(dtype), value, attention_mask.flatten(), list(places), scaling, softcap or 0.0, keep
-    )
+    mixed, _ = _attend(query.to(dtype), key.to(dtype), value, attention_mask.flatten(), list(places), scaling, softcap or 0.0, keep)
     return mixed, None
 
 

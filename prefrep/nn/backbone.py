@@ -18,8 +18,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from prefrep.errors import CheckpointError, ConfigError
-from prefrep.functional.blocks import blocks
-from prefrep.nn.attention import Places, block_biases, block_masks, masks, places
+from prefrep.nn.attention import Places, block_masks, in_blocks, masks
 from prefrep.nn.bundled import resolve
 
 log = logging.getLogger(__name__)
@@ -207,9 +206,9 @@ class Backbone(nn.Module):
             return x.flatten()[kept][None]
 
         if self.attention == "trees":
-            cut = blocks(flat(tree)[0], flat(branch)[0])
-            biases = block_biases(config, cut, flat(positions)[0], self._compute_dtype(ids.device))
-            found = self._read(flat(ids), flat(positions), biases, places=places(config, cut, len(kept)))
+            numbers = self._compute_dtype(ids.device)
+            biases, places = in_blocks(config, flat(tree)[0], flat(branch)[0], flat(positions)[0], numbers)
+            found = self._read(flat(ids), flat(positions), biases, places=places)
         else:
             found = self._read(flat(ids), flat(positions), block_masks(config, flat(tree), flat(branch), flat(positions)))
         return found.new_zeros(tree.numel(), found.shape[-1]).index_copy(0, kept, found[0]).view(*tree.shape, -1)
