@@ -115,7 +115,7 @@ class Ours(Stepper):
 
     def _optimizer(self, parameters: Any) -> torch.optim.Optimizer:
         if self._kept is None:  # outlives the single steps, each of which is a fit of its own
-            self._kept = torch.optim.AdamW(parameters, lr=0.0, weight_decay=0.0)
+            self._kept = torch.optim.AdamW(parameters, lr=0.0, weight_decay=0.0, fused=True)
         return self._kept
 
     def batch(self, data: Sequence[Datum]) -> TreeBatch:
@@ -191,7 +191,7 @@ class TRL(Stepper):
             "output_dir": str(QUICK_RESULTS / "trl"), "use_cpu": device == "cpu", "bf16": precision == "bf16", "fp16": False,
             "gradient_checkpointing": False, "report_to": "none", "save_strategy": "no", "gradient_accumulation_steps": 1,
             "learning_rate": 0.0, "lr_scheduler_type": "constant", "warmup_steps": 0, "weight_decay": 0.0, "max_grad_norm": 1.0,
-            "optim": "adamw_torch", "max_length": None, "max_steps": 1, "seed": 0, "dataloader_num_workers": 0, "logging_steps": 1,
+            "optim": "adamw_torch_fused", "max_length": None, "max_steps": 1, "seed": 0, "dataloader_num_workers": 0, "logging_steps": 1,
             "disable_dropout": True, "pad_to_multiple_of": None, "train_sampling_strategy": "sequential", "disable_tqdm": True,
         }  # fmt: skip
         rows = self._rows([])
@@ -241,7 +241,7 @@ class OfficialManner(Stepper):
             tie(self.backbone.transformer, like.module.backbone.transformer)
             self.value_head = like.module.head.value_head
         self.precision, self.device, self.pad = precision, device, pad_id(tokenizer)
-        self.optimizer = torch.optim.AdamW(self.parameters(), lr=0.0, weight_decay=0.0)
+        self.optimizer = torch.optim.AdamW(self.parameters(), lr=0.0, weight_decay=0.0, fused=True)
 
     def step(self, data: Sequence[Datum]) -> float:
         """One step."""

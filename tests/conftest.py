@@ -57,3 +57,25 @@ def llama() -> Backbone:
 def encoder(path: str = "bundled:tiny-llama", layout: str = "single", **config: object) -> Encoder:
     """An encoder for a bundled tokenizer."""
     return Encoder(load_tokenizer(path), EncodeConfig(**config), layout)  # type: ignore[arg-type]
+
+
+def random_rows(generator: torch.Generator, rows: int, length: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Rows of trees with shared prefixes (some empty), one to three branches, and padding at the end."""
+    tree = torch.full((rows, length), -1)
+    branch, positions = torch.zeros(rows, length, dtype=torch.long), torch.zeros(rows, length, dtype=torch.long)
+
+    def draw(low: int, high: int) -> int:
+        return int(torch.randint(low, high, (), generator=generator))
+
+    number = 0
+    for row in range(rows):
+        at = 0
+        while at < length - 4:
+            shared = draw(0, 4)
+            for b, size in enumerate([shared, *(draw(1, 5) for _ in range(draw(1, 4)))]):
+                size = min(size, length - at)
+                tree[row, at : at + size], branch[row, at : at + size] = number, b
+                positions[row, at : at + size] = torch.arange(size) + (shared if b else 0)
+                at += size
+            number += 1
+    return tree, branch, positions

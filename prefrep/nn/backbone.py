@@ -18,7 +18,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from prefrep.errors import CheckpointError, ConfigError
-from prefrep.nn.attention import block_masks, masks
+from prefrep.nn.attention import Places, block_masks, in_blocks, masks
 from prefrep.nn.bundled import resolve
 
 log = logging.getLogger(__name__)
@@ -206,17 +206,16 @@ class Backbone(nn.Module):
             return x.flatten()[kept][None]
 
         if self.attention == "trees":
-            rows = torch.zeros(tree.numel(), dtype=torch.long, device=tree.device).index_copy_(
-                0, kept, torch.arange(len(kept), device=tree.device)
-            )
-            found = self._read(flat(ids), flat(positions), masks(config, tree, branch, positions), rows=rows, kept=kept)
+            numbers = self._compute_dtype(ids.device)
+            biases, places = in_blocks(config, flat(tree)[0], flat(branch)[0], flat(positions)[0], numbers)
+            found = self._read(flat(ids), flat(positions), biases, places=places)
         else:
             found = self._read(flat(ids), flat(positions), block_masks(config, flat(tree), flat(branch), flat(positions)))
         return found.new_zeros(tree.numel(), found.shape[-1]).index_copy(0, kept, found[0]).view(*tree.shape, -1)
 
-    def _read(self, ids: Tensor, positions: Tensor, mask: Any, **places: Tensor) -> Tensor:
+    def _read(self, ids: Tensor, positions: Tensor, mask: Any, **more: Places) -> Tensor:
         with torch.no_grad() if self.frozen else nullcontext():
-            result = self.transformer(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False, **places)
+            result = self.transformer(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False, **more)
         hidden: Tensor = result.last_hidden_state
         return hidden
 

@@ -58,11 +58,11 @@ def test_windows_matter_in_these_tests() -> None:
 
 
 def test_a_mask_that_is_ignored_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert Backbone("bundled:tiny-llama").supports_trees()
+    assert Backbone("bundled:tiny-llama", attention="sdpa").supports_trees()
     monkeypatch.setattr(
         "prefrep.nn.backbone.masks", lambda config, tree, branch, positions, **options: tree_mask(tree, torch.zeros_like(branch), positions)
     )
-    assert not Backbone("bundled:tiny-llama").supports_trees()
+    assert not Backbone("bundled:tiny-llama", attention="sdpa").supports_trees()
 
 
 def gradients(backbone: Backbone, batch: TreeBatch) -> dict[str, torch.Tensor]:
@@ -73,10 +73,11 @@ def gradients(backbone: Backbone, batch: TreeBatch) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-@pytest.mark.parametrize("long_row", [1, 4096])
-def test_kernels_agree_forward_and_backward(name: str, long_row: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Dense masks through transformers' eager attention are the reference; `long_row` takes either way through the kernel `trees`."""
-    monkeypatch.setattr("prefrep.nn.attention.LONG_ROW", long_row)
+@pytest.mark.parametrize("kept", [0, 2**26])
+def test_kernels_agree_forward_and_backward(name: str, kept: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dense masks through transformers' eager attention are the reference; weights are kept for the backward pass or computed again."""
+    monkeypatch.setattr("prefrep.nn.attention.KEPT", kept)
+    monkeypatch.setattr("prefrep.functional.blocks.QUERIES", 5)
     ours, reference = Backbone(f"bundled:tiny-{name}", attention="trees"), Backbone(f"bundled:tiny-{name}", attention="eager")
     batch = collate(data_of(ours.path), pad_id=0, row_tokens=200)
     torch.testing.assert_close(hidden(ours, batch)[batch.end], hidden(reference, batch)[batch.end], atol=1e-5, rtol=1e-5)

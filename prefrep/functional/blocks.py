@@ -1,0 +1,98 @@
+"""Packed token trees as blocks of attention: queries that lie together, and the keys on their path.
+
+A dense mask compares all tokens of a row with all others, most of which it then forbids. Here every shared prefix and branch is cut into
+blocks of consecutive queries, and a block's keys are what its last query may see: the prefix and the branch up to there. Blocks of like
+size are padded to one another and become one batched product of matrices.
+
+Shape letters: T tokens, B batches of blocks; in a batch N blocks of Q queries and U keys.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+Ints = NDArray[np.int64]
+
+QUERIES = 64  # in a block at most: the queries of a causal block see half of a square this wide for nothing
+BATCH = 2**12  # what a further batch costs beside its products: the calls, counted in pairs of a query and a key
+
+
+class Blocks(NamedTuple):
+    """Blocks of attention over T tokens, batch after batch.
+
+    Args:
+        shapes: (N, Q, U) of each batch [B, 3], on the CPU.
+        queries: Token of each query [sum N Q]; -1: padding.
+        keys: Token of each key [sum N U]; -1: padding.
+        seen: Which query sees which key [sum N Q U]. A query that is padding sees its block's first key.
+    """
+
+    shapes: Tensor
+    queries: Tensor
+    keys: Tensor
+    seen: Tensor
+
+
+def blocks(tree: Tensor, branch: Tensor) -> Blocks:
+    """Cuts trees into blocks.
+
+    Args:
+        tree: Tree of each token [T]; the tokens of a tree lie together, its shared prefix first.
+        branch: Branch of each token [T]; 0 for the shared prefix. The tokens of a branch lie together.
+
+    Returns:
+        Blocks in which every token is one query, on the CPU.
+    """
+    tree_T, branch_T = tree.cpu().numpy(), branch.cpu().numpy()
+    begins = np.flatnonzero(np.diff(tree_T, prepend=-1) | np.diff(branch_T, prepend=-1))
+    ends = np.append(begins[1:], len(tree_T))
+    found: list[tuple[int, int, int, int, int]] = []  # first and end of the prefix, begin of the branch, first and end of the queries
+    prefix, owner = (0, 0), -1
+    for begin, end in zip(begins.tolist(), ends.tolist(), strict=True):
+        if tree_T[begin] != owner:
+            prefix, owner = (begin, begin), int(tree_T[begin])
+        before = prefix if branch_T[begin] else (begin, begin)
+        found += [(*before, begin, first, min(first + QUERIES, end)) for first in range(begin, end, QUERIES)]
+        if not branch_T[begin]:
+            prefix = (begin, end)
+    sizes = np.array([(last - first, last - begin + stop - start) for start, stop, begin, first, last in found])
+    shapes, queries, keys, seen = [], [], [], []
+    for batch in _alike(sizes):
+        most = sizes[batch].max(0)
+        q_NQ, k_NU = (np.full((len(batch), n), -1, np.int64) for n in most)
+        for n, (start, stop, begin, first, last) in enumerate(found[i] for i in batch):
+            q_NQ[n, : last - first] = np.arange(first, last)
+            k_NU[n, : stop - start] = np.arange(start, stop)
+            k_NU[n, stop - start : stop - start + last - begin] = np.arange(begin, last)
+        sees = (k_NU[:, None] >= 0) & (k_NU[:, None] <= q_NQ[:, :, None])  # tokens lie in the order of their path
+        sees[:, :, 0] |= q_NQ < 0
+        shapes.append((len(batch), *most.tolist()))
+        queries.append(q_NQ.ravel())
+        keys.append(k_NU.ravel())
+        seen.append(sees.ravel())
+    return Blocks(torch.tensor(shapes), *(torch.from_numpy(np.concatenate(parts)) for parts in (queries, keys, seen)))
+
+
+def _alike(sizes: Ints) -> list[Ints]:
+    """Groups of blocks [(queries, keys)] for the least work: padded pairs of a query and a key, and `BATCH` for each group.
+
+    Groups are runs in the order of the number of keys, found by dynamic programming.
+    """
+    order = np.lexsort((sizes[:, 0], sizes[:, 1]))
+    q, u = sizes[order].T
+    least, cut = np.zeros(len(order) + 1), np.zeros(len(order) + 1, np.int64)
+    for end in range(1, len(order) + 1):
+        widest = np.maximum.accumulate(q[:end][::-1])[::-1]  # of a group that begins at each place
+        costs = least[:end] + np.arange(end, 0, -1) * widest * u[end - 1] + BATCH
+        cut[end] = costs.argmin()
+        least[end] = costs[cut[end]]
+    groups, end = [], len(order)
+    while end:
+        groups.append(order[cut[end] : end])
+        end = int(cut[end])
+    return groups
