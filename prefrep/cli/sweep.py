@@ -74,7 +74,7 @@ def _sweep(options: argparse.Namespace) -> int:
 
     study = Study(options.out, options.storage)
     study.enlist({each.point.name: each.about for each in prepared}, options.retry)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite end gives the point back
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite end gives the point back
     others = [_join(options) for _ in range(options.workers - 1)]
     try:
         with _Display(study, len(prepared), silent=options.joins) as display:
@@ -86,6 +86,7 @@ def _sweep(options: argparse.Namespace) -> int:
     finally:
         for other in others:
             other.wait()
+        signal.signal(signal.SIGTERM, before)
     ours = {each.point.name for each in prepared}
     failed = {name: reason for name, reason in study.reasons().items() if name in ours}
     if options.joins:

@@ -29,7 +29,7 @@ from prefrep.scoring import Scorer
 from prefrep.sweep.frozen import Shared
 from prefrep.sweep.spec import Point
 from prefrep.sweep.study import alone
-from prefrep.sweep.worker import Engine, Fit
+from prefrep.sweep.worker import Engine, Fit, points_folder
 
 _QUIET = ["--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"]
 
@@ -67,11 +67,15 @@ def prepare(points: Sequence[Point], out: Path) -> list[Prepared]:
     shared, fit = Frozen(out), Fit(_score)
     prepared = []
     for point in points:
-        command = Command(point, Path("FOLDER"))
+        folder = points_folder(out, point.name)
+        command = Command(point, folder)
         if not _val(command.config):
             raise ConfigError(f"{point.name}: no validation data, so there is nothing to compare on; add --set data.val=FILE")
-        settings = hashlib.sha256(command.parser.dump(command.config, format="json").encode()).hexdigest()[:16]
+        said = command.parser.dump(command.config, format="json").replace(str(folder), "")
+        settings = hashlib.sha256(said.encode()).hexdigest()[:16]
         engine: Engine = shared if command.frozen else fit
+        if command.frozen:
+            shared.parsed[point.name] = command
         about = {"settings": settings, "model": point.model, "seed": point.seed, "values": json.loads(json.dumps(dict(point.values)))}
         prepared.append(Prepared(point, engine, about))
     return prepared
@@ -169,10 +173,11 @@ class Frozen:
 
     def __init__(self, out: Path) -> None:
         self._out, self._shared = out, Shared()
+        self.parsed: dict[str, Command] = {}  # parsing takes as long as training a head on a few hundred examples
 
     def run(self, point: Point, folder: Path, lock: IO[bytes]) -> Sequence[pairs.PairRow]:
         """See `prefrep.sweep.worker.Engine`."""
-        command = Command(point, folder).build()
+        command = (self.parsed.pop(point.name, None) or Command(point, folder)).build()
         # The first point reads, for all: a worker that waits finds what another one has read.
         with nullcontext() if self._shared.has(command.backbone_key) else alone(self._out, "reading"):
             return self._run(command, folder)

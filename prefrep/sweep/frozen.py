@@ -53,7 +53,10 @@ class Shared:
         if self._data is None or self._data[0] != data_key:
             self._data = data_key, data
         self._data[1].seed = data.seed  # of the order alone: what depends on it otherwise is part of the key
-        trainer.fit(module, self._data[1], ckpt_path=checkpoint, weights_only=True)
+        try:
+            trainer.fit(module, self._data[1], ckpt_path=checkpoint, weights_only=True)
+        except SystemExit as stopped:  # what Lightning makes of Ctrl-C and of a termination signal
+            raise KeyboardInterrupt from stopped
 
     def _share(self, module: PreferenceModule, backbone: str) -> None:
         make, *others = module._make

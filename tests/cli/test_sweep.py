@@ -14,6 +14,7 @@ import pytest
 
 from prefrep.cli.friendly import run
 from prefrep.cli.sweep import main
+from prefrep.modules import GeneralPreference
 from prefrep.nn.backbone import Backbone
 
 ROOT = Path(__file__).parents[2]
@@ -95,6 +96,23 @@ def test_frozen_points_read_each_text_once(data: list[str], tmp_path: Path, monk
     folders = sorted((tmp_path / "many" / "points").iterdir())
     assert len(folders) == 8 and len({tuple(scores(folder)) for folder in folders}) == 8
     assert not any((folder / name).exists() for folder in folders for name in ("export", "checkpoints"))
+
+
+def test_stopping_gives_the_point_back(data: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has not failed: the next start takes it up."""
+    arguments = ["--config", sweep_file(tmp_path, FROZEN), "--out", str(tmp_path / "out"), *data]
+    interrupt = signal.getsignal(signal.SIGINT)  # Lightning ignores further ones, for good
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(GeneralPreference, "training_step", stop)
+        main(arguments)
+    signal.signal(signal.SIGINT, interrupt)
+    about = tmp_path / "out" / "points" / "base-seed=0" / "point.json"
+    assert not about.exists()
+    assert main(arguments) == 0 and json.loads(about.read_text())["state"] == "complete"
 
 
 def test_all_workers_killed_in_the_middle(data: list[str], tmp_path: Path) -> None:
