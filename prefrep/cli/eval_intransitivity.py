@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from prefrep.scoring import BlockScorer
 
-BUNDLED = "bundled"
-
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Adds the sub-command."""
@@ -63,7 +61,7 @@ def _intransitivity(parser: argparse.ArgumentParser, given: argparse.Namespace) 
     except ValueError as error:
         parser.error(str(error))
     # Data first: a wrong path should not cost the loading of a model.
-    records = list(read(Source(_path(given.data), format=given.format)))
+    records = list(read(Source(given.data, format=given.format)))
     prompts = tables.gather(records)
     others = tables.read_tables(given.against) if given.against else []
     scorer, model = _loaded(given) if given.model else (None, dict[str, Any]())
@@ -90,14 +88,6 @@ def _intransitivity(parser: argparse.ArgumentParser, given: argparse.Namespace) 
     print("\n".join(report(results)))
     print(f"\nwritten: {path}, tables.jsonl, prompts.jsonl, intransitivity.png")
     return 0
-
-
-def _path(data: str) -> str:
-    if data != BUNDLED:
-        return data
-    from importlib.resources import files
-
-    return str(files("prefrep.data") / "samples" / "ultrafeedback-mini.jsonl")
 
 
 def _loaded(given: argparse.Namespace) -> tuple[BlockScorer, dict[str, Any]]:

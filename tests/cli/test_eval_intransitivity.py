@@ -65,9 +65,9 @@ def rows(out: Path) -> list[TableRow]:
 
 
 def test_the_bundled_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["intransitivity", "--data", "bundled", "--out", str(tmp_path), *FEW]) == 0
+    assert main(["intransitivity", "--data", "bundled:ultrafeedback-mini", "--out", str(tmp_path), *FEW]) == 0
     found, tables = results(tmp_path), rows(tmp_path)
-    assert found["benchmark"] == "intransitivity" and found["model"] is None and found["data"] == "bundled"
+    assert found["benchmark"] == "intransitivity" and found["model"] is None and found["data"] == "bundled:ultrafeedback-mini"
     assert found["tables"]["n"] == len(tables) == 150 and found["tables"]["kinds"] == {"majority": 150}
     again, described = evaluate(tables, Bootstrap(50, 0), 20)
     for key, value in json.loads(json.dumps(again)).items():
@@ -112,8 +112,8 @@ def test_a_second_run_reads_what_is_there(exports: dict[str, str], data: str, tm
     for name, value in first["energy"].items():
         assert results(out)["energy"][name]["score"] == pytest.approx(value["score"], abs=1e-5)
     with pytest.raises(ConfigError, match="another data"):
-        main(["intransitivity", "--data", "bundled", "--out", str(out), *FEW])
-    assert main(["intransitivity", "--data", "bundled", "--out", str(out), "--restart", *FEW]) == 0
+        main(["intransitivity", "--data", "bundled:ultrafeedback-mini", "--out", str(out), *FEW])
+    assert main(["intransitivity", "--data", "bundled:ultrafeedback-mini", "--out", str(out), "--restart", *FEW]) == 0
 
 
 def test_comparisons_that_share_a_prompt(exports: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
