@@ -23,9 +23,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "interval over prompts, and cycle rates against those of a transitive model with the same noise.",
     )
     parser.add_argument("--model", metavar="DIR", help="exported folder of a model (default: the data's own verdicts)")
-    parser.add_argument(
-        "--data", metavar="FILE|HUB", required=True, help=f"file, folder or hub data set; {BUNDLED}: rated answers that ship with prefrep"
-    )
+    parser.add_argument("--data", metavar="FILE|HUB", required=True, help="file, folder, hub data set, or bundled:ultrafeedback-mini")
     parser.add_argument("--format", default="auto", help="format of the rows (default: told from the columns)")
     parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="where results go; an interrupted run there is carried on")
     parser.add_argument(
