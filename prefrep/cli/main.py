@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
-import inspect
 import json
 import logging
-import re
 import sys
 import warnings
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from prefrep.cli import friendly
@@ -27,35 +23,29 @@ def main(args: list[str] | None = None) -> int:
         Exit code.
     """
     quiet()
-    from lightning.pytorch import LightningDataModule, LightningModule
-    from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+    from lightning.pytorch.cli import LightningArgumentParser
 
-    _catalogue()
+    from prefrep.cli.configured import ConfiguredCLI, Parser
 
-    class Parser(LightningArgumentParser):
-        """Says what is wrong in one sentence instead of printing the usage of everything."""
+    class Printing(Parser):
+        """Ends the program as command lines do that were typed wrongly."""
 
         def error(self, message: str, ex: Exception | None = None) -> Any:
-            print(f"prefrep: {sentence(message)}", file=sys.stderr)
-            sys.exit(2)
+            try:
+                super().error(message, ex)
+            except ConfigError as error:
+                print(f"prefrep: {error}", file=sys.stderr)
+                sys.exit(2)
 
-        def add_class_arguments(self, *args: Any, **kwargs: Any) -> Any:
-            """Never takes a value for the name of a configuration file: `--data.train FILE` would be read whole, as YAML."""
-            return super().add_class_arguments(*args, **{**kwargs, "sub_configs": False})
-
-    class CLI(LightningCLI):
-        """LightningCLI with the parser above."""
+    class CLI(ConfiguredCLI):
+        """The sub-commands."""
 
         def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
             """The parser, with options that appear in its help."""
             kwargs.setdefault("dump_header", ["prefrep"])
-            parser = Parser(**kwargs)
+            parser = Printing(**kwargs)
             parser.add_argument("-c", "--config", action="config", help="A YAML file; several are merged in turn.")
             return parser
-
-        def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-            """Preference data are what `data` is about where no class is named."""
-            parser.set_defaults({"data": {"class_path": "prefrep.data.preference.PreferenceData"}})
 
         def _trained(self) -> None:
             if self.config[self.subcommand].ckpt_path is None:
@@ -80,51 +70,13 @@ def main(args: list[str] | None = None) -> int:
             out.write_text("".join(json.dumps({"row": row, "score": score}) + "\n" for row, score in enumerate(scores)))
             print(f"written: {out}")
 
-    import jsonargparse
-
-    # Interpolation (${data.seed}) is resolved after all files and flags are merged, from the root of each file.
-    jsonargparse.set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
     try:
-        CLI(
-            model_class=LightningModule,
-            datamodule_class=LightningDataModule,
-            subclass_mode_model=True,
-            subclass_mode_data=True,
-            seed_everything_default=0,
-            auto_configure_optimizers=False,
-            save_config_kwargs={"overwrite": True},
-            parser_kwargs={"parser_mode": "omegaconf+", "prog": "prefrep"},
-            trainer_defaults={"use_distributed_sampler": False, "log_every_n_steps": 1},
-            args=nulls(sys.argv[1:] if args is None else args),
-        )
+        CLI(sys.argv[1:] if args is None else args)
     except ValueError as error:  # jsonargparse wraps what a class says when it is made
         if (said := _said(error)) is None:
             raise
         raise said from None
     return 0
-
-
-def nulls(args: list[str]) -> list[str]:
-    """Writes `--model.backbone.lora null` as configuration: jsonargparse 4.53 hands nested options the text "None" instead.
-
-    Args:
-        args: Arguments without the program's name.
-    """
-    found: list[str] = []
-    for arg in args:
-        flag, _, value = arg.partition("=")
-        if arg == "null" and found and found[-1].startswith("--model."):
-            flag, value = found.pop(), arg
-        found.append(f"--config={_null(flag)}" if value == "null" and flag.startswith("--model.") else arg)
-    return found
-
-
-def _null(flag: str) -> str:
-    """`--model.backbone.lora` as a configuration that sets null: with the `init_args` that options omit."""
-    content: Any = None
-    for name in reversed([key for key in flag.split(".")[1:] if key != "init_args"]):
-        content = {"init_args": {name: content}}
-    return json.dumps({"model": content})
 
 
 def _said(error: BaseException) -> PrefrepError | None:
@@ -133,45 +85,6 @@ def _said(error: BaseException) -> PrefrepError | None:
     while seen is not None and not isinstance(seen, PrefrepError):
         seen = seen.__cause__ or seen.__context__
     return seen
-
-
-def sentence(message: str) -> str:
-    """The part of a parser's message that says what is wrong, with the way out where a class was meant."""
-    text = re.sub(r"\s+", " ", message.strip())
-    if text.endswith(".model") and "are required" in text:
-        return "no model is named; give a complete file with --config, such as configs/preference/gpm.yaml"
-    if match := re.search(r'key "([\w.]+)".*Expected a dot import path string: (\S+)', text):
-        key, name = match.groups()
-        known = _known_classes()
-        if name in known:
-            return (
-                f"{key}: {name} does not go there; BradleyTerry takes BTHead, PairPreference PairHead, GeneralPreference GPMHead, "
-                "HybridPreference HybridHead"
-            )
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-        return f"{key}: there is no class {name}" + (f"; did you mean {near[0]}?" if near else f"; there are {', '.join(sorted(known))}")
-    return text[:600]
-
-
-def _catalogue() -> tuple[ModuleType, ...]:
-    """The modules whose classes configurations choose between; classes can be named without their module once it is imported."""
-    import prefrep.callbacks
-    import prefrep.modules
-    from prefrep import generation, judges
-    from prefrep.data import preference, prompts
-    from prefrep.nn import heads, losses, objectives, skew
-
-    return heads, losses, skew, objectives, generation, judges, preference, prompts, prefrep.modules, prefrep.callbacks
-
-
-def _known_classes() -> set[str]:
-    """Names of the classes that configurations choose between."""
-    found = {name: value for part in _catalogue() for name, value in vars(part).items() if isinstance(value, type)}
-    return {
-        name
-        for name, value in found.items()
-        if value.__module__.startswith("prefrep.") and not inspect.isabstract(value) and not issubclass(value, Exception)
-    }
 
 
 def quiet() -> None:

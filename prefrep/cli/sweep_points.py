@@ -11,13 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, cast
 
-import jsonargparse
 import torch
-from lightning.pytorch import LightningDataModule, LightningModule, seed_everything
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch import seed_everything
 
 from prefrep.callbacks import Export
-from prefrep.cli.main import _catalogue, nulls, quiet, sentence
+from prefrep.cli.configured import ConfiguredCLI
+from prefrep.cli.main import quiet
 from prefrep.data.preference import PreferenceData
 from prefrep.data.sources import Source, read
 from prefrep.errors import ConfigError, PrefrepError
@@ -62,8 +61,6 @@ def prepare(points: Sequence[Point], out: Path) -> list[Prepared]:
     quiet()
     for name in ("prefrep", "lightning.pytorch.utilities.rank_zero", "lightning.pytorch.accelerators.cuda"):
         logging.getLogger(name).setLevel(logging.WARNING)  # what every run says, many times over
-    _catalogue()
-    jsonargparse.set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
     shared, fit = Frozen(out), Fit(_score)
     prepared = []
     for point in points:
@@ -81,18 +78,7 @@ def prepare(points: Sequence[Point], out: Path) -> list[Prepared]:
     return prepared
 
 
-class _Parser(LightningArgumentParser):
-    """Raises what is wrong, as one sentence."""
-
-    def error(self, message: str, ex: Exception | None = None) -> Any:
-        raise ConfigError(sentence(message))
-
-    def add_class_arguments(self, *args: Any, **kwargs: Any) -> Any:
-        """Never takes a value for the name of a configuration file, see `cli.main`."""
-        return super().add_class_arguments(*args, **{**kwargs, "sub_configs": False})
-
-
-class Command(LightningCLI):
+class Command(ConfiguredCLI):
     """`bin/prefrep fit` of a point, parsed in this process; nothing is made of it before `build`.
 
     Args:
@@ -105,26 +91,9 @@ class Command(LightningCLI):
 
     def __init__(self, point: Point, folder: Path) -> None:
         try:
-            super().__init__(
-                model_class=LightningModule,
-                datamodule_class=LightningDataModule,
-                subclass_mode_model=True,
-                subclass_mode_data=True,
-                seed_everything_default=0,
-                auto_configure_optimizers=False,
-                save_config_kwargs={"overwrite": True},
-                parser_kwargs={"parser_mode": "omegaconf+", "prog": "prefrep"},
-                parser_class=_Parser,
-                trainer_defaults={"use_distributed_sampler": False, "log_every_n_steps": 1},
-                args=nulls([*point.arguments(folder), *_QUIET]),
-                run=False,
-            )
+            super().__init__([*point.arguments(folder), *_QUIET], run=False)
         except PrefrepError as error:
             raise ConfigError(f"{point.name}: {error}") from error
-
-    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """See `cli.main`."""
-        parser.set_defaults({"data": {"class_path": "prefrep.data.preference.PreferenceData"}})
 
     def _set_seed(self) -> None:
         """Parsing draws nothing."""
