@@ -19,7 +19,8 @@ FLOORS = {
     "io": 4,
     **dict.fromkeys(("scoring", "generation", "judges"), 5),
     **dict.fromkeys(("sweep", "serve", "evaluation", "callbacks"), 6),
-    "cli": 7,
+    "report": 7,
+    "cli": 8,
 }
 
 

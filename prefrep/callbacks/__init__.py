@@ -4,6 +4,7 @@ from prefrep.callbacks.export import Export
 from prefrep.callbacks.heldout import HeldOut
 from prefrep.callbacks.labelling import LabelPreferences, ModelJudge, OfficialJudge
 from prefrep.callbacks.policy import ExportPolicy
+from prefrep.callbacks.projector import Projector
 from prefrep.callbacks.records import MetricsFile
 from prefrep.callbacks.reference import UpdateReference
 from prefrep.callbacks.sampling import SampleResponses
@@ -17,6 +18,7 @@ __all__ = (
     "MetricsFile",
     "ModelJudge",
     "OfficialJudge",
+    "Projector",
     "SampleResponses",
     "Throughput",
     "UpdateReference",

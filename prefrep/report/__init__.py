@@ -1,0 +1,1 @@
+"""Reports: what run folders hold, as one page that needs nothing else."""

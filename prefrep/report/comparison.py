@@ -1,0 +1,184 @@
+"""Several models beside each other, and whether they differ on the same examples: sweeps, and runs that were evaluated on the same data."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from prefrep.errors import PrefrepError
+from prefrep.evaluation.pairs import PairRow
+from prefrep.evaluation.scores import read_scores
+from prefrep.metrics.intervals import accuracy_interval
+from prefrep.report.document import Block, Plot, Section, Text, interval, measured, notes, number, table
+from prefrep.report.found import Evaluation, Run
+from prefrep.report.samples import verdicts
+from prefrep.sweep import plots
+from prefrep.sweep import table as points
+from prefrep.sweep.report import SHOWN
+
+
+class Entry(NamedTuple):
+    """An evaluation and what the comparison calls it.
+
+    Args:
+        name: Of its run, and of the folder where a run has several.
+        evaluation: The evaluation.
+    """
+
+    name: str
+    evaluation: Evaluation
+
+
+def groups(runs: Sequence[Run]) -> dict[tuple[str, str], list[Entry]]:
+    """Evaluations of several models on the same data, by benchmark and data."""
+    found: dict[tuple[str, str], list[tuple[Run, Evaluation]]] = {}
+    for run in runs:
+        for evaluation in run.evaluations:
+            if evaluation.data is not None and evaluation.benchmark != "winrate":
+                found.setdefault((evaluation.benchmark, evaluation.data), []).append((run, evaluation))
+    named: dict[tuple[str, str], list[Entry]] = {}
+    for key, members in found.items():
+        if len(members) > 1:
+            of = [run.name for run, _ in members]
+            named[key] = [Entry(run.name if of.count(run.name) == 1 else f"{run.name}/{each.name}", each) for run, each in members]
+    return named
+
+
+def section(runs: Sequence[Run]) -> Section | None:
+    """The comparison of everything that can be compared; None: there is nothing."""
+    blocks: list[Block] = []
+    found = groups(runs)
+    titles = [benchmark for benchmark, _ in found]
+    for (benchmark, data), entries in found.items():
+        title = benchmark if titles.count(benchmark) == 1 else f"{benchmark}, data {data[:8]}"
+        blocks.append(Section(title, tuple(_compared(entries))))
+    if len(runs) < 2 and not blocks:
+        return None
+    if not blocks:
+        blocks.append(Text("No two of these runs were evaluated on the same data, so no difference between them can be tested."))
+    return Section("Comparison", tuple(blocks))
+
+
+def _compared(entries: Sequence[Entry]) -> list[Block]:
+    try:
+        sides = [points.Model(name, {}, {0: points.Run({}, found)}) for name, each in entries if (found := verdicts(each))]
+    except PrefrepError as error:
+        return [Text(f"Not compared: {error}", strong=True)]
+    overall = [(name, each.results["overall"]) for name, each in entries]
+    blocks: list[Block] = [_overall(overall, sides)]
+    sides.sort(key=lambda side: (-side.accuracies()[0], side.name))
+    if names := points.subsets(sides):
+        rows = [(side.name, *(_mean(side.accuracies(name)) for name in names)) for side in sides]
+        blocks.append(table(("run, by subset", *(name or "(no subset)" for name in names)), rows))
+    if len(sides) > 1:
+        blocks += differences(points.compare(sides), _more(entries[0].evaluation.benchmark))
+    else:
+        blocks.append(Text("There are no verdicts that are right or wrong, sample by sample, so no difference is tested."))
+    return blocks
+
+
+def _more(benchmark: str) -> str:
+    return "Tested is whether the first answer is alone on top; Ties are left out." if benchmark == "rewardbench2" else ""
+
+
+def _overall(overall: Sequence[tuple[str, Mapping[str, object]]], sides: Sequence[points.Model]) -> Block:
+    if not sides:
+        return table(("run", "n", "overall", "95 %"), [(name, *measured(value)) for name, value in overall])
+    accuracy = {side.name: next(iter(side.runs.values())).accuracy() for side in sides}
+    rows = []
+    for name, value in overall:
+        wins, n = accuracy.get(name, (0, 0))
+        own = (str(n), number(wins / n), interval(accuracy_interval(wins, n))) if n else ("0", "-", "-")
+        rows.append((name, *measured(value), *own))
+    return table(("run", "n", "overall", "95 %", "samples", "right", "95 % (Wilson)"), rows)
+
+
+def differences(tests: Sequence[points.PairTest], more: str = "") -> list[Block]:
+    """Which differences are real, in words and as a table.
+
+    Args:
+        tests: Paired tests, corrected for their number.
+        more: What else a reader must know.
+    """
+    if not tests:
+        return [Text("No two of them have scores for the same examples, so no pair can be tested.")]
+    real = [test for test in tests if test.significant]
+    said = f"of the {len(tests)} pairs" if len(tests) > 1 else "of the one pair"
+    level = f"at the family-wise level {points.LEVEL:g}"
+    if real:
+        blocks: list[Block] = [Text(f"{len(real)} {said} differ significantly {level}.", strong=True)]
+        blocks += notes([f"{test.first} is better than {test.second} by {test.difference.mean:.3f}" for test in real[:SHOWN]])
+    else:
+        blocks = [Text(f"No difference is significant: none {said} {level}.", strong=True)]
+    with_seeds = any(test.seeds for test in tests)
+    rows = [
+        (
+            test.first, test.second, str(test.n), f"{test.difference.mean:+.3f}", interval((test.difference.low, test.difference.high)),
+            f"{test.bootstrap_holm:.3g}", f"{test.mcnemar.first} : {test.mcnemar.second}", f"{test.mcnemar_holm:.3g}",
+            "yes" if test.significant else "no", *((interval(test.seeds) if test.seeds else "",) if with_seeds else ()),
+        )
+        for test in tests[:SHOWN]
+    ]  # fmt: skip
+    head = ["better", "than", "n", "by", "95 % over examples", "bootstrap p", "only one right", "McNemar p", "real"]
+    blocks.append(table([*head, "95 % over seeds"] if with_seeds else head, rows))
+    words = (
+        "Both tests are paired: the same examples, on which one model is right and the other is not. p-values are corrected for the "
+        f"{len(tests)} pairs (Holm); a difference is real where both are below {points.LEVEL:g}. Intervals are not corrected."
+    )
+    left = [f"The {SHOWN} smallest p-values of {len(tests)}."] if len(tests) > SHOWN else []
+    return [*blocks, *notes([words, *left, *([more] if more else [])])]
+
+
+# -------------------------------------------------------------------------------------------------------------------------- sweeps
+def sweep(folder: Path, title: str) -> Section:
+    """The models of a sweep, from the per-sample files of its points."""
+    try:
+        runs = points.read_runs(folder, lambda path: read_scores(path, PairRow))
+    except PrefrepError as error:
+        return Section(title, (Text(str(error), strong=True),))
+    found = points.models(runs)
+    done = sum(bool(run.verdicts) for run in runs)
+    blocks: list[Block] = [Text(f"{done} points of {len(found)} models.")]
+    if found:
+        blocks.append(_accuracies(found))
+        if names := points.subsets(found):
+            rows = [(each.name, *(_mean(each.accuracies(name)) for name in names)) for each in found]
+            blocks.append(Section("By subset, means over seeds", (table(("model", *(name or "(no subset)" for name in names)), rows),)))
+    if len(found) > 1:
+        blocks.append(Section("Which differences are real", tuple(differences(points.compare(found)))))
+    blocks += _plots(found)
+    if failed := [(str(run.about.get("name", "")), str(run.about.get("reason", ""))) for run in runs if not run.verdicts]:
+        blocks.append(Section("Failed points", (table(("point", "reason"), failed),)))
+    return Section(title, tuple(blocks))
+
+
+def _mean(values: Sequence[float]) -> str:
+    return number(float(np.mean(values))) if values else "-"
+
+
+def _accuracies(found: Sequence[points.Model]) -> Block:
+    rows = []
+    for each in found:
+        values = each.accuracies()
+        spread = number(float(np.std(values, ddof=1))) if len(values) > 1 else "-"
+        over = interval(each.interval_over_examples())
+        rows.append((each.name, str(len(values)), str(len(each.by_example)), _mean(values), interval(each.interval()), spread, over))
+    seeds = {len(each.runs) for each in found}
+    kind = "Student's t over seeds" if min(seeds) > 1 else "Wilson" if max(seeds) == 1 else "t over seeds; Wilson of one seed"
+    return table(("model", "seeds", "n", "accuracy", f"95 % ({kind})", "sd over seeds", "95 % over examples"), rows)
+
+
+def _plots(found: Sequence[points.Model]) -> list[Plot]:
+    with tempfile.TemporaryDirectory() as place:
+        out = Path(place)
+        names = plots.draw(found, out) if found else []
+        return [Plot(Path(name).stem, (out / name).read_bytes(), "png", _caption(name)) for name in names]
+
+
+def _caption(name: str) -> str:
+    what = Path(name).stem.removeprefix("accuracy-")
+    return "Accuracy by subset." if what == "subsets" else f"Accuracy against {what}."

@@ -1,0 +1,177 @@
+"""What a run folder holds that a report can show."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from prefrep.errors import DataError
+from prefrep.evaluation.layout import RESULTS
+from prefrep.evaluation.scores import SIDECAR
+
+BENCHMARKS = ("pairs", "rewardbench", "rewardbench2", "intransitivity", "winrate")
+METRICS = "metrics.jsonl"
+# Points belong to their sweep, `calibration` to the evaluation above it; the others hold no results.
+_CLOSED = {"points", "calibration", "checkpoints", "export", "logs", "rounds"}
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A folder that an evaluation wrote.
+
+    Args:
+        folder: The folder.
+        name: What the report calls it.
+        results: Its `results.json`.
+        data: Tells the data from others, where it was kept beside the scores.
+    """
+
+    folder: Path
+    name: str
+    results: Mapping[str, Any]
+    data: str | None
+
+    @property
+    def benchmark(self) -> str:
+        """Which evaluation it is."""
+        return str(self.results["benchmark"])
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder.
+
+    Args:
+        folder: The folder.
+        name: What the report calls it.
+        config: Its configuration, as it was written.
+        export: What its exported folder says of itself.
+        metrics: Lines of `metrics.jsonl`.
+        rounds: Metrics of the rounds of post-training, by number.
+        evaluations: Evaluations in it.
+        sweeps: Folders of sweeps in it, or itself.
+        problems: What could not be read.
+    """
+
+    folder: Path
+    name: str
+    config: str | None
+    export: Mapping[str, Any]
+    metrics: Sequence[Mapping[str, float]]
+    rounds: Mapping[int, Mapping[str, float]]
+    evaluations: Sequence[Evaluation]
+    sweeps: Sequence[Path]
+    problems: Sequence[str]
+
+
+def find(folders: Sequence[Path]) -> list[Run]:
+    """What some folders hold; each has a name of its own.
+
+    Args:
+        folders: Run folders, evaluation folders, sweep folders.
+
+    Raises:
+        DataError: One of them is no folder, or holds nothing that a report can show.
+    """
+    distinct = list({path.resolve(): path for path in folders}.values())
+    short = [path.resolve().name for path in distinct]
+    names = [str(path) if short.count(name) > 1 else name for path, name in zip(distinct, short, strict=True)]
+    return [_run(path, name) for path, name in zip(distinct, names, strict=True)]
+
+
+def _run(folder: Path, name: str) -> Run:
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder; name folders that bin/prefrep fit, bin/eval or bin/sweep wrote")
+    problems: list[str] = []
+    evaluations, sweeps = _below(folder, name, problems)
+    metrics, config = _metrics(folder / METRICS, problems), _config(folder)
+    rounds = {
+        int(path.parent.name): found
+        for path in sorted(folder.glob("rounds/*/metrics.json"))
+        if path.parent.name.isdigit() and (found := _json(path, problems))
+    }
+    export = _json(folder / "export" / "prefrep.json", problems) if (folder / "export" / "prefrep.json").is_file() else {}
+    if not (evaluations or sweeps or metrics or rounds):
+        said = f" ({'; '.join(problems)})" if problems else ""
+        raise DataError(
+            f"{folder}: nothing to report on{said}: no {METRICS} of a training, no {RESULTS} of an evaluation, no points/ of a sweep; "
+            "name a folder that bin/prefrep fit, bin/eval or bin/sweep wrote"
+        )
+    return Run(folder, name, config, export, metrics, dict(sorted(rounds.items())), evaluations, sweeps, problems)
+
+
+def _below(folder: Path, name: str, problems: list[str]) -> tuple[list[Evaluation], list[Path]]:
+    evaluations, sweeps = [], []
+    for place, inside, files in os.walk(folder):
+        path = Path(place)
+        if "points" in inside and any(path.glob("points/*/point.json")):
+            sweeps.append(path)
+        inside[:] = sorted(set(inside) - _CLOSED)
+        if RESULTS in files:
+            results = _json(path / RESULTS, problems)
+            if results.get("benchmark") in BENCHMARKS:
+                label = str(path.relative_to(folder)) if path != folder else name
+                data = _json(path / SIDECAR, problems).get("data") if SIDECAR in files else None
+                evaluations.append(Evaluation(path, label, results, data))
+    return evaluations, sweeps
+
+
+def _json(path: Path, problems: list[str]) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        problems.append(f"{path}: cannot be read ({error})")
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _metrics(path: Path, problems: list[str]) -> list[dict[str, float]]:
+    if not path.is_file():
+        return []
+    found: list[dict[str, float]] = []
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    for number, line in enumerate(lines, 1):
+        try:
+            values = json.loads(line)
+            float(values["step"])
+        except (ValueError, KeyError, TypeError):
+            if number < len(lines):  # the last one may be half a line, of a run that goes on or was killed
+                problems.append(f"{path}:{number}: not a line of metrics")
+            continue
+        found.append({key: value for key, value in values.items() if isinstance(value, int | float)})
+    return found
+
+
+def _config(folder: Path) -> str | None:
+    """The configuration of the last start."""
+    versions = [path for path in folder.glob("logs/version_*/config.yaml") if path.parent.name.removeprefix("version_").isdigit()]
+    versions.sort(key=lambda path: int(path.parent.name.removeprefix("version_")))
+    for path in [folder / "config.yaml", *reversed(versions)]:
+        if path.is_file():
+            return path.read_text(encoding="utf-8", errors="replace")
+    return None
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Objects of a JSONL file; none where there is no such file.
+
+    Raises:
+        DataError: A line is something else.
+    """
+    if not path.is_file():
+        return []
+    found = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):  # splitlines() breaks at U+2028 too
+        if line.strip():
+            try:
+                row = json.loads(line)
+            except ValueError as error:
+                raise DataError(f"{path}:{number}: not JSON ({error})") from error
+            if not isinstance(row, dict):
+                raise DataError(f"{path}:{number}: found {type(row).__name__}, need an object")
+            found.append(row)
+    return found

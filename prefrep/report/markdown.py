@@ -1,0 +1,66 @@
+"""A report as Markdown; plots are files beside it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from prefrep.report.document import Block, Example, Folded, Notes, Plot, Section, Table, Text
+
+_SPECIAL = re.compile(r"([\\`*\[\]<>|~$])")
+
+
+def render(report: Section, folder: str) -> tuple[str, dict[str, bytes]]:
+    """The text, and its plots by file name.
+
+    Args:
+        report: The report.
+        folder: Where the plots will be, as seen from the text.
+    """
+    plots: dict[str, bytes] = {}
+    return "\n\n".join(_section(report, 1, folder, plots)) + "\n", plots
+
+
+def escaped(text: str) -> str:
+    """A text that shows as itself in one line."""
+    return re.sub(r"^([#+-]|\d+[.)])(?=\s)", r"\\\1", _SPECIAL.sub(r"\\\1", " ".join(text.split())))
+
+
+def fenced(text: str) -> str:
+    """A text that shows as itself, in as many lines as it has; its fence is longer than any in it."""
+    fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", text)), default=0))
+    return f"{fence}text\n{text}\n{fence}"
+
+
+def _section(section: Section, level: int, folder: str, plots: dict[str, bytes]) -> Iterator[str]:
+    yield f"{'#' * min(level, 6)} {escaped(section.title)}"
+    for block in section.blocks:
+        if isinstance(block, Section):
+            yield from _section(block, level + 1, folder, plots)
+        else:
+            yield _block(block, folder, plots)
+
+
+def _block(block: Block, folder: str, plots: dict[str, bytes]) -> str:
+    match block:
+        case Text():
+            return f"**{escaped(block.text)}**" if block.strong else escaped(block.text)
+        case Notes():
+            return "\n".join(f"- {escaped(item)}" for item in block.items)
+        case Table():
+            line = "|" + "|".join(" ---: " if right else " --- " for right in block.numeric) + "|"
+            return "\n".join([_row(block.head), line, *map(_row, block.rows)])
+        case Plot():
+            name = f"{len(plots) + 1:02d}-{re.sub(r'[^A-Za-z0-9_-]+', '-', block.name)}.{block.format}"
+            plots[name] = block.content
+            return f"![{escaped(block.caption)}](<{folder}/{name}>)\n\n*{escaped(block.caption)}*"
+        case Folded():
+            return f"<details><summary>{escaped(block.title)}</summary>\n\n{fenced(block.text)}\n\n</details>"
+        case Example():
+            return "\n\n".join([escaped(block.title), *(f"{escaped(name)}:\n\n{fenced(text)}" for name, text in block.parts)])
+        case Section():
+            raise TypeError("sections are rendered with their level")
+
+
+def _row(cells: tuple[str, ...]) -> str:
+    return f"| {' | '.join(map(escaped, cells))} |"

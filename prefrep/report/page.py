@@ -1,0 +1,129 @@
+"""From run folders to a report: what stands in it, and the two files that say it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+
+from jinja2 import Environment, StrictUndefined, Template
+
+from prefrep.disk import replace_text
+from prefrep.report import benchmarks, comparison
+from prefrep.report.document import Block, Folded, Section, Text, interval, notes, number, table
+from prefrep.report.figures import Lines, curves
+from prefrep.report.found import Run
+from prefrep.report.markdown import render
+
+TEMPLATE = "page.html.j2"
+
+
+def build(runs: Sequence[Run]) -> Section:
+    """The report on some runs."""
+    title = f"Report: {runs[0].name}" if len(runs) == 1 else f"Report: {len(runs)} runs"
+    blocks: list[Block] = []
+    if len(runs) > 1:
+        blocks.append(_overview(runs))
+        trained: dict[str, Lines] = {run.name: run.metrics for run in runs if run.metrics}
+        if len(trained) > 1 and (plot := curves(trained)) is not None:
+            blocks.append(Section("Training, side by side", (plot,)))
+    if (compared := comparison.section(runs)) is not None:
+        blocks.append(compared)
+    return Section(title, (*blocks, *(_run(run) for run in runs)))
+
+
+def _run(run: Run) -> Section:
+    blocks: list[Block] = [Text(problem, strong=True) for problem in run.problems]
+    blocks += notes([f"{name}: {value}" for name, value in _facts(run).items() if value])
+    if run.config is not None:
+        blocks.append(Folded("Configuration", run.config))
+    if (plot := curves({run.name: run.metrics})) is not None:
+        blocks.append(Section("Training", (plot,)))
+    if run.rounds:
+        blocks.append(Section("Rounds of post-training", (_rounds(run.rounds),)))
+    blocks += [benchmarks.section(evaluation) for evaluation in run.evaluations]
+    blocks += [comparison.sweep(folder, _sweep_title(run, folder)) for folder in run.sweeps]
+    return Section(run.name, tuple(blocks))
+
+
+def _sweep_title(run: Run, folder: Path) -> str:
+    return "Sweep" if folder == run.folder else f"Sweep: {folder.relative_to(run.folder)}"
+
+
+def _facts(run: Run) -> dict[str, str]:
+    """What a reader compares runs by; empty where it is not known."""
+    head, recipe = run.export.get("head", {}), run.export.get("recipe", {})
+    settings = ", ".join(f"{key} {_name(value)}" for key, value in head.items() if key != "class")
+    validated = [line for line in run.metrics if "val/loss" in line]
+    last = validated[-1] if validated else {}
+    return {
+        "model": str(recipe.get("module", "")),
+        "head": f"{head.get('class', '')}{f' ({settings})' if settings else ''}",
+        "backbone": str(run.export.get("backbone", {}).get("path", "")),
+        "tau": f"{run.export['tau']:g}" if "tau" in run.export else "",
+        "steps": f"{run.metrics[-1]['step']:.0f}" if run.metrics else "",
+        "validation loss, last": number(last["val/loss"]) if "val/loss" in last else "",
+        "validation accuracy, last": number(last["val/accuracy"]) if "val/accuracy" in last else "",
+    }
+
+
+def _name(value: object) -> str:
+    return str(value.get("class", value)) if isinstance(value, Mapping) else str(value)
+
+
+def _overview(runs: Sequence[Run]) -> Section:
+    facts = {run.name: _facts(run) for run in runs}
+    keys = [key for key in next(iter(facts.values())) if any(found[key] for found in facts.values())]
+    rows = [(name, *(found[key] or "-" for key in keys)) for name, found in facts.items()]
+    return Section("Runs", (table(("run", *keys), rows),))
+
+
+def _rounds(rounds: Mapping[int, Mapping[str, float]]) -> Block:
+    """Held-out numbers of each round of GPO, as `callbacks.HeldOut` wrote them."""
+    rows = []
+    for name, found in rounds.items():
+        won = [
+            f"{number(found[f'held_out_win_rate_{against}'])} "
+            + interval((found[f"held_out_win_rate_low_{against}"], found[f"held_out_win_rate_high_{against}"]))
+            if f"held_out_win_rate_{against}" in found
+            else "-"
+            for against in ("initial", "previous")
+        ]
+        others = [f"{found[key]:.3g}" if key in found else "-" for key in ("held_out_kl_initial", "held_out_words", "held_out_entropy")]
+        rows.append((str(name), *won, *others))
+    won_against = ("wins against the start, 95 %", "wins against the round before, 95 %")
+    return table(("round", *won_against, "KL to the start, nats", "words", "entropy, nats"), rows)
+
+
+@cache
+def _template() -> Template:
+    source = files("prefrep.report").joinpath(TEMPLATE).read_text(encoding="utf-8")
+    return Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True).from_string(source)
+
+
+def html(report: Section) -> str:
+    """The page. It asks for nothing, and holds no program."""
+    return _template().render(report=report)
+
+
+def write(report: Section, out: Path) -> list[Path]:
+    """Writes the page, the same as Markdown beside it, and the plots that Markdown cannot hold.
+
+    Args:
+        report: From `build`.
+        out: The HTML file; the others have its name with another ending.
+
+    Returns:
+        The page and the Markdown file.
+    """
+    folder = out.with_name(f"{out.stem}-plots")
+    text, plots = render(report, folder.name)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if plots:
+        folder.mkdir(exist_ok=True)
+    for name, content in plots.items():
+        (folder / name).write_bytes(content)
+    replace_text(out, html(report))
+    replace_text(out.with_suffix(".md"), text)
+    return [out, out.with_suffix(".md")]
