@@ -20,7 +20,10 @@ def parser() -> argparse.ArgumentParser:
         "runs", metavar="RUN", nargs="+", type=Path, help="folder of a training, an evaluation or a sweep; with several, they are compared"
     )
     it.add_argument(
-        "--out", metavar="FILE", type=Path, help="HTML file to write, and FILE.md beside it (default: report.html in the one RUN, or here)"
+        "--out",
+        metavar="FILE",
+        type=Path,
+        help="HTML file to write, with FILE.md beside it (default: in the one RUN, by its name; of several: report.html here)",
     )
     return it
 
@@ -39,7 +42,8 @@ def main(args: list[str] | None = None) -> int:
     """
     it = parser()
     given = it.parse_args(args)
-    out = given.out or (given.runs[0] / "report.html" if len(given.runs) == 1 else Path("report.html"))
+    # Not report.html: its Markdown would be report.md, and a sweep has one of its own.
+    out = given.out or (given.runs[0] / f"{given.runs[0].resolve().name}.html" if len(given.runs) == 1 else Path("report.html"))
     if out.suffix not in (".html", ".htm"):
         it.error(f"--out {out}: the page is HTML; name a file that ends in .html")
     from prefrep.report import found, page

@@ -107,13 +107,14 @@ def differences(tests: Sequence[points.PairTest], more: str = "") -> list[Block]
     if not tests:
         return [Text("No two of them have scores for the same examples, so no pair can be tested.")]
     real = [test for test in tests if test.significant]
-    said = f"of the {len(tests)} pairs" if len(tests) > 1 else "of the one pair"
-    level = f"at the family-wise level {points.LEVEL:g}"
+    several, level = len(tests) > 1, f"at the level {points.LEVEL:g}"
     if real:
-        blocks: list[Block] = [Text(f"{len(real)} {said} differ significantly {level}.", strong=True)]
+        said = f"{len(real)} of the {len(tests)} differences are significant" if several else "The difference is significant"
+        blocks: list[Block] = [Text(f"{said} {level}.", strong=True)]
         blocks += notes([f"{test.first} is better than {test.second} by {test.difference.mean:.3f}" for test in real[:SHOWN]])
     else:
-        blocks = [Text(f"No difference is significant: none {said} {level}.", strong=True)]
+        tested = f"{len(tests)} pairs were" if several else "one pair was"
+        blocks = [Text(f"No difference is significant {level}: {tested} tested.", strong=True)]
     with_seeds = any(test.seeds for test in tests)
     rows = [
         (
@@ -125,9 +126,10 @@ def differences(tests: Sequence[points.PairTest], more: str = "") -> list[Block]
     ]  # fmt: skip
     head = ["better", "than", "n", "by", "95 % over examples", "bootstrap p", "only one right", "McNemar p", "real"]
     blocks.append(table([*head, "95 % over seeds"] if with_seeds else head, rows))
+    corrected = f" They are corrected for the {len(tests)} pairs (Holm), intervals are not." if several else ""
     words = (
-        "Both tests are paired: the same examples, on which one model is right and the other is not. p-values are corrected for the "
-        f"{len(tests)} pairs (Holm); a difference is real where both are below {points.LEVEL:g}. Intervals are not corrected."
+        "Both tests are paired: they see the examples on which one model is right and the other is not. A difference is real where both "
+        f"p-values are below {points.LEVEL:g}.{corrected}"
     )
     left = [f"The {SHOWN} smallest p-values of {len(tests)}."] if len(tests) > SHOWN else []
     return [*blocks, *notes([words, *left, *([more] if more else [])])]

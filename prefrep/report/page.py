@@ -10,6 +10,7 @@ from pathlib import Path
 from jinja2 import Environment, StrictUndefined, Template
 
 from prefrep.disk import replace_text
+from prefrep.errors import DataError
 from prefrep.report import benchmarks, comparison
 from prefrep.report.document import Block, Folded, Section, Text, interval, notes, number, table
 from prefrep.report.figures import Lines, curves
@@ -17,11 +18,12 @@ from prefrep.report.found import Run
 from prefrep.report.markdown import render
 
 TEMPLATE = "page.html.j2"
+TITLE = "Report: "
 
 
 def build(runs: Sequence[Run]) -> Section:
     """The report on some runs."""
-    title = f"Report: {runs[0].name}" if len(runs) == 1 else f"Report: {len(runs)} runs"
+    title = TITLE + (runs[0].name if len(runs) == 1 else f"{len(runs)} runs")
     blocks: list[Block] = []
     if len(runs) > 1:
         blocks.append(_overview(runs))
@@ -116,7 +118,13 @@ def write(report: Section, out: Path) -> list[Path]:
 
     Returns:
         The page and the Markdown file.
+
+    Raises:
+        DataError: The Markdown would take the place of something else.
     """
+    beside = out.with_suffix(".md")
+    if beside.exists() and not beside.read_text(encoding="utf-8", errors="replace").startswith(f"# {TITLE}"):
+        raise DataError(f"{beside} is there already and is no report of bin/report; name another file with --out")
     folder = out.with_name(f"{out.stem}-plots")
     text, plots = render(report, folder.name)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -125,5 +133,5 @@ def write(report: Section, out: Path) -> list[Path]:
     for name, content in plots.items():
         (folder / name).write_bytes(content)
     replace_text(out, html(report))
-    replace_text(out.with_suffix(".md"), text)
-    return [out, out.with_suffix(".md")]
+    replace_text(beside, text)
+    return [out, beside]

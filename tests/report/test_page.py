@@ -195,15 +195,15 @@ def test_paired_tests_follow_from_the_scores(three: list[Path], tmp_path: Path) 
         assert low == pytest.approx(difference.mean() - spread, abs=0.02) and high == pytest.approx(difference.mean() + spread, abs=0.02)
         assert row[8] == ("yes" if corrected[row[0], row[1]] < 0.05 else "no")
     assert [row[8] for row in tests[1:]] == ["yes", "yes", "no"]
-    assert "2 of the 3 pairs differ significantly at the family-wise level 0.05." in page.texts
-    assert "**2 of the 3 pairs differ significantly" in text
+    assert "2 of the 3 differences are significant at the level 0.05." in page.texts
+    assert "**2 of the 3 differences are significant" in text
 
 
 def test_no_difference_is_said_to_be_none(tmp_path: Path) -> None:
     for name, seed in (("a", 1), ("b", 2)):
         make_pairs(tmp_path / name, [bool(won) for won in np.random.default_rng(seed).uniform(size=60) < 0.5])
     page, text = report(tmp_path / "a", tmp_path / "b", out=tmp_path / "r.html")
-    assert "No difference is significant: none of the one pair at the family-wise level 0.05." in page.texts
+    assert "No difference is significant at the level 0.05: one pair was tested." in page.texts
     assert "No difference is significant" in text
 
 
@@ -378,5 +378,10 @@ def test_usage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         main([str(tmp_path / "run"), "--out", "report.pdf"])
     assert end.value.code == 2
     assert main([str(tmp_path / "run")]) == 0  # beside what it reports on
-    assert (tmp_path / "run" / "report.html").is_file() and (tmp_path / "run" / "report.md").is_file()
-    assert "report.html" in capsys.readouterr().out
+    assert (tmp_path / "run" / "run.html").is_file() and (tmp_path / "run" / "run.md").is_file()
+    assert "run.html" in capsys.readouterr().out
+    assert main([str(tmp_path / "run")]) == 0  # an older report gives way
+    (tmp_path / "run" / "report.md").write_text("# Sweep: 2 points of 2 models")
+    with pytest.raises(DataError, match="name another file"):
+        main([str(tmp_path / "run"), "--out", str(tmp_path / "run" / "report.html")])
+    assert (tmp_path / "run" / "report.md").read_text().startswith("# Sweep") and not (tmp_path / "run" / "report.html").exists()
