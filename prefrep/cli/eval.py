@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from prefrep.cli import eval_generate, eval_intransitivity, eval_pairs, eval_winrate, workers
+from prefrep.cli.options import add_bootstrap, add_loading
 
 if TYPE_CHECKING:
     from prefrep.evaluation.rewardbench import PreferenceScorer
@@ -91,13 +92,9 @@ def _add_shared(parser: argparse.ArgumentParser, benchmark: str) -> None:
     parser.add_argument("--restart", action="store_true", help="throw away the scores that --out holds")
     parser.add_argument("--name", help="the model's name in the official files (default: the last two parts of its path)")
     parser.add_argument("--also-swap", action="store_true", help="also compare with chosen and rejected swapped")
-    parser.add_argument("--bootstrap", metavar="N", type=int, default=2000, help="resamples for the intervals (default: 2000)")
-    parser.add_argument("--seed", type=int, default=0, help="of the resamples (default: 0)")
-    model = parser.add_argument_group("how the model runs")
-    model.add_argument("--device", default="auto", help="cpu, cuda, ... (default: cuda where there is one)")
-    model.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], help="of the weights (default: as trained)")
+    add_bootstrap(parser)
+    model = add_loading(parser)
     model.add_argument("--attention", default="auto", help="attention kernel (default: auto)")
-    model.add_argument("--batch-tokens", type=int, default=4096, help="tokens read at a time (default: 4096)")
     model.add_argument("--layout", choices=["auto", "trees", "padded"], default="auto", help="of the batches (default: auto)")
     workers.add_option(model)
 
@@ -157,12 +154,7 @@ def _bootstrap(parser: argparse.ArgumentParser, given: argparse.Namespace) -> Bo
         for name in ("data", "also_swap", "restart"):
             if getattr(given, name):
                 parser.error(f"--{name.replace('_', '-')} needs --model; --scores only reads saved scores")
-    if given.batch_tokens < 1:
-        parser.error("--batch-tokens must be at least 1")
-    try:
-        return Bootstrap(given.bootstrap, given.seed)
-    except ValueError as error:
-        parser.error(str(error))
+    return Bootstrap(given.bootstrap, given.seed)
 
 
 def _saved(given: argparse.Namespace, benchmark: str) -> dict[str, Any]:

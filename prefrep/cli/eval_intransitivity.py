@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from prefrep.cli.options import add_bootstrap, add_loading, positive
+
 if TYPE_CHECKING:
     from prefrep.scoring import BlockScorer
 
@@ -33,19 +35,13 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         help="--out of an earlier evaluation of the same data (another seed, or the data alone): are the circles the same?",
     )
     parser.add_argument("--restart", action="store_true", help="throw away the tables that --out holds")
-    parser.add_argument("--bootstrap", metavar="N", type=int, default=2000, help="resamples for the intervals (default: 2000)")
-    parser.add_argument("--null", metavar="N", type=int, default=1000, help="draws of the transitive null (default: 1000)")
-    parser.add_argument("--seed", type=int, default=0, help="of resamples and draws (default: 0)")
-    model = parser.add_argument_group("how the model runs")
-    model.add_argument("--device", default="auto", help="cpu, cuda, ... (default: cuda where there is one)")
-    model.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], help="of the weights (default: as trained)")
-    model.add_argument("--batch-tokens", type=int, default=4096, help="tokens read at a time (default: 4096)")
+    add_bootstrap(parser)
+    parser.add_argument("--null", metavar="N", type=positive, default=1000, help="draws of the transitive null (default: 1000)")
+    add_loading(parser)
     parser.set_defaults(run=_intransitivity, parser=parser)
 
 
 def _intransitivity(parser: argparse.ArgumentParser, given: argparse.Namespace) -> int:
-    if given.batch_tokens < 1 or given.null < 1:
-        parser.error("--batch-tokens and --null must be at least 1")
     from prefrep.data.sources import Source, read
     from prefrep.evaluation import intransitivity, intransitivity_plot, tables
     from prefrep.evaluation.layout import versions, write_results
@@ -54,10 +50,7 @@ def _intransitivity(parser: argparse.ArgumentParser, given: argparse.Namespace) 
     from prefrep.evaluation.transitive_null import agreement
     from prefrep.records import text
 
-    try:
-        bootstrap = Bootstrap(given.bootstrap, given.seed)
-    except ValueError as error:
-        parser.error(str(error))
+    bootstrap = Bootstrap(given.bootstrap, given.seed)
     # Data first: a wrong path should not cost the loading of a model.
     records = list(read(Source(given.data, format=given.format)))
     prompts = tables.gather(records)

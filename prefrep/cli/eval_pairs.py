@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prefrep.cli import workers
+from prefrep.cli.options import add_bootstrap, add_loading
 
 if TYPE_CHECKING:
     from prefrep.records import Comparison
@@ -29,28 +30,19 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument("--format", default="auto", help="format of the rows; auto detects it from the columns (default: auto)")
     parser.add_argument("--out", required=True, metavar="DIR", type=Path, help="where results go; an interrupted run is carried on")
     parser.add_argument("--restart", action="store_true", help="throw away the scores that --out holds")
-    parser.add_argument("--bootstrap", metavar="N", type=int, default=2000, help="resamples for the intervals (default: 2000)")
-    parser.add_argument("--seed", type=int, default=0, help="of the resamples (default: 0)")
-    model = parser.add_argument_group("how the model runs")
-    model.add_argument("--device", default="auto", help="cpu, cuda, ... (default: cuda where there is one)")
-    model.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], help="of the weights (default: as trained)")
-    model.add_argument("--batch-tokens", type=int, default=4096, help="tokens read at a time (default: 4096)")
+    add_bootstrap(parser)
+    model = add_loading(parser)
     workers.add_option(model)
     parser.set_defaults(run=_pairs, parser=parser)
 
 
 def _pairs(parser: argparse.ArgumentParser, given: argparse.Namespace) -> int:
-    if given.batch_tokens < 1:
-        parser.error("--batch-tokens must be at least 1")
     from prefrep.evaluation import pairs
     from prefrep.evaluation.layout import fingerprint, model_name, versions, write_results
     from prefrep.evaluation.reliability import PLOT, reliability_plot
     from prefrep.evaluation.summary import Bootstrap
 
-    try:
-        bootstrap = Bootstrap(given.bootstrap, given.seed)
-    except ValueError as error:
-        parser.error(str(error))
+    bootstrap = Bootstrap(given.bootstrap, given.seed)
     # Data first and the model last: a wrong path should not cost the loading of a model.
     data = _read(given.data, given.format)
     held_out = _read(given.calibrate_on, given.format) if given.calibrate_on else None

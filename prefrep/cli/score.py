@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from prefrep.cli import friendly
+from prefrep.cli.options import add_loading
 from prefrep.cli.workers import WINDOW, Loading, Workers, add_option, start
 from prefrep.errors import DataError
 from prefrep.records import Comparison, RankedResponses, Record
@@ -23,16 +24,13 @@ if TYPE_CHECKING:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    it = argparse.ArgumentParser(prog="score", description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    it = argparse.ArgumentParser(prog="bin/score", description=__doc__)
     it.add_argument("--model", required=True, help="exported folder")
     it.add_argument("--data", required=True, help="JSONL(.gz), JSON, Parquet, folder or hub id: pairs, or K responses per prompt")
     it.add_argument("--out", required=True, help="JSONL to write; a half-written one is continued")
-    it.add_argument("--format", default="auto", help="format of the rows; auto detects it from the columns")
+    it.add_argument("--format", default="auto", help="format of the rows (default: told from the columns)")
     it.add_argument("--tables", action="store_true", help="with K responses: write the whole K x K table of log-odds too")
-    it.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="type of the weights; default: as trained")
-    it.add_argument("--batch-tokens", type=int, default=4096, help="tokens read at a time; scores do not depend on it")
-    it.add_argument("--device", default="auto", help="auto, cpu, cuda, ...")
-    add_option(it)
+    add_option(add_loading(it))
     return it
 
 

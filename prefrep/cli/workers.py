@@ -6,7 +6,6 @@ goes on as if one process had written it, and whatever takes a `Scorer` takes `W
 
 from __future__ import annotations
 
-import argparse
 import os
 import signal
 from collections import Counter, deque
@@ -20,6 +19,7 @@ from multiprocessing import get_context, parent_process
 from threading import Thread
 from typing import TYPE_CHECKING, Any
 
+from prefrep.cli.options import positive
 from prefrep.errors import ConfigError, PrefrepError
 from prefrep.records import Comparison, RankedResponses
 
@@ -52,7 +52,7 @@ def add_option(parser: Any) -> None:
     parser.add_argument(
         "--workers",
         metavar="N",
-        type=_positive,
+        type=positive,
         default=1,
         help="processes that score, one GPU each where there are any; what is written does not depend on it (default: 1)",
     )
@@ -194,10 +194,3 @@ def _result(future: Future[Any]) -> Any:
         raise PrefrepError(
             "a process that scores has died, most likely out of memory; take fewer --workers, and what is written is gone on with"
         ) from None
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("must be 1 or more")
-    return number
