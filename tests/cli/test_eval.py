@@ -187,7 +187,7 @@ def test_what_cannot_be_used_is_refused(exports: dict[str, str], pairs: str, pro
     [
         (["rewardbench", "--out", "o"], "--model"),
         (["rewardbench", "--scores", "s", "--out", "o", "--also-swap"], "--also-swap needs --model"),
-        (["rewardbench", "--scores", "s", "--out", "o", "--bootstrap", "0"], "bootstrap draws"),
+        (["rewardbench", "--scores", "s", "--out", "o", "--bootstrap", "0"], "argument --bootstrap"),
         (["rewardbench", "--model", "m", "--out", "o", "--weights", "0.1.3"], "invalid choice"),
         (["rewardbench2", "--model", "m", "--out", "o", "--ties", "0.1.2"], "invalid choice"),
         ([], "SUB-COMMAND"),
