@@ -23,7 +23,7 @@ def render(report: Section, folder: str) -> tuple[str, dict[str, bytes]]:
 
 def escaped(text: str) -> str:
     """A text that shows as itself in one line."""
-    return re.sub(r"^([#+-]|\d+[.)])(?=\s)", r"\\\1", _SPECIAL.sub(r"\\\1", " ".join(text.split())))
+    return re.sub(r"^(\d*)([#+.)-])(?=\s)", r"\1\\\2", _SPECIAL.sub(r"\\\1", " ".join(text.split())))
 
 
 def fenced(text: str) -> str:

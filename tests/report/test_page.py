@@ -23,6 +23,7 @@ from prefrep.evaluation.layout import write_official, write_results
 from prefrep.evaluation.scores import PairScore
 from prefrep.evaluation.summary import Bootstrap, pair_results
 from prefrep.report.figures import curves, smoothed
+from prefrep.report.markdown import escaped, fenced
 
 EVIL = "<script>alert('x')</script> & \"quoted\" | `tick` $x_1$ *bold* \x01 日本 </pre></body>"
 Z2 = 1.959963984540054**2  # of the standard normal, 0.975
@@ -214,6 +215,10 @@ def test_other_data_are_not_compared(tmp_path: Path) -> None:
     page, _ = report(tmp_path / "a", tmp_path / "b", out=tmp_path / "r.html")
     assert not any("significant" in text for text in page.texts)
     assert "No two of these runs were evaluated on the same data, so no difference between them can be tested." in page.texts
+    for name in "ab":  # ids alone say nothing
+        (tmp_path / name / "scores.meta.json").unlink()
+    page, _ = report(tmp_path / "a", tmp_path / "b", out=tmp_path / "r.html")
+    assert not any("significant" in text for text in page.texts)
 
 
 def test_results_that_do_not_follow_from_the_scores_are_named(tmp_path: Path) -> None:
@@ -243,7 +248,31 @@ def test_rewardbench_and_its_mistakes(tmp_path: Path) -> None:
     at = page.texts.index("llmbar-natural, id 9: log-odds of chosen -9.000, so the model is more than 99.9% sure of the wrong answer")
     assert page.texts[at + 1 : at + 4] == ["Q9", "Good <9>", "Bad 9"]
     assert [t.split(":")[0] for t in page.texts if "id " in t] == [f"llmbar-natural, id {i}" for i in (9, 6, 3, 0)]
-    assert "Good <9>" in text
+    assert "Good <9>" in text and not any("do not belong together" in each for each in page.texts)
+
+
+def test_rewardbench2(tmp_path: Path) -> None:
+    """A verdict is right where the first answer is alone on top; Ties have none."""
+    generator = np.random.default_rng(0)
+    for name in "ab":
+        drawn = [list(map(float, generator.integers(0, 3, 4))) for _ in range(30)]
+        scores = [{"id": str(i), "subset": "Math", "num_correct": 1, "scores": each} for i, each in enumerate(drawn)]
+        ties = {"subset": "Ties", "scores": [2.0, 2.0, 1.0]}
+        scores += [ties | {"id": "ref:1", "num_correct": 1}, ties | {"id": "tied:1", "num_correct": 2}]
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in scores))
+        out = tmp_path / name
+        assert evaluate(["rewardbench2", "--scores", str(tmp_path / f"{name}.jsonl"), "--out", str(out), "--bootstrap", "20"]) == 0
+        (out / "scores.jsonl").write_text((tmp_path / f"{name}.jsonl").read_text())
+        (out / "scores.meta.json").write_text(json.dumps({"data": "same"}))
+    page, _ = report(tmp_path / "a", tmp_path / "b", out=tmp_path / "r.html")
+    alone = {
+        name: [row["scores"][0] > max(row["scores"][1:]) for row in map(json.loads, (tmp_path / f"{name}.jsonl").read_text().splitlines())]
+        for name in "ab"
+    }
+    test = page.tables["rewardbench2"][1][1]
+    first, second, p = mcnemar(*({str(i): won for i, won in enumerate(alone[name][:30])} for name in test[:2]))
+    assert test[2] == "30" and test[6] == f"{first} : {second}" and test[7] == f"{p:.3g}"
+    assert any("Ties are left out" in text for text in page.texts)
 
 
 def test_intransitivity_and_win_rates(tmp_path: Path) -> None:
@@ -264,6 +293,7 @@ def test_intransitivity_and_win_rates(tmp_path: Path) -> None:
     at = next(i for i, t in enumerate(page.texts) if t.startswith("The most cyclic prompt"))
     assert page.texts[at + 1 : at + 5] == ["circle", "A!", "B!", "C!"]
     assert page.tables["wins: winrate"][0][2][:3] == ["strict wins", "2", "0.500"]
+    assert not any("do not belong together" in each for each in page.texts)
     assert page.texts[-3:] == ["Q1", "x", "This one is short, too."]
     assert len(page.pictures) == 1 and ElementTree.fromstring(page.pictures[0]).tag.endswith("svg")
 
@@ -319,9 +349,14 @@ def test_the_page_needs_nothing_else(three: list[Path], tmp_path: Path) -> None:
     assert len(page.pictures) == 1 + 3 * 3  # curves together; of each run curves, agreement, reliability
     for picture in page.pictures:
         svg = ElementTree.fromstring(picture)
-        assert svg.tag.endswith("svg") and b"<!--" not in picture and b"<!DOCTYPE" not in picture
+        assert svg.tag.endswith("svg") and not re.search(b"<!|<metadata", picture)
     links = re.findall(r"!\[.*\]\(<(.*)>\)", text)
     assert len(links) == 10 and sorted(links) == sorted(f"r-plots/{path.name}" for path in (tmp_path / "out" / "r-plots").iterdir())
+
+
+def test_fences_hold_what_is_in_them() -> None:
+    assert fenced("a\n```\nb") == "````text\na\n```\nb\n````" and fenced("a") == "```text\na\n```"
+    assert escaped("# 1") == r"\# 1" and escaped("1. a_b  *c*\n<d>") == r"1\. a_b \*c\* \<d\>"
 
 
 def test_it_says_the_same_each_time(three: list[Path], tmp_path: Path) -> None:
