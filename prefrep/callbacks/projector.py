@@ -11,6 +11,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
+from torch.nn import functional
 from torch.utils.data import DataLoader
 
 from prefrep.data.encode import Encoder
@@ -24,6 +25,7 @@ log = logging.getLogger(__name__)
 
 TAG = "responses"
 CUT = 200  # characters of a text
+SHOWN = 3  # numbers of a vector: the projector draws three principal components, and nothing at all where there are two
 
 
 class Point(NamedTuple):
@@ -68,6 +70,8 @@ class Projector(Callback):
             log.info("no embeddings for the projector: %s", reason)
             return
         vectors, points = embeddings(trainer, module, data, self.records)
+        if vectors.shape[1] < SHOWN:
+            vectors = functional.pad(vectors, (0, SHOWN - vectors.shape[1]))
         for logger in loggers:
             logger.experiment.add_embedding(
                 vectors, [list(point) for point in points], metadata_header=list(Point._fields), tag=TAG, global_step=trainer.global_step

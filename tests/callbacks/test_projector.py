@@ -75,6 +75,12 @@ def test_records_that_were_dropped_have_no_vector(tmp_path: Path) -> None:
     assert [point[0] for point in points] == ["first", "first", "third", "third", "fourth", "fourth"] and len(vectors) == 6
 
 
+def test_two_numbers_get_a_third_one(tmp_path: Path) -> None:
+    """The projector draws no points that have fewer than three."""
+    vectors, _ = fit(tmp_path, GeneralPreference(partial(Backbone, "bundled:tiny-llama"), head=partial(GPMHead, dim=2)))
+    assert vectors.shape == (6, 3) and np.allclose(np.linalg.norm(vectors[:, :2], axis=1), 1) and not vectors[:, 2].any()
+
+
 def test_one_number_is_no_picture(tmp_path: Path) -> None:
     """Rewards are one number each: the hidden states that they are read from are shown, and give them."""
     module = BradleyTerry(partial(Backbone, "bundled:tiny-llama"))
