@@ -108,16 +108,15 @@ def holm(p: Sequence[float]) -> list[float]:
     return [float(value) for value in corrected]
 
 
-def t_interval(values: Sequence[float], level: float = 0.95) -> Interval | None:
-    """Student's interval for the mean of a few numbers, such as one per seed; None for fewer than two.
+def t_interval(values: Sequence[float]) -> Interval | None:
+    """Student's 95 % interval for the mean of a few numbers, such as one per seed; None for fewer than two.
 
     Args:
         values: The numbers, [m].
-        level: Confidence level.
     """
     from scipy.stats import t
 
     if len(values) < 2:
         return None
-    mean, half = float(np.mean(values)), float(t.ppf((1 + level) / 2, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values)))
+    mean, half = float(np.mean(values)), float(t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values)))
     return mean - half, mean + half
