@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prefrep.cli import friendly
+from prefrep.cli.options import positive
 from prefrep.errors import DataError
 
 if TYPE_CHECKING:
-    from prefrep.evaluation.pairs import PairRow
     from prefrep.sweep.study import Progress, Study
 
 
@@ -29,7 +29,7 @@ def parser() -> argparse.ArgumentParser:
     it.add_argument("--config", type=Path, metavar="FILE", help="what to run: configs/sweep/*.yaml")
     it.add_argument("--out", type=Path, metavar="DIR", help="where everything goes; a sweep that was begun there is carried on")
     it.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a value for all points: --set data.train=FILE")
-    it.add_argument("--workers", type=int, default=1, metavar="N", help="processes that take points (default: 1)")
+    it.add_argument("--workers", type=positive, default=1, metavar="N", help="processes that take points (default: 1)")
     it.add_argument("--storage", metavar="URL", help="a database of Optuna's instead of a journal in DIR: sqlite:///, postgresql://, ...")
     it.add_argument("--retry", action="store_true", help="take up the points again that failed")
     it.add_argument("--report-only", type=Path, metavar="DIR", help="write table, report and plots of what a sweep has finished by now")
@@ -55,8 +55,6 @@ def main(args: list[str] | None = None) -> int:
         return _report_only(options.report_only)
     if not options.config or not options.out:
         it.error("a sweep needs --config FILE and --out DIR; --report-only DIR needs neither")
-    if options.workers < 1:
-        it.error("--workers must be at least 1")
     return _sweep(options)
 
 
@@ -87,12 +85,10 @@ def _sweep(options: argparse.Namespace) -> int:
         for other in others:
             other.wait()
         signal.signal(signal.SIGTERM, before)
-    ours = {each.point.name for each in prepared}
-    failed = {name: reason for name, reason in study.reasons().items() if name in ours}
+    failed = study.reasons()
     if options.joins:
         return 1 if failed else 0
-    with study.alone("report"):
-        _write(options.out)
+    _write(options.out)
     for name, reason in failed.items():
         print(f"prefrep: {name} failed: {reason}", file=sys.stderr)
     print(f"{len(prepared) - len(failed)} of {len(prepared)} points are done; written: {options.out}/report.md, table.csv, pairs.csv")
@@ -143,8 +139,7 @@ class _Display:
         if self._silent or done == self._done or self._clock() < self._next:
             return
         self._done, begin = done, self._clock()
-        with self._study.alone("report"):
-            _write(self._study.folder)
+        _write(self._study.folder)
         self._next = self._clock() + 19 * (self._clock() - begin)  # a twentieth of the time, at most
 
 
@@ -156,18 +151,12 @@ def _report_only(out: Path) -> int:
     return 0
 
 
-def read_rows(path: Path) -> list[PairRow]:
-    """Scores of a point."""
-    from prefrep.evaluation.pairs import PairRow
-    from prefrep.evaluation.scores import read_scores
-
-    return read_scores(path, PairRow)
-
-
 def _write(out: Path) -> None:
-    from prefrep.sweep.report import write
+    from prefrep.report.sweep import write
+    from prefrep.sweep.study import alone
 
-    write(out, read_rows)
+    with alone(out, "report"):  # another worker may be at it
+        write(out)
 
 
 if __name__ == "__main__":

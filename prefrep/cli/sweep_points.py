@@ -17,18 +17,20 @@ from lightning.pytorch import seed_everything
 from prefrep.callbacks import Export
 from prefrep.cli.configured import ConfiguredCLI
 from prefrep.cli.main import quiet
-from prefrep.data.preference import PreferenceData
+from prefrep.data.preference import PreferenceData, named
 from prefrep.data.sources import Source, read
 from prefrep.errors import ConfigError, PrefrepError
 from prefrep.evaluation import pairs
 from prefrep.evaluation.layout import fingerprint, model_name, versions, write_results
+from prefrep.evaluation.scores import digest
 from prefrep.modules.preference import PreferenceModule
+from prefrep.nn.heads import BTHead
 from prefrep.records import Comparison
 from prefrep.scoring import Scorer
 from prefrep.sweep.frozen import Shared
 from prefrep.sweep.spec import Point
 from prefrep.sweep.study import alone
-from prefrep.sweep.worker import Engine, Fit, points_folder
+from prefrep.sweep.worker import Engine, Fit, Scored, points_folder
 
 _QUIET = ["--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"]
 
@@ -124,11 +126,22 @@ class Command(ConfiguredCLI):
     @property
     def data_key(self) -> str:
         """Settings of the data; without the seed where only the order of examples depends on it."""
+        return json.dumps(self._data(), sort_keys=True, default=str)
+
+    @property
+    def reading_key(self) -> str:
+        """What decides which texts the language model reads."""
+        model = self.config.model
+        data = {name: value for name, value in self._data().items() if name not in ("batch_size", "num_workers")}
+        kind = [model.class_path, getattr(getattr(model.init_args, "head", None), "class_path", None)]  # some heads read pairs of responses
+        return json.dumps([self.backbone_key, kind, data], sort_keys=True, default=str)
+
+    def _data(self) -> dict[str, Any]:
         settings = dict(self.config.data.init_args.as_dict())
         sources = settings["train"] if isinstance(settings["train"], list) else [settings["train"]]
         if all(not isinstance(source, dict) or source.get("weight", 1.0) == 1.0 for source in sources):
             settings.pop("seed")
-        return json.dumps(settings, sort_keys=True, default=str)
+        return settings
 
 
 class Frozen:
@@ -142,18 +155,21 @@ class Frozen:
 
     def __init__(self, out: Path) -> None:
         self._out, self._shared = out, Shared()
+        self._read: set[str] = set()
         self.parsed: dict[str, Command] = {}  # parsing takes as long as training a head on a few hundred examples
 
-    def run(self, point: Point, folder: Path, lock: IO[bytes]) -> Sequence[pairs.PairRow]:
+    def run(self, point: Point, folder: Path, lock: IO[bytes]) -> Scored:
         """See `prefrep.sweep.worker.Engine`."""
         command = (self.parsed.pop(point.name, None) or Command(point, folder)).build()
-        # The first point reads, for all: a worker that waits finds what another one has read.
-        with nullcontext() if self._shared.has(command.backbone_key) else alone(self._out, "reading"):
-            return self._run(command, folder)
+        reads = command.reading_key
+        # The first point that reads some texts does it for all: a worker that waits finds what another one has read.
+        with nullcontext() if reads in self._read else alone(self._out, "reading"):
+            found = self._run(command, folder)
+        self._read.add(reads)
+        return found
 
-    def _run(self, command: Command, folder: Path) -> Sequence[pairs.PairRow]:
+    def _run(self, command: Command, folder: Path) -> Scored:
         model, data, trainer = cast(PreferenceModule, command.model), cast(PreferenceData, command.datamodule), command.trainer
-        keys = command.backbone_key, command.data_key
         export, last = folder / "export", folder / "checkpoints" / "last.ckpt"
         if not (export / "prefrep.json").exists():
             exports = [callback for callback in cast(Any, trainer).callbacks if isinstance(callback, Export)]
@@ -161,22 +177,26 @@ class Frozen:
                 raise ConfigError("training would leave no export/; the base configuration needs the callback Export")
             for each in exports:
                 each.weights = "reference"  # no point needs a copy of the language model
-            self._shared.train(model, data, trainer, *keys, checkpoint=last if last.exists() else None)
+            self._shared.train(model, data, trainer, command.backbone_key, command.data_key, last if last.exists() else None)
         comparisons = _comparisons(command.config)
-        scores = self._shared.scores(model, export, data, lambda: comparisons, *keys, device=trainer.strategy.root_device)
+        known = digest(comparisons)
+        scores = self._shared.scores(
+            model, export, data, comparisons, command.backbone_key, command.data_key + known, trainer.strategy.root_device
+        )
         rows = pairs.pair_rows(comparisons, scores)
         pairs.write_rows(folder, rows)
-        _results(folder, rows, command.config, {"name": model_name(export), "path": str(export), "pairwise": model.head.layout == "pair"})
-        return rows
+        compares = not isinstance(model.head, BTHead)
+        _results(folder, rows, command.config, {"name": model_name(export), "path": str(export), "pairwise": compares})
+        return Scored(rows, known)
 
 
-def _score(point: Point, export: Path, folder: Path) -> Sequence[pairs.PairRow]:
+def _score(point: Point, export: Path, folder: Path) -> Scored:
     """Scores an exported model on its validation set."""
     config = Command(point, folder).config
-    scorer = Scorer.from_pretrained(export)
-    rows = pairs.score_comparisons(scorer, _comparisons(config), folder, {"fingerprint": fingerprint(export), **scorer.describe()})
+    scorer, comparisons = Scorer.from_pretrained(export), _comparisons(config)
+    rows = pairs.score_comparisons(scorer, comparisons, folder, {"fingerprint": fingerprint(export), **scorer.describe()})
     _results(folder, rows, config, {"name": model_name(export), "path": str(export), "pairwise": scorer.pairwise})
-    return rows
+    return Scored(rows, digest(comparisons))
 
 
 def _results(folder: Path, rows: Sequence[pairs.PairRow], config: Any, model: dict[str, Any]) -> None:
@@ -187,18 +207,16 @@ def _results(folder: Path, rows: Sequence[pairs.PairRow], config: Any, model: di
 
 def _val(config: Any) -> list[Source]:
     """The validation data of a configuration."""
-    given, format = config.data.init_args.val, config.data.init_args.format
+    given = config.data.init_args.val
     if given is None:
         return []
-    sources = []
-    for one in given if isinstance(given, list) else [given]:
-        settings = {"path": one} if isinstance(one, str) else dict(one.as_dict() if hasattr(one, "as_dict") else vars(one))
-        sources.append(Source(**{"format": format, **{k: v for k, v in settings.items() if k != "format" or v != "auto"}}))
-    return sources
+    listed = given if isinstance(given, list) else [given]
+    return named([one if isinstance(one, str) else Source(**vars(one)) for one in listed], config.data.init_args.format)
 
 
 def _comparisons(config: Any) -> list[Comparison]:
-    return pairs.comparisons_of(record for source in _val(config) for record in read(source))
+    bad = config.data.init_args.on_bad_row
+    return pairs.comparisons_of(record for source in _val(config) for record in read(source, bad))
 
 
 def _plain(config: Any) -> str:

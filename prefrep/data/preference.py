@@ -30,6 +30,17 @@ log = logging.getLogger(__name__)
 Sources = str | Source | list[str | Source]
 
 
+def named(given: Sources, format: str = "auto") -> list[Source]:
+    """Data as a configuration names them.
+
+    Args:
+        given: A path, a hub id, a `Source`, or a list of them.
+        format: Format of rows whose source names none.
+    """
+    sources = [Source(each) if isinstance(each, str) else each for each in (given if isinstance(given, list) else [given])]
+    return [replace(source, format=format) if source.format == "auto" else source for source in sources]
+
+
 class Reader(Protocol):
     """What the data needs to know of a model."""
 
@@ -130,9 +141,7 @@ class PreferenceData(LightningDataModule):
             self._records[name] = self._read(name)
 
     def _read(self, name: str) -> Sequence[Record]:
-        given = cast(Sources, self._sources[name])
-        sources = [Source(s) if isinstance(s, str) else s for s in (given if isinstance(given, list) else [given])]
-        sources = [replace(s, format=self.format) if s.format == "auto" else s for s in sources]
+        sources = named(cast(Sources, self._sources[name]), self.format)
         skipped: list[RecordError] = []
         records = read_mixed(sources, self.seed, self.on_bad_row, skipped)
         for error in skipped[:10]:

@@ -1,24 +1,20 @@
-"""Several models beside each other, and whether they differ on the same examples: sweeps, and runs that were evaluated on the same data."""
+"""Runs that were evaluated on the same data, beside each other, and which differences between models are real."""
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from prefrep.errors import PrefrepError
-from prefrep.evaluation.pairs import PairRow
-from prefrep.evaluation.scores import read_scores
 from prefrep.metrics.intervals import accuracy_interval
-from prefrep.report.document import Block, Plot, Section, Text, interval, measured, notes, number, table
+from prefrep.report.document import Block, Section, Text, interval, measured, notes, number, table
 from prefrep.report.found import Evaluation, Run
 from prefrep.report.samples import verdicts
-from prefrep.sweep import plots
 from prefrep.sweep import table as points
-from prefrep.sweep.report import SHOWN
+
+SHOWN = 20  # pairs of models in a report; a sweep's pairs.csv has all
 
 
 class Entry(NamedTuple):
@@ -72,7 +68,7 @@ def _compared(entries: Sequence[Entry]) -> list[Block]:
     blocks: list[Block] = [_overall(overall, sides)]
     sides.sort(key=lambda side: (-side.accuracies()[0], side.name))
     if names := points.subsets(sides):
-        rows = [(side.name, *(_mean(side.accuracies(name)) for name in names)) for side in sides]
+        rows = [(side.name, *(mean(side.accuracies(name)) for name in names)) for side in sides]
         blocks.append(table(("run, by subset", *(name or "(no subset)" for name in names)), rows))
     if len(sides) > 1:
         blocks += differences(points.compare(sides), _more(entries[0].evaluation.benchmark))
@@ -81,8 +77,8 @@ def _compared(entries: Sequence[Entry]) -> list[Block]:
     return blocks
 
 
-def _more(benchmark: str) -> str:
-    return "Tested is whether the first answer is alone on top; Ties are left out." if benchmark == "rewardbench2" else ""
+def _more(benchmark: str) -> list[str]:
+    return ["Tested is whether the first answer is alone on top; Ties are left out."] if benchmark == "rewardbench2" else []
 
 
 def _overall(overall: Sequence[tuple[str, Mapping[str, object]]], sides: Sequence[points.Model]) -> Block:
@@ -97,12 +93,12 @@ def _overall(overall: Sequence[tuple[str, Mapping[str, object]]], sides: Sequenc
     return table(("run", "n", "overall", "95 %", "samples", "right", "95 % (Wilson)"), rows)
 
 
-def differences(tests: Sequence[points.PairTest], more: str = "") -> list[Block]:
+def differences(tests: Sequence[points.PairTest], more: Sequence[str] = ()) -> list[Block]:
     """Which differences are real, in words and as a table.
 
     Args:
         tests: Paired tests, corrected for their number.
-        more: What else a reader must know.
+        more: What else a reader must know, a remark each.
     """
     if not tests:
         return [Text("No two of them have scores for the same examples, so no pair can be tested.")]
@@ -132,55 +128,9 @@ def differences(tests: Sequence[points.PairTest], more: str = "") -> list[Block]
         f"p-values are below {points.LEVEL:g}.{corrected}"
     )
     left = [f"The {SHOWN} smallest p-values of {len(tests)}."] if len(tests) > SHOWN else []
-    return [*blocks, *notes([words, *left, *([more] if more else [])])]
+    return [*blocks, *notes([words, *left, *more])]
 
 
-# -------------------------------------------------------------------------------------------------------------------------- sweeps
-def sweep(folder: Path, title: str) -> Section:
-    """The models of a sweep, from the per-sample files of its points."""
-    try:
-        runs = points.read_runs(folder, lambda path: read_scores(path, PairRow))
-    except PrefrepError as error:
-        return Section(title, (Text(str(error), strong=True),))
-    found = points.models(runs)
-    done = sum(bool(run.verdicts) for run in runs)
-    blocks: list[Block] = [Text(f"{done} points of {len(found)} models.")]
-    if found:
-        blocks.append(_accuracies(found))
-        if names := points.subsets(found):
-            rows = [(each.name, *(_mean(each.accuracies(name)) for name in names)) for each in found]
-            blocks.append(Section("By subset, means over seeds", (table(("model", *(name or "(no subset)" for name in names)), rows),)))
-    if len(found) > 1:
-        blocks.append(Section("Which differences are real", tuple(differences(points.compare(found)))))
-    blocks += _plots(found)
-    if failed := [(str(run.about.get("name", "")), str(run.about.get("reason", ""))) for run in runs if not run.verdicts]:
-        blocks.append(Section("Failed points", (table(("point", "reason"), failed),)))
-    return Section(title, tuple(blocks))
-
-
-def _mean(values: Sequence[float]) -> str:
+def mean(values: Sequence[float]) -> str:
+    """Of some accuracies, as reports show it; a dash where there are none."""
     return number(float(np.mean(values))) if values else "-"
-
-
-def _accuracies(found: Sequence[points.Model]) -> Block:
-    rows = []
-    for each in found:
-        values = each.accuracies()
-        spread = number(float(np.std(values, ddof=1))) if len(values) > 1 else "-"
-        over = interval(each.interval_over_examples())
-        rows.append((each.name, str(len(values)), str(len(each.by_example)), _mean(values), interval(each.interval()), spread, over))
-    seeds = {len(each.runs) for each in found}
-    kind = "Student's t over seeds" if min(seeds) > 1 else "Wilson" if max(seeds) == 1 else "t over seeds; Wilson of one seed"
-    return table(("model", "seeds", "n", "accuracy", f"95 % ({kind})", "sd over seeds", "95 % over examples"), rows)
-
-
-def _plots(found: Sequence[points.Model]) -> list[Plot]:
-    with tempfile.TemporaryDirectory() as place:
-        out = Path(place)
-        names = plots.draw(found, out) if found else []
-        return [Plot(Path(name).stem, (out / name).read_bytes(), "png", _caption(name)) for name in names]
-
-
-def _caption(name: str) -> str:
-    what = Path(name).stem.removeprefix("accuracy-")
-    return "Accuracy by subset." if what == "subsets" else f"Accuracy against {what}."

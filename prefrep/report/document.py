@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 
 from prefrep.metrics.intervals import Interval
 
-_NUMBER = re.compile(r"[-+]?[\d.]+(e[-+]?\d+)?( : \d+)?|\[.*\]|-|")
+_NUMBER = re.compile(r"[-+]?[\d.]+(e[-+]?\d+)?( : \d+)?|\[[-+.\w]+, [-+.\w]+\]|-|")
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Table:
     @property
     def numeric(self) -> tuple[bool, ...]:
         """Which columns hold numbers and intervals only."""
-        return tuple(all(_NUMBER.fullmatch(row[i]) for row in self.rows) for i in range(len(self.head)))
+        return tuple(all(is_number(row[i]) for row in self.rows) for i in range(len(self.head)))
 
 
 @dataclass(frozen=True)
@@ -142,6 +142,11 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
 def notes(items: Sequence[str]) -> tuple[Notes, ...]:
     """A list of remarks, or nothing where there are none."""
     return (Notes(tuple(items)),) if items else ()
+
+
+def is_number(cell: str) -> bool:
+    """Whether a cell holds a number, a pair of counts, an interval, or nothing."""
+    return _NUMBER.fullmatch(cell) is not None
 
 
 def number(value: float) -> str:

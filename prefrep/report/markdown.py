@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
-from prefrep.report.document import Block, Example, Folded, Notes, Plot, Section, Table, Text
+from prefrep.disk import replace_text
+from prefrep.report.document import Block, Example, Folded, Notes, Plot, Section, Table, Text, is_number
 
 _SPECIAL = re.compile(r"([\\`*\[\]<>|~$])")
 
@@ -19,6 +21,25 @@ def render(report: Section, folder: str) -> tuple[str, dict[str, bytes]]:
     """
     plots: dict[str, bytes] = {}
     return "\n\n".join(_section(report, 1, folder, plots)) + "\n", plots
+
+
+def write(report: Section, out: Path) -> None:
+    """Writes a report, and its plots into a folder beside it; plots of an older report of the same name go.
+
+    Args:
+        report: The report.
+        out: The Markdown file, NAME.md; the folder is NAME-plots.
+    """
+    folder = out.with_name(f"{out.stem}-plots")
+    text, plots = render(report, folder.name)
+    for old in folder.glob("[0-9][0-9]-*"):
+        if old.name not in plots:
+            old.unlink()
+    if plots:
+        folder.mkdir(parents=True, exist_ok=True)
+    for name, content in plots.items():
+        (folder / name).write_bytes(content)
+    replace_text(out, text)
 
 
 def escaped(text: str) -> str:
@@ -63,4 +84,4 @@ def _block(block: Block, folder: str, plots: dict[str, bytes]) -> str:
 
 
 def _row(cells: tuple[str, ...]) -> str:
-    return f"| {' | '.join(map(escaped, cells))} |"
+    return f"| {' | '.join(cell if is_number(cell) else escaped(cell) for cell in cells)} |"  # intervals need no backslashes

@@ -11,11 +11,10 @@ from jinja2 import Environment, StrictUndefined, Template
 
 from prefrep.disk import replace_text
 from prefrep.errors import DataError
-from prefrep.report import benchmarks, comparison
+from prefrep.report import benchmarks, comparison, markdown, sweep
 from prefrep.report.document import Block, Folded, Section, Text, interval, notes, number, table
 from prefrep.report.figures import Lines, curves
 from prefrep.report.found import Run
-from prefrep.report.markdown import render
 
 TEMPLATE = "page.html.j2"
 TITLE = "Report: "
@@ -45,7 +44,7 @@ def _run(run: Run) -> Section:
     if run.rounds:
         blocks.append(Section("Rounds of post-training", (_rounds(run.rounds),)))
     blocks += [benchmarks.section(evaluation) for evaluation in run.evaluations]
-    blocks += [comparison.sweep(folder, _sweep_title(run, folder)) for folder in run.sweeps]
+    blocks += [sweep.section(folder, _sweep_title(run, folder)) for folder in run.sweeps]
     return Section(run.name, tuple(blocks))
 
 
@@ -125,13 +124,6 @@ def write(report: Section, out: Path) -> list[Path]:
     beside = out.with_suffix(".md")
     if beside.exists() and not beside.read_text(encoding="utf-8", errors="replace").startswith(f"# {TITLE}"):
         raise DataError(f"{beside} is there already and is no report of bin/report; name another file with --out")
-    folder = out.with_name(f"{out.stem}-plots")
-    text, plots = render(report, folder.name)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    if plots:
-        folder.mkdir(exist_ok=True)
-    for name, content in plots.items():
-        (folder / name).write_bytes(content)
+    markdown.write(report, beside)
     replace_text(out, html(report))
-    replace_text(beside, text)
     return [out, beside]

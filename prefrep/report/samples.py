@@ -13,10 +13,10 @@ from prefrep.evaluation.pairs import MISTAKES, PairRow
 from prefrep.evaluation.scores import SCORES, PairScore, RankedScore, read_scores
 from prefrep.evaluation.summary import credit
 from prefrep.metrics.rewardbench import TIES
+from prefrep.metrics.verdicts import is_right
 from prefrep.metrics.winrate import win_probabilities
 from prefrep.report.document import Example
 from prefrep.report.found import Evaluation, read_lines
-from prefrep.sweep.table import right
 
 SHOWN = 10  # examples of each evaluation
 CUT = 1200  # characters of a text
@@ -39,7 +39,8 @@ def verdicts(evaluation: Evaluation) -> Verdicts:
         return {}
     match evaluation.benchmark:
         case "pairs":
-            return _by_sample((row, won) for row in read_scores(path, PairRow) if (won := right(row)) is not None)
+            rows = read_scores(path, PairRow)
+            return _by_sample((row, won) for row in rows if (won := is_right(row.score, row.probability)) is not None)
         case "rewardbench" | "winrate":
             return _by_sample((row, row.score > 0) for row in read_scores(path, PairScore))
         case "rewardbench2":

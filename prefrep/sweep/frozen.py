@@ -6,7 +6,7 @@ They train as runs of their own would (`modules.remembered`) and leave the same 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,10 +31,6 @@ class Shared:
         self._backbone: tuple[str, Backbone] | None = None
         self._data: tuple[str, PreferenceData] | None = None
         self._batches: dict[tuple[str, str, str], list[TreeBatch]] = {}
-
-    def has(self, backbone: str) -> bool:
-        """Whether the language model of these settings is here."""
-        return self._backbone is not None and self._backbone[0] == backbone
 
     def train(
         self, module: PreferenceModule, data: PreferenceData, trainer: Trainer, backbone: str, data_key: str, checkpoint: Path | None
@@ -67,7 +63,7 @@ class Shared:
         module._make = (lambda: ours, *others)  # type: ignore[assignment]
 
     def scores(
-        self, module: PreferenceModule, export: Path, data: PreferenceData, comparisons: Callable[[], Sequence[Comparison]],
+        self, module: PreferenceModule, export: Path, data: PreferenceData, comparisons: Sequence[Comparison],
         backbone: str, data_key: str, device: torch.device,
     ) -> list[float]:  # fmt: skip
         """Log-odds of the exported model, in nats, from hidden states that are read once.
@@ -76,9 +72,9 @@ class Shared:
             module: A model of the right shape; its head gets the exported weights.
             export: The exported folder.
             data: Says how texts are encoded.
-            comparisons: Reads the validation set, when it is needed.
+            comparisons: The validation set.
             backbone: Settings of the language model.
-            data_key: Settings of the data.
+            data_key: Settings of the data, and a digest of the validation set.
             device: Where to compute.
         """
         self._share(module, backbone)
@@ -89,12 +85,12 @@ class Shared:
         tau = float(json.loads((export / "prefrep.json").read_text())["tau"])
         known = (backbone, data_key, module.layout)
         if known not in self._batches:
+            assert data.cache is not None, "points share what is kept"
             # `drop` is a choice for training data; whoever asks for a score gets one, as from a `Scorer`.
             truncation = "keep_end" if data.encode_config.truncation == "drop" else data.encode_config.truncation
             config = replace(data.encode_config, truncation=truncation)
-            reading = Reading(self._backbone[1], module.layout, config, data.cache or "auto")
-            found = comparisons()
-            self._batches[known] = [reading.batch(found[i : i + WINDOW]) for i in range(0, len(found), WINDOW)]
+            reading = Reading(self._backbone[1], module.layout, config, data.cache)
+            self._batches[known] = [reading.batch(comparisons[i : i + WINDOW]) for i in range(0, len(comparisons), WINDOW)]
         scores: list[float] = []
         with torch.inference_mode():
             for batch in self._batches[known]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from prefrep.sweep.spec import short_names
 from prefrep.sweep.table import Model, subsets
 
 # Okabe and Ito's colours, which colour-blind readers tell apart; markers tell them apart in print.
@@ -31,10 +32,11 @@ def draw(found: Sequence[Model], out: Path) -> list[str]:
     from matplotlib import pyplot as plt
 
     written = []
-    for key in dict.fromkeys(key for model in found for key in model.values):
+    short = short_names(list(dict.fromkeys(key for model in found for key in model.values)))
+    for key in short:
         if len({model.values[key] for model in found if _number(model.values.get(key))}) > 1:
-            figure = _against(plt, found, key)
-            name = f"accuracy-{key.rsplit('.', 1)[-1]}.png"
+            figure = _against(plt, found, key, short)
+            name = f"accuracy-{short[key]}.png"
             figure.savefig(out / name, dpi=150)
             plt.close(figure)
             written.append(name)
@@ -50,14 +52,14 @@ def _number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _against(plt: Any, found: Sequence[Model], key: str) -> Any:
+def _against(plt: Any, found: Sequence[Model], key: str, short: Mapping[str, str]) -> Any:
     """Accuracy against one key: a line for each setting of the others; models without the key are level lines."""
     figure, axes = plt.subplots(figsize=(7.5, 4.8), layout="constrained")
     lines: dict[str, list[Model]] = {}
     for model in found:
         if _number(model.values.get(key)):
             rest = {other: value for other, value in model.values.items() if other != key}
-            said = [str(value) if other == "model" else f"{other.rsplit('.', 1)[-1]} {value}" for other, value in rest.items()]
+            said = [str(value) if other == "model" else f"{short[other]} {value}" for other, value in rest.items()]
             lines.setdefault(", ".join(said) or "accuracy", []).append(model)
     xs = sorted({model.values[key] for model in found if _number(model.values.get(key))})
     step = min(np.diff(xs))
@@ -71,7 +73,7 @@ def _against(plt: Any, found: Sequence[Model], key: str) -> Any:
         axes.axhline(mean, color=color, ls=":", lw=1.5, label=model.name)
         axes.axhspan(low, high, color=color, alpha=0.08)
     axes.set_xticks(xs, [f"{x:g}" for x in xs])
-    axes.set(xlabel=key.rsplit(".", 1)[-1], ylabel="accuracy (share of comparisons)")
+    axes.set(xlabel=short[key], ylabel="accuracy (share of comparisons)")
     _finish(figure, axes, found)
     return figure
 

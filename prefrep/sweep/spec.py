@@ -108,7 +108,7 @@ def read_sweep(path: Path, extra: Mapping[str, Any] | None = None) -> Sweep:
         grid = _grid(content.get("grid"), f"{path}: grid") | _grid(entry.get("grid"), f"{where}: grid")
         if both := sorted(grid.keys() & shared.keys()):
             raise ConfigError(f"{where}: {', '.join(both)} is set and varied at once; keep one of the two")
-        short = _short(list(grid))
+        short = short_names(list(grid))
         for chosen in _products(grid):
             model = " ".join([*([label] if label else []), *(f"{short[key]}={_said(value)}" for key, value in chosen.items())]) or "base"
             values = ({"model": label} if label else {}) | chosen
@@ -175,7 +175,7 @@ def _products(grid: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:
         yield dict(zip(grid, values, strict=True))
 
 
-def _short(keys: Sequence[str]) -> dict[str, str]:
+def short_names(keys: Sequence[str]) -> dict[str, str]:
     """Each dotted key by its last part; by all of it where two have the same."""
     last = [key.rsplit(".", 1)[-1] for key in keys]
     return {key: name if last.count(name) == 1 else key for key, name in zip(keys, last, strict=True)}

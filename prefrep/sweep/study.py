@@ -23,7 +23,7 @@ from prefrep.errors import ConfigError, DataError
 if TYPE_CHECKING:
     from optuna import Study as OptunaStudy
     from optuna.storages import BaseStorage
-    from optuna.trial import Trial
+    from optuna.trial import FrozenTrial, Trial
 
 JOURNAL = "study.journal"
 KILLED = 5  # times that a point may lose its worker: one that always fills the memory would otherwise never end
@@ -67,7 +67,7 @@ class Study:
 
     def __init__(self, folder: Path, storage: str | None = None) -> None:
         self.folder = folder
-        (folder / "locks").mkdir(parents=True, exist_ok=True)
+        self._ours: set[str] | None = None
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -89,13 +89,15 @@ class Study:
         return file.read_text()
 
     @contextmanager
-    def alone(self, what: str = "study") -> Iterator[None]:
+    def alone(self) -> Iterator[None]:
         """Keeps the other workers waiting."""
-        with alone(self.folder, what):
+        with alone(self.folder, "study"):
             yield
 
     def enlist(self, points: Mapping[str, Mapping[str, Any]], retry: bool = False) -> None:
-        """Puts points into the queue that never were in it.
+        """Puts points into the queue that never were in it. From now on this process looks at no others that the queue may hold.
+
+        They are those of a sweep file that had other values, or has more of them.
 
         Args:
             points: By name, what is worth knowing about each as plain data; `settings`, a digest, must not change.
@@ -105,6 +107,7 @@ class Study:
             ConfigError: A point of this name was begun with other settings.
         """
         with self.alone():
+            self._ours = (self._ours or set()) | points.keys()
             known = self._latest()
             for name, about in points.items():
                 trial = known.get(name)
@@ -120,11 +123,11 @@ class Study:
         """The next point for this process; None: nothing waits just now."""
         with self.alone():
             self._revive()
-            waiting = self._trials("WAITING")
-            if not waiting:
+            if not any(self._is_ours(trial) for trial in self._trials("WAITING")):
                 return None
-            trial = self._study.ask()  # takes the first that waits, and no one else looks meanwhile
-            name = str(trial.user_attrs["point"])
+            while not self._is_ours(trial := self._study.ask()):  # takes the first that waits, and no one else looks meanwhile
+                self._requeue(trial, {})
+            name = _point(trial)
             lock = self._lock(name)
             assert lock is not None, f"{name} waits, and yet somebody works on it"
             return Claim(name, trial, lock)
@@ -145,26 +148,33 @@ class Study:
     def give_back(self, claim: Claim) -> None:
         """Puts a point into the queue again that this worker was stopped at."""
         with self.alone():
-            self._tell_failed(claim.trial.number)
-            self._enqueue(claim.trial.user_attrs)
+            self._requeue(claim.trial, {})
             claim.lock.close()
 
     def progress(self) -> Progress:
-        """How many points are where."""
+        """How many of our points are where."""
         states = [trial.state.name for trial in self._latest().values()]
         return Progress(*(states.count(state) for state in ("WAITING", "RUNNING", "COMPLETE", "FAIL")))
 
     def _revive(self) -> None:
         """Queues the points again whose workers were killed."""
+        latest = {_point(trial): trial.number for trial in self._study.get_trials(deepcopy=False)}
         for trial in self._trials("RUNNING"):
-            name, killed = str(trial.user_attrs["point"]), int(trial.user_attrs["killed"]) + 1
-            lock = self._lock(name)
+            lock = self._lock(_point(trial))
             if lock is None:
                 continue
             lock.close()
-            self._tell_failed(trial.number)
-            if killed < KILLED:
-                self._enqueue({**trial.user_attrs, "killed": killed})
+            killed = int(trial.user_attrs["killed"]) + 1
+            if killed < KILLED and latest[_point(trial)] == trial.number:
+                self._requeue(trial, {"killed": killed})
+            else:
+                self._tell_failed(trial.number)
+
+    def _requeue(self, trial: Trial | FrozenTrial, changed: Mapping[str, Any]) -> None:
+        """Puts the point of a running trial at the end of the queue."""
+        # First in, then out: who is killed in between leaves a point that is there twice, which `_revive` sees, and not one that is lost.
+        self._enqueue({**trial.user_attrs, **changed})
+        self._tell_failed(trial.number)
 
     def _tell_failed(self, number: int) -> None:
         import optuna
@@ -172,7 +182,7 @@ class Study:
         self._study.tell(number, state=optuna.trial.TrialState.FAIL)
 
     def reasons(self) -> dict[str, str]:
-        """Why points failed, by name."""
+        """Why points of ours failed, by name."""
         failed = {name: trial.user_attrs for name, trial in self._latest().items() if trial.state.name == "FAIL"}
         return {name: str(said.get("reason") or f"{said['killed'] + 1} workers were killed at it") for name, said in failed.items()}
 
@@ -185,8 +195,11 @@ class Study:
         return self._study.get_trials(deepcopy=False, states=(optuna.trial.TrialState[state],))
 
     def _latest(self) -> dict[str, Any]:
-        """The last trial of each point; earlier ones were killed, or retried."""
-        return {str(trial.user_attrs["point"]): trial for trial in self._study.get_trials(deepcopy=False)}
+        """The last trial of each point of ours; earlier ones were killed, or retried."""
+        return {_point(trial): trial for trial in self._study.get_trials(deepcopy=False) if self._is_ours(trial)}
+
+    def _is_ours(self, trial: Trial | FrozenTrial) -> bool:
+        return self._ours is None or _point(trial) in self._ours
 
     def _lock(self, name: str) -> IO[bytes] | None:
         """The lock of a point; None: somebody holds it."""
@@ -199,9 +212,15 @@ class Study:
         return lock
 
 
+def _point(trial: Trial | FrozenTrial) -> str:
+    """The point that a trial stands for."""
+    return str(trial.user_attrs["point"])
+
+
 @contextmanager
 def alone(folder: Path, what: str) -> Iterator[None]:
     """Keeps other workers of the sweep in a folder from doing the same thing."""
+    (folder / "locks").mkdir(parents=True, exist_ok=True)
     with (folder / "locks" / what).open("ab") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from prefrep.errors import DataError
 from prefrep.metrics.intervals import Interval, accuracy_interval, bootstrap_means, percentile_interval, stream
 from prefrep.metrics.paired import Difference, McNemar, bootstrap_difference, holm, mcnemar, t_interval
+from prefrep.metrics.verdicts import is_right
 
 ABOUT, SCORES = "point.json", "scores.jsonl"
 LEVEL = 0.05
@@ -43,13 +44,6 @@ class Row(Protocol):
     @property
     def probability(self) -> float:
         """P(chosen wins) by the data."""
-
-
-def right(row: Row) -> bool | None:
-    """Whether the verdict on a comparison is right; None where the data call it a tie. Equal scores are wrong."""
-    if row.probability == 0.5:
-        return None
-    return row.score > 0 if row.probability > 0.5 else row.score < 0
 
 
 def read_about(folder: Path) -> dict[str, Any]:
@@ -91,12 +85,17 @@ class Model:
     Args:
         name: The model's name.
         values: Values of the sweep's keys.
-        runs: By seed.
+        runs: By seed, all judged on the same comparisons.
     """
 
     name: str
     values: Mapping[str, Any]
     runs: Mapping[int, Run]
+
+    @property
+    def data(self) -> str | None:
+        """Digest of the comparisons that all runs were judged on; None: of an unknown file."""
+        return next(iter(self.runs.values())).about.get("data")
 
     @cached_property
     def by_example(self) -> dict[tuple[str, str], float]:
@@ -164,30 +163,40 @@ def read_runs(out: Path, read: Callable[[Path], Sequence[Row]]) -> list[Run]:
     for folder in sorted(path for path in (out / "points").glob("*") if path.is_dir()):
         about = read_about(folder)
         rows = read(folder / SCORES) if about.get("state") == "complete" else []
-        verdicts = {(row.subset, row.id): won for row in rows if (won := right(row)) is not None}
+        verdicts = {(row.subset, row.id): won for row in rows if (won := is_right(row.score, row.probability)) is not None}
         if about:
             found.append(Run(about, verdicts))
     return found
 
 
 def models(runs: Sequence[Run]) -> list[Model]:
-    """Finished runs by model, the best first."""
-    groups: dict[str, dict[int, Run]] = {}
+    """Finished runs by model, the best first. Seeds that were judged on other comparisons are a model of their own."""
+    groups: dict[tuple[str, str | None], dict[int, Run]] = {}
     for run in runs:
         if run.verdicts:
-            groups.setdefault(run.about["model"], {})[int(run.about["seed"])] = run
-    found = [Model(name, next(iter(group.values())).about["values"], dict(sorted(group.items()))) for name, group in groups.items()]
+            groups.setdefault((run.about["model"], run.about.get("data")), {})[int(run.about["seed"])] = run
+    names = [name for name, _ in groups]
+    found = [
+        Model(
+            name if names.count(name) == 1 else f"{name}, data {str(data)[:8]}",
+            next(iter(group.values())).about["values"],
+            dict(sorted(group.items())),
+        )
+        for (name, data), group in groups.items()
+    ]
     return sorted(found, key=lambda model: (-float(np.mean(model.accuracies())), model.name))
 
 
 def compare(found: Sequence[Model]) -> list[PairTest]:
     """Tests every pair of models, corrected for the number of pairs (Holm), the smallest p-values first.
 
+    Models that were judged on other comparisons are not compared: ids may be mere numbers, which say nothing of what was compared.
+
     Args:
         found: Models, the best first.
     """
-    pairs = list(combinations(found, 2))
-    draws = max(DRAWS, int(100 * len(pairs) / LEVEL))  # the smallest p-value must pass the correction
+    pairs = [(a, b) for a, b in combinations(found, 2) if a.data == b.data]
+    draws = max(DRAWS, int(4 * len(pairs) / LEVEL))  # the smallest p-value, 2 / (draws + 1), must pass the correction: half of the level
     raw: list[tuple[Model, Model, int, Difference, McNemar]] = []
     for a, b in pairs:
         common = [key for key in a.by_example if key in b.by_example]
@@ -243,3 +252,20 @@ def as_csv(runs: Sequence[Run]) -> str:
 
 def _cell(value: object) -> object:
     return json.dumps(value) if isinstance(value, dict | list | bool) or value is None else value
+
+
+def pairs_csv(tests: Sequence[PairTest]) -> str:
+    """A line per pair of models."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(
+        ["first", "second", "n", "difference", "low", "high", "bootstrap_p", "bootstrap_p_holm", "only_first_right", "only_second_right",
+         "mcnemar_p", "mcnemar_p_holm", "significant", "seeds_low", "seeds_high"]
+    )  # fmt: skip
+    for test in tests:
+        over_seeds = test.seeds or ("", "")
+        writer.writerow(
+            [test.first, test.second, test.n, *test.difference, test.bootstrap_holm, *test.mcnemar, test.mcnemar_holm,
+             test.significant, *over_seeds]
+        )  # fmt: skip
+    return text.getvalue()

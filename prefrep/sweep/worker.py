@@ -12,13 +12,14 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any, NamedTuple, Protocol
 
 from prefrep.disk import replace_text
 from prefrep.errors import PrefrepError
+from prefrep.metrics.verdicts import is_right
 from prefrep.sweep.spec import Point
 from prefrep.sweep.study import Progress, Study
-from prefrep.sweep.table import ABOUT, SCORES, Row, is_done, read_about, right
+from prefrep.sweep.table import ABOUT, SCORES, Row, is_done, read_about
 
 _SET_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of <linux/prctl.h>
 # Found now: between fork and exec a child can take no lock that another thread may have held.
@@ -26,21 +27,30 @@ _PRCTL = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
 POLL = 0.5  # seconds between two looks at a training, or at a queue that others may refill
 
 
+class Scored(NamedTuple):
+    """A validation set, judged.
+
+    Args:
+        rows: The scores, as they are in the point's folder.
+        data: Digest of the comparisons: models are compared on the same ones only.
+    """
+
+    rows: Sequence[Row]
+    data: str
+
+
 class Engine(Protocol):
     """How a point comes about."""
 
     name: str
 
-    def run(self, point: Point, folder: Path, lock: IO[bytes]) -> Sequence[Row]:
+    def run(self, point: Point, folder: Path, lock: IO[bytes]) -> Scored:
         """Trains and scores a point, going on with what an interrupted attempt left.
 
         Args:
             point: The point.
             folder: Its folder; the exported model and the scores go there.
             lock: Held as long as somebody works on the point; processes that write into the folder inherit it.
-
-        Returns:
-            The scores of the validation set, as they are in the folder.
         """
 
 
@@ -73,28 +83,15 @@ def work(
             time.sleep(POLL)
             continue
         point, engine = points[claim.point]
-        folder = points_folder(study.folder, claim.point)
-        folder.mkdir(parents=True, exist_ok=True)
-        on_change(study.progress())
         try:
-            if not is_done(folder):  # killed between the last file and the note of it
-                begin = time.monotonic()
-                rows = engine.run(point, folder, claim.lock)
-                verdicts = [won for row in rows if (won := right(row)) is not None]
-                if not verdicts:
-                    raise PrefrepError("the validation set holds ties only, so nothing can be right")
-                done = {"accuracy": sum(verdicts) / len(verdicts), "n": len(verdicts), "seconds": time.monotonic() - begin}
-                _note(folder, point, engine.name, {"state": "complete", **done})
-            if not keep_models:
-                for name in ("checkpoints", "export"):
-                    shutil.rmtree(folder / name, ignore_errors=True)
-            study.complete(claim, float(read_about(folder)["accuracy"]))
-        except KeyboardInterrupt:
+            on_change(study.progress())
+            reason = _attempt(point, engine, points_folder(study.folder, claim.point), claim.lock, keep_models)
+        except BaseException:  # the worker was stopped, or cannot go on: the point is not to blame
             study.give_back(claim)
             raise
-        except (Exception, SystemExit) as error:  # whatever one point dies of, the others go on
-            reason = str(error) if isinstance(error, PrefrepError) else f"{type(error).__name__}: {error}"
-            _note(folder, point, engine.name, {"state": "failed", "reason": reason})
+        if reason is None:
+            study.complete(claim, float(read_about(points_folder(study.folder, claim.point))["accuracy"]))
+        else:
             study.fail(claim, reason)
         on_change(study.progress())
     for name, reason in study.reasons().items():
@@ -102,6 +99,28 @@ def work(
         folder = points_folder(study.folder, name)
         if not read_about(folder):  # no worker lived long enough to say so
             _note(folder, point, engine.name, {"state": "failed", "reason": reason})
+
+
+def _attempt(point: Point, engine: Engine, folder: Path, lock: IO[bytes], keep_models: bool) -> str | None:
+    """Trains and scores a point, unless it is finished; returns why it cannot be done, None where it is."""
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        if not is_done(folder):  # killed between the last file and the note of it
+            begin = time.monotonic()
+            rows, data = engine.run(point, folder, lock)
+            verdicts = [won for row in rows if (won := is_right(row.score, row.probability)) is not None]
+            if not verdicts:
+                raise PrefrepError("the validation set holds ties only, so nothing can be right")
+            done = {"accuracy": sum(verdicts) / len(verdicts), "n": len(verdicts), "seconds": time.monotonic() - begin, "data": data}
+            _note(folder, point, engine.name, {"state": "complete", **done})
+        if not keep_models:
+            for name in ("checkpoints", "checkpoints-aside", "export"):
+                shutil.rmtree(folder / name, ignore_errors=True)
+    except (Exception, SystemExit) as error:  # whatever one point dies of, the others go on
+        reason = str(error) if isinstance(error, PrefrepError) else f"{type(error).__name__}: {error}"
+        _note(folder, point, engine.name, {"state": "failed", "reason": reason})
+        return reason
+    return None
 
 
 def _note(folder: Path, point: Point, engine: str, found: Mapping[str, Any]) -> None:
@@ -120,26 +139,40 @@ class Fit:
 
     name = "fit"
 
-    def __init__(self, score: Callable[[Point, Path, Path], Sequence[Row]]) -> None:
+    def __init__(self, score: Callable[[Point, Path, Path], Scored]) -> None:
         self._score = score
 
-    def run(self, point: Point, folder: Path, lock: IO[bytes]) -> Sequence[Row]:
+    def run(self, point: Point, folder: Path, lock: IO[bytes]) -> Scored:
         """See `Engine`."""
         export = folder / "export"
         if not (export / "prefrep.json").exists():
             # Scores without a model are of an attempt that was thrown away.
             (folder / SCORES).unlink(missing_ok=True)
-            last = folder / "checkpoints" / "last.ckpt"
-            resumed = last.exists()
-            code = fit([*point.arguments(folder), *(["--ckpt_path", str(last)] if resumed else [])], folder / "fit.log", lock)
-            if code and resumed:  # a checkpoint that was cut off when the machine went down must not end the point
-                shutil.rmtree(folder / "checkpoints")
-                code = fit(point.arguments(folder), folder / "fit.log", lock)
+            code = self._fit(point, folder, lock)
             if code:
                 raise PrefrepError(f"bin/prefrep fit ended with code {code}: {_last_words(folder / 'fit.log')}")
             if not (export / "prefrep.json").exists():
                 raise PrefrepError(f"{folder}: training left no export/; the base configuration needs the callback Export")
         return self._score(point, export, folder)
+
+    def _fit(self, point: Point, folder: Path, lock: IO[bytes]) -> int:
+        """Trains, from a checkpoint where there is one, and once more from the beginning where that does not work; the exit code."""
+        checkpoints, aside = folder / "checkpoints", folder / "checkpoints-aside"
+        arguments, log, last = point.arguments(folder), folder / "fit.log", checkpoints / "last.ckpt"
+        if not last.exists():
+            return fit(arguments, log, lock)
+        code = fit([*arguments, "--ckpt_path", str(last)], log, lock)
+        if not 0 < code < 128:  # done, or ended by a signal, also as shells tell it
+            return code
+        # A checkpoint that was cut off when the machine went down must not end the point. One that is whole must outlive a full disk.
+        shutil.rmtree(aside, ignore_errors=True)
+        checkpoints.rename(aside)
+        if again := fit(arguments, log, lock):
+            shutil.rmtree(checkpoints, ignore_errors=True)
+            aside.rename(checkpoints)
+            return again
+        shutil.rmtree(aside)
+        return 0
 
 
 def fit(arguments: Sequence[str], log: Path, lock: IO[bytes]) -> int:

@@ -8,14 +8,17 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 
+from prefrep.cli import sweep_points
 from prefrep.cli.friendly import run
 from prefrep.cli.sweep import main
 from prefrep.modules import GeneralPreference
 from prefrep.nn.backbone import Backbone
+from prefrep.sweep.study import alone
 
 ROOT = Path(__file__).parents[2]
 TINY = ROOT / "configs" / "sweep" / "tiny.yaml"
@@ -53,11 +56,11 @@ def test_both_engines_give_the_same(data: list[str], tmp_path: Path, capsys: pyt
     (tmp_path / "val.jsonl").write_text(val.replace("chosen", "other").replace("rejected", "chosen").replace("other", "rejected"))
     long = FROZEN.replace("}", ", model.optimizer.lr: 0.01, trainer.max_epochs: 3}")
     file = sweep_file(tmp_path, f"{long}grid: {{model.head.dim: [4], data.on_bad_row: [error, skip]}}")
-    assert main(["--config", file, "--out", str(tmp_path / "frozen"), *data]) == 0
-    (tmp_path / "bad.jsonl").write_text('{"prompt": "a", "chosen": "b"}\n' + (tmp_path / "train.jsonl").read_text())
-    more = ["--set", "data.cache=null", "--set", f"data.train={tmp_path}/bad.jsonl"]
-    assert main(["--config", file, "--out", str(tmp_path / "fit"), *data, *more]) == 1
-    assert "dim=4-on_bad_row=error-seed=0 failed: " in (said := capsys.readouterr().err) and "bad.jsonl:1" in said
+    for name in ("train", "val"):
+        (tmp_path / f"{name}.jsonl").write_text('{"prompt": "a", "chosen": "b"}\n' + (tmp_path / f"{name}.jsonl").read_text())
+    for engine, more in (("frozen", []), ("fit", ["--set", "data.cache=null"])):
+        assert main(["--config", file, "--out", str(tmp_path / engine), *data, *more]) == 1
+        assert "dim=4-on_bad_row=error-seed=0 failed: " in (said := capsys.readouterr().err) and "train.jsonl:1" in said
     folders = [tmp_path / engine / "points" / "dim=4-on_bad_row=skip-seed=0" for engine in ("frozen", "fit")]
     abouts = [json.loads((folder / "point.json").read_text()) for folder in folders]
     assert [about["engine"] for about in abouts] == ["frozen", "fit"] and all(about["state"] == "complete" for about in abouts)
@@ -65,6 +68,11 @@ def test_both_engines_give_the_same(data: list[str], tmp_path: Path, capsys: pyt
     recipe = json.loads((folders[0] / "export" / "prefrep.json").read_text())["recipe"]
     assert recipe["checkpoint"] != f"step{recipe['step']}.ckpt"
     assert one == pytest.approx(other, abs=1e-4) and len(one) == 9 and max(map(abs, one)) > 0.1
+    assert abouts[0]["data"] == abouts[1]["data"] and len(abouts[0]["data"]) == 64
+    results = [json.loads((folder / "results.json").read_text()) for folder in folders]
+    assert results[0]["model"].pop("path") != results[1]["model"].pop("path") and results[0]["model"] == results[1]["model"]
+    assert all(found["model"]["pairwise"] for found in results), "a GPM has no rewards"
+    assert all(results[0][key] == results[1][key] for key in ("overall", "subsets", "agreement", "data"))
     for name in ("results.json", "metrics.jsonl", "export/prefrep.json", "export/head.safetensors", "scores.jsonl"):
         assert all((folder / name).exists() for folder in folders), name
     assert "## Failed points" in (tmp_path / "fit" / "report.md").read_text()
@@ -96,6 +104,20 @@ def test_frozen_points_read_each_text_once(data: list[str], tmp_path: Path, monk
     folders = sorted((tmp_path / "many" / "points").iterdir())
     assert len(folders) == 8 and len({tuple(scores(folder)) for folder in folders}) == 8
     assert not any((folder / name).exists() for folder in folders for name in ("export", "checkpoints"))
+
+
+def test_workers_read_one_after_the_other(data: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first point that reads other texts keeps the other workers waiting; points that read the same do not."""
+    waited: list[str] = []
+
+    def counting(folder: Path, what: str) -> AbstractContextManager[None]:
+        waited.append(what)
+        return alone(folder, what)
+
+    monkeypatch.setattr(sweep_points, "alone", counting)
+    file = sweep_file(tmp_path, f"{FROZEN}grid: {{data.max_length: [64, 128], data.batch_size: [2, 4], model.head.dim: [2, 4]}}")
+    assert main(["--config", file, "--out", str(tmp_path / "out"), *data, "--set", f"data.cache={tmp_path}/cache"]) == 0
+    assert waited == ["reading", "reading"]
 
 
 def test_stopping_gives_the_point_back(data: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,7 +174,7 @@ def test_all_workers_killed_in_the_middle(data: list[str], tmp_path: Path) -> No
         (["--config", str(TINY), "--out", "{tmp}/o", "--set", "model.head.dimm=3"], ["dim=2-seed=0", "'dimm' is not accepted"], 1),
         (["--config", str(TINY), "--out", "{tmp}/o", "--set", "model.loss.tau=0"], ["tau must be a positive number"], 1),
         (["--config", str(TINY), "--out", "{tmp}/o", "--set", "nothing"], ["KEY=VALUE"], 1),
-        (["--config", str(TINY), "--out", "{tmp}/o", "--workers", "0"], ["--workers must be at least 1"], 2),
+        (["--config", str(TINY), "--out", "{tmp}/o", "--workers", "0"], ["--workers: must be a whole number of at least 1"], 2),
     ],
 )
 def test_wrong_input_gets_one_sentence(

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,7 +26,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from prefrep.sweep.spec import Point
 from prefrep.sweep.study import Study
-from prefrep.sweep.worker import work
+from prefrep.sweep.worker import Scored, work
 
 out, wait, storage = Path(sys.argv[1]), float(sys.argv[2]), sys.argv[3] or None
 
@@ -40,7 +41,7 @@ class Engine:
         (folder / "scores.jsonl").write_text("scores")
         with open(out / "log", "a") as log:
             log.write(f"end {point.model}\\n")
-        return [SimpleNamespace(id="0", subset="", score=1.0, probability=1.0)]
+        return Scored([SimpleNamespace(id="0", subset="", score=1.0, probability=1.0)], "digest")
 
 names = sys.argv[4].split(",")
 study = Study(out, storage)
@@ -157,6 +158,47 @@ def test_being_stopped_politely_is_no_kill(tmp_path: Path) -> None:
         assert claim is not None
         study.give_back(claim)
     assert Study(tmp_path).progress().waiting == 1
+
+
+class Killed(BaseException):
+    """What ends a process between two lines of it."""
+
+
+@pytest.mark.parametrize("stop", ["give_back", "revive"])
+def test_killed_between_two_notes(stop: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Back into the queue means two entries in the journal: one trial begins, one ends. A point survives a kill between them, once."""
+    study = Study(tmp_path)
+    study.enlist({"a": {"settings": "1"}})
+    claim = study.claim()
+    assert claim is not None
+    if stop == "revive":
+        claim.lock.close()
+    written: list[str] = []
+
+    def once(note: Callable[..., None]) -> Callable[..., None]:
+        def noted(*args: Any) -> None:
+            if written:
+                raise Killed
+            note(*args)
+            written.append("")
+
+        return noted
+
+    with monkeypatch.context() as patched, pytest.raises(Killed):
+        patched.setattr(study, "_enqueue", once(study._enqueue))
+        patched.setattr(study, "_tell_failed", once(study._tell_failed))
+        if stop == "revive":
+            study.claim()
+        else:
+            study.give_back(claim)
+    claim.lock.close()
+    study = Study(tmp_path)
+    study.enlist({"a": {"settings": "1"}})
+    claim = study.claim()
+    assert claim is not None and claim.trial.user_attrs["killed"] == (stop == "revive")
+    assert study.claim() is None
+    study.complete(claim, 1.0)
+    assert study.claim() is None and (study.progress().complete, study.progress().waiting, study.progress().running) == (1, 0, 0)
 
 
 def test_a_training_that_outlives_its_worker_keeps_the_point(tmp_path: Path) -> None:

@@ -1,0 +1,124 @@
+"""A sweep: its models beside each other, and which differences between them are real, from the folders of its points alone."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from prefrep.disk import replace_text
+from prefrep.errors import PrefrepError
+from prefrep.evaluation.pairs import PairRow
+from prefrep.evaluation.scores import read_scores
+from prefrep.report.comparison import differences, mean
+from prefrep.report.document import Block, Plot, Section, Text, interval, notes, number, table
+from prefrep.report.markdown import write as write_markdown
+from prefrep.sweep import plots
+from prefrep.sweep.table import DRAWS, Model, PairTest, Run, as_csv, compare, models, pairs_csv, read_runs, subsets
+
+
+def write(out: Path) -> None:
+    """Writes `table.csv`, `pairs.csv` and `report.md` with its plots, of what is finished by now.
+
+    Args:
+        out: The sweep's folder.
+
+    Raises:
+        DataError: A file of a point is damaged.
+    """
+    runs = _read(out)
+    found = models(runs)
+    tests = compare(found)
+    replace_text(out / "table.csv", as_csv(runs))
+    replace_text(out / "pairs.csv", pairs_csv(tests))
+    write_markdown(Section("Sweep", tuple(_blocks(runs, found, tests))), out / "report.md")
+
+
+def section(out: Path, title: str) -> Section:
+    """The same, as a part of another report.
+
+    Args:
+        out: The sweep's folder.
+        title: The heading.
+    """
+    try:
+        runs = _read(out)
+    except PrefrepError as error:
+        return Section(title, (Text(str(error), strong=True),))
+    found = models(runs)
+    return Section(title, tuple(_blocks(runs, found, compare(found))))
+
+
+def _read(out: Path) -> list[Run]:
+    return read_runs(out, lambda path: read_scores(path, PairRow))
+
+
+def _blocks(runs: Sequence[Run], found: Sequence[Model], tests: Sequence[PairTest]) -> list[Block]:
+    done = sum(bool(run.verdicts) for run in runs)
+    blocks: list[Block] = [Text(f"{done} points of {len(found)} models." if found else "No point is finished.")]
+    if len({model.data for model in found}) > 1:
+        words = "Not all points were judged on the same comparisons: the validation data differ, or changed between two starts. Models are"
+        blocks.append(Text(f"{words} tested against each other where the data are the same.", strong=True))
+    if found:
+        blocks += [_accuracies(found), *notes(_which_intervals(found))]
+        if names := subsets(found):
+            rows = [(each.name, *(mean(each.accuracies(name)) for name in names)) for each in found]
+            blocks.append(Section("By subset, means over seeds", (table(("model", *(name or "(no subset)" for name in names)), rows),)))
+    if len(found) > 1:
+        blocks.append(Section("Which differences are real", tuple(differences(tests, _of_seeds(tests)))))
+    blocks += _plots(found)
+    if failed := [(str(run.about["name"]), str(run.about.get("reason", ""))) for run in runs if not run.verdicts]:
+        blocks.append(Section("Failed points", (table(("point", "reason"), failed),)))
+    return blocks
+
+
+def _accuracies(found: Sequence[Model]) -> Block:
+    rows = []
+    for each in found:
+        values = each.accuracies()
+        spread = number(float(np.std(values, ddof=1))) if len(values) > 1 else "-"
+        over = interval(each.interval_over_examples())
+        rows.append((each.name, str(len(values)), str(len(each.by_example)), mean(values), interval(each.interval()), spread, over))
+    return table(("model", "seeds", "n", "accuracy", "95 %", "sd over seeds", "95 % over examples"), rows)
+
+
+def _which_intervals(found: Sequence[Model]) -> list[str]:
+    lines = [
+        "Accuracy is the mean over seeds. A seed sets the first weights of the head, the order of the training examples and, where there "
+        "are adapters, theirs and their dropout."
+    ]
+    several = any(len(model.runs) > 1 for model in found)
+    if several:
+        lines.append("95 %: Student's t over seeds: what other seeds would give on these examples, cut to [0, 1].")
+    if any(len(model.runs) == 1 for model in found):
+        lines.append(f"95 %{' of a model with one seed' if several else ''}: Wilson's interval over examples; one seed has no spread.")
+    lines.append(
+        f"95 % over examples: bootstrap ({DRAWS} draws) of the mean over seeds: these trained models on other examples. Where these same "
+        "examples chose the checkpoint that a run exports, that is optimistic."
+    )
+    return lines
+
+
+def _of_seeds(tests: Sequence[PairTest]) -> list[str]:
+    """What seeds have to do with the tests."""
+    if not any(test.seeds for test in tests):
+        return []
+    return [
+        "The difference is that of accuracies averaged over seeds. McNemar's test takes what the majority of a model's seeds says, and "
+        "leaves out examples that split them evenly. Both speak of other examples for these trained models; the last column, Student's t "
+        "over the seeds that both have (not corrected), speaks of other seeds."
+    ]
+
+
+def _plots(found: Sequence[Model]) -> list[Plot]:
+    with tempfile.TemporaryDirectory() as place:
+        out = Path(place)
+        names = plots.draw(found, out) if found else []
+        return [Plot(Path(name).stem, (out / name).read_bytes(), "png", _caption(name)) for name in names]
+
+
+def _caption(name: str) -> str:
+    what = Path(name).stem.removeprefix("accuracy-")
+    return "Accuracy by subset." if what == "subsets" else f"Accuracy against {what}."
