@@ -1,8 +1,11 @@
-"""Files that are there whole or not at all."""
+"""Files that are there whole or not at all, and files of lines that grow."""
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path
 
 
@@ -12,3 +15,18 @@ def replace_text(path: Path, text: str) -> None:
     draft = path.with_name(path.name + ".part")
     draft.write_text(text, encoding="utf-8")
     os.replace(draft, path)
+
+
+def replace_lines(path: Path, rows: Iterable[object]) -> None:
+    """Writes a file of JSON lines in one step, one row a line; see `replace_text`."""
+    replace_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def keep_lines(path: Path, count: int | None = None) -> None:
+    """Cuts a file off behind its first `count` lines; None: behind its last whole line, without what a killed process wrote of the next.
+
+    A line without a line break at its end is none. A file that is not there stays so.
+    """
+    if path.exists():
+        with path.open("rb+") as file:
+            file.truncate(sum(len(line) for line in islice(file, count) if line.endswith(b"\n")))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -41,7 +40,7 @@ def main(args: list[str] | None = None) -> int:
 
     from prefrep.data.cyclic import PREFIX, aspects_of
     from prefrep.data.sources import read
-    from prefrep.disk import replace_text
+    from prefrep.disk import replace_lines
     from prefrep.errors import DataError
     from prefrep.records import RankedResponses
 
@@ -51,7 +50,7 @@ def main(args: list[str] | None = None) -> int:
     for aspect in aspects:
         comparisons = cast("list[Comparison]", list(read(f"{PREFIX}{given.ratings}?omit={aspect}")))
         file = given.out / f"without-{aspect}.jsonl"
-        replace_text(file, "".join(json.dumps(row(comparison), ensure_ascii=False) + "\n" for comparison in comparisons))
+        replace_lines(file, map(row, comparisons))
         print(f"{file}: {len(comparisons)} comparisons, cycles on {len(comparisons) // 3} prompts")
     return 0
 

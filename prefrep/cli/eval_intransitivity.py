@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import textwrap
 from collections.abc import Mapping
 from pathlib import Path
@@ -43,6 +42,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def _intransitivity(parser: argparse.ArgumentParser, given: argparse.Namespace) -> int:
     from prefrep.data.sources import Source, read
+    from prefrep.disk import replace_lines
     from prefrep.evaluation import intransitivity, intransitivity_plot, tables
     from prefrep.evaluation.layout import versions, write_results
     from prefrep.evaluation.scores import add_counts, digest
@@ -73,7 +73,7 @@ def _intransitivity(parser: argparse.ArgumentParser, given: argparse.Namespace) 
     chosen = intransitivity_plot.most_cyclic(described)
     results["most_cyclic"] = {"id": rows[chosen].id, "subset": rows[chosen].subset}
     lines = [{**found, "prompt": each[0], "texts": each[1:]} for found, each in zip(described, texts, strict=True)]
-    (given.out / "prompts.jsonl").write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
+    replace_lines(given.out / "prompts.jsonl", lines)
     intransitivity_plot.draw(given.out / "intransitivity.png", rows[chosen], described[chosen], texts[chosen], results)
     path = write_results(given.out, results)
     print("\n".join(report(results)))

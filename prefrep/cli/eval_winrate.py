@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +44,7 @@ def _winrate(parser: argparse.ArgumentParser, given: argparse.Namespace) -> int:
     if not all(files) and not given.data:
         parser.error("--data must name the prompts when a language model is to answer them")
     from prefrep.cli.main import quiet
+    from prefrep.disk import replace_lines
     from prefrep.evaluation import winrate
     from prefrep.evaluation.layout import RESULTS, versions
     from prefrep.evaluation.scores import write_json
@@ -64,8 +64,7 @@ def _winrate(parser: argparse.ArgumentParser, given: argparse.Namespace) -> int:
     found = winrate.results(scores, pairs, bootstrap)
     found["notes"] = notes + found["notes"]
     found = {"benchmark": "winrate", "a": answers["a"].name, "b": answers["b"].name, "judge": described} | found | {"versions": versions()}
-    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in winrate.sample_rows(scores, pairs)]
-    (given.out / "samples.jsonl").write_text("".join(lines), encoding="utf-8")
+    replace_lines(given.out / "samples.jsonl", winrate.sample_rows(scores, pairs))
     write_json(given.out / RESULTS, found)
     print("\n".join(report(found)))
     print(f"\nwritten: {given.out / RESULTS}, samples.jsonl")

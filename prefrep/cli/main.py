@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 import warnings
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from prefrep.cli import friendly
+from prefrep.disk import replace_lines
 from prefrep.errors import ConfigError, PrefrepError
 
 
@@ -65,9 +65,8 @@ def main(args: list[str] | None = None) -> int:
         def after_predict(self) -> None:
             """Writes `predictions.jsonl`: the log-odds of each pair, one line each, in the order of the data."""
             out = Path(self.trainer.default_root_dir) / "predictions.jsonl"
-            out.parent.mkdir(parents=True, exist_ok=True)
             scores = [float(score) for batch in self.trainer.predict_loop.predictions for score in batch]
-            out.write_text("".join(json.dumps({"row": row, "score": score}) + "\n" for row, score in enumerate(scores)))
+            replace_lines(out, ({"row": row, "score": score} for row, score in enumerate(scores)))
             print(f"written: {out}")
 
     try:

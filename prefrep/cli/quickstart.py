@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from prefrep.cli import friendly
+from prefrep.disk import replace_lines
 from prefrep.errors import ConfigError, PrefrepError
 
 if TYPE_CHECKING:
@@ -199,7 +200,7 @@ class Quickstart:
             for i, c in enumerate(held)
         ]
         data, export, out = self.out / "held-out.jsonl", self.out / "export", self.out / "rewardbench"
-        data.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+        replace_lines(data, rows)
         recipe = {"module": type(module).__name__, "quickstart": self.settings}
         folder.save(export, backbone, module.head, module.loss.tau, EncodeConfig(), backbone.tokenizer(), recipe, weights="reference")
         command = ["rewardbench", "--model", str(export), "--data", str(data), "--out", str(out), "--restart"]

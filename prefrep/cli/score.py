@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 from prefrep.cli import friendly
 from prefrep.cli.options import add_loading
 from prefrep.cli.workers import WINDOW, Loading, Workers, add_option, start
+from prefrep.disk import keep_lines
 from prefrep.errors import DataError
 from prefrep.records import Comparison, RankedResponses, Record
 
@@ -61,7 +62,8 @@ def main(args: list[str] | None = None) -> int:
         print(f"{out}: all {done} rows are there already")
         return 0
     # Only whole windows are kept: a continued file is then, to the last bit, the one that an uninterrupted run writes.
-    done = _truncate(out, done - done % WINDOW)
+    done -= done % WINDOW
+    keep_lines(out, done)
     if done:
         print(f"{out}: {done} rows are there already, going on after them")
     loading = Loading(options.model, options.device, options.dtype, batch_tokens=options.batch_tokens)
@@ -124,15 +126,6 @@ def _resume(out: Path, about: dict[str, str]) -> int:
             if row != rows:
                 raise DataError(f"{out}:{rows + 1}: row {row} stands where row {rows} belongs; delete the file and start again")
             rows += 1
-    return rows
-
-
-def _truncate(out: Path, rows: int) -> int:
-    """Keeps that many rows of a file; returns their number."""
-    if out.exists():
-        with out.open("rb") as file:
-            size = sum(len(line) for line in islice(file, rows))
-        os.truncate(out, size)
     return rows
 
 

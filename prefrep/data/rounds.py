@@ -13,14 +13,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from prefrep.disk import replace_text
+from prefrep.disk import keep_lines, replace_text
 from prefrep.errors import DataError
 
 Line = dict[str, Any]
@@ -91,7 +90,7 @@ class Rounds:
                 f"of the beginning of round {number}, or begin again in another default_root_dir"
             )
         file = self.folder(number) / (f"{name}.jsonl" if rank == 0 else f"{name}.{rank}.jsonl")
-        _cut_to_whole_lines(file)
+        keep_lines(file)
         total, had = sum(map(len, groups[rank::world_size])), sum(map(len, groups[rank::world_size])) - sum(map(len, missing))
         with (
             file.open("a") as out,
@@ -143,10 +142,3 @@ def digest(texts: Iterable[str | bytes]) -> str:
         content = text.encode() if isinstance(text, str) else text
         found.update(len(content).to_bytes(8, "little") + content)
     return found.hexdigest()[:16]
-
-
-def _cut_to_whole_lines(file: Path) -> None:
-    """Removes what a killed process wrote of its last line."""
-    if file.exists():
-        content = file.read_bytes()
-        os.truncate(file, content.rfind(b"\n") + 1)

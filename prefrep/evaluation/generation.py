@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 from tqdm import tqdm
 
 from prefrep.data.sources import rows
-from prefrep.disk import replace_text
+from prefrep.disk import keep_lines, replace_lines
 from prefrep.errors import ConfigError, RecordError
 from prefrep.evaluation.scores import write_json
 from prefrep.generation import Sampler
@@ -186,7 +185,7 @@ def mt_bench(
     said = {"benchmark": "mt_bench", "name": name, "temperature": temperature, "batch": batch, "seed": seed, **identity}
     answers = _fill(out, said, groups, answer, restart)
     path = out / "model_answer" / f"{name}.jsonl"
-    replace_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in answers))
+    replace_lines(path, answers)
     return path
 
 
@@ -242,5 +241,5 @@ def _kept(log: Path, sidecar: Path, said: Mapping[str, Any], groups: Sequence[Se
         if whole + len(group) > len(kept):
             break
         whole += len(group)
-    os.truncate(log, sum(len(line) + 1 for line in lines[:whole]))
+    keep_lines(log, whole)
     return kept[:whole]

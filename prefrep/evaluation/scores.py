@@ -5,15 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar, Generic, Self, TypeVar, cast
 
-from prefrep.disk import replace_text
+from prefrep.disk import keep_lines, replace_text
 from prefrep.errors import ConfigError, DataError, RecordError
 from prefrep.records import Record
 
@@ -135,6 +134,18 @@ def digest(records: Iterable[Record]) -> str:
     return found.hexdigest()
 
 
+def distinct(names: Iterable[str]) -> Iterator[str]:
+    """Names as ids: the second "a" becomes "a#2", so that no two are equal."""
+    last: dict[str, int] = {}
+    for name in names:
+        found = name
+        while found in last:
+            last[name] += 1
+            found = f"{name}#{last[name]}"
+        last[found] = 1
+        yield found
+
+
 def write_json(path: Path, content: object, sort_keys: bool = False) -> None:
     """Writes a JSON file in one step, so that an interruption leaves the old one or the new one."""
     replace_text(path, json.dumps(content, indent=4, sort_keys=sort_keys, ensure_ascii=False, allow_nan=False) + "\n")
@@ -209,13 +220,12 @@ class ScoreLog(Generic[Row]):
                 raise ConfigError(f"{self.path}: scores of another {key}{shown}; {way_out}")
 
     def _carry_on(self, kind: type[Row], expected: Sequence[tuple[str, str]]) -> list[Row]:
-        lines = self.path.read_bytes().split(b"\n")
-        cut_off = lines.pop()  # empty when the last row was written to its end
+        lines = self.path.read_bytes().split(b"\n")[:-1]  # behind the last line break stands what was cut off, or nothing
         rows = [_parse(line.decode("utf-8", errors="replace"), f"{self.path}:{number}", kind) for number, line in enumerate(lines, 1)]
         names = [(row.id, row.subset) for row in rows]
         if names != list(expected[: len(names)]):
             raise ConfigError(f"{self.path}: its ids are not those of the data; choose another --out, or --restart to throw it away")
-        os.truncate(self.path, self.path.stat().st_size - len(cut_off))
+        keep_lines(self.path)
         return rows
 
     def __enter__(self) -> Self:

@@ -11,9 +11,11 @@ import itertools
 import json
 import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from prefrep.disk import replace_lines
 
 HERE = Path(__file__).parent
 DATA = HERE / "ultrafeedback-mini.jsonl"
@@ -182,11 +184,6 @@ def rate(row: Row) -> Row:
     return {"instruction": row["instruction"], "completions": completions}
 
 
-def write(rows: Iterable[Row]) -> None:
-    """One JSON object a line, keys in a fixed order."""
-    DATA.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-
-
 def main() -> None:
     """Makes the file, or rates the one that is there."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -199,7 +196,7 @@ def main() -> None:
         rows = generate(options.model, PROMPTS.read_text(encoding="utf-8").splitlines())
     else:
         rows = [json.loads(line) for line in DATA.read_text(encoding="utf-8").splitlines()]
-    write(rate(row) for row in rows)
+    replace_lines(DATA, map(rate, rows))
 
 
 if __name__ == "__main__":
