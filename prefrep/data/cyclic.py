@@ -83,11 +83,6 @@ def cycles(records: Iterable[Record], omit: str) -> Iterator[Triple]:
     _others(list(known), omit)
 
 
-def cyclic(records: Iterable[Record], omit: str) -> list[Comparison]:
-    """The comparisons of `cycles`, in one list: those of a cycle are neighbours."""
-    return [comparison for triple in cycles(records, omit) for comparison in triple]
-
-
 def cyclic_shares(records: Sequence[RankedResponses]) -> list[Comparison]:
     """At most one cycle per prompt, over all sub-sets: comparisons that one model can learn together.
 
@@ -106,42 +101,40 @@ def cyclic_shares(records: Sequence[RankedResponses]) -> list[Comparison]:
     return [comparison for share in shares.values() for comparison in share]
 
 
-def transitive(records: Iterable[RankedResponses], aspect: str | None = None, gap: float = 0.0) -> list[Comparison]:
-    """All pairs of responses that differ by one number: the mean rating, or the rating on one aspect. Their subset is `transitive`.
+def transitive(records: Iterable[RankedResponses], gap: float = 0.0) -> list[Comparison]:
+    """All pairs of responses that differ in their mean rating over the aspects on which all of a record's responses are rated.
+
+    Their subset is `transitive`.
 
     Args:
         records: Rated responses.
-        aspect: The rating to compare by; None takes the mean over the aspects on which all of a record's responses are rated.
-        gap: Leave out pairs whose numbers differ by less; equal ones are always left out.
+        gap: Leave out pairs whose means differ by less; equal ones are always left out.
     """
     comparisons = []
     for record in records:
         tables = [numbers for numbers in record.ratings.values() if not any(map(math.isnan, numbers))]
-        if aspect is not None:
-            tables = [record.ratings[aspect]] if aspect in record.ratings else []
         if not tables:
             continue
-        values = [math.fsum(column) / len(tables) for column in zip(*tables, strict=True)]
-        for first, second in itertools.permutations(range(len(values)), 2):
-            if values[first] > values[second] and values[first] - values[second] >= gap:
-                comparisons.append(_comparison(record, first, second, "transitive", aspect or "mean"))
+        means = [math.fsum(column) / len(tables) for column in zip(*tables, strict=True)]
+        for first, second in itertools.permutations(range(len(means)), 2):
+            if means[first] > means[second] and means[first] - means[second] >= gap:
+                comparisons.append(_comparison(record, first, second, "transitive", "mean"))
     return comparisons
 
 
-def split_by_prompt(
-    records: Iterable[RankedResponses], held_out: float = HELD_OUT, seed: int = 0
-) -> tuple[list[RankedResponses], list[RankedResponses]]:
-    """Training and held-out records. The same prompt always lands on the same side, also when it occurs twice or the file grows.
+def split_by_prompt(records: Iterable[RankedResponses], seed: int = 0) -> tuple[list[RankedResponses], list[RankedResponses]]:
+    """Training and held-out records, `HELD_OUT` of the prompts on average.
+
+    The same prompt always lands on the same side, also when it occurs twice or the file grows.
 
     Args:
         records: What to divide.
-        held_out: The expected share of held-out prompts, between 0 and 1.
         seed: Another seed, another division.
     """
     train: list[RankedResponses] = []
     rest: list[RankedResponses] = []
     for record in records:
-        (rest if _draw(record.prompt, seed) < held_out else train).append(record)
+        (rest if _draw(record.prompt, seed) < HELD_OUT else train).append(record)
     return train, rest
 
 

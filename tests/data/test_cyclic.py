@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from prefrep.data import cyclic as module
-from prefrep.data.cyclic import HELD_OUT, Cycle, Subset, aspects_of, cyclic, cyclic_shares, find_cycle, split_by_prompt, transitive
+from prefrep.data.cyclic import HELD_OUT, Cycle, Subset, aspects_of, cycles, cyclic_shares, find_cycle, split_by_prompt, transitive
 from prefrep.data.formats import to_record
 from prefrep.data.samples import make
 from prefrep.data.sources import Source, read
@@ -47,6 +47,10 @@ def triples(comparisons: list[Comparison]) -> list[list[Comparison]]:
     return [comparisons[i : i + 3] for i in range(0, len(comparisons), 3)]
 
 
+def flat(records: list[RankedResponses], omit: str) -> list[Comparison]:
+    return [comparison for triple in cycles(records, omit) for comparison in triple]
+
+
 def best_order(triple: list[Comparison]) -> int:
     """How many of a triple's comparisons the best order of its responses gets right, over all orders."""
     names = {text(c.chosen) for c in triple} | {text(c.rejected) for c in triple}
@@ -57,12 +61,12 @@ def best_order(triple: list[Comparison]) -> int:
 
 def test_finds_the_cycle() -> None:
     assert find_cycle(ROCK, "pqr") == Cycle((0, 1, 2), ("p", "q", "r"))
-    assert [(c.id, text(c.chosen), text(c.rejected)) for c in cyclic([ROCK], "s")] == [
+    assert [(c.id, text(c.chosen), text(c.rejected)) for c in flat([ROCK], "s")] == [
         ("q/p:0>1", "r0", "r1"),
         ("q/q:1>2", "r1", "r2"),
         ("q/r:2>0", "r2", "r0"),
     ]
-    assert {c.subset for c in cyclic([ROCK], "s")} == {"without-s"}
+    assert {c.subset for c in flat([ROCK], "s")} == {"without-s"}
 
 
 def test_no_cycle_where_two_aspects_agree_on_everything_or_a_rating_is_equal() -> None:
@@ -104,30 +108,29 @@ def test_agrees_with_brute_force() -> None:
 
 def test_unknown_and_too_few_aspects_are_refused() -> None:
     with pytest.raises(DataError, match=r"no ratings on the aspect 'honesty' \(found: p, q, r, s\)"):
-        cyclic([ROCK], "honesty")
+        flat([ROCK], "honesty")
     with pytest.raises(DataError, match=r"three aspects besides 'p', and there are 2"):
-        cyclic([rated(p=(1, 2, 3), q=(2, 3, 1), r=(3, 1, 2))], "p")
+        flat([rated(p=(1, 2, 3), q=(2, 3, 1), r=(3, 1, 2))], "p")
 
 
-def test_transitive_by_mean_and_by_aspect() -> None:
+def test_transitive_by_mean() -> None:
     record = rated(p=(1, 5, 4), q=(1, 1, 4))  # means 1, 3, 4
     assert [c.id for c in transitive([record])] == ["q/mean:1>0", "q/mean:2>0", "q/mean:2>1"]
-    assert [c.id for c in transitive([record], "q")] == ["q/q:2>0", "q/q:2>1"]  # 0 and 1 tie
     assert [c.id for c in transitive([record], gap=2)] == ["q/mean:1>0", "q/mean:2>0"]
-    assert transitive([record], "r") == []
     assert [c.id for c in transitive([rated(p=(1, 5), q=(9, NAN))])] == ["q/mean:1>0"]  # q counts for neither
+    assert transitive([rated(p=(2, 2)), rated(p=(1, NAN))]) == []
 
 
 def test_split_keeps_prompts_apart_and_is_stable() -> None:
     records = [rated(f"prompt {i % 150}", p=(1, 2)) for i in range(300)]
-    train, held = split_by_prompt(records, held_out=0.3, seed=1)
+    train, held = split_by_prompt(records, seed=1)
     prompts = [{text(r.prompt) for r in side} for side in (train, held)]
     assert not prompts[0] & prompts[1]
     assert len(train) + len(held) == 300
-    assert 0.15 < len(held) / 300 < 0.45  # 150 draws at 0.3: four standard deviations are 0.15
-    longer, _ = split_by_prompt([rated("new", p=(1, 2)), *records], held_out=0.3, seed=1)
+    assert 0.15 < len(held) / 300 < 0.45  # 150 draws at HELD_OUT, 0.3: four standard deviations are 0.15
+    longer, _ = split_by_prompt([rated("new", p=(1, 2)), *records], seed=1)
     assert [r for r in longer if text(r.prompt) != "new"] == train
-    assert split_by_prompt(records, 0.3, seed=2)[1] != held
+    assert split_by_prompt(records, seed=2)[1] != held
 
 
 # Sub-sets as sources
@@ -205,7 +208,7 @@ def test_parts_follow_from_seed_and_prompt_alone(part: str) -> None:
 def test_the_samples_by_their_name(samples: list[RankedResponses]) -> None:
     path = "cyclic:bundled:ultrafeedback-mini?omit=warmth"
     found = list(read(path))
-    assert [c.id for c in found] == [c.id for c in cyclic(samples, "warmth")]
+    assert [c.id for c in found] == [c.id for c in flat(samples, "warmth")]
     rest = {c.id for part in ("seen", "unseen") for c in read(f"{path}&part={part}-prompts&seed=3")}
     assert rest == {c.id for c in found}
     assert {c.prompt for c in read(Source(path, limit=20))} <= {record.prompt for record in samples[:20]}
@@ -264,7 +267,7 @@ def test_answers_that_hit_the_limit_end_with_a_sentence() -> None:
 def test_every_triple_of_the_samples_is_a_cycle_by_its_criteria(samples: list[RankedResponses]) -> None:
     by_source = {record.id or record.source: record for record in samples}
     for omit in aspects_of(samples):
-        comparisons = cyclic(samples, omit)
+        comparisons = flat(samples, omit)
         for triple in triples(comparisons):
             members, criteria = [], []
             for c in triple:
@@ -283,7 +286,7 @@ def test_every_triple_of_the_samples_is_a_cycle_by_its_criteria(samples: list[Ra
 def test_every_subset_of_the_samples_is_large_enough(samples: list[RankedResponses]) -> None:
     assert len(aspects_of(samples)) >= 4
     for omit in aspects_of(samples):
-        assert len(cyclic(samples, omit)) >= 3 * 30
+        assert len(flat(samples, omit)) >= 3 * 30
 
 
 def test_shares_hold_one_cycle_per_prompt(samples: list[RankedResponses]) -> None:
@@ -293,5 +296,5 @@ def test_shares_hold_one_cycle_per_prompt(samples: list[RankedResponses]) -> Non
     sizes = [sum(c.subset == f"without-{omit}" for c in comparisons) for omit in aspects_of(samples)]
     assert sum(sizes) == len(comparisons)
     assert max(sizes) <= 1.5 * min(sizes)
-    reachable = {text(c.prompt) for omit in aspects_of(samples) for c in cyclic(samples, omit)}
+    reachable = {text(c.prompt) for omit in aspects_of(samples) for c in flat(samples, omit)}
     assert set(prompts) == reachable
