@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prefrep.errors import DataError, RecordError
-from prefrep.evaluation.scores import ScoreLog, read_scores
+from prefrep.evaluation.scores import ScoreLog, distinct, read_scores
 from prefrep.functional import hodge
 from prefrep.functional.votes import majority, vote_margins
 from prefrep.records import Comparison, Messages, RankedResponses, Record
@@ -145,8 +145,9 @@ def gather(records: Iterable[Record]) -> list[PromptTable]:
 
 
 def named(prompts: Sequence[PromptTable]) -> list[tuple[str, str]]:
-    """(id, subset) of every table; a row without an id is called by its number, from 0."""
-    return [(prompt.record.id or str(number), prompt.record.subset) for number, prompt in enumerate(prompts)]
+    """(id, subset) of every table, each with an id of its own; a row without one is called by its number, from 0."""
+    ids = distinct(prompt.record.id or str(number) for number, prompt in enumerate(prompts))
+    return [(name, prompt.record.subset) for name, prompt in zip(ids, prompts, strict=True)]
 
 
 def own_table(prompt: PromptTable, name: str) -> TableRow | None:

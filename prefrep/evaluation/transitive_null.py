@@ -38,7 +38,7 @@ def null(rows: Sequence[TableRow], draws: int, seed: int) -> dict[str, Any]:
     Args:
         rows: The tables; the null of each follows from its kind.
         draws: How many times all tables are drawn.
-        seed: Of the draws; a prompt's draws do not depend on the other prompts.
+        seed: Of the draws. The random numbers of a prompt follow from it and the prompt's subset and id, whatever the other prompts.
 
     Returns:
         `models`: the null of each kind in words. For each statistic `observed`, `mean`, `ci95` (the middle 95 % of the null), `p`
@@ -48,8 +48,8 @@ def null(rows: Sequence[TableRow], draws: int, seed: int) -> dict[str, Any]:
     names = ["triples.cyclic", "triples.intransitive", "feedback_arcs.arcs", "energy.cyclic"]
     levels = np.unique([rating for row in rows for line in row.ratings or () for rating in line])
     sums = np.zeros((draws + 1, len(names), 2))
-    for number, row in enumerate(rows):
-        tables = np.concatenate([row.array()[None], _drawn(row, levels, draws, np.random.default_rng([seed, number]))])
+    for row in rows:
+        tables = np.concatenate([row.array()[None], _drawn(row, levels, draws, _stream(row, seed))])
         sums += _statistics(tables, row.graph())
     if all(row.kind in ("model", "probabilities", "scores") for row in rows):
         names = names[:3]
@@ -78,7 +78,7 @@ def agreement(rows: Sequence[TableRow], others: Sequence[TableRow], draws: int, 
         rows: Tables of one source.
         others: Tables of the other one, matched by id and subset; prompts that only one has are left out.
         draws: Of the null.
-        seed: Of the draws.
+        seed: Of the draws; see `null`.
 
     Returns:
         `n` prompts; `cyclic`: `correlation`, `ci95` of the null, one-sided `p`; `gradient`: `correlation` of the transitive parts.
@@ -92,12 +92,12 @@ def agreement(rows: Sequence[TableRow], others: Sequence[TableRow], draws: int, 
         raise DataError("the two evaluations have no prompt in common; compare evaluations of the same data")
     products, gradients = np.zeros(draws + 1), np.zeros(3)
     lengths = np.zeros(2)
-    for number, (row, other) in enumerate(pairs):
+    for row, other in pairs:
         if len(row.table) != len(other.table):
             raise DataError(f"prompt {row.id!r}: {len(row.table)} responses and {len(other.table)}; compare evaluations of the same data")
         graph = row.graph() & other.graph()
         table = row.array() * graph
-        drawn = nulls.rotated(table, graph, draws, np.random.default_rng([seed, number]))
+        drawn = nulls.rotated(table, graph, draws, _stream(row, seed))
         a, b = hodge.split(np.concatenate([table[None], drawn]), graph), hodge.split(other.array(), graph)
         cyclic_a, cyclic_b = a.curl + a.harmonic, b.curl + b.harmonic
         products += (cyclic_a * cyclic_b).sum((1, 2)) / 2
@@ -113,6 +113,10 @@ def agreement(rows: Sequence[TableRow], others: Sequence[TableRow], draws: int, 
         },
         "gradient": {"correlation": float(gradients[0] / max(np.sqrt(gradients[1] * gradients[2]), np.finfo(np.float64).tiny))},
     }
+
+
+def _stream(row: TableRow, seed: int) -> np.random.Generator:
+    return intervals.stream(seed, f"{row.subset}/{row.id}")
 
 
 def _drawn(row: TableRow, levels: Floats, draws: int, generator: np.random.Generator) -> Floats:

@@ -31,13 +31,13 @@ def order(*r: float) -> Any:
     return np.subtract.outer(np.array(r), np.array(r))
 
 
-def rated(rng: np.random.Generator, shift: bool) -> TableRow:
+def rated(rng: np.random.Generator, shift: bool, name: str) -> TableRow:
     """One quality and three aspects with noise; or Condorcet's three orders."""
     ratings = rng.normal(3, 1, 3) + rng.normal(0, 1, (3, 3))
     ratings = np.array([[3.0, 2, 1], [1, 3, 2], [2, 1, 3]]) if shift else np.clip(np.round(ratings), 1, 5)
     names = {f"aspect{i}": tuple(map(float, line)) for i, line in enumerate(ratings)}
     record = RankedResponses((Message("user", "?"),), tuple((Message("assistant", x),) for x in "abc"), ratings=names)
-    found = own_table(gather([record])[0], "r")
+    found = own_table(gather([record])[0], name)
     assert found is not None
     return found
 
@@ -114,9 +114,9 @@ def test_shares_of_the_blocks_add_up() -> None:
 
 def test_null_finds_circles_in_ratings_and_none_in_noise() -> None:
     rng = np.random.default_rng(3)
-    cyclic = null([rated(rng, True) for _ in range(15)], 99, 0)
+    cyclic = null([rated(rng, True, str(i)) for i in range(15)], 99, 0)
     assert cyclic["triples.cyclic"]["p"] == 0.01 and cyclic["energy.cyclic"]["p"] == 0.01
-    noisy = null([rated(rng, False) for _ in range(40)], 99, 0)
+    noisy = null([rated(rng, False, str(i)) for i in range(40)], 99, 0)
     assert noisy["triples.intransitive"]["p"] > 0.05 and noisy["triples.intransitive"]["mean"] > 0
 
 
@@ -172,6 +172,20 @@ def test_describe_is_plain_data() -> None:
     found = describe(row(np.zeros((1, 1))))
     assert found["responses"] == 1 and found["triples"]["cyclic"] == 0 and found["spectrum"] is None
     json.dumps(found, allow_nan=False)
+
+
+def test_draws_of_a_prompt_do_not_depend_on_the_others() -> None:
+    """Shares over five prompts of ten triples each are those of the first two and of the other three, weighted by their number."""
+    rng = np.random.default_rng(9)
+    noise, others = rng.standard_normal((2, 5, 5, 5))
+    rows = [row(each - each.T, str(i % 3), "ab"[i // 3]) for i, each in enumerate(noise)]
+    together, first, rest = (np.array(null(part, 50, 1)["triples.cyclic"]["draws"]) for part in (rows, rows[:2], rows[2:]))
+    np.testing.assert_allclose(together, (2 * first + 3 * rest) / 5)
+    alone = [null([row(noise[0] - noise[0].T, *name)], 50, 1)["triples.cyclic"]["draws"] for name in (("0", "a"), ("0", "b"), ("1", "a"))]
+    assert len({tuple(draws) for draws in alone}) == 3, "prompts have random numbers of their own"
+    against = [row(each - each.T, one.id, one.subset) for one, each in zip(rows, others, strict=True)]
+    found, turned = (agreement(each, against, 50, 1)["cyclic"] for each in (rows, rows[::-1]))
+    assert found["ci95"] == pytest.approx(turned["ci95"])
 
 
 def noisy(rng: np.random.Generator, circles: float, count: int = 30) -> list[TableRow]:

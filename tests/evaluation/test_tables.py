@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from conftest import comparison
 from prefrep.errors import ConfigError, DataError, RecordError
 from prefrep.evaluation import tables
 from prefrep.evaluation.tables import PromptTable, TableRow, gather, own_table
+from prefrep.evaluation.transitive_null import agreement
 from prefrep.records import Comparison, Message, RankedResponses
 from prefrep.scoring import Floats, ranked
 
@@ -101,6 +103,19 @@ def test_rows_survive_the_file(tmp_path: Path) -> None:
     parsed = [TableRow.parse(json.loads(line)) for line in (tmp_path / "tables.jsonl").read_text().splitlines()]
     assert parsed == rows and [row.kind for row in rows] == ["votes", "majority"] and rows[1].id == "1"
     assert tables.write(prompts, tmp_path, SAID) == rows
+
+
+def test_tables_have_names_of_their_own(tmp_path: Path) -> None:
+    """The same id twice, also in another sub-set, and one that is called as a second one would be: no table stands for another."""
+    names = ["a", "a", "a#2", "a", "", "b"]
+    records = [replace(rated(x=(3.0, 2.0, 1.0), y=(1.0, 3.0, 2.0)), id=name, subset="st"[i > 2]) for i, name in enumerate(names)]
+    prompts = gather(records)
+    found = tables.named(prompts)
+    assert [name for name, _ in found] == ["a", "a#2", "a#2#2", "a#3", "4", "b"]
+    assert "".join(subset for _, subset in found) == "sssttt"
+    rows = tables.write(prompts, tmp_path, SAID)
+    assert [(row.id, row.subset) for row in rows] == found
+    assert agreement(rows, rows[::-1], 9, 0)["n"] == 6
 
 
 def test_an_interrupted_run_goes_on(tmp_path: Path) -> None:
