@@ -80,7 +80,7 @@ def revoted(wins: Counts, draws: int, generator: np.random.Generator) -> Counts:
     cycles = _cycles(wins + wins.T > 0)
     if not cycles:
         return np.repeat(wins[None], draws, axis=0)
-    steps = [cycles[i] for i in generator.integers(0, len(cycles), size=_STEPS_PER_VOTE * int(wins.sum()))]
+    steps = [cycles[i] for i in generator.integers(0, len(cycles), size=int(_STEPS_PER_VOTE * wins.sum()))]
     ancestor = _walk(wins[None].copy(), steps, generator)
     return _walk(np.repeat(ancestor, draws, axis=0), steps[::-1], generator)
 

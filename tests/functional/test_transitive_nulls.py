@@ -142,10 +142,13 @@ def test_votes_around_a_hole_can_turn() -> None:
     np.testing.assert_array_equal(nulls.revoted(tree, 2, rng()), np.stack([tree] * 2))
 
 
-def test_level_of_votes() -> None:
+@pytest.mark.parametrize(("each", "steps"), [(4, 10), (40, 0.1)])
+def test_level_of_votes(each: int, steps: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also with chains of 24 steps over 240 votes, which stay close to where they start: without an ancestor, to the data."""
+    monkeypatch.setattr(nulls, "_STEPS_PER_VOTE", steps)
     generator, found = rng(6), []
     for _ in range(200):
-        wins = votes(generator.standard_normal(4), 4, generator)
+        wins = votes(generator.standard_normal(4), each, generator)
         drawn = nulls.revoted(wins, 60, generator)
         tables = vote_margins(np.concatenate([wins[None], drawn]), np.zeros((61, 4, 4), np.int64))
         # A little noise breaks ties, which would only make the test more cautious.
