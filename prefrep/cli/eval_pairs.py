@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,8 +20,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "pairs",
         help="any comparisons: accuracy, agreement by length and margin, calibration",
         description="Accuracy on any file of comparisons, by subset, length and margin, and how far the model's probabilities can be "
-        "trusted: Brier score, log loss, calibration error, each with an interval, and a reliability diagram. Of K scored responses all "
-        "pairs count.",
+        "trusted: Brier score, log loss, calibration error and a reliability diagram. Of K scored responses all pairs count.",
     )
     parser.add_argument("--model", required=True, metavar="DIR", help="exported folder of a model")
     parser.add_argument("--data", required=True, metavar="FILE|HUB", help="comparisons: file, folder or hub data set")
@@ -37,6 +35,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 
 def _pairs(parser: argparse.ArgumentParser, given: argparse.Namespace) -> int:
+    from prefrep.disk import replace_lines
     from prefrep.evaluation import pairs
     from prefrep.evaluation.layout import fingerprint, model_name, versions, write_results
     from prefrep.evaluation.reliability import PLOT, reliability_plot
@@ -66,10 +65,7 @@ def _pairs(parser: argparse.ArgumentParser, given: argparse.Namespace) -> int:
         "model": {"name": model_name(given.model), **{key: value for key, value in described.items() if key != "versions"}},
         "versions": versions(described["versions"]),
     }
-    from prefrep.disk import replace_text
-
-    lines = [json.dumps(each, ensure_ascii=False) + "\n" for each in pairs.mistakes(rows, data)]
-    replace_text(given.out / pairs.MISTAKES, "".join(lines))
+    replace_lines(given.out / pairs.MISTAKES, pairs.mistakes(rows, data))
     reliability_plot(results, given.out / PLOT)
     path = write_results(given.out, results)
     print("\n".join(report(results)))
@@ -141,7 +137,9 @@ def report(results: dict[str, Any]) -> list[str]:
     if fitted is not None:
         found.append((f", temperature {fitted['value']:.3g}", fitted["after"]))
     for suffix, each in found:
-        for name, key in (("Brier score", "brier"), ("log loss (nats)", "log_loss"), ("calibration error (ECE)", "ece")):
+        for name, key in (("Brier score", "brier"), ("log loss (nats)", "log_loss")):
             add(name + suffix, each[key])
-        lines.append(f"  if calibrated, ECE would be {each['ece']['if_calibrated']['mean']:.3f} by chance")
+        error, chance = each["ece"], each["ece"]["if_calibrated"]
+        by_chance = f"by chance, if calibrated: {chance['mean']:.3f}, 95 % below {chance['p95']:.3f}"
+        lines.append(f"{'calibration error (ECE)' + suffix:<40}{error['n']:>7}  {error['score']:>7.3f}  {by_chance}")
     return lines + ["", f"model: {results['model']['name']}"] + [f"note: {note}" for note in results["notes"]]

@@ -32,8 +32,6 @@ def reliability(
     found, notes = _measure(scores, outcomes, bootstrap), []
     if (outcomes % 1 != 0).any():
         notes.append("soft labels count as expected outcomes; the error of a calibrated model is that of hard outcomes, so it is too large")
-    if found["ece"]["ci95"][1] < found["ece"]["score"]:
-        notes.append("the interval of ECE has the share of chance taken out, and so lies below ECE itself: most of it may be chance")
     found["temperature"] = None
     if held_out is not None:
         n = len(held_out[0])
@@ -62,11 +60,12 @@ def _measure(scores: Floats, outcomes: Floats, boot: Bootstrap) -> dict[str, Any
         diagram.append(
             {"low": low, "high": high, "n": count, "confidence": float(confidence[inside].mean()), "outcome": mean, "ci95": list(interval)}
         )
-    error = {"score": calibration.calibration_error(confidence, outcome, bins), "n": n, "ci95": list(spread.calibration_error)}
+    error = calibration.calibration_error(confidence, outcome, bins)
+    chance = {"mean": spread.calibrated_mean, "p95": spread.calibrated_p95}
     return {
         "brier": {"score": float(calibration.brier(scores, outcomes).mean()), "n": n, "ci95": list(spread.brier)},
         "log_loss": {"score": float(calibration.log_loss(scores, outcomes).mean()), "n": n, "ci95": list(spread.log_loss)},
-        "ece": error | {"if_calibrated": {"mean": spread.calibrated_mean, "p95": spread.calibrated_p95}},
+        "ece": {"score": error, "n": n, "if_calibrated": chance},
         "bins": diagram,
     }
 

@@ -69,29 +69,28 @@ def calibration_error(confidence: Floats, outcome: Floats, bins: Indices) -> flo
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """What resampling says about three numbers, and what the calibration error would be without any miscalibration.
+    """What resampling says about scores, and what the calibration error would be without any miscalibration.
 
     Args:
         brier: 95 % interval.
         log_loss: 95 % interval.
-        calibration_error: 95 % interval.
         calibrated_mean: Mean calibration error of a model that is calibrated and has the same confidences in the same bins.
         calibrated_p95: 95th percentile of it: an error below is no evidence of miscalibration.
     """
 
     brier: Interval
     log_loss: Interval
-    calibration_error: Interval
     calibrated_mean: float
     calibrated_p95: float
 
 
 def bootstrap(log_odds: ArrayLike, outcomes: ArrayLike, bins: Indices, draws: int, generator: np.random.Generator) -> Spread:
-    """Resamples comparisons, in the bins of the whole sample.
+    """Resamples comparisons for the scores; draws outcomes of a calibrated model for the calibration error.
 
-    The calibration error is a sum of absolute values: noise alone makes it positive, and a resample has the noise twice. So its
-    interval is the reflected one, [2 e - q(97.5 %), 2 e - q(2.5 %)] cut at 0, which takes that bias out; percentiles would
-    lie above e. Where e is mostly noise, the interval lies below it.
+    The calibration error has no interval. It is a sum of absolute values, which noise alone makes positive, and a resample has the noise
+    twice: where the truth is near 0, intervals from resamples miss it. What tells noise from miscalibration is a test: the same confidences
+    in the same bins, with verdicts that are right as often as they say (after the consistency bars of Broecker and Smith, Weather and
+    Forecasting 22, 2007).
 
     Args:
         log_odds: s, [n].
@@ -101,21 +100,15 @@ def bootstrap(log_odds: ArrayLike, outcomes: ArrayLike, bins: Indices, draws: in
         generator: Random numbers.
     """
     scores, losses = brier(log_odds, outcomes), log_loss(log_odds, outcomes)
-    confidence, outcome = folded(log_odds, outcomes)
-    gaps, n, count = confidence - outcome, len(bins), int(bins.max()) + 1
-    found, calibrated = np.empty((draws, 3)), np.empty(draws)
+    confidence, n = folded(log_odds, outcomes)[0], len(bins)
+    found, calibrated = np.empty((draws, 2)), np.empty(draws)
     for draw in range(draws):
         rows = generator.integers(0, n, n)
-        error = np.abs(np.bincount(bins[rows], gaps[rows], count)).sum() / n
-        found[draw] = scores[rows].mean(), losses[rows].mean(), error
+        found[draw] = scores[rows].mean(), losses[rows].mean()
         calibrated[draw] = calibration_error(confidence, (generator.random(n) < confidence).astype(np.float64), bins)
-    low, high = percentile_interval(found[:, 2])
-    here = calibration_error(confidence, outcome, bins)
-    reflected = (max(2 * here - high, 0.0), max(2 * here - low, 0.0))
     return Spread(
         percentile_interval(found[:, 0]),
         percentile_interval(found[:, 1]),
-        reflected,
         float(calibrated.mean()),
         float(np.quantile(calibrated, 0.95)),
     )

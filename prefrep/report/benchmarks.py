@@ -114,9 +114,10 @@ def _calibration(found: Mapping[str, Any]) -> Block:
         measures.append((f"temperature {fitted['value']:.3g} {interval(fitted['ci95'])}, fitted on {fitted['n']} others", fitted["after"]))
     rows = []
     for name, each in measures:
-        for label, key in (("Brier score", "brier"), ("log loss, nats", "log_loss"), ("calibration error (ECE)", "ece")):
-            chance = number(each["ece"]["if_calibrated"]["mean"]) if key == "ece" else ""
-            rows.append((name, *_scored(label, each[key]), chance))
+        rows += [(name, *_scored(label, each[key]), "") for label, key in (("Brier score", "brier"), ("log loss, nats", "log_loss"))]
+        error, chance = each["ece"], each["ece"]["if_calibrated"]
+        by_chance = f"{number(chance['mean'])}, 95 % below {number(chance['p95'])}"
+        rows.append((name, "calibration error (ECE)", str(error["n"]), number(error["score"]), "", by_chance))
     return table(("probabilities", *SCORED, "if calibrated"), rows)
 
 

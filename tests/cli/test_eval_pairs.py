@@ -62,6 +62,8 @@ def test_files_and_their_recomputation(model: str, tmp_path: Path, capsys: pytes
     assert (out / "reliability.png").read_bytes().startswith(b"\x89PNG")
     printed = capsys.readouterr().out
     assert all(word in printed for word in ("accuracy", "Brier score", "margin 0.5 to", "model chooses the longer answer"))
+    chance = found["calibration"]["ece"]["if_calibrated"]
+    assert f"by chance, if calibrated: {chance['mean']:.3f}, 95 % below {chance['p95']:.3f}" in printed
 
 
 def test_a_finished_run_asks_the_model_nothing(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

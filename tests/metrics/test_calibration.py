@@ -75,7 +75,7 @@ def test_bins_are_of_like_size_and_keep_equal_values_together() -> None:
 
 
 def test_a_calibrated_model_has_the_error_of_chance_only() -> None:
-    errors, chance, covered, reach_zero = [], [], 0, 0
+    errors, chance, covered = [], [], 0
     for seed in range(20):
         s, y = generated(1000, seed=seed)
         confidence, outcome = folded(s, y)
@@ -84,10 +84,8 @@ def test_a_calibrated_model_has_the_error_of_chance_only() -> None:
         errors.append(calibration_error(confidence, outcome, bins))
         chance.append(spread.calibrated_mean)
         covered += errors[-1] <= spread.calibrated_p95
-        reach_zero += spread.calibration_error[0] < 0.001
     assert np.mean(errors) == pytest.approx(np.mean(chance), rel=0.15)
     assert np.mean(chance) < 0.04 and covered >= 17
-    assert reach_zero >= 5  # the truth is 0, where percentiles of resamples never go
     s, y = generated(100_000)
     confidence, outcome = folded(s, y)
     assert calibration_error(confidence, outcome, equal_mass(confidence, 10)) < 0.006
@@ -101,7 +99,7 @@ def test_an_overconfident_model_is_seen() -> None:
     expected = float((confidence - expit(np.abs(s) / 3)).mean())
     spread = bootstrap(s, y, bins, 200, np.random.default_rng(0))
     assert calibration_error(confidence, outcome, bins) == pytest.approx(expected, abs=0.01)
-    assert spread.calibration_error[0] < expected < spread.calibration_error[1] and spread.calibrated_p95 < 0.02
+    assert spread.calibrated_p95 < 0.02
     assert spread.brier[0] < brier(s, y).mean() < spread.brier[1]
     assert spread.log_loss[0] < log_loss(s, y).mean() < spread.log_loss[1]
 

@@ -169,6 +169,8 @@ def test_accuracies_follow_from_the_scores(three: list[Path], tmp_path: Path) ->
     sure = [(row["probability"], 1 / (1 + np.exp(-row["score"]))) for row in rows.values()]
     brier = np.mean([p * (1 - q) ** 2 + (1 - p) * q**2 for p, q in sure])  # of hard outcomes, expected
     assert page.tables["Calibration"][0][1][:4] == ["as scored", "Brier score", "121", f"{brier:.3f}"]
+    chance = json.loads((three[0] / "heldout" / "results.json").read_text())["calibration"]["ece"]["if_calibrated"]
+    assert page.tables["Calibration"][0][3][-2:] == ["", f"{chance['mean']:.3f}, 95 % below {chance['p95']:.3f}"]
 
 
 def test_paired_tests_follow_from_the_scores(three: list[Path], tmp_path: Path) -> None:
