@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import combinations
@@ -14,14 +12,15 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from prefrep.disk import replace_text
+from prefrep.disk import replace_lines
 from prefrep.errors import DataError, RecordError
 from prefrep.evaluation.layout import rendered
 from prefrep.evaluation.reliability import reliability
-from prefrep.evaluation.scores import SCORES, PairScore, ScoreLog, digest
+from prefrep.evaluation.scores import SCORES, PairScore, ScoreLog, digest, distinct
 from prefrep.evaluation.summary import Bootstrap
 from prefrep.evaluation.winrate import Judge, answer_length
 from prefrep.metrics import calibration, intervals
+from prefrep.metrics.verdicts import is_right
 from prefrep.metrics.winrate import win_probabilities
 from prefrep.records import Comparison, Messages, Record, text
 
@@ -71,17 +70,15 @@ def comparisons_of(records: Iterable[Record]) -> list[Comparison]:
         RecordError: Several responses have no scores.
         DataError: There is nothing to compare.
     """
-    found: list[Comparison] = []
-    seen: Counter[str] = Counter()
+    found: list[tuple[str, Comparison]] = []
     for number, record in enumerate(records):
         name = record.id or str(number)
         for pair in _pairs(record):
-            label = f"{name}:{pair.id}" if not isinstance(record, Comparison) else name
-            seen[label] += 1
-            found.append(replace(pair, id=label if seen[label] == 1 else f"{label}#{seen[label]}"))
+            found.append((name if isinstance(record, Comparison) else f"{name}:{pair.id}", pair))
     if not found:
         raise DataError("no comparisons to evaluate; look at the data with bin/inspect")
-    return found
+    names = distinct(name for name, _ in found)
+    return [replace(pair, id=name) for name, (_, pair) in zip(names, found, strict=True)]
 
 
 def _pairs(record: Record) -> Iterator[Comparison]:
@@ -119,7 +116,7 @@ def pair_rows(comparisons: Iterable[Comparison], scores: Iterable[float]) -> lis
 
 def write_rows(folder: Path, rows: Iterable[PairRow]) -> Path:
     """Writes `scores.jsonl` of scores that are all there, in one step; returns its path."""
-    replace_text(folder / SCORES, "".join(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in rows))
+    replace_lines(folder / SCORES, map(asdict, rows))
     return folder / SCORES
 
 
@@ -168,7 +165,7 @@ def evaluate(rows: Sequence[PairRow], held_out: Sequence[PairRow] | None = None,
     Args:
         rows: Per-sample scores.
         held_out: Scores of other comparisons, which the temperature is fitted on; None: no temperature.
-        bootstrap: How the intervals of Brier score, log loss and calibration error are drawn.
+        bootstrap: How the intervals of Brier score and log loss, and the calibration error by chance, are drawn.
 
     Returns:
         What `results.json` holds, without model, data and versions.
@@ -188,7 +185,7 @@ def evaluate(rows: Sequence[PairRow], held_out: Sequence[PairRow] | None = None,
     equal = sum(row.score == 0 for row in decided)
     if equal:
         notes.append(f"{equal} pairs have equal scores, which count as lost")
-    right = np.array([_right(row) for row in decided], dtype=bool)
+    right = np.array([is_right(row.score, row.probability) for row in decided], dtype=bool)
     subsets: dict[str, list[bool]] = {}
     for row, won in zip(decided, right, strict=True):
         subsets.setdefault(row.subset, []).append(bool(won))
@@ -209,10 +206,6 @@ def share(hits: NDArray[np.bool_]) -> dict[str, Any]:
     """A share with its Wilson interval, as `results.json` holds it; without any trial it is None in [0, 1]."""
     n, wins = len(hits), int(hits.sum())
     return {"score": wins / n if n else None, "n": n, "ci95": list(intervals.accuracy_interval(wins, n))}
-
-
-def _right(row: PairRow) -> bool:
-    return row.score > 0 if row.probability > 0.5 else row.score < 0
 
 
 def _grouped(values: Floats, right: NDArray[np.bool_]) -> list[dict[str, Any]]:
@@ -259,7 +252,7 @@ def mistakes(rows: Sequence[PairRow], comparisons: Sequence[Comparison], limit: 
         comparisons: What was scored, in the order of the rows.
         limit: This many at most.
     """
-    wrong = [(row, pair) for row, pair in zip(rows, comparisons, strict=True) if row.probability != 0.5 and not _right(row)]
+    wrong = [(row, pair) for row, pair in zip(rows, comparisons, strict=True) if is_right(row.score, row.probability) is False]
     wrong.sort(key=lambda each: -abs(each[0].score))
     return [
         {
