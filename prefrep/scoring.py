@@ -41,7 +41,9 @@ class Scorer:
         # `drop` is a choice for training data; whoever asks for a score gets one.
         truncation = "keep_end" if model.encode.truncation == "drop" else model.encode.truncation
         self._encoder = Encoder(model.tokenizer, replace(model.encode, truncation=truncation), model.head.layout)
-        trees = layout == "trees" or (layout == "auto" and model.backbone.supports_trees())
+        trees = layout != "padded" and model.backbone.supports_trees()
+        if layout == "trees" and not trees:
+            raise ConfigError(f"{model.backbone.path} does not honour a tree mask, so scores would leak between responses; use layout auto")
         self._layout: Layout = "trees" if trees else "padded"
         self._device = next(model.head.parameters()).device
 

@@ -42,7 +42,7 @@ def blocks(tree: Tensor, branch: Tensor) -> Blocks:
     """Cuts trees into blocks.
 
     Args:
-        tree: Tree of each token [T]; the tokens of a tree lie together, its shared prefix first.
+        tree: Tree of each token [T], one token at least; the tokens of a tree lie together, its shared prefix first.
         branch: Branch of each token [T]; 0 for the shared prefix. The tokens of a branch lie together.
 
     Returns:

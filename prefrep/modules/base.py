@@ -96,10 +96,9 @@ class LanguageModule(LightningModule, ABC):
     def configure_optimizers(self) -> Any:
         """The optimizer over everything trainable, and a schedule that steps with it."""
         optimizer = self._optimizer([p for p in self.parameters() if p.requires_grad])
-        if getattr(self.trainer.precision_plugin, "scaler", None) is None:
-            # A fused optimizer could undo the scaling of fp16 gradients itself, and Lightning refuses to clip what such a one steps on.
-            # Where nothing is scaled, clipping is as right as with any other.
-            cast(Any, optimizer)._step_supports_amp_scaling = False
+        # A fused optimizer says that it undoes the scaling of fp16 gradients itself, and Lightning then refuses to clip.
+        # Let the trainer undo it, as for any other.
+        cast(Any, optimizer)._step_supports_amp_scaling = False
         total = self.trainer.estimated_stepping_batches
         if math.isinf(total):
             raise ConfigError("the schedule needs to know how long training lasts; set trainer.max_epochs or trainer.max_steps")

@@ -1,7 +1,8 @@
 """Attention over packed token trees, in the forms that the `transformers` library takes.
 
 Three kernels know trees. `trees` (ours, registered with `transformers` under that name): all layers work on the T tokens that are there,
-without padding, and attention goes by the blocks of `functional.blocks`, so that what no token may see is hardly ever computed.
+without padding, and attention goes by the blocks of `functional.blocks`, so that hardly anything off a token's path is computed (a sliding
+window is a mask within blocks).
 `flex_attention` (CUDA): one row of T tokens under a block mask, so that blocks without a pair that may be seen cost nothing. `sdpa` and
 `eager` take dense masks of whole rows, and serve models that are not built on `transformers`' attention interface.
 
@@ -24,7 +25,7 @@ from transformers.masking_utils import sdpa_mask
 from prefrep.functional.blocks import Blocks, blocks
 from prefrep.functional.trees import additive, tree_mask
 
-# A layer keeps this many attention weights for its backward pass; if it has more, they are computed again there.
+# A layer keeps this many attention weights at most for its backward pass (128 MiB in bf16); if it has more, they are computed again there.
 KEPT = 2**26
 
 Mask = TypeVar("Mask", Tensor, BlockMask)
@@ -110,10 +111,10 @@ def in_blocks(
     def finish(window: int | None) -> Tensor:
         seen = found.seen
         if window is not None:
-            near = [place[q][:, :, None] - place[k][:, None, :] < window for q, k in _batches(found)]
+            near = [(place[q][:, :, None] - place[k][:, None, :] < window) | (q < 0)[:, :, None] for q, k in _batches(found)]
             seen = seen & torch.cat([each.flatten() for each in near])
         # Four axes are what `transformers` hands through as it is.
-        return additive(seen, numbers)[None, None, None].to(device)
+        return additive(seen.to(device), numbers)[None, None, None]
 
     heads = int(config.num_attention_heads)
     groups = int(getattr(config, "num_key_value_heads", None) or heads)
@@ -275,10 +276,10 @@ def _attend(
     mixed = value.new_empty(len(at.queries), value.shape[3])
     for block in _gathered(query, key, value, bias, at, scaling):
         out = mixed[block.q].view(*block.query.shape[:2], -1)
-        if keep or softcap:
+        if keep or softcap or query.device.type != "cpu":
             weights, _ = _weights(block, softcap, kept[block.w] if keep else value.new_empty(block.bias.numel() * heads))
             torch.bmm(weights, block.value, out=out)
-        else:  # a fused kernel is faster where the weights are not asked for
+        else:  # on a CPU a fused kernel is faster where nobody asks for the weights
             n, _, q, u = block.bias.shape
             of_heads = (
                 block.query.view(n, heads, q, -1),

@@ -54,8 +54,9 @@ class Backbone(nn.Module):
         path: `bundled:smollm2-135m`, a local folder, or a hub id.
         dtype: Type of the stored weights. With bf16-mixed training, float32 keeps every small update; bfloat16 is right for a base that
             is frozen or carries LoRA.
-        attention: Attention kernel (`nn.attention`). `auto`: the first that honours a tree mask, of flex_attention on CUDA, trees, and the
-            one of `transformers` (eager where attention logits are soft-capped, since sdpa would skip the cap).
+        attention: Attention kernel (`nn.attention`). `auto`: the first that honours a tree mask (`supports_trees` tries), of
+            flex_attention on CUDA, trees, and the one of `transformers` (eager where attention logits are soft-capped, since sdpa would
+            skip the cap).
         lora: Train adapters instead of the weights.
         frozen: Train the head alone.
         gradient_checkpointing: Trade time for memory.
@@ -101,6 +102,8 @@ class Backbone(nn.Module):
         for module in model.modules():  # equal texts get equal scores; LoRA brings its own dropout
             if isinstance(module, nn.Dropout):
                 module.p = 0.0
+            if isinstance(getattr(module, "attention_dropout", None), float):
+                module.attention_dropout = cast(Any, 0.0)
         if gradient_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         if frozen:
@@ -126,7 +129,7 @@ class Backbone(nn.Module):
             log.warning("full fine-tuning of %s weights loses most small updates; dtype: float32 with bf16-mixed keeps them", dtype)
         # nn.Module.__setattr__ would register a second copy of the parameters under `transformer`; the property below does not.
         self.model = model
-        self._trees: bool | None = None
+        self._trees: dict[str, bool] = {}
         self._tokenizer: PreTrainedTokenizerBase | None = None
         self._kernels = self._candidates(attention)
         try:
@@ -241,13 +244,13 @@ class Backbone(nn.Module):
         A model that ignores the mask, or carries a recurrent state from token to token, lets one branch leak into the next; then
         `layout: padded` is the way. Not one bit may differ, so no tolerance is involved.
         """
-        if self._trees is None:
-            device = next(self.parameters()).device
+        device = next(self.parameters()).device
+        if device.type not in self._trees:
             kernels = self._kernels
             if "trees" in kernels and len(kernels) > 1 and device.type == "cuda":
                 kernels = ["flex_attention", *kernels]
-            self._trees = any(self._honours_trees(kernel, device) for kernel in kernels)
-        return self._trees
+            self._trees[device.type] = any(self._honours_trees(kernel, device) for kernel in kernels)
+        return self._trees[device.type]
 
     def _honours_trees(self, attention: str, device: torch.device) -> bool:
         tree = torch.zeros(1, 7, dtype=torch.long, device=device)
@@ -263,6 +266,8 @@ class Backbone(nn.Module):
                 warnings.simplefilter("ignore")
                 a, b = (self(ids, positions, tree, branch, padded=False) for ids in (one, two))
             return bool(torch.equal(a[:, :3], b[:, :3]) and torch.equal(a[:, 5:], b[:, 5:]))
+        except torch.OutOfMemoryError:
+            raise  # says nothing about the kernel
         except (TypeError, ValueError, RuntimeError, IndexError) as error:
             log.info("%s with attention %s does not take a tree mask (%s)", self.path, attention, error)
             return False

@@ -9,6 +9,7 @@ from conftest import COMPARISONS, FAMILIES, encoder
 from prefrep.data.trees import Datum, TreeBatch, collate
 from prefrep.errors import CheckpointError, ConfigError
 from prefrep.functional.trees import tree_mask
+from prefrep.nn.attention import in_blocks
 from prefrep.nn.backbone import Backbone, LoRA
 
 
@@ -65,6 +66,17 @@ def test_a_mask_that_is_ignored_is_found_out(monkeypatch: pytest.MonkeyPatch) ->
     assert not Backbone("bundled:tiny-llama", attention="sdpa").supports_trees()
 
 
+def test_a_kernel_that_leaks_is_left_for_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where `trees` takes all branches for one, `auto` goes on to sdpa; asked for by name, it is found out."""
+    monkeypatch.setattr(
+        "prefrep.nn.backbone.in_blocks",
+        lambda config, tree, branch, positions, numbers: in_blocks(config, tree, torch.zeros_like(branch), positions, numbers),
+    )
+    backbone = Backbone("bundled:tiny-llama")
+    assert backbone.supports_trees() and backbone.attention == "sdpa"
+    assert not Backbone("bundled:tiny-llama", attention="trees").supports_trees()
+
+
 def gradients(backbone: Backbone, batch: TreeBatch) -> dict[str, torch.Tensor]:
     backbone.zero_grad()
     read = backbone(batch.ids, batch.positions, batch.tree, batch.branch, batch.padded).flatten(0, 1)[batch.end]
@@ -101,11 +113,30 @@ def test_auto_takes_the_kernel_for_trees(family: Backbone) -> None:
     assert family.attention == "trees"
 
 
-def test_layers_are_compiled_once_and_change_no_number(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = []
-    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **options: calls.append((self, options)))
-    backbone = Backbone("bundled:tiny-llama", compile=True)
-    assert [layer for layer, _ in calls] == list(backbone.transformer.layers)
+def test_a_compiled_layer_computes_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Traced and differentiated as the compiler does it, without generating code; two batches of other shapes, training and not."""
+    compiling = torch.nn.Module.compile
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **options: compiling(self, backend="aot_eager", **options))
+    plain, compiled = Backbone("bundled:tiny-llama"), Backbone("bundled:tiny-llama", compile=True)
+    data = data_of(plain.path)
+    for batch in (collate(data, pad_id=0, row_tokens=200), collate(data[:2], pad_id=0, row_tokens=60)):
+        expected = gradients(plain, batch)
+        for parameter, gradient in gradients(compiled, batch).items():
+            torch.testing.assert_close(gradient, expected[parameter], atol=1e-5 * float(expected[parameter].abs().max()), rtol=1e-4)
+        with torch.inference_mode():
+            torch.testing.assert_close(hidden(compiled, batch)[batch.end], hidden(plain, batch)[batch.end], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_kernel_in_bf16_is_the_kernel_in_fp32_rounded(checkpointing: bool) -> None:
+    exact, rounded = Backbone("bundled:tiny-llama"), Backbone("bundled:tiny-llama", gradient_checkpointing=checkpointing)
+    batch = collate(data_of(exact.path), pad_id=0, row_tokens=200)
+    expected = gradients(exact, batch)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = gradients(rounded, batch)
+    for parameter, gradient in expected.items():
+        torch.testing.assert_close(found[parameter], gradient, atol=0.03 * float(gradient.abs().max()), rtol=0.1, msg=parameter)
+    assert any(not torch.equal(found[name], gradient) for name, gradient in expected.items())
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2"])
