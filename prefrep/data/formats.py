@@ -148,7 +148,10 @@ def _rewardbench2(row: Row) -> Record:
     prompt = prompt_of(row)
     for name in _SIDES:
         if not isinstance(row[name], list):
-            raise MisfitError(f"'{name}' must be a list of texts, found {kind(row[name])}", "for one answer each, set format: rewardbench")
+            raise MisfitError(
+                f"'{name}' must be a list of texts, found {kind(row[name])}",
+                "one answer each is the format rewardbench (bin/eval rewardbench)",
+            )
     right, wrong = ([text_response(each, name) for each in row[name]] for name in _SIDES)
     if not right:
         raise MisfitError("'chosen' holds no answer")

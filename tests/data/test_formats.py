@@ -238,7 +238,11 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ("gpm", {"chosen": "a", "reject": "b"}, "no 'instruction' (found: chosen, reject)"),
     ("auto", {**BASE, **RB, "prompt": chat("q", "a")}, "a prompt of 2 turns ends with the assistant's"),
     ("rewardbench", {**RB, "chosen": "a", "rejected": "b"}, "no 'prompt'"),
-    ("rewardbench2", BASE, "'chosen' must be a list of texts, found text; for one answer each, set format: rewardbench"),
+    (
+        "rewardbench2",
+        BASE,
+        "'chosen' must be a list of texts, found text; one answer each is the format rewardbench (bin/eval rewardbench)",
+    ),
     ("rewardbench2", {"prompt": "q", "chosen": [], "rejected": ["a"]}, "'chosen' holds no answer"),
     ("auto", {"prompt": "q", "chosen": ["a"], "rejected": ["b"], "num_correct": 2}, "num_correct is 2, but 'chosen' holds 1"),
     ("auto", {"instruction": "q", "completions": []}, "'completions' must be a list of objects with a response, and not empty"),
