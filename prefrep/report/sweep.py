@@ -12,7 +12,7 @@ from prefrep.disk import replace_text
 from prefrep.errors import PrefrepError
 from prefrep.evaluation.pairs import PairRow
 from prefrep.evaluation.scores import read_scores
-from prefrep.report.comparison import differences, mean
+from prefrep.report.comparison import SHOWN, differences, mean
 from prefrep.report.document import Block, Plot, Section, Text, interval, notes, number, table
 from prefrep.report.markdown import write as write_markdown
 from prefrep.sweep import plots
@@ -67,7 +67,7 @@ def _blocks(runs: Sequence[Run], found: Sequence[Model], tests: Sequence[PairTes
             rows = [(each.name, *(mean(each.accuracies(name)) for name in names)) for each in found]
             blocks.append(Section("By subset, means over seeds", (table(("model", *(name or "(no subset)" for name in names)), rows),)))
     if len(found) > 1:
-        blocks.append(Section("Which differences are real", tuple(differences(tests, _of_seeds(tests)))))
+        blocks.append(Section("Which differences are real", tuple(differences(tests, _remarks(tests)))))
     blocks += _plots(found)
     if failed := [(str(run.about["name"]), str(run.about.get("reason", ""))) for run in runs if not run.verdicts]:
         blocks.append(Section("Failed points", (table(("point", "reason"), failed),)))
@@ -101,14 +101,16 @@ def _which_intervals(found: Sequence[Model]) -> list[str]:
     return lines
 
 
-def _of_seeds(tests: Sequence[PairTest]) -> list[str]:
-    """What seeds have to do with the tests."""
+def _remarks(tests: Sequence[PairTest]) -> list[str]:
+    """Where all tests are, and what seeds have to do with them."""
+    elsewhere = ["The sweep's pairs.csv has all pairs."] if len(tests) > SHOWN else []
     if not any(test.seeds for test in tests):
-        return []
+        return elsewhere
     return [
+        *elsewhere,
         "The difference is that of accuracies averaged over seeds. McNemar's test takes what the majority of a model's seeds says, and "
         "leaves out examples that split them evenly. Both speak of other examples for these trained models; the last column, Student's t "
-        "over the seeds that both have (not corrected), speaks of other seeds."
+        "over the seeds that both have (not corrected), speaks of other seeds.",
     ]
 
 

@@ -187,7 +187,7 @@ def test_the_report_says_what_is_real(out: Path) -> None:
     text = (out / "report.md").read_text()
     assert "**2 of the 3 differences are significant at the level 0.05.**" in text and "- GPM dim=8 is better than BT by" in text
     assert "9 points of 3 models" in text and "no \\| luck" in text and "running" not in text
-    assert "Student's t over seeds" in text and "Wilson" not in text
+    assert "Student's t over seeds" in text and "Wilson" not in text and "pairs.csv" not in text
     plots = sorted(path.name for path in (out / "report-plots").iterdir())
     assert plots == ["01-accuracy-dim.png", "02-accuracy-subsets.png"]
     for name in plots:
@@ -202,6 +202,15 @@ def test_nothing_real(tmp_path: Path) -> None:
     text = (tmp_path / "report.md").read_text()
     assert "**No difference is significant at the level 0.05: 3 pairs were tested.**" in text
     assert "Wilson's interval over examples; one seed has no spread" in text and "Student's t over" not in text
+
+
+def test_more_pairs_than_a_table_shows(tmp_path: Path) -> None:
+    for i in range(7):
+        make(tmp_path, f"m{i}", 0, [1.0] * i + [-1.0] * (20 - i))
+    write(tmp_path)
+    text = (tmp_path / "report.md").read_text()
+    assert "The 20 smallest p-values of 21." in text and "pairs.csv has all pairs" in text
+    assert len(cells(tmp_path, "Which differences are real")) == 1 + 20 and len((tmp_path / "pairs.csv").read_text().splitlines()) == 1 + 21
 
 
 def test_two_seeds_that_disagree_are_left_out(tmp_path: Path) -> None:
