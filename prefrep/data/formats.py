@@ -150,7 +150,7 @@ def _rewardbench2(row: Row) -> Record:
         if not isinstance(row[name], list):
             raise MisfitError(
                 f"'{name}' must be a list of texts, found {kind(row[name])}",
-                "one answer each is the format rewardbench (bin/eval rewardbench)",
+                "bin/eval rewardbench reads one answer each",
             )
     right, wrong = ([text_response(each, name) for each in row[name]] for name in _SIDES)
     if not right:
