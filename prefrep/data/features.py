@@ -126,6 +126,7 @@ class Features:
         self._states: list[Tensor] = []
         self._starts = torch.zeros(1, dtype=torch.long)  # first row of each segment, and the number of rows
         self._names: set[str] = set()
+        self._files: list[str] = []  # of the segments that are mapped
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             for left in self.folder.glob(".*.partial"):
@@ -158,6 +159,9 @@ class Features:
             found[at] = self._states[segment][flat[at] - self._starts[segment]].to(dtype)
         return found.reshape(*rows.shape, -1)
 
+    def _segment(self, row: int) -> int:
+        return int(torch.bucketize(row, self._starts, right=True)) - 1
+
     def refresh(self) -> None:
         """Maps segments that have appeared since. One that is damaged, or of another model, is left out: its texts are read again."""
         for path in sorted(self.folder.glob("[!.]*.safetensors")):
@@ -173,7 +177,11 @@ class Features:
             except (SafetensorError, OSError) as error:
                 log.warning("%s: damaged (%s), left out; its texts are read again", path, error)
                 continue
-            self._rows.update((key.tobytes(), len(self) + i) for i, key in enumerate(keys))
+            for row, each in enumerate((key.tobytes() for key in keys), len(self)):
+                # A prompt may have been read by two processes, with other bits: all of them take the same, whatever they saw first.
+                if (known := self._rows.get(each)) is None or path.name < self._files[self._segment(known)]:
+                    self._rows[each] = row
+            self._files.append(path.name)
             self._states.append(states)
             self._starts = torch.cat([self._starts, self._starts[-1:] + len(states)])
 
