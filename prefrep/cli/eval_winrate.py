@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from prefrep.cli.eval_generate import add_generation, check, load_policy, make_sampler, model_name
 
 if TYPE_CHECKING:
-    from prefrep.evaluation.winrate import Answers, Judge
+    from prefrep.evaluation.scores import Judge
+    from prefrep.evaluation.winrate import Answers
 
 _FILES = (".json", ".jsonl", ".json.gz", ".jsonl.gz")
 

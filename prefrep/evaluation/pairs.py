@@ -16,9 +16,9 @@ from prefrep.disk import replace_lines
 from prefrep.errors import DataError, RecordError
 from prefrep.evaluation.layout import rendered
 from prefrep.evaluation.reliability import reliability
-from prefrep.evaluation.scores import SCORES, PairScore, ScoreLog, digest, distinct
+from prefrep.evaluation.scores import SCORES, Judge, PairScore, distinct, log_pairs
 from prefrep.evaluation.summary import Bootstrap
-from prefrep.evaluation.winrate import Judge, answer_length
+from prefrep.evaluation.winrate import answer_length
 from prefrep.metrics import calibration, intervals
 from prefrep.metrics.verdicts import is_right
 from prefrep.metrics.winrate import win_probabilities
@@ -136,12 +136,7 @@ def score_comparisons(
         DataError: A score is not finite.
         ConfigError: The folder holds scores of another model or other data.
     """
-    identity = {"benchmark": "pairs", "model": dict(model), "data": digest(comparisons)}
-    with ScoreLog(out, PairRow, identity, [(pair.id, pair.subset) for pair in comparisons], restart) as log:
-        rest = comparisons[len(log.rows) :]
-        for pair, score in zip(rest, scorer.compare(rest, progress="pairs") if rest else (), strict=True):
-            log.append(pair_row(pair, score))
-        return log.rows
+    return log_pairs(scorer, comparisons, out, PairRow, pair_row, "pairs", model, restart)
 
 
 def shared(a: Iterable[Comparison], b: Iterable[Comparison]) -> int:

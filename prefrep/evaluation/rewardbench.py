@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prefrep.errors import ConfigError, DataError
-from prefrep.evaluation.scores import PairScore, RankedScore, ScoreLog, digest
+from prefrep.evaluation.scores import PairScore, RankedScore, ScoreLog, digest, log_pairs
 from prefrep.evaluation.summary import Scalarisation
 from prefrep.metrics import intervals
 from prefrep.records import Comparison, RankedResponses, Record
@@ -93,13 +93,7 @@ def score_pairs(
         ConfigError: If the folder holds scores of another model or other data.
     """
     pairs = [_named(record, number, Comparison, "rewardbench2") for number, record in enumerate(_some(records))]
-    identity = {"benchmark": "rewardbench", "model": dict(model), "data": digest(pairs)}
-    with ScoreLog(out, PairScore, identity, [(pair.id, pair.subset) for pair in pairs], restart) as log:
-        rest = pairs[len(log.rows) :]
-        if rest:
-            for pair, score in zip(rest, scorer.compare(rest, progress="rewardbench"), strict=True):
-                log.append(PairScore(pair.id, pair.subset, float(score)))
-        return log.rows
+    return log_pairs(scorer, pairs, out, PairScore, PairScore.of, "rewardbench", model, restart)
 
 
 def score_ranked(

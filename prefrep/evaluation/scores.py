@@ -6,15 +6,15 @@ import hashlib
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, ClassVar, Generic, Self, TypeVar, cast
+from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar, cast
 
 from prefrep.disk import keep_lines, replace_text
 from prefrep.errors import ConfigError, DataError, RecordError
-from prefrep.records import Record
+from prefrep.records import Comparison, Record
 
 SCORES = "scores.jsonl"
 SIDECAR = "scores.meta.json"
@@ -45,6 +45,11 @@ class PairScore:
     id: str
     subset: str
     score: float
+
+    @classmethod
+    def of(cls, pair: Comparison, score: float) -> PairScore:
+        """The row of a pair that got a score."""
+        return PairScore(pair.id, pair.subset, score)
 
     @classmethod
     def parse(cls, row: Mapping[str, Any]) -> Self:
@@ -251,3 +256,39 @@ class ScoreLog(Generic[Row]):
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._file.close()
+
+
+class Judge(Protocol):
+    """Whoever compares answers: a `Scorer`, a `judges.RuleJudge`."""
+
+    def compare(self, comparisons: Iterable[Comparison], *, progress: str | None = None) -> Iterator[float]:
+        """Log-odds of chosen over rejected."""
+
+
+def log_pairs(
+    judge: Judge, pairs: Sequence[Comparison], out: Path, kind: type[Row], row: Callable[[Comparison, float], Row],
+    benchmark: str, model: Mapping[str, Any], restart: bool = False, progress: str | None = None,
+) -> list[Row]:  # fmt: skip
+    """Scores pairs into `out/scores.jsonl`, going on where an interrupted run stopped.
+
+    Args:
+        judge: Who compares.
+        pairs: What is compared.
+        out: Output folder.
+        kind: What the rows are.
+        row: Makes the row of a pair from its score, the log-odds of chosen over rejected.
+        benchmark: What the scores are for.
+        model: What tells this judge from others, kept beside the scores.
+        restart: Throw away scores that the folder holds.
+        progress: Label of the progress bar; None: the benchmark's name.
+
+    Raises:
+        DataError: A score is not finite.
+        ConfigError: The folder holds scores of something else.
+    """
+    identity = {"benchmark": benchmark, "model": dict(model), "data": digest(pairs)}
+    with ScoreLog(out, kind, identity, [(pair.id, pair.subset) for pair in pairs], restart) as log:
+        rest = pairs[len(log.rows) :]
+        for pair, score in zip(rest, judge.compare(rest, progress=progress or benchmark) if rest else (), strict=True):
+            log.append(row(pair, float(score)))
+        return log.rows

@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from prefrep.data.sources import rows
 from prefrep.errors import DataError, RecordError
-from prefrep.evaluation.scores import PairScore, ScoreLog, digest
+from prefrep.evaluation.scores import Judge, PairScore, log_pairs
 from prefrep.evaluation.summary import Bootstrap, entry
 from prefrep.metrics import intervals
 from prefrep.metrics.winrate import bootstrap_length_controlled, length_controlled, length_feature, win_probabilities
 from prefrep.records import Comparison, Message, Messages
-
-
-class Judge(Protocol):
-    """Whoever compares answers: a `Scorer`, a `judges.RuleJudge`."""
-
-    def compare(self, comparisons: Iterable[Comparison], *, progress: str | None = None) -> Iterator[float]:
-        """Log-odds of chosen over rejected."""
 
 
 # ------------------------------------------------------------------------------------------------------------------------ answers
@@ -122,12 +115,7 @@ def judge_pairs(
         ConfigError: The folder holds scores of something else.
         DataError: A score is not finite.
     """
-    said = {"benchmark": "winrate", "model": dict(identity), "data": digest(pairs)}
-    with ScoreLog(out, PairScore, said, [(pair.id, "") for pair in pairs], restart) as log:
-        rest = pairs[len(log.rows) :]
-        for pair, score in zip(rest, judge.compare(rest, progress="judging") if rest else (), strict=True):
-            log.append(PairScore(pair.id, "", float(score)))
-        return log.rows
+    return log_pairs(judge, pairs, out, PairScore, PairScore.of, "winrate", identity, restart, progress="judging")
 
 
 def answer_length(answer: Messages) -> int:
