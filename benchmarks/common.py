@@ -79,13 +79,13 @@ class Report:
     goals: list[Goal] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     raw: dict[str, Any] = field(default_factory=dict)
-    machine: dict[str, Any] = field(default_factory=lambda: machine())
+    machine: dict[str, Any] = field(init=False)
 
     def __post_init__(self) -> None:
         from prefrep.cli.main import quiet
 
         quiet()
-        about = self.machine
+        self.machine = about = machine(getattr(self.options, "device", "cpu"))
         print(f"{self.name}: {about['device']}, {about['threads']} threads, load {about['load']:.1f} at the start")
         print(", ".join(f"{name} {number}" for name, number in about["versions"].items()), flush=True)
 
@@ -198,8 +198,12 @@ def median_ratio(slow: Sequence[float], fast: Sequence[float]) -> float:
 # ---- the machine
 
 
-def machine() -> dict[str, Any]:
-    """Hardware, versions and how busy the machine is, without its name."""
+def machine(device: str) -> dict[str, Any]:
+    """Hardware, versions and how busy the machine is, without its name.
+
+    Args:
+        device: What is measured: `cpu` or `cuda`.
+    """
     import torch
 
     versions = {"python": platform.python_version()}
@@ -208,10 +212,9 @@ def machine() -> dict[str, Any]:
             versions[package] = version(package)
         except PackageNotFoundError:
             continue
-    cuda = torch.cuda.is_available()
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=ROOT)
     return {
-        "device": torch.cuda.get_device_name() if cuda else _cpu(),
+        "device": torch.cuda.get_device_name() if device == "cuda" else _cpu(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "memory_GiB": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),

@@ -48,7 +48,9 @@ def about(result: dict[str, Any]) -> str:
     """Where a result was measured."""
     it = result["machine"]
     model = result["options"].get("model")
-    return f"{it['device']}, {it['threads']} threads, torch {it['versions']['torch']}" + (f", {model}" if model else "")
+    return f"{it['device']}, {it['threads']} threads, torch {it['versions']['torch']}, commit {it['commit']}" + (
+        f", {model}" if model else ""
+    )
 
 
 if __name__ == "__main__":

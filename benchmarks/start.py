@@ -16,7 +16,7 @@ from statistics import median
 from benchmarks.common import QUICK_RESULTS, ROOT, Report, arguments, interleave, timed
 from benchmarks.models import SMOLLM2, TINY
 
-PROGRAMS = ("prefrep", "score", "eval", "inspect", "export", "quickstart")
+PROGRAMS = ("prefrep", "score", "eval", "inspect", "export", "quickstart", "sweep", "report", "cyclic")
 GOAL = 2.0  # seconds
 EMPTY = "pass"
 TORCH = "import torch, transformers, lightning.pytorch"
@@ -59,6 +59,7 @@ def main(args: list[str] | None = None) -> None:
     others = {
         "python alone": [sys.executable, "-c", EMPTY],
         "torch, transformers, lightning imported": [sys.executable, "-c", TORCH],
+        "bin/prefrep fit --help, every setting": [str(ROOT / "bin" / "prefrep"), "fit", "--help"],
         "bin/prefrep fit, one step, end": fit,
         "exported folder: load, rank two answers, end": [sys.executable, "-c", LOAD, str(folder)],
     }

@@ -12,6 +12,21 @@ from prefrep.cli import friendly
 from prefrep.disk import replace_lines
 from prefrep.errors import ConfigError, PrefrepError
 
+HELP = """usage: bin/prefrep fit|validate|test|predict --config FILE [--KEY VALUE ...]
+
+Trains and tests preference models and policies.
+
+  fit       train; --ckpt_path FILE goes on where the run of that checkpoint was stopped
+  validate  the validation data's metrics, of the checkpoint that --ckpt_path names
+  test      likewise, of the test data
+  predict   log-odds of each pair into predictions.jsonl
+
+-c, --config FILE  settings; of several files the later one wins. configs/preference trains heads, configs/gpo policies
+--KEY VALUE        one setting by its dotted name, such as --model.head.dim 8 or --data.train pairs.jsonl
+--print_config     shows all settings, and what they are set to, without running
+
+Every setting: bin/prefrep fit --help; those of one class: bin/prefrep fit --model.help GeneralPreference"""
+
 
 def main(args: list[str] | None = None) -> int:
     """Runs the command line.
@@ -22,6 +37,11 @@ def main(args: list[str] | None = None) -> int:
     Returns:
         Exit code.
     """
+    args = sys.argv[1:] if args is None else args
+    if not args or args in (["-h"], ["--help"]):
+        # Lightning's own help takes as long as importing it, five seconds on a slow core.
+        print(HELP, file=sys.stdout if args else sys.stderr)
+        return 0 if args else 2
     quiet()
     from lightning.pytorch.cli import LightningArgumentParser
 
@@ -70,7 +90,7 @@ def main(args: list[str] | None = None) -> int:
             print(f"written: {out}")
 
     try:
-        CLI(sys.argv[1:] if args is None else args)
+        CLI(args)
     except ValueError as error:  # jsonargparse wraps what a class says when it is made
         if (said := _said(error)) is None:
             raise
