@@ -37,7 +37,7 @@ def parser() -> argparse.ArgumentParser:
     it.add_argument("--model", default=SMOLLM2, help="bundled name, folder, or random:llama-1b")
     it.add_argument("--data", help="preference pairs; default: generated with the lengths of HH")
     it.add_argument("--precision", nargs="+", choices=tuple(PRECISIONS), default=["bf16", "fp32"])
-    it.add_argument("--pairs", type=int, default=8, help="pairs in a batch")
+    it.add_argument("--pairs", type=int, default=8, help="pairs in a batch; in fp32 half of them")
     it.add_argument("--rounds", type=int, default=5, help="batches measured")
     it.add_argument("--variants", nargs="+", choices=tuple(VARIANTS), default=list(VARIANTS))
     it.add_argument("--no-lora", action="store_true", help="full fine-tuning alone")
@@ -58,9 +58,10 @@ def main(args: list[str] | None = None) -> None:
         if options.data
         else pairs.generated(tokenizer, count, True, 0.2 if options.quick else 1)
     )
-    batches = [data[i : i + options.pairs] for i in range(0, count, options.pairs)]
-    best: dict[str, tuple[float, Ours]] = {}
+    best: dict[str, float] = {}
     for precision in options.precision:
+        size = options.pairs if precision == "bf16" else max(1, options.pairs // 2)  # activations twice as wide, in the same memory
+        batches = [data[i : i + size] for i in range(0, size * (options.rounds + 1), size)]
         steppers: dict[str, Ours] = {}
         first: Ours | None = None
         for name, lora in product(options.variants, [False] if options.no_lora else [False, True]):
@@ -74,19 +75,14 @@ def main(args: list[str] | None = None) -> None:
             )
             first = first or made
         assert first is not None
-        for name, share in compare(report, precision, steppers, batches, options).items():
-            stepper = steppers[name]
-            if (
-                stepper.variant.backbone.get("lora") is None
-                and stepper.variant.layout == "trees"
-                and share > best.get(precision, (0.0,))[0]
-            ):
-                best[precision] = (share, stepper)
-        if precision in best:
-            spent(report, precision, best[precision][1], batches[1], options.device)
-            best[precision] = (best[precision][0], first)  # the others' weights may go
+        shares = compare(report, precision, steppers, batches, options)
+        full = [name for name, it in steppers.items() if it.variant.backbone.get("lora") is None and it.variant.layout == "trees"]
+        if full:
+            name = max(full, key=lambda name: shares[name])
+            best[precision] = shares[name]
+            spent(report, precision, steppers[name], batches[1], options.device)
     goal = GOAL_CUDA if options.device == "cuda" else GOAL
-    report.goal("training step, bf16: distinct-token FLOPs of the matrix rate", best["bf16"][0] if "bf16" in best else None, goal)
+    report.goal("training step, bf16: distinct-token FLOPs of the matrix rate", best.get("bf16"), goal)
     report.save()
 
 
@@ -128,7 +124,7 @@ def compare(
     shapes = [(256, 256, 256)] if options.quick else SHAPES
     peak, shape = rate(PRECISIONS[precision], options.device, shapes)
     for stepper in steppers.values():
-        for batch in (batches[0][: options.pairs // 2 or 1], max(batches[1:], key=pairs.padded)):  # see train_throughput
+        for batch in (batches[0][: len(batches[0]) // 2 or 1], max(batches[1:], key=pairs.padded)):  # see train_throughput
             stepper.step(batch)
             stepper.clear()
 
@@ -152,7 +148,8 @@ def compare(
         tokens = median(pairs.distinct(batch) / s for batch, s in zip(batches[1:], times, strict=True))
         rows.append([name, f"{shares[name]:.1%}", f"{attention:.1%}", rates, tokens, median(times)])
     report.table(
-        f"{precision}: of {peak / 1e9:.0f} GFLOP/s ({shape}); {median(pairs.distinct(b) for b in batches[1:]):.0f} distinct tokens a step",
+        f"{precision}: of {peak / 1e9:.0f} GFLOP/s ({shape}); "
+        f"{len(batches[0])} pairs, {median(pairs.distinct(b) for b in batches[1:]):.0f} distinct tokens a step",
         ["", "share of the matrix rate", "with attention", "GFLOP/s", "distinct tokens/s", "s/step"],
         rows,
     )
