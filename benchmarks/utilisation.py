@@ -158,7 +158,7 @@ def compare(
 
 
 KINDS = {  # part of an operator's name -> row of the profile, the first that fits
-    "compiled pointwise kernels": ("cpp_fused", "triton_"),
+    "compiled pointwise kernels": ("cpp_fused", "triton_", "CompiledFxGraph"),  # the last: the code around and in them on CPU
     "attention": ("scaled_dot_product", "flash_attention", "flex_attention", "_softmax", "bmm", "tree_attention", "baddbmm", "fmha"),
     "matrix products": ("::mm", "::addmm", "::linear", "mkldnn", "gemm", "nvjet", "cutlass"),
     "casts and copies": ("_to_copy", "::copy_", "::clone", "::contiguous", "::cat", "Memcpy"),
