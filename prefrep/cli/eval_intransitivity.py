@@ -140,13 +140,18 @@ def report(results: Mapping[str, Any]) -> list[str]:
             cells = ["-" if block[name] is None else f"{block[name]['score']:.3f}" for name in names]
             lines.append(f"{number:<8}" + "".join(cell.rjust(width) for cell, width in zip(cells, widths, strict=True)))
     if "against" in results:
-        other, cyclic = results["against"], results["against"]["cyclic"]
-        low, high = cyclic["ci95"]
-        lines += [
-            "",
-            f"against {other['path']}, {other['n']} prompts: the transitive parts correlate by {other['gradient']['correlation']:.3f}, the",
-            f"cyclic parts by {cyclic['correlation']:.3f} (independent noise: [{low:.3f}, {high:.3f}], p = {cyclic['p']:.3g})",
-        ]
+        other, cyclic, transitive = results["against"], results["against"]["cyclic"], results["against"]["gradient"]["correlation"]
+        lines += ["", f"against {other['path']}, {other['n']} prompts:"]
+        if transitive is None:
+            lines.append("the transitive parts: one of the two has none")
+        else:
+            lines.append(f"the transitive parts correlate by {transitive:.3f}")
+        if cyclic["p"] is None:
+            lines.append("the cyclic parts: one of the two has none")
+        else:
+            low, high = cyclic["ci95"]
+            noise = f"independent noise: [{low:.3f}, {high:.3f}], p = {cyclic['p']:.3g}"
+            lines.append(f"the cyclic parts correlate by {cyclic['correlation']:.3f} ({noise})")
     lines += ["", "p: how often the transitive null gives as much or more; close to 1: the verdicts run in circles less than noise would"]
     notes = [*(f"null of {kind}: {words}" for kind, words in null["models"].items()), *(f"note: {note}" for note in results["notes"])]
     return lines + [textwrap.fill(note, 120, subsequent_indent="      ", break_on_hyphens=False) for note in notes]

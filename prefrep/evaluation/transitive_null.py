@@ -17,6 +17,7 @@ from prefrep.metrics import intervals
 
 Floats = NDArray[np.float64]
 
+DUST = 1e-9  # of the energy: float32 scores that are transitive leave some 1e-12 elsewhere
 _ROTATED = (
     "{} r_i - r_j plus independent normal errors, of a size of their own for each table: the gradient part is kept, the rest turned at "
     "random (rotation test)"
@@ -81,7 +82,8 @@ def agreement(rows: Sequence[TableRow], others: Sequence[TableRow], draws: int, 
         seed: Of the draws; see `null`.
 
     Returns:
-        `n` prompts; `cyclic`: `correlation`, `ci95` of the null, one-sided `p`; `gradient`: `correlation` of the transitive parts.
+        `n` prompts; `cyclic`: `correlation`, `ci95` of the null, one-sided `p`; `gradient`: `correlation` of the transitive parts. None
+        where a source has no such part: less than `DUST` of its energy, which is what rounding leaves.
 
     Raises:
         DataError: No prompt is in both, or responses differ in number.
@@ -90,8 +92,8 @@ def agreement(rows: Sequence[TableRow], others: Sequence[TableRow], draws: int, 
     pairs = [(row, known[row.id, row.subset]) for row in rows if (row.id, row.subset) in known]
     if not pairs:
         raise DataError("the two evaluations have no prompt in common; compare evaluations of the same data")
-    products, gradients = np.zeros(draws + 1), np.zeros(3)
-    lengths = np.zeros(2)
+    products, gradient = np.zeros(draws + 1), 0.0
+    totals, cyclic_parts, gradient_parts = np.zeros(2), np.zeros(2), np.zeros(2)
     for row, other in pairs:
         if len(row.table) != len(other.table):
             raise DataError(f"prompt {row.id!r}: {len(row.table)} responses and {len(other.table)}; compare evaluations of the same data")
@@ -101,17 +103,23 @@ def agreement(rows: Sequence[TableRow], others: Sequence[TableRow], draws: int, 
         a, b = hodge.split(np.concatenate([table[None], drawn]), graph), hodge.split(other.array(), graph)
         cyclic_a, cyclic_b = a.curl + a.harmonic, b.curl + b.harmonic
         products += (cyclic_a * cyclic_b).sum((1, 2)) / 2
-        lengths += hodge.energy(cyclic_a[0]), hodge.energy(cyclic_b)
-        gradients += (a.gradient[0] * b.gradient).sum() / 2, hodge.energy(a.gradient[0]), hodge.energy(b.gradient)
-    correlations = products / max(float(np.sqrt(lengths.prod())), np.finfo(np.float64).tiny)
-    return {
-        "n": len(pairs),
-        "cyclic": {
+        gradient += float((a.gradient[0] * b.gradient).sum()) / 2
+        totals += hodge.energy(table), hodge.energy(other.array() * graph)
+        cyclic_parts += hodge.energy(cyclic_a[0]), hodge.energy(cyclic_b)
+        gradient_parts += hodge.energy(a.gradient[0]), hodge.energy(b.gradient)
+    cyclic: dict[str, Any] = {"correlation": None, "ci95": None, "p": None}
+    if (cyclic_parts > DUST * totals).all():
+        correlations = products / np.sqrt(cyclic_parts.prod())
+        cyclic = {
             "correlation": float(correlations[0]),
             "ci95": list(intervals.percentile_interval(correlations[1:])),
             "p": nulls.p_value(float(correlations[0]), correlations[1:]),
-        },
-        "gradient": {"correlation": float(gradients[0] / max(np.sqrt(gradients[1] * gradients[2]), np.finfo(np.float64).tiny))},
+        }
+    there = (gradient_parts > DUST * totals).all()
+    return {
+        "n": len(pairs),
+        "cyclic": cyclic,
+        "gradient": {"correlation": float(gradient / np.sqrt(gradient_parts.prod())) if there else None},
     }
 
 

@@ -229,6 +229,15 @@ def test_rankings_of_a_model_are_by_win_rates() -> None:
     assert describe(row(s / 10, kind="probabilities"))["scores"]["borda"] == pytest.approx((s / 10).sum(1) / 2)
 
 
+def test_what_a_source_has_not_cannot_agree() -> None:
+    """Rounding leaves a transitive model a cyclic part of its own direction, and a circle a transitive one: neither means anything."""
+    rounded = order(0.11, 0.37, -1.73).astype(np.float32)
+    assert float(rounded[0, 1]) + float(rounded[1, 2]) != float(rounded[0, 2])
+    found = agreement([row(rounded.astype(np.float64))], [row(CIRCLE + 1e-6 * order(1, 0, -1))], 9, 0)
+    assert found == {"n": 1, "cyclic": {"correlation": None, "ci95": None, "p": None}, "gradient": {"correlation": None}}
+    assert agreement([row(CIRCLE)], [row(CIRCLE + 1e-3 * order(1, 0, -1))], 9, 0)["cyclic"]["correlation"] == pytest.approx(1)
+
+
 def test_correlations_by_hand() -> None:
     """The same circle above opposite orders, and a source that compared three of four."""
     found = agreement([row(order(1, 0, -1) + CIRCLE)], [row(3 * CIRCLE - order(1, 0, -1))], 9, 0)
