@@ -165,7 +165,7 @@ def score(count: str) -> dict[str, float]:
             file.write(json.dumps(row) + "\n")
     out.unlink(missing_ok=True)
     start = time.perf_counter()
-    arguments: Sequence[str] = ["--model", str(folder / "model"), "--data", str(source), "--out", str(out)]
+    arguments: Sequence[str] = ["--model", str(folder / "model"), "--data", str(source), "--out", str(out), "--device", "cpu"]
     score_file(list(arguments))
     seconds = time.perf_counter() - start
     lines = sum(1 for _ in out.open())

@@ -45,7 +45,7 @@ def collect(folder: Path) -> str:
 
 
 def about(result: dict[str, Any]) -> str:
-    """Where a result was measured."""
+    """Where a result was measured, and of which version."""
     it = result["machine"]
     model = result["options"].get("model")
     return f"{it['device']}, {it['threads']} threads, torch {it['versions']['torch']}, commit {it['commit']}" + (

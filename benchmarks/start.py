@@ -20,7 +20,10 @@ PROGRAMS = ("prefrep", "score", "eval", "inspect", "export", "quickstart", "swee
 GOAL = 2.0  # seconds
 EMPTY = "pass"
 TORCH = "import torch, transformers, lightning.pytorch"
-LOAD = "import sys; from prefrep.scoring import Scorer; print(Scorer.from_pretrained(sys.argv[1]).rank('Name a prime', ['7', '9']))"
+LOAD = (
+    "import sys; from prefrep.scoring import Scorer; "
+    "print(Scorer.from_pretrained(sys.argv[1], device='cpu').rank('Name a prime', ['7', '9']))"
+)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -38,24 +41,12 @@ def main(args: list[str] | None = None) -> None:
         options.model, options.rounds = TINY, 1
     report = Report("start", options)
     folder, data = prepare(options.model)
-    help_of = {
-        f"bin/{name} --help": [str(ROOT / "bin" / name), "--help"]
-        for name in PROGRAMS[: 1 if options.quick else None]
-        if (ROOT / "bin" / name).exists()
-    }
+    help_of = {f"bin/{name} --help": [str(ROOT / "bin" / name), "--help"] for name in PROGRAMS[: 1 if options.quick else None]}
     config = str(ROOT / "configs" / ("tiny" if options.quick else "preference") / "gpm.yaml")
     fit = [str(ROOT / "bin" / "prefrep"), "fit", "--config", config, "--model.backbone.path", options.model, "--data.train", str(data)]
-    fit += [
-        "--trainer.max_steps",
-        "1",
-        "--trainer.accumulate_grad_batches",
-        "1",
-        "--trainer.callbacks",
-        "null",
-        "--trainer.logger",
-        "false",
-    ]
-    fit += ["--trainer.enable_checkpointing", "false", "--trainer.default_root_dir", str(QUICK_RESULTS / "start")]
+    settings = {"accelerator": "cpu", "max_steps": "1", "accumulate_grad_batches": "1", "callbacks": "null", "logger": "false"}
+    settings |= {"enable_checkpointing": "false", "default_root_dir": str(QUICK_RESULTS / "start")}
+    fit += [word for name, value in settings.items() for word in (f"--trainer.{name}", value)]
     others = {
         "python alone": [sys.executable, "-c", EMPTY],
         "torch, transformers, lightning imported": [sys.executable, "-c", TORCH],

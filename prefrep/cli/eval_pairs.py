@@ -102,11 +102,11 @@ def _score(
     scorer: Scorer | workers.Workers, comparisons: list[Comparison], out: Path, model: dict[str, Any], restart: bool
 ) -> tuple[list[Any], dict[str, Any]]:
     """Rows, and the model's description with what was counted while encoding these comparisons."""
-    from prefrep.evaluation.pairs import score_comparisons
-    from prefrep.evaluation.scores import add_counts
+    from prefrep.evaluation.pairs import PairRow
+    from prefrep.evaluation.scores import add_counts, log_pairs
 
     before = dict(scorer.describe()["encoded"])
-    rows = score_comparisons(scorer, comparisons, out, model, restart)
+    rows = log_pairs(scorer, comparisons, out, PairRow, "pairs", model, restart)
     described = scorer.describe()
     counted = {what: n - before.get(what, 0) for what, n in described["encoded"].items()}
     return rows, add_counts(out, {**model, **described, "encoded": counted})

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from prefrep.cli.eval_generate import add_generation, check, load_policy, make_sampler, model_name
 
 if TYPE_CHECKING:
-    from prefrep.evaluation.scores import Judge
+    from prefrep.evaluation.scores import Comparer
     from prefrep.evaluation.winrate import Answers
 
 _FILES = (".json", ".jsonl", ".json.gz", ".jsonl.gz")
@@ -48,7 +48,7 @@ def _winrate(parser: argparse.ArgumentParser, given: argparse.Namespace) -> int:
     from prefrep.disk import replace_lines
     from prefrep.evaluation import winrate
     from prefrep.evaluation.layout import RESULTS, versions
-    from prefrep.evaluation.scores import write_json
+    from prefrep.evaluation.scores import PairScore, log_pairs, write_json
     from prefrep.evaluation.summary import Bootstrap
 
     bootstrap = Bootstrap(given.bootstrap, given.seed)
@@ -60,7 +60,7 @@ def _winrate(parser: argparse.ArgumentParser, given: argparse.Namespace) -> int:
     answers = {side: read[side] if side in read else _generated(given, side, path) for side, path in sides.items()}
     pairs, notes = winrate.paired(answers["a"], answers["b"])
     judge, described = judged
-    rows = winrate.judge_pairs(judge, pairs, given.out, described, given.restart)
+    rows = log_pairs(judge, pairs, given.out, PairScore, "winrate", described, given.restart)
     scores = [row.score for row in rows]
     found = winrate.results(scores, pairs, bootstrap)
     found["notes"] = notes + found["notes"]
@@ -72,7 +72,7 @@ def _winrate(parser: argparse.ArgumentParser, given: argparse.Namespace) -> int:
     return 0
 
 
-def _judge(given: argparse.Namespace) -> tuple[Judge, dict[str, Any]]:
+def _judge(given: argparse.Namespace) -> tuple[Comparer, dict[str, Any]]:
     """The judge, and what tells it from others."""
     from prefrep.evaluation.layout import fingerprint
     from prefrep.judges import RuleJudge

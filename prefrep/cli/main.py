@@ -21,7 +21,7 @@ Trains and tests preference models and policies.
   test      likewise, of the test data
   predict   log-odds of each pair into predictions.jsonl
 
--c, --config FILE  settings; of several files the later one wins. configs/preference trains heads, configs/gpo policies
+-c, --config FILE  settings; of several files the later one wins. configs/preference trains preference models, configs/gpo policies
 --KEY VALUE        one setting by its dotted name, such as --model.head.dim 8 or --data.train pairs.jsonl
 --print_config     shows all settings, and what they are set to, without running
 

@@ -22,7 +22,7 @@ from prefrep.data.sources import Source, read
 from prefrep.errors import ConfigError, PrefrepError
 from prefrep.evaluation import pairs
 from prefrep.evaluation.layout import fingerprint, model_name, versions, write_results
-from prefrep.evaluation.scores import digest
+from prefrep.evaluation.scores import digest, log_pairs
 from prefrep.modules.preference import PreferenceModule
 from prefrep.nn.heads import BTHead
 from prefrep.records import Comparison
@@ -194,7 +194,8 @@ def _score(point: Point, export: Path, folder: Path) -> Scored:
     """Scores an exported model on its validation set."""
     config = Command(point, folder).config
     scorer, comparisons = Scorer.from_pretrained(export), _comparisons(config)
-    rows = pairs.score_comparisons(scorer, comparisons, folder, {"fingerprint": fingerprint(export), **scorer.describe()})
+    about = {"fingerprint": fingerprint(export), **scorer.describe()}
+    rows = log_pairs(scorer, comparisons, folder, pairs.PairRow, "pairs", about)
     _results(folder, rows, config, {"name": model_name(export), "path": str(export), "pairwise": scorer.pairwise})
     return Scored(rows, digest(comparisons))
 

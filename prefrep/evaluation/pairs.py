@@ -16,7 +16,7 @@ from prefrep.disk import replace_lines
 from prefrep.errors import DataError, RecordError
 from prefrep.evaluation.layout import rendered
 from prefrep.evaluation.reliability import reliability
-from prefrep.evaluation.scores import SCORES, Judge, PairScore, distinct, log_pairs
+from prefrep.evaluation.scores import SCORES, PairScore, distinct
 from prefrep.evaluation.summary import Bootstrap
 from prefrep.evaluation.winrate import answer_length
 from prefrep.metrics import calibration, intervals
@@ -48,6 +48,12 @@ class PairRow(PairScore):
     margin: float | None = None
     length_difference: int = 0
     probability: float = 1.0
+
+    @classmethod
+    def of(cls, pair: Comparison, score: float) -> Self:
+        """The row of a comparison and its score, wherever that came from."""
+        longer = answer_length(pair.chosen) - answer_length(pair.rejected)
+        return cls(pair.id, pair.subset, float(score), pair.margin or None, longer, pair.probability)
 
     @classmethod
     def parse(cls, row: Mapping[str, Any]) -> Self:
@@ -97,46 +103,15 @@ def _pairs(record: Record) -> Iterator[Comparison]:
             )  # fmt: skip
 
 
-def pair_row(comparison: Comparison, score: float) -> PairRow:
-    """The row of a comparison that got a score, wherever it came from."""
-    return PairRow(
-        comparison.id,
-        comparison.subset,
-        float(score),
-        comparison.margin or None,
-        answer_length(comparison.chosen) - answer_length(comparison.rejected),
-        comparison.probability,
-    )
-
-
 def pair_rows(comparisons: Iterable[Comparison], scores: Iterable[float]) -> list[PairRow]:
     """Rows of comparisons (from `comparisons_of`) and their scores, one each: log-odds of chosen over rejected, in nats."""
-    return [pair_row(comparison, score) for comparison, score in zip(comparisons, scores, strict=True)]
+    return [PairRow.of(comparison, score) for comparison, score in zip(comparisons, scores, strict=True)]
 
 
 def write_rows(folder: Path, rows: Iterable[PairRow]) -> Path:
     """Writes `scores.jsonl` of scores that are all there, in one step; returns its path."""
     replace_lines(folder / SCORES, map(asdict, rows))
     return folder / SCORES
-
-
-def score_comparisons(
-    scorer: Judge, comparisons: Sequence[Comparison], out: Path, model: Mapping[str, Any], restart: bool = False
-) -> list[PairRow]:
-    """Scores comparisons into `out/scores.jsonl`, going on where an interrupted run stopped.
-
-    Args:
-        scorer: The model.
-        comparisons: From `comparisons_of`.
-        out: Output folder.
-        model: What tells this model from others, kept beside the scores.
-        restart: Throw away scores that the folder holds.
-
-    Raises:
-        DataError: A score is not finite.
-        ConfigError: The folder holds scores of another model or other data.
-    """
-    return log_pairs(scorer, comparisons, out, PairRow, pair_row, "pairs", model, restart)
 
 
 def shared(a: Iterable[Comparison], b: Iterable[Comparison]) -> int:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prefrep.errors import ConfigError, DataError
-from prefrep.evaluation.scores import PairScore, RankedScore, ScoreLog, digest, log_pairs
+from prefrep.evaluation.scores import Comparer, PairScore, RankedScore, ScoreLog, digest, log_pairs
 from prefrep.evaluation.summary import Scalarisation
 from prefrep.metrics import intervals
 from prefrep.records import Comparison, RankedResponses, Record
@@ -24,15 +24,12 @@ from prefrep.records import Comparison, RankedResponses, Record
 Kind = TypeVar("Kind", Comparison, RankedResponses)
 
 
-class PreferenceScorer(Protocol):
+class PreferenceScorer(Comparer, Protocol):
     """What an evaluation asks of a model. Scores are log-odds in nats, streamed in the order of what goes in."""
 
     @property
     def pairwise(self) -> bool:
         """Whether a response has no score of its own (pair models, GPM); False for Bradley-Terry."""
-
-    def compare(self, comparisons: Iterable[Comparison], *, progress: str | None = None) -> Iterator[float]:
-        """Log-odds of chosen over rejected."""
 
     def tables(self, records: Iterable[RankedResponses], *, progress: str | None = None) -> Iterator[NDArray[np.float32]]:
         """Log-odds of i over j, [K, K], exactly skew."""
@@ -93,7 +90,7 @@ def score_pairs(
         ConfigError: If the folder holds scores of another model or other data.
     """
     pairs = [_named(record, number, Comparison, "rewardbench2") for number, record in enumerate(_some(records))]
-    return log_pairs(scorer, pairs, out, PairScore, PairScore.of, "rewardbench", model, restart)
+    return log_pairs(scorer, pairs, out, PairScore, "rewardbench", model, restart)
 
 
 def score_ranked(

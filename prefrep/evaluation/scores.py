@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -32,7 +32,7 @@ def _number(value: object) -> float:
 
 @dataclass(frozen=True, slots=True)
 class PairScore:
-    """One pair of RewardBench 1.
+    """A comparison that got a score.
 
     Args:
         id: Of the pair.
@@ -47,9 +47,9 @@ class PairScore:
     score: float
 
     @classmethod
-    def of(cls, pair: Comparison, score: float) -> PairScore:
-        """The row of a pair that got a score."""
-        return PairScore(pair.id, pair.subset, score)
+    def of(cls, pair: Comparison, score: float) -> Self:
+        """The row of a comparison and its score, wherever that came from."""
+        return cls(pair.id, pair.subset, float(score))
 
     @classmethod
     def parse(cls, row: Mapping[str, Any]) -> Self:
@@ -85,6 +85,7 @@ class RankedScore:
 
 
 Row = TypeVar("Row", bound=PairScore | RankedScore)
+Pair = TypeVar("Pair", bound=PairScore)
 
 
 def read_scores(path: str | Path, kind: type[Row]) -> list[Row]:
@@ -258,37 +259,35 @@ class ScoreLog(Generic[Row]):
         self._file.close()
 
 
-class Judge(Protocol):
+class Comparer(Protocol):
     """Whoever compares answers: a `Scorer`, a `judges.RuleJudge`."""
 
     def compare(self, comparisons: Iterable[Comparison], *, progress: str | None = None) -> Iterator[float]:
-        """Log-odds of chosen over rejected."""
+        """Log-odds of chosen over rejected, in nats, streamed in the order of what goes in."""
 
 
 def log_pairs(
-    judge: Judge, pairs: Sequence[Comparison], out: Path, kind: type[Row], row: Callable[[Comparison, float], Row],
-    benchmark: str, model: Mapping[str, Any], restart: bool = False, progress: str | None = None,
-) -> list[Row]:  # fmt: skip
-    """Scores pairs into `out/scores.jsonl`, going on where an interrupted run stopped.
+    comparer: Comparer, pairs: Sequence[Comparison], out: Path, kind: type[Pair], benchmark: str, model: Mapping[str, Any],
+    restart: bool = False,
+) -> list[Pair]:  # fmt: skip
+    """Scores comparisons into `out/scores.jsonl`, going on where an interrupted run stopped.
 
     Args:
-        judge: Who compares.
+        comparer: The model, or another judge.
         pairs: What is compared.
         out: Output folder.
         kind: What the rows are.
-        row: Makes the row of a pair from its score, the log-odds of chosen over rejected.
         benchmark: What the scores are for.
-        model: What tells this judge from others, kept beside the scores.
+        model: What tells this comparer from others, kept beside the scores.
         restart: Throw away scores that the folder holds.
-        progress: Label of the progress bar; None: the benchmark's name.
 
     Raises:
         DataError: A score is not finite.
-        ConfigError: The folder holds scores of something else.
+        ConfigError: The folder holds scores of another model or other data.
     """
     identity = {"benchmark": benchmark, "model": dict(model), "data": digest(pairs)}
     with ScoreLog(out, kind, identity, [(pair.id, pair.subset) for pair in pairs], restart) as log:
         rest = pairs[len(log.rows) :]
-        for pair, score in zip(rest, judge.compare(rest, progress=progress or benchmark) if rest else (), strict=True):
-            log.append(row(pair, float(score)))
+        for pair, score in zip(rest, comparer.compare(rest, progress=benchmark) if rest else (), strict=True):
+            log.append(kind.of(pair, score))
         return log.rows

@@ -17,7 +17,7 @@ from prefrep.metrics import intervals
 
 Floats = NDArray[np.float64]
 
-DUST = 1e-9  # of the energy: float32 scores that are transitive leave some 1e-12 elsewhere
+DUST = 1e-9  # of the energy; float32 rounds scores by 1e-7 of their size, so it leaves some 1e-14 where nothing is
 _ROTATED = (
     "{} r_i - r_j plus independent normal errors, of a size of their own for each table: the gradient part is kept, the rest turned at "
     "random (rotation test)"

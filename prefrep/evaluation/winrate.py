@@ -10,7 +10,6 @@ from typing import Any
 
 from prefrep.data.sources import rows
 from prefrep.errors import DataError, RecordError
-from prefrep.evaluation.scores import Judge, PairScore, log_pairs
 from prefrep.evaluation.summary import Bootstrap, entry
 from prefrep.metrics import intervals
 from prefrep.metrics.winrate import bootstrap_length_controlled, length_controlled, length_feature, win_probabilities
@@ -99,25 +98,6 @@ def paired(a: Answers, b: Answers) -> tuple[list[Comparison], list[str]]:
 
 
 # ------------------------------------------------------------------------------------------------------------------------ results
-def judge_pairs(
-    judge: Judge, pairs: Sequence[Comparison], out: Path, identity: Mapping[str, Any], restart: bool = False
-) -> list[PairScore]:
-    """Scores pairs into `out/scores.jsonl`, going on where an interrupted run stopped.
-
-    Args:
-        judge: Who compares.
-        pairs: From `paired`.
-        out: Output folder.
-        identity: What tells the judge from others.
-        restart: Throw away scores that the folder holds.
-
-    Raises:
-        ConfigError: The folder holds scores of something else.
-        DataError: A score is not finite.
-    """
-    return log_pairs(judge, pairs, out, PairScore, PairScore.of, "winrate", identity, restart, progress="judging")
-
-
 def answer_length(answer: Messages) -> int:
     """Characters of the assistant's messages, as AlpacaEval counts."""
     return sum(len(message.content) for message in answer if message.role == "assistant")

@@ -124,8 +124,11 @@ def test_comparisons_that_share_a_prompt(exports: dict[str, str], tmp_path: Path
     found = results(tmp_path / "own")
     assert found["overall"]["score"] == 1 and found["energy"]["curl"]["score"] == pytest.approx(1)
     assert "voted on twice" in capsys.readouterr().out.replace("\n      ", " ")
-    assert main(["intransitivity", "--data", str(path), "--model", exports["bt"], "--out", str(tmp_path / "bt"), *FEW]) == 0
+    against = ["--against", str(tmp_path / "own")]
+    assert main(["intransitivity", "--data", str(path), "--model", exports["bt"], "--out", str(tmp_path / "bt"), *FEW, *against]) == 0
     assert results(tmp_path / "bt")["overall"]["score"] == 0 and len(rows(tmp_path / "bt")[0].table) == 3
+    printed = capsys.readouterr().out  # a circle has no order, and rewards have no circle
+    assert "transitive parts: one of the two has none" in printed and "cyclic parts: one of the two has none" in printed
 
 
 def test_what_is_wrong_is_said(data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

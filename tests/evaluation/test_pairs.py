@@ -20,12 +20,11 @@ from prefrep.evaluation.pairs import (
     evaluate,
     mistakes,
     pair_rows,
-    score_comparisons,
     shared,
     write_rows,
 )
 from prefrep.evaluation.reliability import reliability_plot
-from prefrep.evaluation.scores import PairScore, read_scores
+from prefrep.evaluation.scores import PairScore, log_pairs, read_scores
 from prefrep.evaluation.summary import Bootstrap
 from prefrep.records import Message, RankedResponses
 
@@ -200,17 +199,17 @@ class Counting:
 def test_interrupted_scoring_goes_on(tmp_path: Path) -> None:
     pairs, whole = comparisons_of(COMPARISONS), tmp_path / "whole"
     with pytest.raises(KeyboardInterrupt):
-        score_comparisons(Counting(True), pairs, tmp_path / "cut", {"path": "m"})
+        log_pairs(Counting(True), pairs, tmp_path / "cut", PairRow, "pairs", {"path": "m"})
     again = Counting()
-    rows = score_comparisons(again, pairs, tmp_path / "cut", {"path": "m"})
-    assert again.asked == 2 and rows == score_comparisons(Counting(), pairs, whole, {"path": "m"})
+    rows = log_pairs(again, pairs, tmp_path / "cut", PairRow, "pairs", {"path": "m"})
+    assert again.asked == 2 and rows == log_pairs(Counting(), pairs, whole, PairRow, "pairs", {"path": "m"})
     assert (tmp_path / "cut" / "scores.jsonl").read_bytes() == (whole / "scores.jsonl").read_bytes()
     finished = Counting()
-    assert score_comparisons(finished, pairs, whole, {"path": "m"}) == rows and finished.asked == 0
+    assert log_pairs(finished, pairs, whole, PairRow, "pairs", {"path": "m"}) == rows and finished.asked == 0
     with pytest.raises(ConfigError, match="another model"):
-        score_comparisons(Counting(), pairs, whole, {"path": "other"})
+        log_pairs(Counting(), pairs, whole, PairRow, "pairs", {"path": "other"})
     with pytest.raises(ConfigError, match="another data"):
-        score_comparisons(Counting(), pairs[1:], whole, {"path": "m"})
+        log_pairs(Counting(), pairs[1:], whole, PairRow, "pairs", {"path": "m"})
 
 
 def test_mistakes_come_worst_first() -> None:

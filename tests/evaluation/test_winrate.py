@@ -11,8 +11,9 @@ from conftest import COMPARISONS, comparison
 from scipy.special import expit
 
 from prefrep.errors import ConfigError, DataError, RecordError
+from prefrep.evaluation.scores import PairScore, log_pairs
 from prefrep.evaluation.summary import Bootstrap
-from prefrep.evaluation.winrate import Answers, judge_pairs, paired, read_answers, results, sample_rows
+from prefrep.evaluation.winrate import Answers, paired, read_answers, results, sample_rows
 from prefrep.judges import RuleJudge
 from prefrep.records import Message
 
@@ -82,11 +83,11 @@ def test_interrupted_judging_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("prefrep.judges.function", lambda path: rule)
     pairs, _ = paired(*(_answers(n, {each.prompt[0].content: n * i for i, each in enumerate(COMPARISONS, 1)}) for n in ("A", "BB")))
     with pytest.raises(ConfigError):
-        judge_pairs(RuleJudge("r"), pairs, tmp_path, {"path": "r"})
-    rows = judge_pairs(RuleJudge("r"), pairs, tmp_path, {"path": "r"})
+        log_pairs(RuleJudge("r"), pairs, tmp_path, PairScore, "winrate", {"path": "r"})
+    rows = log_pairs(RuleJudge("r"), pairs, tmp_path, PairScore, "winrate", {"path": "r"})
     assert [row.score for row in rows] == [-1, -2, -3, -4] and len(asked) == 5 + 4
     with pytest.raises(ConfigError, match="another model"):
-        judge_pairs(RuleJudge("r"), pairs, tmp_path, {"path": "other"})
+        log_pairs(RuleJudge("r"), pairs, tmp_path, PairScore, "winrate", {"path": "other"})
 
 
 def test_numbers() -> None:
