@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from prefrep.cli.main import HELP
 
-PROGRAMS = ("cyclic", "eval", "export", "inspect", "main", "quickstart", "report", "score", "sweep")
+BIN = Path(__file__).parents[2] / "bin"
+PROGRAMS = ["main" if path.name == "prefrep" else path.name for path in sorted(BIN.iterdir()) if path.name not in ("setup", "test")]
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
