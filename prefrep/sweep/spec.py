@@ -9,6 +9,8 @@ A file like this has 2 x (1 + 3) models and 24 points::
       BT: {base: configs/preference/bt.yaml}
       GPM: {grid: {model.head.dim: [2, 4, 8]}}
     seeds: [0, 1, 2]
+
+A grid may be a list of grids, one after the other: for values that do not make sense with all others.
 """
 
 from __future__ import annotations
@@ -105,11 +107,13 @@ def read_sweep(path: Path, extra: Mapping[str, Any] | None = None) -> Sweep:
         entry = _mapping(entry or {}, where, _POINT_KEYS)
         base = _base(entry.get("base", content.get("base")), path, where)
         shared = _settings(content.get("set"), where) | _settings(entry.get("set"), where) | dict(extra or {})
-        grid = _grid(content.get("grid"), f"{path}: grid") | _grid(entry.get("grid"), f"{where}: grid")
-        if both := sorted(grid.keys() & shared.keys()):
+        common, own = _grids(content.get("grid"), f"{path}: grid"), _grids(entry.get("grid"), f"{where}: grid")
+        grids = [first | second for first, second in itertools.product(common, own)]
+        varied = list(dict.fromkeys(key for grid in grids for key in grid))
+        if both := sorted(set(varied) & shared.keys()):
             raise ConfigError(f"{where}: {', '.join(both)} is set and varied at once; keep one of the two")
-        short = short_names(list(grid))
-        for chosen in _products(grid):
+        short = short_names(varied)
+        for chosen in (chosen for grid in grids for chosen in _products(grid)):
             model = " ".join([*([label] if label else []), *(f"{short[key]}={_said(value)}" for key, value in chosen.items())]) or "base"
             values = ({"model": label} if label else {}) | chosen
             points += [Point(model, seed, base, {**shared, **chosen}, values) for seed in dict.fromkeys(seeds)]
@@ -151,6 +155,12 @@ def _settings(value: object, where: str) -> dict[str, Any]:
         if key in _OURS:
             raise ConfigError(f"{where}: {key} belongs to the sweep; seeds go under seeds, the folder is --out")
     return found
+
+
+def _grids(value: object, where: str) -> list[dict[str, list[Any]]]:
+    if isinstance(value, list) and value:
+        return [_grid(item, f"{where}[{i}]") for i, item in enumerate(value)]
+    return [_grid(value, where)]
 
 
 def _grid(value: object, where: str) -> dict[str, list[Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -69,11 +70,23 @@ def test_keys_of_one_last_name_are_told_apart(folder: Path) -> None:
 
 
 def test_the_papers_ablation() -> None:
-    """BT, and GPM of 4 dimensions with and without gate and normalisation: 17 models, 3 seeds."""
-    for name in ("paper-frozen", "paper-lora"):
-        points = read_sweep(ROOT / "configs" / "sweep" / f"{name}.yaml").points
-        assert len(points) == 51 and len({point.model for point in points}) == 17
-        assert sorted({p.values["model.head.dim"] for p in points if p.values["model"] == "GPM"}) == [2, 4, 6, 8]
+    """BT, and GPM of 4 dimensions with and without gate and normalisation: 17 models, 3 seeds; a gate over one block is not trained."""
+    frozen, lora = (read_sweep(ROOT / "configs" / "sweep" / f"paper-{name}.yaml").points for name in ("frozen", "lora"))
+    assert len(frozen) == 51 and len({point.model for point in frozen}) == 17 and len(lora) == 45
+    grid = {(p.values.get("model.head.skew"), p.values.get("model.head.normalize"), p.values.get("model.head.dim")) for p in frozen}
+    assert grid == {(None, None, None), *itertools.product(("BlockSkew", "GatedSkew"), (True, False), (2, 4, 6, 8))}
+    assert {p.name for p in frozen} - {p.name for p in lora} == {
+        f"GPM-skew=GatedSkew-normalize={normalize}-dim=2-seed={seed}" for normalize in ("true", "false") for seed in (0, 1, 2)
+    }
+
+
+def test_grids_one_after_the_other(folder: Path) -> None:
+    file = write(folder, "base: gpm.yaml\ngrid: {n: [1, 2]}\npoints: {P: {grid: [{a.k: [x], b.k: [4]}, {a.k: [y], m: [5, 6]}]}}")
+    points = read_sweep(file).points
+    found = [(p.values["n"], p.values["a.k"], p.values.get("b.k"), p.values.get("m")) for p in points]
+    assert found == [(1, "x", 4, None), (2, "x", 4, None), *((n, "y", None, m) for n in (1, 2) for m in (5, 6))]
+    assert [p.model for p in points[:3]] == ["P n=1 a.k=x b.k=4", "P n=2 a.k=x b.k=4", "P n=1 a.k=y m=5"]
+    assert all(p.settings == {key: value for key, value in p.values.items() if key != "model"} for p in points)
 
 
 @pytest.mark.parametrize(
@@ -86,6 +99,9 @@ def test_the_papers_ablation() -> None:
         ("grid: {a: [1]}", ["no base configuration"]),
         ("base: gpm.yaml\ngrid: {a: 1}", ["a must be a list", "got 1"]),
         ("base: gpm.yaml\ngrid: {a: []}", ["a must be a list"]),
+        ("base: gpm.yaml\ngrid: [{a: [1]}, {a: 2}]", ["grid[1]", "a must be a list", "got 2"]),
+        ("base: gpm.yaml\ngrid: [{a: [1]}, {b: [2, 2]}, {a: [1]}]", ["two points are called a=1-seed=0"]),
+        ("base: gpm.yaml\nset: {b: 1}\ngrid: [{a: [1]}, {b: [1]}]", ["b is set and varied"]),
         ("base: gpm.yaml\nset: {a: 1}\ngrid: {a: [1]}", ["a is set and varied"]),
         ("base: gpm.yaml\ngrid: {data.seed: [1, 2]}", ["data.seed belongs to the sweep", "seeds"]),
         ("base: gpm.yaml\nset: {trainer.default_root_dir: x}", ["belongs to the sweep"]),
