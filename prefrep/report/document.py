@@ -151,12 +151,12 @@ def is_number(cell: str) -> bool:
 
 def number(value: float) -> str:
     """A share, a score or a difference as reports show it."""
-    return f"{value:.3f}"
+    return f"{value:z.3f}"  # a mean of differences that cancel is -1e-17, which is no negative number
 
 
 def interval(value: Interval | Sequence[float]) -> str:
     """A 95 % interval as reports show it."""
-    return f"[{value[0]:.3f}, {value[1]:.3f}]"
+    return f"[{number(value[0])}, {number(value[1])}]"
 
 
 def measured(value: Mapping[str, Any] | None) -> tuple[str, str, str]:

@@ -204,6 +204,18 @@ def test_nothing_real(tmp_path: Path) -> None:
     assert "Wilson's interval over examples; one seed has no spread" in text and "Student's t over" not in text
 
 
+def test_equal_models_differ_by_a_zero_without_a_sign(tmp_path: Path) -> None:
+    """Three examples that a third of the seeds gets right against one that all do: 3 x 0.333333333333 - 1 is below zero."""
+    for seed in range(3):
+        make(tmp_path, "x", seed, [1.0 if i == seed else -1.0 for i in range(6)])
+        make(tmp_path, "y", seed, [1.0 if i == 3 else -1.0 for i in range(6)])
+    (test,) = compare(models(read_runs(tmp_path, lambda path: read_scores(path, PairRow))))
+    assert test.difference.mean < 0
+    write(tmp_path)
+    (_, row) = cells(tmp_path, "Which differences are real")
+    assert row[3] == "+0.000"
+
+
 def test_more_pairs_than_a_table_shows(tmp_path: Path) -> None:
     for i in range(7):
         make(tmp_path, f"m{i}", 0, [1.0] * i + [-1.0] * (20 - i))
