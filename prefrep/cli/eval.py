@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import textwrap
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -160,15 +159,15 @@ def _bootstrap(parser: argparse.ArgumentParser, given: argparse.Namespace) -> Bo
 def _saved(given: argparse.Namespace, benchmark: str) -> dict[str, Any]:
     """What stands beside saved scores about the model that gave them; nothing, for scores from elsewhere."""
     from prefrep.errors import ConfigError
-    from prefrep.evaluation.scores import SIDECAR
+    from prefrep.evaluation.scores import described
 
-    try:
-        found = json.loads((Path(given.scores).parent / SIDECAR).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    if found.get("benchmark") != benchmark:
+    folder = Path(given.scores).resolve().parent
+    if given.out.resolve() == folder:
+        raise ConfigError(f"--out {given.out}: holds the scores themselves, and its results know the data; choose another folder")
+    found = described(folder)
+    if found.get("benchmark", benchmark) != benchmark:
         raise ConfigError(f"{given.scores}: scores of {found.get('benchmark')}; use `bin/eval {found.get('benchmark')}`")
-    return cast(dict[str, Any], found)
+    return found
 
 
 def _loaded(given: argparse.Namespace, benchmark: str) -> tuple[PreferenceScorer, dict[str, Any], list[Record]]:

@@ -45,7 +45,7 @@ def _intransitivity(parser: argparse.ArgumentParser, given: argparse.Namespace) 
     from prefrep.disk import replace_lines
     from prefrep.evaluation import intransitivity, intransitivity_plot, tables
     from prefrep.evaluation.layout import versions, write_results
-    from prefrep.evaluation.scores import add_counts, digest
+    from prefrep.evaluation.scores import add_counts, described, digest
     from prefrep.evaluation.summary import Bootstrap
     from prefrep.evaluation.transitive_null import agreement
     from prefrep.records import text
@@ -57,24 +57,27 @@ def _intransitivity(parser: argparse.ArgumentParser, given: argparse.Namespace) 
     others = tables.read_tables(given.against) if given.against else []
     scorer, model = _loaded(given) if given.model else (None, dict[str, Any]())
     said = {"benchmark": "intransitivity", "model": model, "data": digest(records)}
+    elsewhere = bool(given.against) and described(given.against).get("data", said["data"]) != said["data"]
     rows = tables.write(prompts, given.out, said, scorer, given.restart)
     if scorer is not None:
         model = add_counts(given.out, {**model, **scorer.describe()})
 
-    results, described = intransitivity.evaluate(rows, bootstrap, given.null)
+    results, circles = intransitivity.evaluate(rows, bootstrap, given.null)
     if given.against:
         results["against"] = {"path": str(given.against), **agreement(rows, others, given.null, given.seed)}
+    if elsewhere:
+        results["notes"].append(f"{given.against} is of other data, or other ratings of them; prompts were matched by subset and id alone")
     if len(rows) < len(prompts):
         results["notes"].append(f"{len(prompts) - len(rows)} of {len(prompts)} prompts have neither verdicts, ratings nor scores")
     results |= {"data": given.data, "model": {key: value for key, value in model.items() if key != "versions"} if scorer else None}
     results["versions"] = versions(model.get("versions"))
     by_name = dict(zip(tables.named(prompts), prompts, strict=True))
     texts = [[text(record.prompt), *map(text, record.responses)] for record in (by_name[row.id, row.subset].record for row in rows)]
-    chosen = intransitivity_plot.most_cyclic(described)
+    chosen = intransitivity_plot.most_cyclic(circles)
     results["most_cyclic"] = {"id": rows[chosen].id, "subset": rows[chosen].subset}
-    lines = [{**found, "prompt": each[0], "texts": each[1:]} for found, each in zip(described, texts, strict=True)]
+    lines = [{**found, "prompt": each[0], "texts": each[1:]} for found, each in zip(circles, texts, strict=True)]
     replace_lines(given.out / "prompts.jsonl", lines)
-    intransitivity_plot.draw(given.out / "intransitivity.png", rows[chosen], described[chosen], texts[chosen], results)
+    intransitivity_plot.draw(given.out / "intransitivity.png", rows[chosen], circles[chosen], texts[chosen], results)
     path = write_results(given.out, results)
     print("\n".join(report(results)))
     print(f"\nwritten: {path}, tables.jsonl, prompts.jsonl, intransitivity.png")

@@ -51,9 +51,6 @@ def _pairs(parser: argparse.ArgumentParser, given: argparse.Namespace) -> int:
     rows, described = _score(scorer, data, given.out, model, given.restart)
     others = None if held_out is None else _score(scorer, held_out, given.out / "calibration", model, given.restart)[0]
     results = pairs.evaluate(rows, others, bootstrap)
-    prompts = len({pair.prompt for pair in data})
-    if prompts < len(data):
-        notes.append(f"{len(data)} comparisons on {prompts} prompts: intervals take them for independent, and may be too narrow")
     counts = described.get("encoded", {})
     cut = [f"{n} {what}" for what, n in counts.items() if what != "records" and n]
     if cut:

@@ -91,7 +91,7 @@ def _sweep(options: argparse.Namespace) -> int:
     _write(options.out)
     for name, reason in failed.items():
         print(f"prefrep: {name} failed: {reason}", file=sys.stderr)
-    print(f"{len(prepared) - len(failed)} of {len(prepared)} points are done; written: {options.out}/report.md, table.csv, pairs.csv")
+    print(f"{study.progress().complete} of {len(prepared)} points are done; written: {options.out}/report.md, table.csv, pairs.csv")
     return 1 if failed else 0
 
 

@@ -184,9 +184,10 @@ class Frozen:
             model, export, data, comparisons, command.backbone_key, command.data_key + known, trainer.strategy.root_device
         )
         rows = pairs.pair_rows(comparisons, scores)
-        pairs.write_rows(folder, rows)
         compares = not isinstance(model.head, BTHead)
-        _results(folder, rows, command.config, {"name": model_name(export), "path": str(export), "pairwise": compares})
+        about = {"name": model_name(export), "path": str(export), "pairwise": compares}
+        pairs.write_rows(folder, rows, {"benchmark": "pairs", "model": about, "data": known})
+        _results(folder, rows, command.config, about)
         return Scored(rows, known)
 
 

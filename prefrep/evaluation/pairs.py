@@ -16,7 +16,7 @@ from prefrep.disk import replace_lines
 from prefrep.errors import DataError, RecordError
 from prefrep.evaluation.layout import rendered
 from prefrep.evaluation.reliability import reliability
-from prefrep.evaluation.scores import SCORES, PairScore, distinct
+from prefrep.evaluation.scores import SCORES, SIDECAR, PairScore, distinct, write_json
 from prefrep.evaluation.summary import Bootstrap
 from prefrep.evaluation.winrate import answer_length
 from prefrep.metrics import calibration, intervals
@@ -41,19 +41,22 @@ class PairRow(PairScore):
         margin: By how much chosen is better, by the data; None: they do not say.
         length_difference: Characters of chosen minus those of rejected.
         probability: P(chosen wins) by the data.
+        prompt: A digest of its prompt: rows with the same one are not independent. Empty: there is no prompt, or none is stated.
     """
 
-    form: ClassVar[str] = '{"id", "subset", "score", "margin", "length_difference", "probability"}'
+    form: ClassVar[str] = '{"id", "subset", "score", "margin", "length_difference", "probability", "prompt"}'
 
     margin: float | None = None
     length_difference: int = 0
     probability: float = 1.0
+    prompt: str = ""
 
     @classmethod
     def of(cls, pair: Comparison, score: float) -> Self:
         """The row of a comparison and its score, wherever that came from."""
         longer = answer_length(pair.chosen) - answer_length(pair.rejected)
-        return cls(pair.id, pair.subset, float(score), pair.margin or None, longer, pair.probability)
+        prompt = hashlib.sha256(repr(pair.prompt).encode()).hexdigest()[:16] if pair.prompt else ""
+        return cls(pair.id, pair.subset, float(score), pair.margin or None, longer, pair.probability, prompt)
 
     @classmethod
     def parse(cls, row: Mapping[str, Any]) -> Self:
@@ -61,7 +64,8 @@ class PairRow(PairScore):
         pair, margin, p = PairScore.parse(row), row["margin"], float(row["probability"])
         if not 0 <= p <= 1:
             raise ValueError(f"probability is {p}")
-        return cls(pair.id, pair.subset, pair.score, None if margin is None else float(margin), int(row["length_difference"]), p)
+        known, longer, prompt = None if margin is None else float(margin), int(row["length_difference"]), str(row.get("prompt", ""))
+        return cls(pair.id, pair.subset, pair.score, known, longer, p, prompt)
 
 
 # --------------------------------------------------------------------------------------------------------------------------- rows
@@ -108,8 +112,9 @@ def pair_rows(comparisons: Iterable[Comparison], scores: Iterable[float]) -> lis
     return [PairRow.of(comparison, score) for comparison, score in zip(comparisons, scores, strict=True)]
 
 
-def write_rows(folder: Path, rows: Iterable[PairRow]) -> Path:
-    """Writes `scores.jsonl` of scores that are all there, in one step; returns its path."""
+def write_rows(folder: Path, rows: Iterable[PairRow], identity: Mapping[str, Any]) -> Path:
+    """Writes `scores.jsonl` of scores that are all there, and beside it what they belong to (see `ScoreLog`); returns its path."""
+    write_json(folder / SIDECAR, identity)
     replace_lines(folder / SCORES, map(asdict, rows))
     return folder / SCORES
 
@@ -155,6 +160,9 @@ def evaluate(rows: Sequence[PairRow], held_out: Sequence[PairRow] | None = None,
     equal = sum(row.score == 0 for row in decided)
     if equal:
         notes.append(f"{equal} pairs have equal scores, which count as lost")
+    prompts = len({row.prompt or number for number, row in enumerate(rows)})
+    if prompts < len(rows):
+        notes.append(f"{len(rows)} comparisons on {prompts} prompts: intervals take them for independent, and may be too narrow")
     right = np.array([is_right(row.score, row.probability) for row in decided], dtype=bool)
     subsets: dict[str, list[bool]] = {}
     for row, won in zip(decided, right, strict=True):

@@ -157,6 +157,14 @@ def write_json(path: Path, content: object, sort_keys: bool = False) -> None:
     replace_text(path, json.dumps(content, indent=4, sort_keys=sort_keys, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def described(folder: Path) -> dict[str, Any]:
+    """What stands beside the scores of a folder about where they come from; nothing, for scores from elsewhere."""
+    try:
+        return dict(json.loads((folder / SIDECAR).read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return {}
+
+
 def add_counts(folder: Path, model: Mapping[str, Any]) -> dict[str, Any]:
     """Adds what this run counted while encoding (`encoded`: rows, truncations) to what earlier runs into this folder counted.
 
@@ -170,9 +178,9 @@ def add_counts(folder: Path, model: Mapping[str, Any]) -> dict[str, Any]:
     sidecar = json.loads((folder / SIDECAR).read_text(encoding="utf-8"))
     counts = Counter(sidecar["model"].get("encoded", {}))
     counts.update(model.get("encoded", {}))
-    described = {**model, "encoded": dict(counts)}
-    write_json(folder / SIDECAR, {**sidecar, "model": json.loads(json.dumps(described, default=str))})
-    return described
+    counted = {**model, "encoded": dict(counts)}
+    write_json(folder / SIDECAR, {**sidecar, "model": json.loads(json.dumps(counted, default=str))})
+    return counted
 
 
 class ScoreLog(Generic[Row]):
@@ -188,7 +196,7 @@ class ScoreLog(Generic[Row]):
         restart: Throw away what the folder holds.
 
     Raises:
-        ConfigError: If the folder holds scores of something else.
+        ConfigError: If the folder holds scores of something else, or another evaluation.
         RecordError: If a line other than the last one is broken.
     """
 
@@ -207,6 +215,8 @@ class ScoreLog(Generic[Row]):
             self._check_owner(folder / SIDECAR, stated)
             self.rows = self._carry_on(kind, expected)
         else:
+            if not restart and (other := described(folder).get("benchmark", stated["benchmark"])) != stated["benchmark"]:
+                raise ConfigError(f"{folder}: holds an evaluation of another kind ({other}); choose another --out, or --restart it")
             write_json(folder / SIDECAR, stated)
 
     def _check_owner(self, sidecar: Path, stated: dict[str, Any]) -> None:

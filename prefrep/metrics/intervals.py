@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
 Interval = tuple[float, float]
 
 
@@ -45,15 +46,26 @@ def stream(seed: int, name: str) -> np.random.Generator:
     return np.random.default_rng([seed, zlib.crc32(name.encode())])
 
 
-def bootstrap_means(values: Floats, draws: int, generator: np.random.Generator) -> Floats:
+def bootstrap_means(values: Floats, draws: int, generator: np.random.Generator, groups: Ints | None = None) -> Floats:
     """Means of resamples of `values` [n] with replacement, [draws].
 
     A resample only matters through how often each distinct value occurs in it, and those counts are multinomial: this is the
     nonparametric bootstrap itself, without n x draws random indices (accuracies have two distinct values).
+
+    Args:
+        values: The values, [n].
+        draws: Number of resamples.
+        generator: Random numbers.
+        groups: Values that are not independent, such as those of one prompt, have the same whole number from 0 here, [n]: groups are
+            resampled, and the mean is over the values in them (cluster bootstrap; Davison and Hinkley 1997, section 3.8). None: each value
+            by itself.
     """
-    distinct, counts = np.unique(np.asarray(values, dtype=np.float64), return_counts=True)
-    n = int(counts.sum())
-    return np.asarray(generator.multinomial(n, counts / n, size=draws) @ distinct / n, dtype=np.float64)
+    values = np.asarray(values, dtype=np.float64)
+    codes = np.arange(len(values)) if groups is None else groups
+    sums, sizes = np.bincount(codes, values), np.bincount(codes)
+    distinct, counts = np.unique(np.stack([sums, sizes], axis=1)[sizes > 0], axis=0, return_counts=True)
+    drawn = generator.multinomial(int(counts.sum()), counts / counts.sum(), size=draws)
+    return np.asarray((drawn @ distinct[:, 0]) / (drawn @ distinct[:, 1]), dtype=np.float64)
 
 
 def bootstrap_indices(n: int, draws: int, generator: np.random.Generator) -> NDArray[np.int64]:

@@ -1,6 +1,7 @@
 """Do two models differ on the same examples? Paired tests, and the correction for asking many times.
 
-The unit is the example: both models are right or wrong about each one, and only examples on which they disagree say anything.
+Both models are right or wrong about each example, and only examples on which they disagree say anything. Examples that are not independent,
+such as comparisons on one prompt, are given as a group, and the group is the unit.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from prefrep.metrics.intervals import Interval, bootstrap_means, percentile_interval
+from prefrep.metrics.intervals import Interval, Ints, bootstrap_means, percentile_interval
 
 Floats = NDArray[np.float64]
 
@@ -20,8 +21,8 @@ class McNemar(NamedTuple):
     """McNemar's exact test.
 
     Args:
-        first: Examples that only the first model gets right.
-        second: Examples that only the second one gets right.
+        first: Examples that only the first model gets right, or groups of which it gets more right.
+        second: The same for the second one.
         p: Two-sided p-value.
     """
 
@@ -46,14 +47,16 @@ class Difference(NamedTuple):
     p: float
 
 
-def mcnemar(first: ArrayLike, second: ArrayLike) -> McNemar:
+def mcnemar(first: ArrayLike, second: ArrayLike, groups: Ints | None = None) -> McNemar:
     """Tests whether two models are right equally often (McNemar 1947, in its exact, binomial form).
 
-    Of the examples on which exactly one model is right, each model has half, by chance, when they are equally good.
+    Of the examples on which exactly one model is right, each model has half, by chance, when they are equally good. A group of examples
+    counts once, for the model that is right on more of them: the sign test over groups, of which this is the case of one example each.
 
     Args:
         first: Whether the first model is right, [n].
         second: Whether the second one is, [n], on the same examples in the same order.
+        groups: A whole number from 0 for each example, equal within a group, [n]; None: each example by itself.
 
     Raises:
         ValueError: If the lengths differ.
@@ -63,12 +66,15 @@ def mcnemar(first: ArrayLike, second: ArrayLike) -> McNemar:
     a, b = np.asarray(first, dtype=bool), np.asarray(second, dtype=bool)
     if a.shape != b.shape or a.ndim != 1:
         raise ValueError(f"paired tests need the same examples for both, got {a.shape} and {b.shape}")
-    only_first, only_second = int((a & ~b).sum()), int((b & ~a).sum())
+    ahead = np.bincount(np.arange(len(a)) if groups is None else groups, a.astype(np.float64) - b)
+    only_first, only_second = int((ahead > 0).sum()), int((ahead < 0).sum())
     disagree = only_first + only_second
     return McNemar(only_first, only_second, float(binomtest(only_first, disagree).pvalue) if disagree else 1.0)
 
 
-def bootstrap_difference(first: ArrayLike, second: ArrayLike, draws: int, generator: np.random.Generator) -> Difference:
+def bootstrap_difference(
+    first: ArrayLike, second: ArrayLike, draws: int, generator: np.random.Generator, groups: Ints | None = None
+) -> Difference:
     """The difference of two means over the same examples, which are resampled (Efron 1979, percentile interval).
 
     Args:
@@ -76,6 +82,7 @@ def bootstrap_difference(first: ArrayLike, second: ArrayLike, draws: int, genera
         second: The same for the other model, [n].
         draws: Resamples; no p-value is smaller than 2 / (draws + 1).
         generator: Random numbers.
+        groups: A whole number from 0 for each example, equal within a group, [n]: groups are resampled; None: each example by itself.
 
     Raises:
         ValueError: If the lengths differ or there is no example.
@@ -84,7 +91,7 @@ def bootstrap_difference(first: ArrayLike, second: ArrayLike, draws: int, genera
     if a.shape != b.shape or a.ndim != 1 or not len(a):
         raise ValueError(f"a paired bootstrap needs the same examples for both, at least one, got {a.shape} and {b.shape}")
     differences = np.round(a - b, 12)  # 2/3 - 1/3 and 1/3 - 0 are one value to the multinomial
-    found = bootstrap_means(differences, draws, generator)
+    found = bootstrap_means(differences, draws, generator, groups)
     # A mean of zero counts for both sides, and the sample itself is one of the draws: the p-value is never too small.
     rare = min(int((found <= 1e-12).sum()), int((found >= -1e-12).sum()))
     low, high = percentile_interval(found)

@@ -2,6 +2,20 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
+
+class Outcome(NamedTuple):
+    """What came of one comparison.
+
+    Args:
+        right: Whether the verdict is right.
+        prompt: Which prompt it is about: comparisons on one prompt are not independent. Empty: on one of its own.
+    """
+
+    right: bool
+    prompt: str = ""
+
 
 def is_right(score: float, probability: float) -> bool | None:
     """Whether the answer that the data prefer scores strictly higher. Equal scores are wrong.

@@ -55,7 +55,8 @@ def section(runs: Sequence[Run]) -> Section | None:
     if len(runs) < 2 and not blocks:
         return None
     if not blocks:
-        blocks.append(Text("No two of these runs were evaluated on the same data, so no difference between them can be tested."))
+        words = "No two evaluations here are known to be of the same data, so no difference between them is tested."
+        blocks.append(Text(f"{words} Sweeps are tested within themselves, win rates are not."))
     return Section("Comparison", tuple(blocks))
 
 
@@ -122,6 +123,12 @@ def differences(tests: Sequence[points.PairTest], more: Sequence[str] = ()) -> l
     ]  # fmt: skip
     head = ["better", "than", "n", "by", "95 % over examples", "bootstrap p", "only one right", "McNemar p", "real"]
     blocks.append(table([*head, "95 % over seeds"] if with_seeds else head, rows))
+    if any(test.prompts < test.n for test in tests):
+        more = [
+            "There are several comparisons on one prompt, which are not independent: prompts are resampled, and in McNemar's test a prompt "
+            "counts once, for the model that is right on more of its comparisons.",
+            *more,
+        ]
     corrected = f" They are corrected for the {len(tests)} pairs (Holm), intervals are not." if several else ""
     words = (
         "Both tests are paired: they see the examples on which one model is right and the other is not. A difference is real where both "

@@ -73,8 +73,8 @@ def window(steps: int) -> int:
 
 def smoothed(values: Sequence[float]) -> list[float]:
     """Means over the last `window` values, or as many as there are [n]."""
-    width, sums = window(len(values)), np.cumsum([0.0, *values])
-    return [float((sums[i + 1] - sums[max(i + 1 - width, 0)]) / min(i + 1, width)) for i in range(len(values))]
+    width = window(len(values))
+    return [float(np.mean(values[max(i + 1 - width, 0) : i + 1])) for i in range(len(values))]
 
 
 def curves(runs: Mapping[str, Lines]) -> Plot | None:

@@ -13,7 +13,7 @@ from prefrep.evaluation.pairs import MISTAKES, PairRow
 from prefrep.evaluation.scores import SCORES, PairScore, RankedScore, read_scores
 from prefrep.evaluation.summary import credit
 from prefrep.metrics.rewardbench import TIES
-from prefrep.metrics.verdicts import is_right
+from prefrep.metrics.verdicts import Outcome, is_right
 from prefrep.metrics.winrate import win_probabilities
 from prefrep.report.document import Example
 from prefrep.report.found import Evaluation, read_lines
@@ -21,7 +21,7 @@ from prefrep.report.found import Evaluation, read_lines
 SHOWN = 10  # examples of each evaluation
 CUT = 1200  # characters of a text
 
-Verdicts = dict[tuple[str, str], bool]
+Verdicts = dict[tuple[str, str], Outcome]
 
 
 # ----------------------------------------------------------------------------------------------------------------------- verdicts
@@ -40,23 +40,24 @@ def verdicts(evaluation: Evaluation) -> Verdicts:
     match evaluation.benchmark:
         case "pairs":
             rows = read_scores(path, PairRow)
-            return _by_sample((row, won) for row in rows if (won := is_right(row.score, row.probability)) is not None)
+            rights = ((row, is_right(row.score, row.probability)) for row in rows)
+            return _by_sample((row, Outcome(right, row.prompt)) for row, right in rights if right is not None)
         case "rewardbench" | "winrate":
-            return _by_sample((row, row.score > 0) for row in read_scores(path, PairScore))
+            return _by_sample((row, Outcome(row.score > 0)) for row in read_scores(path, PairScore))
         case "rewardbench2":
             rule = evaluation.results["scalarisation"]
-            return _by_sample((row, credit(row, rule) == 1) for row in read_scores(path, RankedScore) if row.subset != TIES)
+            return _by_sample((row, Outcome(credit(row, rule) == 1)) for row in read_scores(path, RankedScore) if row.subset != TIES)
     return {}
 
 
-def _by_sample(rows: Iterable[tuple[PairScore | RankedScore, bool]]) -> Verdicts:
+def _by_sample(rows: Iterable[tuple[PairScore | RankedScore, Outcome]]) -> Verdicts:
     """Verdicts by subset and id; an id that occurs again gets a number."""
     seen: Counter[tuple[str, str]] = Counter()
     found: Verdicts = {}
-    for row, won in rows:
+    for row, outcome in rows:
         seen[row.subset, row.id] += 1
         again = seen[row.subset, row.id]
-        found[row.subset, row.id if again == 1 else f"{row.id}#{again}"] = won
+        found[row.subset, row.id if again == 1 else f"{row.id}#{again}"] = outcome
     return found
 
 
@@ -70,7 +71,7 @@ def contradiction(evaluation: Evaluation, found: Verdicts) -> str:
     stated = {"pairs": "overall", "rewardbench": "accuracy", "winrate": "strict_wins"}.get(evaluation.benchmark)
     if stated is None or not found:
         return ""
-    entry, wins, n = evaluation.results[stated], sum(found.values()), len(found)
+    entry, wins, n = evaluation.results[stated], sum(outcome.right for outcome in found.values()), len(found)
     if entry["n"] == n and round(entry["score"] * n) == wins:
         return ""
     return (

@@ -93,10 +93,12 @@ def _which_intervals(found: Sequence[Model]) -> list[str]:
     if several:
         lines.append("95 %: Student's t over seeds: what other seeds would give on these examples, cut to [0, 1].")
     if any(len(model.runs) == 1 for model in found):
-        lines.append(f"95 %{' of a model with one seed' if several else ''}: Wilson's interval over examples; one seed has no spread.")
+        how = "Wilson's interval over examples" if all(model.independent for model in found) else "the bootstrap over examples"
+        lines.append(f"95 %{' of a model with one seed' if several else ''}: {how}; one seed has no spread.")
+    together = "" if all(model.independent for model in found) else ", the examples of a prompt together"
     lines.append(
-        f"95 % over examples: bootstrap ({DRAWS} draws) of the mean over seeds: these trained models on other examples. Where these same "
-        "examples chose the checkpoint that a run exports, that is optimistic."
+        f"95 % over examples: bootstrap ({DRAWS} draws{together}) of the mean over seeds: these trained models on other examples. Where "
+        "these same examples chose the checkpoint that a run exports, that is optimistic."
     )
     return lines
 

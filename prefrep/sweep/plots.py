@@ -114,7 +114,7 @@ def _bars(axes: Any, x: Sequence[float], group: Sequence[Model], names: Sequence
 def _finish(figure: Any, axes: Any, found: Sequence[Model], more: str = "") -> None:
     seeds = sorted({len(model.runs) for model in found})
     n = max(len(model.by_example) for model in found)
-    over = "Student's t over seeds" if seeds[-1] > 1 else "Wilson's, over examples"
+    over = "over examples" if seeds[-1] == 1 else "Student's t over seeds" + ("; of one seed: over examples" if seeds[0] == 1 else "")
     dashes = "; dashes: seeds" if seeds[-1] > 1 else ""
     axes.set_title(
         f"{n} comparisons, {'-'.join(map(str, seeds))} seed(s); bars and bands: 95 % intervals ({over}){dashes}{more}", fontsize=9

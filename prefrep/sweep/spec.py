@@ -89,7 +89,7 @@ def read_sweep(path: Path, extra: Mapping[str, Any] | None = None) -> Sweep:
     import yaml
 
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = _yaml(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read ({error}); name a sweep file, such as configs/sweep/dim.yaml") from error
     except yaml.YAMLError as error:
@@ -135,10 +135,20 @@ def parse_setting(text: str) -> tuple[str, Any]:
     if not sign or not key:
         raise ConfigError(f"--set takes KEY=VALUE, such as data.train=pairs.jsonl, got {text!r}")
     try:
-        settings = {key: yaml.safe_load(value)}
+        settings = {key: _yaml(value)}
     except yaml.YAMLError as error:
         raise ConfigError(f"--set {key}: {value!r} is not YAML ({' '.join(str(error).split())})") from error
     return next(iter(_settings(settings, "--set").items()))
+
+
+def _yaml(text: str) -> Any:
+    """Reads YAML as the command line does: 1e-5 is a number, which PyYAML wants to be written 1.0e-5."""
+    import yaml
+
+    loader: Any = type("Loader", (yaml.SafeLoader,), {})
+    number = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$")
+    loader.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+0123456789"))
+    return yaml.load(text, loader)
 
 
 def _mapping(value: object, where: str, known: set[str] | None) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prefrep.errors import DataError
-from prefrep.metrics.intervals import Interval, accuracy_interval, bootstrap_means, percentile_interval, stream
+from prefrep.metrics.intervals import Interval, Ints, accuracy_interval, bootstrap_means, percentile_interval, stream
 from prefrep.metrics.paired import Difference, McNemar, bootstrap_difference, holm, mcnemar, t_interval
-from prefrep.metrics.verdicts import is_right
+from prefrep.metrics.verdicts import Outcome, is_right
 
 ABOUT, SCORES = "point.json", "scores.jsonl"
 LEVEL = 0.05
@@ -45,6 +45,10 @@ class Row(Protocol):
     def probability(self) -> float:
         """P(chosen wins) by the data."""
 
+    @property
+    def prompt(self) -> str:
+        """Which prompt it is about; empty: one of its own."""
+
 
 def read_about(folder: Path) -> dict[str, Any]:
     """`point.json` of a point; empty while it is not finished."""
@@ -66,15 +70,15 @@ class Run(NamedTuple):
 
     Args:
         about: What `point.json` says.
-        verdicts: Right or wrong, by subset and id of each comparison; empty for a failed one.
+        verdicts: By subset and id of each comparison; empty for a failed one.
     """
 
     about: Mapping[str, Any]
-    verdicts: Mapping[tuple[str, str], bool]
+    verdicts: Mapping[tuple[str, str], Outcome]
 
     def accuracy(self, subset: str | None = None) -> tuple[int, int]:
         """Wins and comparisons, of one subset or of all."""
-        won = [value for (name, _), value in self.verdicts.items() if subset is None or name == subset]
+        won = [outcome.right for (name, _), outcome in self.verdicts.items() if subset is None or name == subset]
         return sum(won), len(won)
 
 
@@ -102,22 +106,35 @@ class Model:
         """For each example that all seeds saw, the share of seeds that are right."""
         common = set.intersection(*(set(run.verdicts) for run in self.runs.values()))
         first = next(iter(self.runs.values())).verdicts
-        return {key: float(np.mean([run.verdicts[key] for run in self.runs.values()])) for key in first if key in common}
+        return {key: float(np.mean([run.verdicts[key].right for run in self.runs.values()])) for key in first if key in common}
+
+    def prompts(self, examples: Iterable[tuple[str, str]]) -> Ints:
+        """For each of some examples, a number that only those on the same prompt share."""
+        outcomes, numbers = next(iter(self.runs.values())).verdicts, dict[Any, int]()
+        return np.array([numbers.setdefault(outcomes[key].prompt or key, len(numbers)) for key in examples], dtype=np.int64)
 
     def accuracies(self, subset: str | None = None) -> list[float]:
         """Accuracy of each seed, of one subset or of all."""
         return [wins / n for wins, n in (run.accuracy(subset) for run in self.runs.values()) if n]
 
     def interval(self, subset: str | None = None) -> Interval:
-        """Of the accuracy: Student's over seeds, or Wilson's over examples where there is one seed only."""
+        """Of the accuracy: Student's over seeds. One seed: over examples, Wilson's, or a bootstrap where prompts repeat."""
         found = t_interval(self.accuracies(subset))
-        if found is None:
-            return accuracy_interval(*next(iter(self.runs.values())).accuracy(subset))
-        return max(found[0], 0.0), min(found[1], 1.0)
+        if found is not None:
+            return max(found[0], 0.0), min(found[1], 1.0)
+        wins, n = next(iter(self.runs.values())).accuracy(subset)
+        return accuracy_interval(wins, n) if self.independent else self.interval_over_examples(subset)
 
-    def interval_over_examples(self) -> Interval:
-        """Of the accuracy, by a bootstrap over examples of the mean over seeds: these trained models, other examples."""
-        return percentile_interval(bootstrap_means(np.round(list(self.by_example.values()), 12), DRAWS, stream(0, self.name)))
+    @cached_property
+    def independent(self) -> bool:
+        """Whether no two examples are about one prompt."""
+        return len(set(self.prompts(self.by_example))) == len(self.by_example)
+
+    def interval_over_examples(self, subset: str | None = None) -> Interval:
+        """Of the accuracy, by a bootstrap over prompts of the mean over seeds: these trained models, other examples."""
+        values = {key: round(share, 12) for key, share in self.by_example.items() if subset is None or key[0] == subset}
+        drawn = bootstrap_means(np.array(list(values.values())), DRAWS, stream(0, self.name), self.prompts(values))
+        return percentile_interval(drawn)
 
 
 class PairTest(NamedTuple):
@@ -127,7 +144,8 @@ class PairTest(NamedTuple):
         first: The better one.
         second: The other.
         n: Examples that both have scores for.
-        difference: Of accuracies averaged over seeds, by a bootstrap over examples.
+        prompts: That those are about, which are the unit of both tests.
+        difference: Of accuracies averaged over seeds, by a bootstrap over prompts.
         mcnemar: On the verdicts of the majority of each model's seeds; examples without a majority are left out.
         bootstrap_holm: Corrected p-value of the former.
         mcnemar_holm: Corrected p-value of the latter.
@@ -137,6 +155,7 @@ class PairTest(NamedTuple):
     first: str
     second: str
     n: int
+    prompts: int
     difference: Difference
     mcnemar: McNemar
     bootstrap_holm: float
@@ -163,7 +182,8 @@ def read_runs(out: Path, read: Callable[[Path], Sequence[Row]]) -> list[Run]:
     for folder in sorted(path for path in (out / "points").glob("*") if path.is_dir()):
         about = read_about(folder)
         rows = read(folder / SCORES) if about.get("state") == "complete" else []
-        verdicts = {(row.subset, row.id): won for row in rows if (won := is_right(row.score, row.probability)) is not None}
+        rights = ((row, is_right(row.score, row.probability)) for row in rows)
+        verdicts = {(row.subset, row.id): Outcome(right, row.prompt) for row, right in rights if right is not None}
         if about:
             found.append(Run(about, verdicts))
     return found
@@ -197,19 +217,20 @@ def compare(found: Sequence[Model]) -> list[PairTest]:
     """
     pairs = [(a, b) for a, b in combinations(found, 2) if a.data == b.data]
     draws = max(DRAWS, int(4 * len(pairs) / LEVEL))  # the smallest p-value, 2 / (draws + 1), must pass the correction: half of the level
-    raw: list[tuple[Model, Model, int, Difference, McNemar]] = []
+    raw: list[tuple[Model, Model, Ints, Difference, McNemar]] = []
     for a, b in pairs:
         common = [key for key in a.by_example if key in b.by_example]
         if not common:
             continue
         first, second = (np.array([model.by_example[key] for key in common]) for model in (a, b))
-        difference = bootstrap_difference(first, second, draws, stream(0, f"{a.name} | {b.name}"))
+        prompts = a.prompts(common)
+        difference = bootstrap_difference(first, second, draws, stream(0, f"{a.name} | {b.name}"), prompts)
         clear = (first != 0.5) & (second != 0.5)  # half of the seeds say neither
-        raw.append((a, b, len(common), difference, mcnemar(first[clear] > 0.5, second[clear] > 0.5)))
+        raw.append((a, b, prompts, difference, mcnemar(first[clear] > 0.5, second[clear] > 0.5, prompts[clear])))
     corrected = zip(holm([each[3].p for each in raw]), holm([each[4].p for each in raw]), strict=True)
     tests = [
-        PairTest(a.name, b.name, n, difference, exact, by_bootstrap, by_mcnemar, _over_seeds(a, b))
-        for (a, b, n, difference, exact), (by_bootstrap, by_mcnemar) in zip(raw, corrected, strict=True)
+        PairTest(a.name, b.name, len(prompts), len(np.unique(prompts)), difference, exact, by_bootstrap, by_mcnemar, _over_seeds(a, b))
+        for (a, b, prompts, difference, exact), (by_bootstrap, by_mcnemar) in zip(raw, corrected, strict=True)
     ]
     return sorted(tests, key=lambda test: (max(test.bootstrap_holm, test.mcnemar_holm), test.mcnemar.p, test.difference.p))
 
@@ -259,13 +280,13 @@ def pairs_csv(tests: Sequence[PairTest]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(
-        ["first", "second", "n", "difference", "low", "high", "bootstrap_p", "bootstrap_p_holm", "only_first_right", "only_second_right",
-         "mcnemar_p", "mcnemar_p_holm", "significant", "seeds_low", "seeds_high"]
+        ["first", "second", "n", "prompts", "difference", "low", "high", "bootstrap_p", "bootstrap_p_holm", "only_first_right",
+         "only_second_right", "mcnemar_p", "mcnemar_p_holm", "significant", "seeds_low", "seeds_high"]
     )  # fmt: skip
     for test in tests:
         over_seeds = test.seeds or ("", "")
         writer.writerow(
-            [test.first, test.second, test.n, *test.difference, test.bootstrap_holm, *test.mcnemar, test.mcnemar_holm,
+            [test.first, test.second, test.n, test.prompts, *test.difference, test.bootstrap_holm, *test.mcnemar, test.mcnemar_holm,
              test.significant, *over_seeds]
         )  # fmt: skip
     return text.getvalue()

@@ -78,7 +78,7 @@ def work(
         if claim is None:
             progress = study.progress()
             on_change(progress)
-            if not progress.running:
+            if not (progress.running or progress.waiting):  # one may wait again, given back since
                 break
             time.sleep(POLL)
             continue

@@ -91,6 +91,9 @@ def test_rewardbench(head: str, exports: dict[str, str], pairs: str, tmp_path: P
     second = _results(again)
     assert second["weights"] == "0.1.2" and second["model"]["fingerprint"] == results["model"]["fingerprint"]
     assert [second[key] for key in ("overall", "sections", "subsets")] == [results[key] for key in ("overall", "sections", "subsets")]
+    with pytest.raises(ConfigError, match="holds the scores themselves.*choose another"):
+        main(["rewardbench", "--scores", str(out / "scores.jsonl"), "--out", str(tmp_path / "again" / ".." / "out"), *FEW])
+    assert _results(out) == results, "what knew the data is still there"
 
 
 def test_scores_do_not_depend_on_the_batch(exports: dict[str, str], pairs: str, tmp_path: Path) -> None:

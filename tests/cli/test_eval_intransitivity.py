@@ -15,6 +15,8 @@ from prefrep.cli.eval import main
 from prefrep.data.encode import EncodeConfig
 from prefrep.errors import ConfigError, DataError
 from prefrep.evaluation.intransitivity import evaluate
+from prefrep.evaluation.pairs import PairRow
+from prefrep.evaluation.scores import ScoreLog
 from prefrep.evaluation.summary import Bootstrap
 from prefrep.evaluation.tables import TableRow
 from prefrep.io.folder import save
@@ -148,5 +150,12 @@ def test_against_another_evaluation(exports: dict[str, str], data: str, tmp_path
     found = results(tmp_path / "block")["against"]
     assert found["n"] == 2 and abs(found["cyclic"]["correlation"]) <= 1 and 0 < found["cyclic"]["p"] <= 1
     assert "the transitive parts correlate" in capsys.readouterr().out
+    assert not any("other data" in note for note in results(tmp_path / "block")["notes"])
+    other = tmp_path / "gated" / "scores.meta.json"
+    other.write_text(json.dumps(json.loads(other.read_text()) | {"data": "another digest"}))
+    assert main([*command, "--against", str(tmp_path / "gated")]) == 0
+    assert any("is of other data" in note and "matched by subset and id" in note for note in results(tmp_path / "block")["notes"])
+    with pytest.raises(ConfigError, match="an evaluation of another kind .intransitivity.; choose another --out, or --restart"):
+        ScoreLog(tmp_path / "block", PairRow, {"benchmark": "pairs"}, [])
     with pytest.raises(DataError, match="no such file; name the --out of an earlier"):
         main([*command, "--against", str(tmp_path / "nowhere")])

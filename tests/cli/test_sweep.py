@@ -16,6 +16,7 @@ import pytest
 from prefrep.cli import sweep_points
 from prefrep.cli.friendly import run
 from prefrep.cli.sweep import main
+from prefrep.evaluation.scores import described
 from prefrep.modules import GeneralPreference
 from prefrep.nn.backbone import Backbone
 from prefrep.sweep.study import alone
@@ -69,6 +70,7 @@ def test_both_engines_give_the_same(data: list[str], tmp_path: Path, capsys: pyt
     assert recipe["checkpoint"] != f"step{recipe['step']}.ckpt"
     assert one == pytest.approx(other, abs=1e-4) and len(one) == 9 and max(map(abs, one)) > 0.1
     assert abouts[0]["data"] == abouts[1]["data"] and len(abouts[0]["data"]) == 64
+    assert [described(folder)["data"] for folder in folders] == [about["data"] for about in abouts], "bin/report knows they can be compared"
     results = [json.loads((folder / "results.json").read_text()) for folder in folders]
     assert results[0]["model"].pop("path") != results[1]["model"].pop("path") and results[0]["model"] == results[1]["model"]
     assert all(found["model"]["pairwise"] for found in results), "a GPM has no rewards"

@@ -24,7 +24,7 @@ from prefrep.evaluation.pairs import (
     write_rows,
 )
 from prefrep.evaluation.reliability import reliability_plot
-from prefrep.evaluation.scores import PairScore, log_pairs, read_scores
+from prefrep.evaluation.scores import PairScore, described, log_pairs, read_scores
 from prefrep.evaluation.summary import Bootstrap
 from prefrep.records import Message, RankedResponses
 
@@ -67,11 +67,17 @@ def test_rows_of_scores_from_anywhere(tmp_path: Path) -> None:
     pairs = [comparison("p", "abc", "d", id="1", margin=0.5, probability=0.75), comparison("p", "a", "bc", id="2", subset="s")]
     pairs.append(replace(pairs[0], chosen=talk, id="3"))
     rows = pair_rows(pairs, np.array([1.5, -2.0, 0.0], np.float32))
-    assert rows == [row(1.5, 2, 0.5, 0.75, id="1"), row(-2.0, -1, None, 1.0, "s", "2"), row(0.0, 7, 0.5, 0.75, id="3")]
-    path = write_rows(tmp_path / "point", rows)
+    assert len({each.prompt for each in rows}) == 1 and rows[0].prompt, "all three are on one prompt"
+    assert PairRow.of(comparison("q", "c", "r", id="4"), 1.0).prompt != rows[0].prompt
+    assert PairRow.of(replace(pairs[0], prompt=()), 1.0).prompt == "", "texts without a prompt share none"
+    bare = [replace(each, prompt="") for each in rows]
+    assert bare == [row(1.5, 2, 0.5, 0.75, id="1"), row(-2.0, -1, None, 1.0, "s", "2"), row(0.0, 7, 0.5, 0.75, id="3")]
+    path = write_rows(tmp_path / "point", rows, {"benchmark": "pairs", "data": "d"})
+    assert described(tmp_path / "point") == {"benchmark": "pairs", "data": "d"} and described(tmp_path) == {}
     assert read_scores(path, PairRow) == rows
     assert read_scores(path, PairScore) == [PairScore(each.id, each.subset, each.score) for each in rows]
-    assert set(json.loads(path.read_text().splitlines()[0])) == {"id", "subset", "score", "margin", "length_difference", "probability"}
+    keys = {"id", "subset", "score", "margin", "length_difference", "probability", "prompt"}
+    assert set(json.loads(path.read_text().splitlines()[0])) == keys
     with pytest.raises(ValueError, match="argument"):
         pair_rows(pairs, [1.0])
 
@@ -82,6 +88,16 @@ def test_bad_rows(change: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "s.jsonl").write_text(json.dumps(good | change) + "\n")
     with pytest.raises(RecordError, match=r's.jsonl:1.*"length_difference"'):
         read_scores(tmp_path / "s.jsonl", PairRow)
+
+
+def test_comparisons_on_one_prompt_are_said_to_be() -> None:
+    def notes(*prompts: str) -> list[str]:
+        rows = [replace(row(1.0, 0, id=str(i)), prompt=prompt) for i, prompt in enumerate(prompts)]
+        return [note for note in evaluate(rows, None, Bootstrap(10))["notes"] if "prompts" in note]
+
+    assert notes("a", "b", "", "") == []
+    (note,) = notes("a", "b", "a", "", "")
+    assert note.startswith("5 comparisons on 4 prompts")
 
 
 def test_accuracy_by_hand() -> None:

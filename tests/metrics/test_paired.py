@@ -35,6 +35,36 @@ def test_mcnemar_does_not_see_what_both_get_right_or_wrong() -> None:
     assert mcnemar(b, a).p == mcnemar(a, b).p and mcnemar(b, a).first == 1
 
 
+def test_a_group_counts_once_for_who_is_right_more_often() -> None:
+    """Five groups: 2 to 1, 0 to 1, 1 to 1, 1 to 0, 1 to 0 right: three for the first model, one for the second, p of a fair coin."""
+    groups = np.array([0, 0, 0, 1, 2, 2, 3, 4])
+    first = [True, True, False, False, True, False, True, True]
+    second = [False, False, True, True, False, True, False, False]
+    assert mcnemar(first, second, groups) == (3, 1, pytest.approx(2 * (1 + 4) / 2**4))
+    assert mcnemar(first, second, np.arange(8)) == mcnemar(first, second)
+
+
+def test_groups_are_resampled_whole() -> None:
+    """Against the slow way: whole groups of 1 to 5 examples are drawn, and the mean is over all examples that came."""
+    generator = np.random.default_rng(6)
+    sizes = generator.integers(1, 6, 40)
+    groups = np.repeat(np.arange(40), sizes)
+    a = (generator.uniform(size=len(groups)) < np.repeat(generator.choice([0.05, 0.95], 40), sizes)).astype(float)
+    b = (generator.uniform(size=len(groups)) < 0.4).astype(float)
+    parts = [(a - b)[groups == g] for g in range(40)]
+    slow = np.array([np.concatenate([parts[g] for g in generator.integers(0, 40, 40)]).mean() for _ in range(20_000)])
+    found = bootstrap_difference(a, b, 20_000, np.random.default_rng(7), groups)
+    assert found.mean == pytest.approx((a - b).mean())
+    noise = 8 * slow.std() / sqrt(20_000)
+    assert (found.low, found.high) == pytest.approx(tuple(np.quantile(slow, [0.025, 0.975])), abs=noise)
+    alone = bootstrap_difference(a, b, 20_000, np.random.default_rng(7))
+    assert found.high - found.low > (alone.high - alone.low) + 3 * noise, "groups matter here"
+    renamed = bootstrap_difference(a, b, 500, np.random.default_rng(7), 39 - groups)
+    assert renamed == bootstrap_difference(a, b, 500, np.random.default_rng(7), groups)
+    one_each = bootstrap_difference(a, b, 500, np.random.default_rng(7), np.arange(len(a)))
+    assert one_each == bootstrap_difference(a, b, 500, np.random.default_rng(7))
+
+
 def test_examples_must_be_the_same() -> None:
     with pytest.raises(ValueError, match="same examples"):
         mcnemar([True, False], [True])
@@ -109,6 +139,21 @@ def test_false_alarms_in_a_family_are_rare() -> None:
     for name in alarms:
         assert alarms[name] / studies <= 0.05 + 3 * sqrt(0.05 * 0.95 / studies), name
         assert uncorrected[name] / studies > 0.2, "the study is one in which correcting matters"
+
+
+def test_pairs_of_one_prompt_raise_no_false_alarms() -> None:
+    """Two equally good models score 8 answers to each of 40 prompts, and all 28 pairs are judged: they are not 1120 examples."""
+    generator, studies = np.random.default_rng(8), 150
+    groups, (better, worse) = np.repeat(np.arange(40), 28), np.array(list(combinations(range(8), 2))).T
+    alarms = {"grouped": 0, "alone": 0}
+    for _ in range(studies):
+        first, second = generator.normal(size=(2, 40, 8)) + np.linspace(0.7, 0, 8)
+        a, b = ((scores[:, better] > scores[:, worse]).ravel() for scores in (first, second))
+        for name, codes in (("grouped", groups), ("alone", None)):
+            p = max(mcnemar(a, b, codes).p, bootstrap_difference(a, b, 500, generator, codes).p)
+            alarms[name] += p < 0.05
+    assert alarms["grouped"] / studies <= 0.05 + 3 * sqrt(0.05 * 0.95 / studies)
+    assert alarms["alone"] / studies > 0.1, "taken for independent, they would"
 
 
 def test_t_interval() -> None:

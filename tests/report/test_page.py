@@ -6,7 +6,7 @@ import base64
 import json
 import re
 from html.parser import HTMLParser
-from math import comb, sqrt
+from math import comb, isnan, sqrt
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -94,8 +94,7 @@ def make_pairs(folder: Path, right: list[bool], seed: int = 0, data: str = "same
     given.append(comparison("Tie", "a", "b", id="tie", subset="a", probability=0.5))
     scores = [float(generator.uniform(0.1, 3)) * (1 if won else -1) for won in right]
     rows = pairs.pair_rows(given, [*scores, 1.0])
-    pairs.write_rows(folder, rows)
-    (folder / "scores.meta.json").write_text(json.dumps({"benchmark": "pairs", "data": data}))
+    pairs.write_rows(folder, rows, {"benchmark": "pairs", "data": data})
     (folder / "mistakes.jsonl").write_text("".join(json.dumps(row) + "\n" for row in pairs.mistakes(rows, given)))
     write_results(folder, pairs.evaluate(rows, None, Bootstrap(50)) | {"model": {"name": text}, "data": "pairs.jsonl"})
 
@@ -216,7 +215,7 @@ def test_other_data_are_not_compared(tmp_path: Path) -> None:
     make_pairs(tmp_path / "b", [False] * 30, data="other")
     page, _ = report(tmp_path / "a", tmp_path / "b", out=tmp_path / "r.html")
     assert not any("significant" in text for text in page.texts)
-    assert "No two of these runs were evaluated on the same data, so no difference between them can be tested." in page.texts
+    assert any(text.startswith("No two evaluations here are known to be of the same data") for text in page.texts)
     for name in "ab":  # ids alone say nothing
         (tmp_path / name / "scores.meta.json").unlink()
     page, _ = report(tmp_path / "a", tmp_path / "b", out=tmp_path / "r.html")
@@ -380,6 +379,8 @@ def test_curves() -> None:
     assert smoothed([3.0, 1.0]) == [3.0, 1.0]
     values = [float(i) for i in range(60)]  # windows of three
     assert smoothed(values)[:3] == [0.0, 0.5, 1.0] and smoothed(values)[-1] == pytest.approx(58.0)
+    holed = smoothed([*values[:30], float("nan"), *values[31:]])
+    assert [i for i in range(60) if isnan(holed[i])] == [30, 31, 32], "a value that is none does not end the curve"
     assert curves({"a": [{"step": 1, "other": 2.0}]}) is None
     plot = curves({"a": [{"step": 1, "train/loss": float("nan")}, {"step": 2, "train/loss": 1.0}], "b": []})
     assert plot is not None and ElementTree.fromstring(plot.content).tag.endswith("svg")

@@ -17,6 +17,7 @@ from prefrep.cli.sweep import main
 from prefrep.errors import DataError
 from prefrep.evaluation.pairs import PairRow
 from prefrep.evaluation.scores import read_scores
+from prefrep.metrics.verdicts import Outcome
 from prefrep.report.sweep import write
 from prefrep.sweep import table
 from prefrep.sweep.plots import draw
@@ -27,13 +28,13 @@ T2, T1 = 4.302652729911275, 12.706204736432095  # quantiles 0.975 of Student's t
 ACCURACY = {"BT": 0.55, "GPM dim=2": 0.6, "GPM dim=8": 0.9}
 
 
-def make(out: Path, model: str, seed: int, scores: list[float], /, data: str = "same", **values: Any) -> None:
+def make(out: Path, model: str, seed: int, scores: list[float], /, data: str = "same", per_prompt: int = 1, **values: Any) -> None:
     folder = out / "points" / f"{model}-seed={seed}".replace(" ", "-")
     folder.mkdir(parents=True)
     rows = [
         {
             "id": str(i), "subset": "ab"[i % 3 == 0], "score": score, "margin": None, "length_difference": 3,
-            "probability": 0.5 if i == 7 else 0.0 if i == 8 else 1.0,
+            "probability": 0.5 if i == 7 else 0.0 if i == 8 else 1.0, "prompt": f"p{i // per_prompt}",
         }
         for i, score in enumerate(scores)
     ]  # fmt: skip
@@ -216,6 +217,26 @@ def test_equal_models_differ_by_a_zero_without_a_sign(tmp_path: Path) -> None:
     assert row[3] == "+0.000"
 
 
+def test_comparisons_of_one_prompt_count_together(tmp_path: Path) -> None:
+    """24 comparisons on 6 prompts; x is right on all of two prompts more, y on none: two prompts speak for x, not eight examples."""
+    for model, right in (("x", 16), ("y", 8)):
+        make(tmp_path, model, 0, [-1.0 if (i < right) == (i == 8) else 1.0 for i in range(24)], per_prompt=4)
+    (test,) = compare(models(read_runs(tmp_path, lambda path: read_scores(path, PairRow))))
+    assert (test.n, test.prompts, test.mcnemar) == (23, 6, (2, 0, 0.5)), "one is a tie by the data; a fair coin falls so half of the time"
+    ends = np.random.default_rng(9).choice([0.0, 8 / 23], (20_000, 6), p=[4 / 6, 2 / 6]).mean(1) * 3
+    assert test.difference.low == 0 and test.difference.high == pytest.approx(np.quantile(ends, 0.975), abs=0.08)
+    write(tmp_path)
+    text = (tmp_path / "report.md").read_text()
+    assert "There are several comparisons on one prompt" in text and "examples of a prompt together" in text and "Wilson" not in text
+    with (tmp_path / "pairs.csv").open() as file:
+        assert [(line["n"], line["prompts"]) for line in csv.DictReader(file)] == [("23", "6")]
+    make(tmp_path, "z", 0, [1.0] * 24)
+    (low, high), *_ = [
+        model.interval() for model in models(read_runs(tmp_path, lambda path: read_scores(path, PairRow))) if model.name == "z"
+    ]
+    assert high <= 1 and low < 1
+
+
 def test_more_pairs_than_a_table_shows(tmp_path: Path) -> None:
     for i in range(7):
         make(tmp_path, f"m{i}", 0, [1.0] * i + [-1.0] * (20 - i))
@@ -262,19 +283,19 @@ def test_resamples_are_enough_for_the_correction_and_no_more(count: int, monkeyp
     """A difference that every resample has must be found among all pairs."""
     asked: list[int] = []
 
-    def bootstrap(first: Any, second: Any, draws: int, generator: Any) -> Difference:
+    def bootstrap(first: Any, second: Any, draws: int, generator: Any, groups: Any) -> Difference:
         asked.append(draws)
         return Difference(0.0, 0.0, 0.0, 1.0)
 
     monkeypatch.setattr(table, "bootstrap_difference", bootstrap)
-    compare([Model(str(i), {}, {0: Run({}, {("", "a"): True})}) for i in range(count)])
+    compare([Model(str(i), {}, {0: Run({}, {("", "a"): Outcome(True)})}) for i in range(count)])
     pairs = count * (count - 1) // 2
     assert len(asked) == pairs and 2 / (asked[0] + 1) * pairs < 0.05 and asked[0] <= max(20_000, 100 * pairs)
 
 
 def test_keys_of_one_last_name_have_plots_of_their_own(tmp_path: Path) -> None:
     found = [
-        Model(f"{a} {b}", {"model.a.dim": a, "model.b.dim": b}, {0: Run({}, {("", "x"): True, ("", "y"): False})})
+        Model(f"{a} {b}", {"model.a.dim": a, "model.b.dim": b}, {0: Run({}, {("", "x"): Outcome(True), ("", "y"): Outcome(False)})})
         for a, b in ((2, 4), (4, 8))
     ]
     assert draw(found, tmp_path) == ["accuracy-model.a.dim.png", "accuracy-model.b.dim.png"] and len(list(tmp_path.iterdir())) == 2

@@ -64,20 +64,24 @@ def test_values_are_said_as_the_command_line_reads_them(folder: Path) -> None:
     assert point.model == "c=X-1" and point.seed == 0
 
 
+def test_powers_of_ten_are_numbers(folder: Path) -> None:
+    points = read_sweep(write(folder, "base: gpm.yaml\nset: {s: 2E5}\ngrid: {lr: [1e-5, -3e-4, 1.0e-3, 1e-5x, .5]}")).points
+    assert [p.values["lr"] for p in points] == [1e-5, -3e-4, 1e-3, "1e-5x", 0.5] and points[0].settings["s"] == 2e5
+    assert parse_setting("lr=1e-5") == ("lr", 1e-5)
+
+
 def test_keys_of_one_last_name_are_told_apart(folder: Path) -> None:
     points = read_sweep(write(folder, "base: gpm.yaml\ngrid: {model.a.dim: [2], model.b.dim: [4]}")).points
     assert points[0].model == "model.a.dim=2 model.b.dim=4"
 
 
 def test_the_papers_ablation() -> None:
-    """BT, and GPM of 4 dimensions with and without gate and normalisation: 17 models, 3 seeds; a gate over one block is not trained."""
-    frozen, lora = (read_sweep(ROOT / "configs" / "sweep" / f"paper-{name}.yaml").points for name in ("frozen", "lora"))
-    assert len(frozen) == 51 and len({point.model for point in frozen}) == 17 and len(lora) == 45
-    grid = {(p.values.get("model.head.skew"), p.values.get("model.head.normalize"), p.values.get("model.head.dim")) for p in frozen}
-    assert grid == {(None, None, None), *itertools.product(("BlockSkew", "GatedSkew"), (True, False), (2, 4, 6, 8))}
-    assert {p.name for p in frozen} - {p.name for p in lora} == {
-        f"GPM-skew=GatedSkew-normalize={normalize}-dim=2-seed={seed}" for normalize in ("true", "false") for seed in (0, 1, 2)
-    }
+    """BT, and GPM of 4 dimensions with and without gate and normalisation, but for a gate over one block: 15 models, 3 seeds."""
+    for name in ("paper-frozen", "paper-lora"):
+        points = read_sweep(ROOT / "configs" / "sweep" / f"{name}.yaml").points
+        grid = [(p.values.get("model.head.skew"), p.values.get("model.head.normalize"), p.values.get("model.head.dim")) for p in points]
+        heads = {(None, None, None), *itertools.product(("BlockSkew", "GatedSkew"), (True, False), (2, 4, 6, 8))}
+        assert set(grid) == heads - {("GatedSkew", True, 2), ("GatedSkew", False, 2)} and len(grid) == 45
 
 
 def test_grids_one_after_the_other(folder: Path) -> None:

@@ -78,6 +78,23 @@ def test_a_study_that_cannot_be_written_does_not_undo_a_point(tmp_path: Path, mo
     assert run(tmp_path, ["a"], engine).progress().complete == 1 and engine.ran == [], "it is not trained again"
 
 
+def test_a_point_that_is_given_back_while_others_look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing waits, and a moment later nothing runs: another worker was stopped politely in between."""
+    theirs = Study(tmp_path)
+    theirs.enlist({"a-seed=0": {"settings": "s"}})
+    claims, look = [theirs.claim()], Study.claim
+
+    def claim(study: Study) -> Any:
+        found = look(study)
+        if found is None and claims:
+            theirs.give_back(claims.pop())  # type: ignore[arg-type]
+        return found
+
+    monkeypatch.setattr(Study, "claim", claim)
+    engine = Engines()
+    assert run(tmp_path, ["a"], engine).progress().complete == 1 and engine.ran == ["a"]
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
 def test_what_goes_wrong_beside_a_point_is_not_its_fault(error: type[BaseException], tmp_path: Path) -> None:
     """A report that cannot be written, or Ctrl-C while it is: the point waits again, and was not killed."""
