@@ -105,7 +105,7 @@ class _Settings:
             raise ConfigError(f"at least 1 response per prompt must be asked for, got {responses}")
         encoder, ends = self.encoder(backbone)
         encoded = encoder.prompts(prompts)
-        room = getattr(backbone.model.config.get_text_config(), "max_position_embeddings", None)
+        room = backbone.room
         for ids, prompt in zip(encoded, prompts, strict=True):
             if room is not None and len(ids) + self.max_new_tokens > room:
                 raise RecordError(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +23,11 @@ class Message:
     def __post_init__(self) -> None:
         if not isinstance(self.role, str) or not isinstance(self.content, str):
             raise ValueError(f"a message needs a role and a content that are text, got {self.role!r}: {self.content!r:.40}")
+        try:
+            self.content.encode()
+        except UnicodeEncodeError as error:
+            half = self.content[error.start : error.start + 1]
+            raise ValueError(f"half a character ({half!a}, a lone surrogate) stands in a text; repair the file that wrote it") from None
 
 
 Messages = tuple[Message, ...]
@@ -101,6 +107,12 @@ class Comparison:
 
 
 Record = Comparison | RankedResponses
+
+
+def preferred(scores: Sequence[float]) -> list[tuple[int, int]]:
+    """Pairs (better, worse) of responses whose scores differ, as indices, in the order of i < j."""
+    pairs = [(i, j) for i, j in combinations(range(len(scores)), 2) if scores[i] != scores[j]]
+    return [(i, j) if scores[i] > scores[j] else (j, i) for i, j in pairs]
 
 
 def text(messages: Messages) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
 from importlib.metadata import version
-from itertools import islice
+from itertools import accumulate, islice
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -40,7 +40,8 @@ class Scorer:
         self.model, self.batch_tokens = model, batch_tokens
         # `drop` is a choice for training data; whoever asks for a score gets one.
         truncation = "keep_end" if model.encode.truncation == "drop" else model.encode.truncation
-        self._encoder = Encoder(model.tokenizer, replace(model.encode, truncation=truncation), model.head.layout)
+        length = min(model.encode.max_length, model.backbone.room or model.encode.max_length)
+        self._encoder = Encoder(model.tokenizer, replace(model.encode, truncation=truncation, max_length=length), model.head.layout)
         trees = layout != "padded" and model.backbone.supports_trees()
         if layout == "trees" and not trees:
             raise ConfigError(f"{model.backbone.path} does not honour a tree mask, so scores would leak between responses; use layout auto")
@@ -162,14 +163,32 @@ class Scorer:
         with tqdm(desc=progress, unit=" prompts", disable=progress is None) as bar:
             encoded = iter(encoded)
             while window := list(islice(encoded, 128)):
-                data = [self._checked(record, datum) for record, datum in window]
-                # One response to a pair model makes no pair, so there is nothing to read.
-                found = {i: np.zeros(0, np.float32) for i, datum in enumerate(data) if not datum.trees}
+                pieces = [self._pieces(self._checked(record, datum)) for record, datum in window]
+                ends = list(accumulate(map(len, pieces)))
+                data = [piece for parts in pieces for piece in parts]
+                found: dict[int, Floats] = {}
                 for batch in self._batches(data):
                     found.update(zip(batch, self._score([data[i] for i in batch], embedded), strict=True))
-                    bar.update(len(batch))
-                for i, (record, _) in enumerate(window):
-                    yield record, found[i]
+                    bar.update(sum(i + 1 in ends for i in batch))
+                for (record, _), parts, end in zip(window, pieces, ends, strict=True):
+                    scores = [found[i] for i in range(end - len(parts), end)]
+                    # One response to a pair model makes no pair, so there is nothing to read.
+                    yield record, scores[0] if len(scores) == 1 else np.concatenate([np.zeros(0, np.float32), *scores])
+
+    def _pieces(self, datum: Datum) -> list[Datum]:
+        """A datum in parts that a batch can hold: a pair model reads a tree for each of K (K - 1) / 2 pairs."""
+        if len(datum.trees) < 2 or self._size(datum) <= self.batch_tokens:
+            return [datum] if datum.trees else []
+        groups: list[list[int]] = []
+        tokens = self.batch_tokens
+        for number, tree in enumerate(datum.trees):
+            size = self._size(Datum((tree,)))
+            if tokens + size > self.batch_tokens:
+                groups.append([])
+                tokens = 0
+            groups[-1].append(number)
+            tokens += size
+        return [datum.part(group) for group in groups]
 
     @staticmethod
     def _checked(record: Record, datum: Datum | None) -> Datum:
@@ -183,7 +202,7 @@ class Scorer:
     def _batches(self, data: list[Datum]) -> Iterator[list[int]]:
         batch: list[int] = []
         tokens = 0
-        sizes = {i: self._size(datum) for i, datum in enumerate(data) if datum.trees}
+        sizes = {i: self._size(datum) for i, datum in enumerate(data)}
         for i in sorted(sizes, key=lambda i: sizes[i]):
             if batch and tokens + sizes[i] > self.batch_tokens:
                 yield batch

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 
@@ -40,6 +41,12 @@ def features(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monke
     folder = tmp_path_factory.mktemp("cache")
     monkeypatch.setattr("prefrep.data.features.cache_folder", lambda: folder)
     return folder / "features"
+
+
+@pytest.fixture(autouse=True)
+def logs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`caplog` sees what is logged, also where an earlier test ran a program, which keeps its messages to itself."""
+    monkeypatch.setattr(logging.getLogger("prefrep"), "propagate", True)
 
 
 @pytest.fixture(scope="session", params=FAMILIES)

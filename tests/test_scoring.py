@@ -219,3 +219,30 @@ def test_one_order_of_a_pair_model(llama: Backbone) -> None:
     averaged = [(a - b) / 2 for a, b in zip(first, second, strict=True)]
     assert averaged == pytest.approx(list(scorer.compare(records)), abs=1e-4)
     assert not hasattr(Scorer(model("bt", llama)), "compare_one_order")
+
+
+@pytest.mark.parametrize("layout", ["trees", "padded"])
+def test_a_pair_model_reads_no_more_at_a_time_than_a_batch(layout: Any, llama: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten pairs of five responses, in batches of at most 400 tokens, whatever the record; the table is the one of a single batch."""
+    read, own = list[int](), Backbone.forward
+
+    def forward(self: Backbone, ids: torch.Tensor, positions: torch.Tensor, tree: torch.Tensor, *rest: Any) -> torch.Tensor:
+        read.append(int((tree >= 0).sum()))
+        return own(self, ids, positions, tree, *rest)
+
+    monkeypatch.setattr(Backbone, "forward", forward)
+    (whole,) = Scorer(model("pair", llama), 10**6, layout).tables(TABLES[:1])
+    assert max(read) > 1000
+    read.clear()
+    (parts,) = Scorer(model("pair", llama), 400, layout).tables(TABLES[:1])
+    assert len(read) > 2 and max(read) <= 400
+    np.testing.assert_allclose(parts, whole, atol=1e-4)
+
+
+def test_nothing_is_longer_than_the_model_can_read(llama: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model of 64 positions reads what fits, as if it had been exported with that length; and counts what did not."""
+    long = comparison("word " * 80, "a", "b")
+    short = list(Scorer(model("bt", llama, max_length=64)).compare([long]))
+    monkeypatch.setattr(Backbone, "room", 64)
+    scorer = Scorer(model("bt", llama, max_length=2048))
+    assert list(scorer.compare([long])) == short and scorer.describe()["encoded"] == {"records": 1, "truncated prompts": 1}

@@ -51,6 +51,18 @@ class HeldOut(RoundCallback):
         self.judge, self.sampler, self.responses = judge, sampler(), responses
         self.batch_size, self.seed, self.resamples = batch_size, seed, resamples
 
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Finds out, before a round is sampled, about held-out prompts or a judge that are missing.
+
+        Raises:
+            ConfigError: There are no held-out prompts, or sampler, judge and data do not go together.
+        """
+        _, data = parts(trainer, pl_module, type(self).__name__)
+        if not data.holds_out:
+            raise ConfigError("HeldOut needs prompts that are not trained on; name a file with --data.val FILE, or remove the callback")
+        check_sampler(self.sampler, data)
+        check_reading(self.judge, data)
+
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The policy of the last round; here and not when training ends, so that a run that was killed in between makes up for it."""
         module, data = parts(trainer, pl_module, type(self).__name__)
@@ -60,15 +72,8 @@ class HeldOut(RoundCallback):
                 self.act(trainer, module, data, data.round_number)
 
     def act(self, trainer: Trainer, module: GPO, data: PromptData, number: int) -> None:
-        """Samples and compares what is missing.
-
-        Raises:
-            ConfigError: There are no held-out prompts, or sampler, judge and data do not go together.
-        """
+        """Samples and compares what is missing."""
         prompts = data.prompts("val")
-        if not prompts:
-            raise ConfigError("HeldOut needs prompts that are not trained on; name a file with --data.val FILE, or remove the callback")
-        check_sampler(self.sampler, data)
 
         def make(rows: Sequence[int]) -> Iterator[Line]:
             asked = [prompts[row] for row in rows]
@@ -93,7 +98,6 @@ class HeldOut(RoundCallback):
             own = self._lines(data, number, len(prompts))
 
             def compare(rows: Sequence[int]) -> Iterator[Line]:
-                check_reading(self.judge, data)
                 sides = [[side[row]["responses"] for side in (own, *rivals)] for row in rows]
                 records = [prompts[row].answered([text for side in three for text in side]) for row, three in zip(rows, sides, strict=True)]
                 for three, verdict in zip(sides, self.judge.judge(records), strict=True):

@@ -25,6 +25,15 @@ class ExportPolicy(Callback):
     def __init__(self, path: str = "", weights: policy.PolicyWeights = "merged") -> None:
         self.path, self.weights = path, weights
 
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuses, before and not after training, what could not be exported.
+
+        Raises:
+            ConfigError: An adapter is asked for and there is none, or a quantised base would have to be merged.
+        """
+        module, _ = parts(trainer, pl_module, type(self).__name__)
+        policy.check(module.backbone, self.weights)
+
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Writes the folder."""
         module, data = parts(trainer, pl_module, type(self).__name__)

@@ -104,7 +104,7 @@ def embeddings(trainer: Trainer, module: PreferenceModule, data: PreferenceData,
         [M, D] embeddings, or [M, H] hidden states where D is 1, in fp32 on the CPU; and M points.
     """
     encoder = Encoder(module.tokenizer, data.encode_config, "single")
-    known = list(islice((record for record, datum in encoder.encode(data._read("val")) if datum is not None), records))
+    known = [record for _, record, _ in islice(data.encoded("val", data._read("val"), encoder), records)]
     loader = cast(DataLoader[Any], data.val_dataloader())
     training, found, points = module.training, list[Tensor](), list[Point]()
     module.eval()

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningModule, Trainer
 
-from prefrep.callbacks.rounds import RoundCallback, report
+from prefrep.callbacks.rounds import RoundCallback, parts, report
 from prefrep.data.prompts import PromptData, Sample
 from prefrep.data.rounds import Line, batches
 from prefrep.errors import ConfigError
@@ -30,14 +30,22 @@ class UpdateReference(RoundCallback):
             raise ConfigError(f"batch_size must be 1 or more, got {batch_size}")
         self.initial, self.batch_size = initial, batch_size
 
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuses, before anything is sampled, to leave out what the objective needs.
+
+        Raises:
+            ConfigError: The objective needs log pi_0 and it is not wanted.
+        """
+        module, _ = parts(trainer, pl_module, type(self).__name__)
+        if module.objective.needs_initial and not self.initial:
+            raise ConfigError(f"{type(module.objective).__name__} is anchored to pi_0; set UpdateReference.initial to true")
+
     def act(self, trainer: Trainer, module: GPO, data: PromptData, number: int) -> None:
         """Computes what is missing.
 
         Raises:
-            ConfigError: There are no responses yet, or the objective needs log pi_0 and it is not wanted.
+            ConfigError: There are no responses yet.
         """
-        if module.objective.needs_initial and not self.initial:
-            raise ConfigError(f"{type(module.objective).__name__} is anchored to pi_0; set UpdateReference.initial to true")
         prompts = data.round_prompts(number)
         lines = data.rounds.read(number, "samples")
         if len(lines) < len(prompts):

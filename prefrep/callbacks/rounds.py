@@ -32,6 +32,14 @@ class RoundCallback(Callback, ABC):
 
     _reported = -1
 
+    def state_dict(self) -> dict[str, Any]:
+        """Which round was reported last: a resumed run does not log it again."""
+        return {"reported": self._reported}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes it over from a checkpoint."""
+        self._reported = state_dict["reported"]
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Acts at the beginning of a run, resumed or not."""
         self._act(trainer, pl_module)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningModule, Trainer
 
-from prefrep.callbacks.rounds import RoundCallback, report, seed_of
+from prefrep.callbacks.rounds import RoundCallback, parts, report, seed_of
 from prefrep.data.prompts import PromptData
 from prefrep.data.rounds import Line, batches, digest, plain
 from prefrep.errors import ConfigError
@@ -45,15 +45,19 @@ class SampleResponses(RoundCallback):
             raise ConfigError(f"initial must be 0 or more and batch_size 1 or more, got {initial} and {batch_size}")
         self.sampler, self.responses, self.initial, self.batch_size, self.seed = sampler(), responses, initial, batch_size, seed
 
-    def act(self, trainer: Trainer, module: GPO, data: PromptData, number: int) -> None:
-        """Samples what is missing.
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuses, before anything is sampled, what does not go together.
 
         Raises:
             ConfigError: The objective needs responses of pi_0 and none are asked for, or sampler and data disagree.
         """
+        module, data = parts(trainer, pl_module, type(self).__name__)
         if module.objective.needs_opponents and not self.initial:
             raise ConfigError(f"{type(module.objective).__name__} has pi_0 among its opponents; set SampleResponses.initial to 1 or more")
         check_sampler(self.sampler, data)
+
+    def act(self, trainer: Trainer, module: GPO, data: PromptData, number: int) -> None:
+        """Samples what is missing."""
         prompts = data.round_prompts(number)
 
         def make(rows: Sequence[int]) -> Iterator[Line]:

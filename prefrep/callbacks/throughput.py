@@ -36,6 +36,10 @@ class Throughput(Callback):
         """Stops the clock."""
         self._restart()
 
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stops the clock: what is made between two rounds is no training."""
+        self._restart()
+
     def _restart(self) -> None:
         self._tokens = self._prompts = 0
         self._since = None

@@ -58,11 +58,14 @@ def load_policy(path: str, given: argparse.Namespace) -> tuple[Backbone, dict[st
     import torch
 
     from prefrep.cli.main import quiet
+    from prefrep.errors import ConfigError
     from prefrep.evaluation.layout import fingerprint
     from prefrep.io.shards import read_config, stored_dtype
     from prefrep.nn.backbone import Backbone
 
     quiet()
+    if (Path(path) / "adapter_config.json").exists() and not (Path(path) / "config.json").exists():
+        raise ConfigError(f"{path}: an adapter without its base; export it with ExportPolicy.weights: merged, or merge it with peft")
     device = ("cuda" if torch.cuda.is_available() else "cpu") if given.device == "auto" else given.device
     dtype: Any = given.dtype or stored_dtype(read_config(path, None))
     backbone = Backbone(path, dtype=dtype, frozen=True).to(device)

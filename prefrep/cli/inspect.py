@@ -110,7 +110,7 @@ def _summary(
     summary = Summary(source.path)
     bad: list[RecordError] = []
     records = tqdm(read(source, on_bad_row, bad, summary.formats), source.path, unit=" records", disable=None, leave=False)
-    for record, prompt, whole in lengths(records):
+    for record, prompt, whole in lengths(records, bad if on_bad_row == "skip" else None):
         summary.add(record, prompt, whole, max_length)
     summary.counts["bad rows"] = len(bad)
     summary.counts["rows"] = summary.counts["records"] + len(bad)

@@ -83,10 +83,18 @@ def main(args: list[str] | None = None) -> int:
                 raise ConfigError("bin/prefrep predict writes from one process; bin/score --workers scores with several")
 
         def after_predict(self) -> None:
-            """Writes `predictions.jsonl`: the log-odds of each pair, one line each, in the order of the data."""
+            """Writes `predictions.jsonl`: the log-odds of each pair, one line each, in the order of the data.
+
+            Records that were dropped while encoding have none. Of several responses, `pair` says which two are compared.
+            """
             out = Path(self.trainer.default_root_dir) / "predictions.jsonl"
-            scores = [float(score) for batch in self.trainer.predict_loop.predictions for score in batch]
-            replace_lines(out, ({"row": row, "score": score} for row, score in enumerate(scores)))
+            scores = (float(score) for batch in self.trainer.predict_loop.predictions for score in batch)
+            places = (
+                {"row": row, "id": id} | ({} if pair is None else {"pair": pair})
+                for row, id, pairs in self.datamodule.predicted
+                for pair in ([None] if pairs is None else pairs)
+            )
+            replace_lines(out, (place | {"score": score} for place, score in zip(places, scores, strict=True)))
             print(f"written: {out}")
 
     try:
@@ -96,6 +104,11 @@ def main(args: list[str] | None = None) -> int:
             raise
         raise said from None
     return 0
+
+
+def run() -> None:
+    """The installed command: errors in the input end in one sentence."""
+    friendly.run(main)
 
 
 def _said(error: BaseException) -> PrefrepError | None:
@@ -139,4 +152,4 @@ class _Stderr(logging.StreamHandler[Any]):
 
 
 if __name__ == "__main__":
-    friendly.run(main)
+    run()

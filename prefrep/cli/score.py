@@ -111,13 +111,17 @@ def _resume(out: Path, about: dict[str, str]) -> int:
         for what, now in about.items():
             if before.get(what) != now:
                 raise DataError(f"{out}: begun with other {what}, {before.get(what)}, and now it is {now}; name another --out or delete it")
+    rows = _whole_rows(out, note.exists()) if out.exists() else 0
     note.write_text(json.dumps(about, indent=1) + "\n")
-    if not out.exists():
-        return 0
+    return rows
+
+
+def _whole_rows(out: Path, ours: bool) -> int:
+    """Rows of a file that are written to their end; `ours`: it is known that this program began it, and may have been killed in line 1."""
     rows = 0
     with out.open("rb") as file:
         for line in file:
-            if not line.endswith(b"\n"):
+            if (ours or rows) and not line.endswith(b"\n"):
                 break
             try:
                 row = json.loads(line)["row"]

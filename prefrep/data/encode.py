@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations, islice
+from math import comb
 from typing import Literal, cast
 
 import numpy as np
@@ -18,7 +19,7 @@ from transformers import PreTrainedTokenizerBase
 from prefrep.data.trees import Datum, Ids, Tree
 from prefrep.data.truncation import RESPONSES, Policy, truncate, truncate_official
 from prefrep.errors import ConfigError, RecordError
-from prefrep.records import Comparison, Message, Messages, RankedResponses, Record
+from prefrep.records import Comparison, Message, Messages, RankedResponses, Record, preferred
 
 _CHUNK = 128  # records that are tokenised in one call: the tokenizer then uses its threads
 
@@ -59,8 +60,8 @@ class Encoder:
             two responses, in RLHFlow's pair format.
 
     Attributes:
-        counts: What happened so far, in records: `records`, `truncated prompts`, `truncated responses`, `dropped`, `without a pair`;
-            and in pairs: `ties` (equal scores, left out).
+        counts: What happened so far, in records: `records`, `truncated prompts`, `truncated responses`, `dropped`, `refused`,
+            `without a pair`; and in pairs: `ties` (equal scores, left out).
 
     Raises:
         ConfigError: The tokenizer is slow, has no EOS, or has no template where one is asked for.
@@ -90,29 +91,35 @@ class Encoder:
         # Texts without a prompt begin with a token of their own: a gate needs something to read that all responses share.
         self._start = "" if self._bos is not None else str(tokenizer.bos_token or tokenizer.eos_token)
 
-    def encode(self, records: Iterable[Record]) -> Iterator[tuple[Record, Datum | None]]:
+    def encode(self, records: Iterable[Record], refused: list[RecordError] | None = None) -> Iterator[tuple[Record, Datum | None]]:
         """Encodes records for training: comparisons as they are, ranked responses as all pairs with unequal scores.
 
         The pairs of one prompt weigh as much as one comparison together.
 
+        Args:
+            records: What to encode.
+            refused: What is wrong with records that cannot be rendered is added here, and they are dropped; None: it is raised.
+
         Yields:
-            Each record with its datum, or None where it was dropped (too long under `drop`, or nothing to compare).
+            Each record with its datum, or None where it was dropped (refused, too long under `drop`, or nothing to compare).
 
         Raises:
-            RecordError: The chat template refuses a record, or ranked responses have no scores.
+            RecordError: The chat template refuses a record, or ranked responses have no scores; only where `refused` is None.
         """
-        for record, datum in self._encode(records, self._learnable):
+        for record, datum in self._encode(records, self._learnable, refused):
             if datum is not None and not datum.pairs:
                 self.counts["without a pair"] += 1
                 datum = None
             yield record, datum
 
-    def encode_tables(self, records: Iterable[RankedResponses]) -> Iterator[tuple[Record, Datum | None]]:
+    def encode_tables(
+        self, records: Iterable[RankedResponses], refused: list[RecordError] | None = None
+    ) -> Iterator[tuple[Record, Datum | None]]:
         """Encodes ranked responses whole, with scores or without: for K x K tables.
 
-        Heads that read pairs get every pair i < j; the others get the K responses and no pairs. Errors as for `encode`.
+        Heads that read pairs get every pair i < j; the others get the K responses and no pairs. Arguments and errors as for `encode`.
         """
-        return self._encode(records, _pairs_of if self.layout == "pair" else lambda record: [])
+        return self._encode(records, _pairs_of if self.layout == "pair" else lambda record: [], refused)
 
     def prompts(self, prompts: Iterable[Messages]) -> list[Ids]:
         """Token ids of prompts as a policy continues them: what `encode` puts before a response, whatever the length.
@@ -133,17 +140,26 @@ class Encoder:
         written = next((token for token in after if token in added and added[token].special), self._eos)
         return sorted({self._eos, written})
 
-    def _encode(self, records: Iterable[Record], pairs_of: Callable[[Record], list[_Pair]]) -> Iterator[tuple[Record, Datum | None]]:
+    def _encode(
+        self, records: Iterable[Record], pairs_of: Callable[[Record], list[_Pair]], refused: list[RecordError] | None
+    ) -> Iterator[tuple[Record, Datum | None]]:
         records = iter(records)
         while chunk := list(islice(records, _CHUNK)):
-            jobs: list[tuple[Record, list[_Pair], list[_Text]]] = []
+            jobs: list[tuple[Record, list[_Pair], list[_Text] | None]] = []
             for record in chunk:
                 self.counts["records"] += 1
-                pairs = pairs_of(record)
-                jobs.append((record, pairs, self._texts(record, pairs)))
-            tokenised = iter(self._tokenise([text for _, _, texts in jobs for text in texts]))
+                try:
+                    pairs = pairs_of(record)
+                    jobs.append((record, pairs, self._texts(record, pairs)))
+                except RecordError as error:
+                    if refused is None:
+                        raise
+                    refused.append(error)
+                    self.counts["refused"] += 1
+                    jobs.append((record, [], None))
+            tokenised = iter(self._tokenise([text for _, _, texts in jobs for text in texts or ()]))
             for record, pairs, texts in jobs:
-                trees = self._trees(record, pairs, texts, [next(tokenised) for _ in texts])
+                trees = None if texts is None else self._trees(record, pairs, texts, [next(tokenised) for _ in texts])
                 yield record, self._datum(pairs, trees)
 
     def _learnable(self, record: Record) -> list[_Pair]:
@@ -153,12 +169,8 @@ class Encoder:
             raise RecordError(
                 record.source or "a record", "ranked responses without scores say nothing about preference", "add a 'scores' column"
             )
-        found = []
-        for i, j in combinations(range(len(record.responses)), 2):
-            if record.scores[i] != record.scores[j]:
-                found.append((i, j) if record.scores[i] > record.scores[j] else (j, i))
-            else:
-                self.counts["ties"] += 1
+        found = preferred(record.scores)
+        self.counts["ties"] += comb(len(record.responses), 2) - len(found)
         return [_Pair(i, j, 1.0, 0.0, 1.0 / len(found)) for i, j in found]
 
     # ---- text

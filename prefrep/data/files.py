@@ -1,4 +1,4 @@
-"""Containers of rows: JSONL(.gz), JSON, Parquet, folders, hub data sets; each row comes with its place."""
+"""Containers of rows: JSONL(.gz), JSON, Parquet, texts of one prompt a line, folders, hub data sets; each row comes with its place."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ Row = dict[str, Any]
 Found = Iterator[tuple[Row | RecordError, str]]
 
 SUFFIXES = (".jsonl", ".json", ".jsonl.gz", ".json.gz", ".parquet")
+PROMPTS = ".txt"  # a prompt a line; not looked for in folders, where notes may lie beside the data
 _HUB = re.compile(r"(?P<id>[\w-][\w.-]*/[\w-][\w.-]*)(?:@(?P<config>[\w.-]+))?(?::(?P<split>\S+))?")
 _SPLITS = {"train": "train", "validation": "validation", "valid": "validation", "val": "validation", "dev": "validation", "test": "test"}
 
@@ -38,7 +39,7 @@ def parts(path: str | Path, split: str, streaming: bool) -> Iterator[tuple[str, 
             yield str(file), _rows_of(file)
     elif local.exists():
         yield text, _rows_of(local)
-    elif (hub := _HUB.fullmatch(text)) and not text.endswith(SUFFIXES):
+    elif (hub := _HUB.fullmatch(text)) and not text.endswith((*SUFFIXES, PROMPTS)):
         yield text, _hub_rows(hub["id"], hub["config"], hub["split"] or split, streaming)
     else:
         raise DataError(f"{text}: no such file or folder (and not a hub data set, which is written owner/name)")
@@ -59,13 +60,14 @@ def _files(folder: Path, split: str) -> list[Path]:
 
 
 def _rows_of(file: Path) -> Found:
-    if not file.name.endswith(SUFFIXES):
-        raise DataError(f"{file}: unknown kind of file '{file.suffix}'; known: {', '.join(SUFFIXES)}")
+    if not file.name.endswith((*SUFFIXES, PROMPTS)):
+        raise DataError(f"{file}: unknown kind of file '{file.suffix}'; known: {', '.join((*SUFFIXES, PROMPTS))}")
     if file.stat().st_size == 0:
         raise DataError(f"{file}: the file is empty")
     number = 0
+    read = {".parquet": _parquet, PROMPTS: _prompts}.get(file.suffix, _json)
     try:
-        for row, place in _parquet(file) if file.suffix == ".parquet" else _json(file):
+        for row, place in read(file):
             number += 1
             if not isinstance(row, (dict, RecordError)):
                 row = RecordError(place, f"a row must be an object {{...}}, found {kind(row)}")
@@ -78,6 +80,20 @@ def _rows_of(file: Path) -> Found:
         raise DataError(f"{file}: cannot be read ({error.strerror or error})") from None
     if not number:
         raise DataError(f"{file}: the file holds no rows")
+
+
+def _prompts(file: Path) -> Iterator[tuple[Any, str]]:
+    with file.open("rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            place = f"{file}:{number}"
+            try:
+                yield {"prompt": line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")}, place
+            except UnicodeDecodeError:
+                yield _not_utf8(place), place
+
+
+def _not_utf8(place: str) -> RecordError:
+    return RecordError(place, "the line is not UTF-8 text", "convert the file to UTF-8")
 
 
 def _json(file: Path) -> Iterator[tuple[Any, str]]:
@@ -96,7 +112,7 @@ def _json(file: Path) -> Iterator[tuple[Any, str]]:
                 if content.strip():
                     yield json.loads(content), place
             except UnicodeDecodeError:
-                yield RecordError(place, "the line is not UTF-8 text", "convert the file to UTF-8"), place
+                yield _not_utf8(place), place
             except json.JSONDecodeError as error:
                 remedy = "each line must be one object" if file.suffix != ".json" else "a .json file must be a list, or an object a line"
                 yield RecordError(place, f"broken JSON: {error.msg} at character {error.colno}", remedy), place

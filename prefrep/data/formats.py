@@ -66,6 +66,7 @@ def _standard_explicit(row: Row) -> Record:
 
 def _standard_implicit(row: Row) -> Record:
     need(row, *_SIDES)
+    _no_prompt(row)
     return pair(row, (), *(text_response(row[name], name) for name in _SIDES))
 
 
@@ -83,7 +84,16 @@ def _conversational_explicit(row: Row) -> Record:
 
 def _conversational_implicit(row: Row) -> Record:
     need(row, *_SIDES)
-    return pair(row, *branch(*(conversation(row[name], name) for name in _SIDES)))
+    sides = [conversation(row[name], name) for name in _SIDES]
+    if any(side and side[0].role == "assistant" for side in sides):
+        _no_prompt(row)  # conversations that begin with it may repeat it in a column
+    return pair(row, *branch(*sides))
+
+
+def _no_prompt(row: Row) -> None:
+    """Refuses to leave a prompt out, where the first row of a file had none and so decided the format."""
+    if row.get("prompt") is not None:
+        raise MisfitError("it has a prompt, and this format has none", "give every row its prompt, or name the format")
 
 
 def _openrlhf(row: Row) -> Record:

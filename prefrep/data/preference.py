@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Literal, NamedTuple, Protocol, cast
 
 import torch
 from lightning.pytorch import LightningDataModule
@@ -18,12 +18,12 @@ from transformers import PreTrainedTokenizerBase
 
 from prefrep.data.encode import EncodeConfig, Encoder, pad_id
 from prefrep.data.features import Features, Reads, identity, look_up, remember, root
-from prefrep.data.sampling import BatchOrder, ResumableLoader
+from prefrep.data.sampling import BatchOrder, ResumableLoader, batches_before
 from prefrep.data.sources import Source, read_mixed
 from prefrep.data.spool import Spool
 from prefrep.data.trees import Datum, Layout, TreeBatch, collate
 from prefrep.errors import ConfigError, DataError, RecordError
-from prefrep.records import Record
+from prefrep.records import Comparison, Record, preferred
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +67,20 @@ class Reader(Protocol):
         """Hidden states of all tokens of a batch [R * L, H]."""
 
 
+class Predicted(NamedTuple):
+    """What a prediction is about.
+
+    Args:
+        row: Number of the record, from 0.
+        id: Its name.
+        pairs: Of several responses, which were compared, the better one by the data first; None: the record is a comparison.
+    """
+
+    row: int
+    id: str
+    pairs: list[tuple[int, int]] | None
+
+
 class PreferenceData(LightningDataModule):
     """Preference data from files or the hub, for any preference model.
 
@@ -79,9 +93,9 @@ class PreferenceData(LightningDataModule):
         predict: Data to score with `predict`.
         batch_size: Prompts in a batch, over all processes.
         format: Format of rows whose source names none; `auto` detects it from the columns.
-        on_bad_row: `error`: a bad row stops the run. `skip`: it is counted and listed.
+        on_bad_row: `error`: a row that is bad, or that the chat template refuses, stops the run. `skip`: it is counted and listed.
         template: See `EncodeConfig`.
-        max_length: Longest sequence, tokens.
+        max_length: Longest sequence, tokens; no more than the model can read.
         truncation: What gives way when a sequence is longer, see `EncodeConfig`.
         layout: `trees`: shared prefixes are read once, several trees a row. `padded`: one sequence a row. `auto`: trees where the backbone
             honours their mask.
@@ -122,6 +136,7 @@ class PreferenceData(LightningDataModule):
         self._encoded_for: tuple[str, str] | None = None
         self._features: tuple[dict[str, str], Features] | None = None
         self._rows: dict[str, list[Datum]] = {}
+        self.predicted: list[Predicted] = []
 
     def setup(self, stage: str) -> None:
         """Reads the records that a stage needs.
@@ -152,7 +167,20 @@ class PreferenceData(LightningDataModule):
             raise DataError(f"{', '.join(s.path for s in sources)}: no usable rows; look with bin/inspect")
         return records
 
+    def encoded(self, name: str, records: Iterable[Record], encoder: Encoder) -> Iterator[tuple[int, Record, Datum]]:
+        """Number, record and datum of what can be encoded; what the template refuses is skipped where `on_bad_row` says so."""
+        refused: list[RecordError] | None = [] if self.on_bad_row == "skip" else None
+        for number, (record, datum) in enumerate(encoder.encode(records, refused)):
+            if datum is not None:
+                yield number, record, datum
+        for error in (refused or [])[:10]:
+            log.warning("%s: skipped: %s", name, error)
+
     def _encoded(self, name: str) -> Sequence[Datum]:
+        room = self._reader.backbone.room
+        if room is not None and self.encode_config.max_length > room:
+            asked = self.encode_config.max_length
+            raise ConfigError(f"max_length {asked} is more than the {room} tokens that the model can read; set --data.max_length {room}")
         encoder = Encoder(self._reader.tokenizer, self.encode_config, self._reader.layout)
         speaks = (encoder.layout, f"{encoder.tokenizer.backend_tokenizer.to_str()}{encoder.tokenizer.chat_template}")
         if self._encoded_for != speaks:  # another model may have another tokenizer, or read pairs
@@ -161,11 +189,20 @@ class PreferenceData(LightningDataModule):
             self._rows.clear()
         if name not in self._data:
             records = tqdm(self._records.pop(name, []) or self._read(name), f"encoding {name}", unit=" records", disable=None, leave=False)
-            self._data[name] = Spool(datum for _, datum in encoder.encode(records) if datum is not None)
+            self._data[name] = Spool(self._noting(name, self.encoded(name, records, encoder)))
             log.info("%s: %s", name, encoder.report())
             if not self._data[name]:
                 raise DataError(f"{name}: no record is left ({encoder.report()}); raise max_length or change truncation")
         return self._data[name]
+
+    def _noting(self, name: str, found: Iterable[tuple[int, Record, Datum]]) -> Iterator[Datum]:
+        """Data alone; of those that are predicted it is noted what they are."""
+        self.predicted = [] if name == "predict" else self.predicted
+        for number, record, datum in found:
+            if name == "predict":
+                compared = None if isinstance(record, Comparison) else preferred(record.scores or ())
+                self.predicted.append(Predicted(number, record.id, compared))
+            yield datum
 
     @property
     def _reader(self) -> Reader:
@@ -218,7 +255,7 @@ class PreferenceData(LightningDataModule):
         features = self._remembered(name, data)
         order = BatchOrder(
             len(data), self.batch_size, shuffle=name == "train", seed=self.seed, rank=trainer.global_rank, world_size=trainer.world_size,
-            done=lambda: cast(Any, trainer.fit_loop.epoch_loop.batch_progress.total).processed,  # all epochs, and before a resume
+            done=lambda: batches_before(trainer, -(-len(data) // self.batch_size)),
         )  # fmt: skip
         if features is not None:
             together = partial(_known, data=self._rows[name], features=features)

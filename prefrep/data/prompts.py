@@ -21,7 +21,7 @@ from prefrep.data.encode import EncodeConfig, Encoder, pad_id
 from prefrep.data.fields import conversation
 from prefrep.data.files import Row, parts
 from prefrep.data.rounds import Line, Rounds
-from prefrep.data.sampling import BatchOrder, ResumableLoader
+from prefrep.data.sampling import BatchOrder, ResumableLoader, batches_before
 from prefrep.data.trees import Datum, Ids, Layout, TreeBatch, collate
 from prefrep.errors import ConfigError, DataError, RecordError
 from prefrep.functional.gpo import Judged
@@ -71,14 +71,6 @@ def read_prompts(path: str) -> Iterator[Prompt | RecordError]:
     Raises:
         DataError: The source cannot be read or is empty.
     """
-    if path.endswith(".txt"):
-        try:
-            lines = Path(path).expanduser().read_text(encoding="utf-8").splitlines()
-        except OSError as error:
-            raise DataError(f"{path}: cannot be read ({error.strerror or error})") from None
-        for number, line in enumerate(lines, start=1):
-            yield _prompt({"prompt": line}, f"{path}:{number}")
-        return
     for _, found in parts(path, "train", False):
         for row, place in found:
             yield row if isinstance(row, RecordError) else _prompt(row, place)
@@ -165,6 +157,10 @@ class Policy(Protocol):
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """Its tokenizer."""
 
+    @property
+    def backbone(self) -> Any:
+        """Its language model, which knows how much it can read."""
+
     def supports_trees(self) -> bool:
         """Whether it honours a tree mask."""
 
@@ -178,7 +174,8 @@ class PromptData(LightningDataModule):
         batch_size: Prompts in a batch, over all processes.
         round_size: Prompts of a round, which go through all prompts in a seeded order, round after round; null: all of them.
         suffix: Text behind every prompt's last turn, such as a wish for the form of responses.
-        on_bad_row: `error`: a bad row, or a prompt that is too long, stops the run. `skip`: it is counted and listed.
+        on_bad_row: `error`: a bad row, or a prompt that is too long or that the template refuses, stops the run. `skip`: it is counted and
+            listed.
         template: How prompts and responses are rendered, see `EncodeConfig`; it must be the sampler's.
         max_length: Longest prompt with response, tokens.
         max_prompt_length: Longest prompt, tokens. Prompts are never cut: what is scored would not be what was answered.
@@ -255,24 +252,31 @@ class PromptData(LightningDataModule):
             raise DataError(f"{self._sources[name]}: no usable prompts")
         return good
 
+    @property
+    def holds_out(self) -> bool:
+        """Whether there are prompts that are not trained on."""
+        return bool(self._prompts["val"])
+
     def prompts(self, name: Literal["train", "val"]) -> list[Prompt]:
         """The prompts that fit into the model's context, in the order of the files.
 
         Raises:
             ConfigError: max_length is more than the model can read.
-            RecordError: A prompt is too long.
+            RecordError: A prompt is too long, or the chat template refuses it.
         """
         if name not in self._fitting:
-            model = cast(Any, self._policy).backbone.model
-            room = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+            room = self._policy.backbone.room
             if room is not None and self.encode_config.max_length > room:
                 raise ConfigError(f"max_length {self.encode_config.max_length} is more than the {room} tokens that the model can read")
-            prompts = self._prompts[name]
-            lengths = map(len, self._encoder().prompts([prompt.messages for prompt in prompts]))
-            self._fitting[name] = self._without_bad(name, [self._checked(p, n) for p, n in zip(prompts, lengths, strict=True)])
+            encoder = self._encoder()
+            self._fitting[name] = self._without_bad(name, [self._checked(prompt, encoder) for prompt in self._prompts[name]])
         return self._fitting[name]
 
-    def _checked(self, prompt: Prompt, length: int) -> Prompt | RecordError:
+    def _checked(self, prompt: Prompt, encoder: Encoder) -> Prompt | RecordError:
+        try:
+            length = len(encoder.prompts([prompt.messages])[0])
+        except RecordError as error:  # the chat template refuses it; where it stands says more than its words
+            return RecordError(prompt.source, error.problem, f"{error.remedy}, or set --data.on_bad_row skip")
         if length <= self.max_prompt_length:
             return prompt
         return RecordError(
@@ -359,15 +363,10 @@ class PromptData(LightningDataModule):
         assert trainer is not None
         order = BatchOrder(
             self.round_size, self.batch_size, shuffle=True, seed=self.seed, rank=trainer.global_rank, world_size=trainer.world_size,
-            done=self._place,
+            done=lambda: batches_before(trainer, -(-self.round_size // self.batch_size)),
         )  # fmt: skip
         # No workers: batches are small work, and a worker would have forked before the round was there.
         return ResumableLoader(cast(Any, _Rows()), batch_sampler=order, collate_fn=partial(_collated, self))
-
-    def _place(self) -> int:
-        """Batches before the next one, if every round had all its batches (the trainer may be told to take fewer)."""
-        per_round = max(int(cast(Any, self.trainer).num_training_batches), 1)
-        return self.round_number * -(-self.round_size // self.batch_size) + self.done % per_round
 
     def batch(self, rows: list[tuple[int, bool]]) -> RoundBatch:
         """The batch of some rows of the present round; a row that does not count weighs nothing."""

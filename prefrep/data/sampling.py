@@ -55,6 +55,18 @@ class BatchOrder(Sampler[list[tuple[int, bool]]]):
             yield batch[self.rank :: self.world_size]
 
 
+def batches_before(trainer: Any, batches: int) -> int:
+    """Batches before the next one, if every epoch had all its batches: the trainer may be told to take fewer (`limit_train_batches`).
+
+    Args:
+        trainer: The trainer.
+        batches: Of a whole epoch.
+    """
+    done = int(trainer.fit_loop.epoch_loop.batch_progress.total.processed)  # all epochs, and before a resume
+    epoch, within = divmod(done, max(int(trainer.num_training_batches), 1))
+    return epoch * batches + within
+
+
 class ResumableLoader(DataLoader[Any]):
     """A DataLoader that Lightning may resume within an epoch: its `BatchOrder` finds the place from the trainer's own progress."""
 

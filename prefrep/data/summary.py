@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from prefrep.errors import DataError
+from prefrep.errors import RecordError
 from prefrep.records import Comparison, Messages, RankedResponses, Record, text
 
 if TYPE_CHECKING:
     from prefrep.data.encode import Encoder
 
 Key = bytes
-Lengths = Callable[[Iterable[Record]], Iterator[tuple[Record, int, tuple[int, ...]]]]
+Lengths = Callable[[Iterable[Record], "list[RecordError] | None"], Iterator[tuple[Record, int, tuple[int, ...]]]]
 PERCENTILES = (50, 90, 99, 100)
 
 
@@ -152,8 +152,8 @@ def shared_prompts(a: Summary, b: Summary) -> tuple[int, int, int]:
     return len(both), sum(a.prompts[key] for key in both), sum(b.prompts[key] for key in both)
 
 
-def by_words(records: Iterable[Record]) -> Iterator[tuple[Record, int, tuple[int, ...]]]:
-    """Lengths in words."""
+def by_words(records: Iterable[Record], refused: list[RecordError] | None = None) -> Iterator[tuple[Record, int, tuple[int, ...]]]:
+    """Lengths in words, which any text has."""
     for record in records:
         prompt = len(text(record.prompt).split())
         yield record, prompt, tuple(prompt + len(text(response).split()) for response in responses_of(record))
@@ -166,7 +166,7 @@ def by_tokens(encoder: Encoder) -> Lengths:
         encoder: With a `max_length` that nothing exceeds, so that what is measured is what there is.
     """
 
-    def measure(records: Iterable[Record]) -> Iterator[tuple[Record, int, tuple[int, ...]]]:
+    def measure(records: Iterable[Record], refused: list[RecordError] | None = None) -> Iterator[tuple[Record, int, tuple[int, ...]]]:
         waiting: deque[Record] = deque()  # the encoder works in chunks and hands on its own copy of each record
 
         def copies() -> Iterator[RankedResponses]:
@@ -174,11 +174,10 @@ def by_tokens(encoder: Encoder) -> Lengths:
                 waiting.append(record)
                 yield RankedResponses(record.prompt, responses_of(record), source=record.source)
 
-        for _, datum in encoder.encode_tables(copies()):
+        for _, datum in encoder.encode_tables(copies(), refused):
             record = waiting.popleft()
-            if datum is None:
-                raise DataError(f"{record.source}: its length in tokens cannot be measured")
-            yield record, datum.trees[0].prompt, tuple(len(ids) for ids in datum.trees[0].sequences)
+            if datum is not None:  # nothing is too long, so it was refused
+                yield record, datum.trees[0].prompt, tuple(len(ids) for ids in datum.trees[0].sequences)
 
     return measure
 
@@ -200,7 +199,7 @@ def as_json(summary: Summary) -> Mapping[str, Any]:
 
 
 def _key(messages: Messages) -> Key:
-    return _digest(*(part.encode("utf-8", "surrogatepass") for message in messages for part in (message.role, message.content)))
+    return _digest(*(part.encode() for message in messages for part in (message.role, message.content)))
 
 
 def _digest(*parts: bytes) -> Key:

@@ -71,6 +71,11 @@ class Datum:
         """Number of distinct tokens."""
         return sum(tree.size for tree in self.trees)
 
+    def part(self, trees: Sequence[int]) -> Datum:
+        """Some of the trees, where each holds the two orders of a comparison."""
+        chosen = [tuple(values[i] for i in trees) for values in (self.probability, self.margin, self.weight)]
+        return Datum(tuple(self.trees[i] for i in trees), tuple((2 * i, 2 * i + 1) for i in range(len(trees))), *chosen)
+
     def unweighted(self) -> Datum:
         """The same datum with no say in any loss or metric: fills up the last batch of a distributed epoch."""
         return replace(self, weight=tuple(0.0 for _ in self.weight))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import combinations
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -22,7 +21,7 @@ from prefrep.evaluation.winrate import answer_length
 from prefrep.metrics import calibration, intervals
 from prefrep.metrics.verdicts import is_right
 from prefrep.metrics.winrate import win_probabilities
-from prefrep.records import Comparison, Messages, Record, text
+from prefrep.records import Comparison, Messages, Record, preferred, text
 
 MISTAKES = "mistakes.jsonl"
 GROUPS = 5  # of accuracies by length and by margin
@@ -98,13 +97,11 @@ def _pairs(record: Record) -> Iterator[Comparison]:
     scores = record.scores
     if scores is None:
         raise RecordError(record.source or "a record", "several responses without scores compare nothing", "add a 'scores' column")
-    for i, j in combinations(range(len(scores)), 2):
-        if scores[i] != scores[j]:
-            a, b = (i, j) if scores[i] > scores[j] else (j, i)
-            yield Comparison(
-                record.prompt, record.responses[a], record.responses[b], margin=scores[a] - scores[b], subset=record.subset,
-                id=f"{a}-{b}", source=record.source,
-            )  # fmt: skip
+    for a, b in preferred(scores):
+        yield Comparison(
+            record.prompt, record.responses[a], record.responses[b], margin=scores[a] - scores[b], subset=record.subset, id=f"{a}-{b}",
+            source=record.source,
+        )  # fmt: skip
 
 
 def pair_rows(comparisons: Iterable[Comparison], scores: Iterable[float]) -> list[PairRow]:

@@ -4,8 +4,9 @@ Letters: `P` comparisons. A score s = s(first > second) is in log-odds times tau
 `probability` is P(first > second) according to the data: 1 a hard label, 1/2 a tie, anything between a soft label. Every loss of two
 responses is unchanged when they are exchanged (s -> -s, probability -> 1 - probability). All are computed in fp32 at least.
 
-A margin m has one meaning, -log sigmoid((s - m) / tau): the score must exceed it. It is in the units of the score. (The official code has
-three meanings: subtracted, squashed to a target 5 sigmoid(m), or subtracted while the target is dropped.)
+A margin m has one meaning, -log sigmoid(s / tau - m): the log-odds must exceed it. It is in nats, so that the margins of a data set mean
+the same to every head and temperature. (The official code has three meanings: subtracted from the score, squashed to a target
+5 sigmoid(m), or subtracted while the target is dropped.)
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ def logistic(
     tau: Tensor | float = 1.0,
     smoothing: float = 0.0,
 ) -> Tensor:
-    """Cross entropy, -p log sigmoid((s - m) / tau) - (1 - p) log sigmoid(-(s + m) / tau).
+    """Cross entropy, -p log sigmoid(s / tau - m) - (1 - p) log sigmoid(-s / tau - m).
 
     L_CE of arXiv:2410.02197, appendix A.1, with soft labels (the official code has hard ones only). Label smoothing assumes that a share
     of the labels is flipped: p becomes (1 - smoothing) p + smoothing (1 - p).
@@ -32,7 +33,7 @@ def logistic(
     Args:
         scores: s, [P].
         probability: P(first > second), [P].
-        margin: m, [P] or a number, in the units of s.
+        margin: m, [P] or a number, in log-odds.
         tau: Temperature, above 0.
         smoothing: Share of flipped labels, in [0, 0.5).
 
@@ -41,7 +42,7 @@ def logistic(
     """
     scores, margin = widen(scores), _wide(margin)
     p = _smooth(widen(probability), smoothing)
-    return -p * F.logsigmoid((scores - margin) / tau) - (1 - p) * F.logsigmoid(-(scores + margin) / tau)
+    return -p * F.logsigmoid(scores / tau - margin) - (1 - p) * F.logsigmoid(-scores / tau - margin)
 
 
 def regression(
@@ -56,12 +57,12 @@ def regression(
 
     L_MSE of arXiv:2410.02197, appendix A.1, with s_D = t. The paper writes no factor 1/2; the official code has it, and the constant 10 in
     place of s_D. Here a hard label gives +-target, so that the default is the official loss, factor included. A margin moves the target
-    away from 0, t + sign(t) m / tau, which is (s - m) / tau for the response that wins.
+    away from 0, t + sign(t) m, which is s / tau - m for the response that wins.
 
     Args:
         scores: s, [P].
         probability: P(first > second), [P].
-        margin: m, [P] or a number, in the units of s.
+        margin: m, [P] or a number, in log-odds.
         tau: Temperature, above 0.
         target: Log-odds of a hard label.
         smoothing: Share of flipped labels, in [0, 0.5).
@@ -71,7 +72,7 @@ def regression(
     """
     scores, margin = widen(scores), _wide(margin)
     log_odds = torch.logit(_smooth(widen(probability), smoothing)).clamp(-target, target)
-    return 0.5 * (scores / tau - (log_odds + log_odds.sign() * margin / tau)).square()
+    return 0.5 * (scores / tau - (log_odds + log_odds.sign() * margin)).square()
 
 
 def hinge(
@@ -81,14 +82,14 @@ def hinge(
     tau: Tensor | float = 1.0,
     smoothing: float = 0.0,
 ) -> Tensor:
-    """Hinge, p relu(1 - (s - m) / tau) + (1 - p) relu(1 + (s + m) / tau): no pull on a comparison that is won by 1 in log-odds.
+    """Hinge, p relu(1 + m - s / tau) + (1 - p) relu(1 + m + s / tau): no pull on a comparison that is won by 1 + m in log-odds.
 
     Not in the paper; the usual one, with soft labels as in `logistic`.
 
     Args:
         scores: s, [P].
         probability: P(first > second), [P].
-        margin: m, [P] or a number, in the units of s.
+        margin: m, [P] or a number, in log-odds.
         tau: Temperature, above 0.
         smoothing: Share of flipped labels, in [0, 0.5).
 
@@ -97,7 +98,7 @@ def hinge(
     """
     scores, margin = widen(scores), _wide(margin)
     p = _smooth(widen(probability), smoothing)
-    return p * F.relu(1 - (scores - margin) / tau) + (1 - p) * F.relu(1 + (scores + margin) / tau)
+    return p * F.relu(1 + margin - scores / tau) + (1 - p) * F.relu(1 + margin + scores / tau)
 
 
 def centre(rewards: Tensor) -> Tensor:

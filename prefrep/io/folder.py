@@ -198,7 +198,13 @@ def load(folder: Path | str, dtype: str | None = None, attention: str = "auto", 
     else:
         lora = LoRA(**made["lora"]) if made["lora"] else None
         backbone = Backbone(
-            path=made["path"], lora=lora, frozen=lora is None, quantize=made["quantize"], revision=made["revision"], **options
+            path=made["path"],
+            lora=lora,
+            frozen=lora is None,
+            quantize=made["quantize"],
+            revision=made["revision"],
+            gguf=made.get("gguf"),
+            **options,
         )
         _fill(backbone.model, folder, about.get("trained"))
         backbone.requires_grad_(False)

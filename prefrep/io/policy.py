@@ -35,10 +35,7 @@ def save(
     Raises:
         ConfigError: An adapter is asked for and there is none, or a quantised base would have to be merged.
     """
-    if weights == "adapter" and backbone.lora is None:
-        raise ConfigError("the policy has no LoRA adapter to save; export it merged")
-    if weights == "merged" and backbone.settings["quantize"] != "none":
-        raise ConfigError("a quantised base cannot be merged with its adapter; export weights: adapter")
+    check(backbone, weights)
     with replacing(folder) as staging:
         if weights == "merged":
             backbone.model.save_pretrained(staging, state_dict=backbone.merged_state())
@@ -52,6 +49,14 @@ def save(
             "versions": {name: version(name) for name in ("prefrep", "torch", "transformers", "peft")},
         }
         (staging / "policy.json").write_text(json.dumps(about, indent=2) + "\n")
+
+
+def check(backbone: Backbone, weights: PolicyWeights) -> None:
+    """Raises ConfigError: an adapter is asked for and there is none, or a quantised base would have to be merged."""
+    if weights == "adapter" and backbone.lora is None:
+        raise ConfigError("the policy has no LoRA adapter to save; export it merged (ExportPolicy.weights: merged)")
+    if weights == "merged" and backbone.settings["quantize"] != "none":
+        raise ConfigError("a quantised base cannot be merged with its adapter; set ExportPolicy.weights: adapter")
 
 
 def _save_adapter(folder: Path, backbone: Backbone) -> None:

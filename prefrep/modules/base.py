@@ -83,15 +83,15 @@ class LanguageModule(LightningModule, ABC):
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Logs the norm of the whole gradient, before clipping."""
-        if self.trainer.global_step % cast(Any, self.trainer).log_every_n_steps == 0:
+        if (self.trainer.global_step + 1) % cast(Any, self.trainer).log_every_n_steps == 0:  # loggers write what this step ends with
             self.log("train/grad_norm", gradient_norm(self))
 
     # ---- optimisation
 
     @property
-    def schedules(self) -> int:
-        """How many times the schedule runs in the course of training."""
-        return 1
+    def schedule_per_epoch(self) -> bool:
+        """Whether the schedule runs anew in every epoch."""
+        return False
 
     def configure_optimizers(self) -> Any:
         """The optimizer over everything trainable, and a schedule that steps with it."""
@@ -102,10 +102,13 @@ class LanguageModule(LightningModule, ABC):
         total = self.trainer.estimated_stepping_batches
         if math.isinf(total):
             raise ConfigError("the schedule needs to know how long training lasts; set trainer.max_epochs or trainer.max_steps")
-        steps = max(math.ceil(total / self.schedules), 1)
-        warmup = math.ceil(self._schedule.warmup * steps)
+        steps = max(int(total), 1)
+        if self.schedule_per_epoch:
+            trainer = cast(Any, self.trainer)
+            steps = min(steps, math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches))
+        warmup = min(math.ceil(self._schedule.warmup * steps), steps - 1)  # a single step is no warm-up: its rate would be 0
         schedule: Any = get_scheduler(self._schedule.name, optimizer, num_warmup_steps=warmup, num_training_steps=steps)
-        if self.schedules > 1:
+        if self.schedule_per_epoch:
             once = schedule.lr_lambdas[0]
             schedule = LambdaLR(optimizer, lambda step: once(step % steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

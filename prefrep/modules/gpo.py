@@ -73,9 +73,9 @@ class GPO(LanguageModule):
         self.strict_loading = not self.backbone.lora
 
     @property
-    def schedules(self) -> int:
+    def schedule_per_epoch(self) -> bool:
         """One schedule a round."""
-        return self.trainer.max_epochs if self.trainer.max_epochs and self.trainer.max_epochs > 0 else 1
+        return True
 
     # ---- log-probabilities
 
@@ -163,8 +163,7 @@ class GPO(LanguageModule):
                     layer.enable_adapters(True)
             return
         if not self._initial:
-            options = {name: own.settings[name] for name in ("dtype", "quantize", "trust_remote_code", "revision")}
-            self._initial.append(Backbone(path=own.path, attention=own.attention, frozen=True, **options).to(self.device))  # type: ignore[arg-type]
+            self._initial.append(Backbone(path=own.path, attention=own.attention, frozen=True, **own.settings).to(self.device))  # type: ignore[arg-type]
         self.backbone = self._initial[0]
         try:
             yield self.backbone

@@ -52,7 +52,8 @@ class PreferenceModule(LanguageModule):
         schedule: Learning-rate schedule.
         sft: Coefficient c of a language-model regulariser: loss + c * mean negative log-likelihood of the tokens of preferred responses
             (arXiv 2406.10216 keeps hidden states general that way). The official GPM code instead mixes (1 - c) * loss + c * ptx and
-            counts the prompt's tokens too; here the prompt is masked.
+            counts the prompt's tokens too; here the prompt is masked. A response weighs as the pairs that it is preferred in. Validation
+            measures preferences alone.
 
     Raises:
         ConfigError: A value out of range, or parts that cannot go together.
@@ -132,11 +133,11 @@ class PreferenceModule(LanguageModule):
             losses = losses + extra
         loss = self.weighted_mean(losses, batch.weight)
         if self.sft > 0:
-            preferred = torch.zeros(len(batch.end), dtype=torch.bool, device=scores.device)
-            preferred[torch.where(batch.probability >= 0.5, batch.pairs[:, 0], batch.pairs[:, 1])] = True
-            source, target, _ = batch.labels[preferred[batch.labels[:, 2]]].unbind(1)
+            preferred = torch.where(batch.probability >= 0.5, batch.pairs[:, 0], batch.pairs[:, 1])
+            weight = torch.zeros(len(batch.end), device=scores.device).index_add(0, preferred, batch.weight)  # as their pairs
+            source, target, sequence = batch.labels[weight[batch.labels[:, 2]] > 0].unbind(1)
             logprobs = token_logprobs(hidden[source], batch.ids.flatten()[target], self.backbone.logits)
-            loss = loss - self.sft * self.weighted_mean(logprobs, torch.ones_like(logprobs))
+            loss = loss - self.sft * self.weighted_mean(logprobs, weight[sequence])
         self._record(stage, loss.detach(), losses.detach(), scores.detach(), batch)
         return loss
 
@@ -238,6 +239,7 @@ class PairPreference(PreferenceModule):
         backbone, head, loss = super().parts()
         if not isinstance(head, PairHead) or head.readout != "tokens":
             return backbone, head, loss
+        backbone.check_output()
         self._tokenizer = backbone.tokenizer()
         rows = []
         for answer in head.answers:

@@ -23,6 +23,8 @@ from prefrep.nn.bundled import resolve
 
 log = logging.getLogger(__name__)
 
+ROUNDING = 0.05  # of hidden states in bfloat16 or float16, generously; a wrong distance changes them by more
+
 DType = Literal["float32", "bfloat16", "float16"]
 
 
@@ -33,7 +35,7 @@ class LoRA:
     Args:
         rank: Rank of each adapter.
         alpha: Scale; the adapter's output is multiplied by alpha / rank.
-        dropout: Dropout on the adapter's input.
+        dropout: Dropout on the adapter's input; where it is not 0, a resumed run draws other masks than one that was never stopped.
         targets: Names of the linear layers that get an adapter. Empty: all of them but the language-model head.
     """
 
@@ -95,7 +97,7 @@ class Backbone(nn.Module):
             raise ConfigError("Backbone.quantize 4bit stores weights that cannot be trained; add lora, or set frozen: true")
         self.path, self.frozen, self.lora = path, frozen, lora
         self.settings: dict[str, Any] = {
-            "dtype": dtype, "quantize": quantize, "trust_remote_code": trust_remote_code, "revision": revision
+            "dtype": dtype, "quantize": quantize, "trust_remote_code": trust_remote_code, "revision": revision, "gguf": gguf
         }  # fmt: skip
         named = "auto" if attention in ("trees", "flex_attention") else attention  # those two are set below, on a model that is there
         model = load_causal(path, dtype, named, quantize, trust_remote_code, revision, gguf)
@@ -174,6 +176,12 @@ class Backbone(nn.Module):
         return int(self.model.config.get_text_config().hidden_size)
 
     @property
+    def room(self) -> int | None:
+        """Tokens that the model can read in one sequence; None: it does not say."""
+        found = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        return None if found is None else int(found)
+
+    @property
     def attention(self) -> str:
         """Attention kernel in use."""
         return str(self.model.config._attn_implementation)
@@ -181,7 +189,8 @@ class Backbone(nn.Module):
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The tokenizer that belongs to the model, loaded once."""
         if self._tokenizer is None:
-            self._tokenizer = load_tokenizer(self.path, self.settings["trust_remote_code"], self.settings["revision"])
+            known = {name: self.settings[name] for name in ("trust_remote_code", "revision", "gguf")}
+            self._tokenizer = load_tokenizer(self.path, **known)
         return self._tokenizer
 
     def forward(self, ids: Tensor, positions: Tensor, tree: Tensor, branch: Tensor, padded: bool) -> Tensor:
@@ -228,8 +237,20 @@ class Backbone(nn.Module):
         cap = getattr(self.model.config.get_text_config(), "final_logit_softcapping", None)
         return scores if cap is None else torch.tanh(scores / cap) * cap
 
+    def check_output(self) -> None:
+        """Makes sure that there is a language-model head.
+
+        Raises:
+            CheckpointError: The folder has none, such as that of a classifier, and it would be random.
+        """
+        if self.model.random_output:
+            raise CheckpointError(
+                f"{self.path}: the weights have no language-model head, which this run reads; name a causal language model"
+            )
+
     def train_output(self) -> None:
-        """Lets the language-model head learn, for regularisers that read its logits."""
+        """Lets the language-model head learn, for what reads its logits; checks that there is one (`check_output`)."""
+        self.check_output()
         if not self.frozen and self.lora is None:
             self.model.get_output_embeddings().requires_grad_(True)
 
@@ -242,7 +263,8 @@ class Backbone(nn.Module):
         """Whether the model honours a tree mask, found by trying: a branch must not change when its sibling does.
 
         A model that ignores the mask, or carries a recurrent state from token to token, lets one branch leak into the next; then
-        `layout: padded` is the way. Not one bit may differ, so no tolerance is involved.
+        `layout: padded` is the way. Not one bit may differ, so no tolerance is involved. And a branch must be what its sequence is when
+        it is read alone, up to rounding: models that count positions by themselves (ALiBi) see siblings as distance.
         """
         device = next(self.parameters()).device
         if device.type not in self._trees:
@@ -253,11 +275,13 @@ class Backbone(nn.Module):
         return self._trees[device.type]
 
     def _honours_trees(self, attention: str, device: torch.device) -> bool:
-        tree = torch.zeros(1, 7, dtype=torch.long, device=device)
-        branch = torch.tensor([[0, 0, 0, 1, 1, 2, 2]], device=device)
-        positions = torch.tensor([[0, 1, 2, 3, 4, 3, 4]], device=device)
-        one = torch.tensor([[5, 6, 7, 8, 9, 10, 11]], device=device)
-        two = torch.tensor([[5, 6, 7, 12, 13, 10, 11]], device=device)
+        # A prompt of 3 tokens, a response of 48 in two versions, and one of 2: who counts places in the row sees it far from the prompt.
+        sizes = torch.tensor([3, 48, 2], device=device)
+        branch = torch.arange(3, device=device).repeat_interleave(sizes)[None]
+        tree, places = torch.zeros_like(branch), torch.arange(branch.shape[1], device=device)[None]
+        positions = places - (branch == 2) * 48
+        one = 5 + places % 7
+        two = one + (branch == 1)
         mode = self.training
         self.eval()
         try:
@@ -265,7 +289,10 @@ class Backbone(nn.Module):
             with torch.no_grad(), torch.compiler.set_stance("force_eager"), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 a, b = (self(ids, positions, tree, branch, padded=False) for ids in (one, two))
-            return bool(torch.equal(a[:, :3], b[:, :3]) and torch.equal(a[:, 5:], b[:, 5:]))
+                path = (branch != 1)[0]
+                alone = self(one[:, path], positions[:, path], tree[:, path], tree[:, path], padded=True)
+            a, b = a[:, path], b[:, path]
+            return torch.equal(a, b) and bool((a - alone)[:, 3:].norm() <= ROUNDING * alone[:, 3:].norm())
         except torch.OutOfMemoryError:
             raise  # says nothing about the kernel
         except (TypeError, ValueError, RuntimeError, IndexError) as error:
@@ -309,10 +336,18 @@ def _conv1d() -> type[nn.Module]:
     return Conv1D
 
 
-def load_tokenizer(path: str, trust_remote_code: bool = False, revision: str | None = None) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model. Raises CheckpointError where there is none."""
+def load_tokenizer(
+    path: str, trust_remote_code: bool = False, revision: str | None = None, gguf: str | None = None
+) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model, from its folder, else from its GGUF file. Raises CheckpointError where there is none."""
+    place, common = resolve(path), {"trust_remote_code": trust_remote_code, "revision": revision}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(resolve(path), trust_remote_code=trust_remote_code, revision=revision)
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(place, **common)
+        except (OSError, ValueError):
+            if gguf is None:
+                raise
+            tokenizer = AutoTokenizer.from_pretrained(place, gguf_file=gguf, **common)
     except (OSError, ValueError) as error:
         raise CheckpointError(_not_found(path, "tokenizer", error)) from error
     assert isinstance(tokenizer, PreTrainedTokenizerBase)
@@ -330,10 +365,12 @@ def load_causal(
 ) -> Any:
     """A causal language model from a folder or the hub, from safetensors or GGUF, never from pickles.
 
+    Output layers that the weights lack are noted as `random_output` of the model.
+
     Args:
         path: `bundled:...`, local folder or hub id.
         dtype: Name of the torch type of the weights.
-        attention: Kernel, or `auto`.
+        attention: Kernel, or `auto`: sdpa where the model has it, else eager.
         quantize: `none` or `4bit`.
         trust_remote_code: Passed to `transformers`.
         revision: Passed to `transformers`.
@@ -348,8 +385,9 @@ def load_causal(
         if gguf is None:
             config = AutoConfig.from_pretrained(place, **common)
             capped = getattr(config.get_text_config(), "attn_logit_softcapping", None) is not None
-            attention = attention if attention != "auto" else ("eager" if capped else "sdpa")
-        options: dict[str, Any] = {"attn_implementation": "sdpa" if attention == "auto" else attention, "dtype": getattr(torch, dtype)}
+            attention = "eager" if attention == "auto" and capped else attention
+        # None: transformers takes sdpa where the model has it, else eager.
+        options: dict[str, Any] = {"attn_implementation": None if attention == "auto" else attention, "dtype": getattr(torch, dtype)}
         if quantize == "4bit":
             from transformers import BitsAndBytesConfig
 
@@ -364,7 +402,14 @@ def load_causal(
     except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
         raise CheckpointError(_not_found(path, "model", error)) from error
     model, info = loaded
-    # transformers fills what a file lacks with random numbers; classifiers have no output layer, and only an SFT regulariser reads it.
+    # transformers fills what a file lacks with random numbers; classifiers have no output layer, which few need (`train_output`).
+    model.random_output = any(name.startswith("lm_head") for name in info["missing_keys"])
+    if gguf is not None:  # the weights are plain numbers by now, which transformers would refuse to save
+        model.hf_quantizer = None
+        model.is_quantized = False
+        for owner, name in ((model, "quantization_method"), (model.config, "quantization_config")):
+            if hasattr(owner, name):
+                delattr(owner, name)
     if missing := sorted(name for name in info["missing_keys"] if not name.startswith("lm_head")):
         raise CheckpointError(
             f"{path}: the weights lack {len(missing)} tensors ({missing[0]}, ...), which would be random; get the model again"

@@ -109,7 +109,7 @@ class PreferenceLoss(nn.Module, ABC):
         Args:
             scores: Scores of first against second, before tau, [P].
             probability: P(first > second) in the data, [P].
-            margin: By how much the score of the winner should lie above 0, in the units of the score, [P].
+            margin: By how much the log-odds of the winner should lie above 0, [P].
 
         Returns:
             [P].

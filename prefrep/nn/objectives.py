@@ -107,7 +107,9 @@ class _Regression(PolicyObjective):
             scores = scores.clamp(-limit, limit)
         targets = scores / self.beta
         if self.log_z == "estimated":
-            targets = targets - gpo.log_partition(targets)
+            # The samples are pi_t's, and Z is of the anchor (pi_0 / pi_t)^anchor pi_t: that is their weight.
+            weights = self.anchor * (judged.initial - judged.reference) if self.anchor > 0 else 0.0
+            targets = targets - gpo.log_partition(targets + weights)
         return targets.clamp(-limit, limit) if self.clamp_at == "target" else targets
 
     def __call__(self, logprobs: Tensor, judged: Judged) -> Tensor:

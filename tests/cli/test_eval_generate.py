@@ -17,6 +17,7 @@ from prefrep.nn.backbone import Backbone, load_tokenizer
 from prefrep.nn.heads import GPMHead
 from prefrep.scoring import Scorer
 
+SAMPLES = Path(__file__).parents[2] / "prefrep" / "data" / "samples"
 MODEL = ["--model", "bundled:tiny-llama", "--max-new-tokens", "6"]
 
 
@@ -116,3 +117,31 @@ def test_winrate_of_models_needs_prompts(tmp_path: Path, capsys: pytest.CaptureF
     with pytest.raises(SystemExit, match="2"):
         main(["winrate", *MODEL, "--against", "b.json", "--judge", "math.fsum", "--out", str(tmp_path)])
     assert "--data" in capsys.readouterr().err
+
+
+def test_prompts_of_a_text_file_are_answered(tmp_path: Path) -> None:
+    """One a line, as the ones that policies are trained and held out on."""
+    lines = (SAMPLES / "held-out-prompts.txt").read_text().splitlines()[:3]
+    (tmp_path / "p.txt").write_text("\n".join(lines) + "\n")
+    assert main(["generate", *MODEL, "--benchmark", "alpaca_eval", "--data", str(tmp_path / "p.txt"), "--out", str(tmp_path / "out")]) == 0
+    answers = json.loads((tmp_path / "out" / "model_outputs.json").read_text())
+    assert [answer["instruction"] for answer in answers] == lines and answers[0]["dataset"] == "p"
+
+
+def test_an_adapter_alone_is_no_model(prompts: str, tmp_path: Path) -> None:
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
+    with pytest.raises(ConfigError, match="an adapter without its base; export it with ExportPolicy.weights: merged"):
+        main(
+            [
+                "generate",
+                "--model",
+                str(tmp_path / "adapter"),
+                "--benchmark",
+                "alpaca_eval",
+                "--data",
+                prompts,
+                "--out",
+                str(tmp_path / "out"),
+            ]
+        )

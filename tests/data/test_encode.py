@@ -241,6 +241,22 @@ def test_a_template_that_refuses(layout: str) -> None:
         list(made(tokenizer, layout).encode([record]))
 
 
+@pytest.mark.parametrize("layout", ["single", "pair"])
+def test_what_a_template_refuses_can_be_left_out(layout: str) -> None:
+    """Gemma's template takes no system turn; ranked responses without scores teach nothing. The others keep their places."""
+    tokenizer = load_tokenizer(LLAMA)
+    tokenizer.chat_template = (
+        "{% for m in messages %}{% if 'odd' in m['content'] %}{{ raise_exception('no') }}{% endif %}{{ m['content'] }}{% endfor %}"
+    )
+    records = [comparison("A", "b", "c", source="f:1"), comparison("odd", "b", "c", source="f:2"), comparison("D", "e", "f", source="f:3")]
+    encode, refused = made(tokenizer, layout), list[RecordError]()
+    found = list(encode.encode([*records, ranked("Q", "a", "b", source="f:4")], refused))
+    assert [datum is not None for _, datum in found] == [True, False, True, False] and [record for record, _ in found[:3]] == records
+    assert [error.source for error in refused] == ["f:2", "f:4"] and encode.counts["refused"] == 2 and "2 refused" in encode.report()
+    alone = one(made(tokenizer, layout), records[2])
+    assert found[2][1] is not None and lists(found[2][1]) == lists(alone), "the others are what they would be without it"
+
+
 def test_chat_needs_a_prompt() -> None:
     record = Comparison((), answer("a"), answer("b"), source="t.jsonl:8")
     with pytest.raises(RecordError, match=r"t\.jsonl:8: it has no prompt"):

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from prefrep.data.preference import PreferenceData
-from prefrep.errors import ConfigError, DataError
+from prefrep.errors import ConfigError, DataError, RecordError
 from prefrep.nn.backbone import load_tokenizer
 
+RANKED = {"prompt": "scored", "responses": ["a", "b", "c"], "scores": [1, 2, 1]}
 ROWS = [{"prompt": f"Say {i}", "chosen": f"{i} it is", "rejected": "no " * i} for i in range(1, 8)]
 
 
@@ -23,9 +24,11 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-def attach(data: PreferenceData, layout: str = "single", trees: bool = True, done: int = 0, **more: Any) -> PreferenceData:
+def attach(
+    data: PreferenceData, layout: str = "single", trees: bool = True, done: int = 0, room: int = 2048, **more: Any
+) -> PreferenceData:
     """Puts the least of a trainer and of a model around the data."""
-    backbone = SimpleNamespace(frozen=False)
+    backbone = SimpleNamespace(frozen=False, room=room)
     module = SimpleNamespace(tokenizer=load_tokenizer("bundled:tiny-llama"), layout=layout, supports_trees=lambda: trees, backbone=backbone)
     total = SimpleNamespace(processed=done)
     data.trainer = SimpleNamespace(  # type: ignore[assignment]
@@ -33,6 +36,7 @@ def attach(data: PreferenceData, layout: str = "single", trees: bool = True, don
         world_size=1,
         global_rank=0,
         strategy=None,
+        num_training_batches=-(-len(ROWS) // data.batch_size),
         fit_loop=SimpleNamespace(epoch_loop=SimpleNamespace(batch_progress=SimpleNamespace(total=total))),
         **more,
     )
@@ -116,3 +120,27 @@ def test_validation_data_may_be_missing(file: Path) -> None:
     data = attach(PreferenceData(str(file)))
     data.setup("fit")
     assert data.val_dataloader() == []
+
+
+def test_more_than_the_model_can_read_is_refused(file: Path) -> None:
+    data = attach(PreferenceData(str(file)), room=128)
+    data.setup("fit")
+    with pytest.raises(ConfigError, match="max_length 2048 is more than the 128 tokens .* --data.max_length 128"):
+        data.train_dataloader()
+    fits = attach(PreferenceData(str(file), max_length=128), room=128)
+    fits.setup("fit")
+    assert len(list(fits.train_dataloader())) == 1
+
+
+def test_what_the_template_refuses_is_skipped_like_any_bad_row(file: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file.write_text(json.dumps({"responses": ["a", "b"], "prompt": "unscored"}) + "\n" + json.dumps({**RANKED, "id": "r"}) + "\n")
+    for on_bad_row in ("error", "skip"):
+        data = attach(PreferenceData(predict=str(file), on_bad_row=on_bad_row))  # type: ignore[arg-type]
+        data.setup("predict")
+        if on_bad_row == "error":
+            with pytest.raises(RecordError, match="rows.jsonl:1: ranked responses without scores"):
+                data.predict_dataloader()
+    with caplog.at_level("WARNING", "prefrep"):
+        assert len(list(data.predict_dataloader())) == 1
+    assert any("skipped: " in each.getMessage() and "rows.jsonl:1" in each.getMessage() for each in caplog.records)
+    assert data.predicted == [(1, "r", [(1, 0), (1, 2)])], "numbers are those of the records, and pairs have the better response first"

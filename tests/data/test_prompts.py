@@ -47,6 +47,11 @@ def test_prompts_come_in_many_shapes(tmp_path: Path) -> None:
     (tmp_path / "p.txt").write_text("one\ntwo\n")
     lines = [each for each in read_prompts(str(tmp_path / "p.txt")) if isinstance(each, Prompt)]
     assert [each.messages for each in lines] == [(Message("user", "one"),), (Message("user", "two"),)]
+    (tmp_path / "p.txt").write_bytes(b"\xef\xbb\xbfone\r\ntwo\xe2\x80\xa8lines\ncaf\xe9\n")
+    first, second, third = read_prompts(str(tmp_path / "p.txt"))
+    assert isinstance(first, Prompt) and first.messages[0].content == "one", "a byte-order mark is no text"
+    assert isinstance(second, Prompt) and second.messages[0].content == "two\u2028lines" and second.source.endswith("p.txt:2")
+    assert isinstance(third, RecordError) and "p.txt:3: the line is not UTF-8" in str(third)
 
 
 @pytest.mark.parametrize(
@@ -66,6 +71,19 @@ def test_bad_prompts_stop_the_run_or_are_skipped(tmp_path: Path, row: dict[str, 
     lenient = PromptData(path, on_bad_row="skip")
     lenient.setup("fit")
     assert [prompt.messages[0].content for prompt in lenient._prompts["train"]] == ["good"]
+
+
+def test_a_prompt_that_the_template_refuses_is_named_by_its_place(llama: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        llama.tokenizer(), "chat_template", "{% if 'odd' in messages[0]['content'] %}{{ raise_exception('no') }}{% endif %}x"
+    )
+    path = write(tmp_path / "p.jsonl", [{"prompt": "good"}, {"prompt": "odd"}])
+    strict, lenient = (data_for(llama, tmp_path, train=path, on_bad_row=rule) for rule in ("error", "skip"))
+    strict.setup("fit")
+    lenient.setup("fit")
+    with pytest.raises(RecordError, match=r"p.jsonl:2: the tokenizer's chat template refuses it .*on_bad_row skip"):
+        strict.prompts("train")
+    assert [prompt.messages[0].content for prompt in lenient.prompts("train")] == ["good"]
 
 
 def test_settings_that_cannot_be(tmp_path: Path) -> None:

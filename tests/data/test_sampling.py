@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections import Counter
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
-from prefrep.data.sampling import BatchOrder
+from prefrep.data.sampling import BatchOrder, batches_before
 
 
 def epoch(size: int, batch: int, **options: object) -> list[list[tuple[int, bool]]]:
@@ -68,6 +70,22 @@ def test_resuming_gives_the_tail(world_size: int) -> None:
             rest = epoch(size, batch, done=lambda d=done: d, **options)
             end = (done // per_epoch + 1) * per_epoch
             assert rest == whole[done:end]
+
+
+def test_epochs_that_are_cut_short() -> None:
+    """Of 10 batches an epoch takes 7: the 8th is the first of the second epoch's order, not the 8th of the first."""
+    progress = SimpleNamespace(total=SimpleNamespace(processed=0))
+    trainer = SimpleNamespace(num_training_batches=7, fit_loop=SimpleNamespace(epoch_loop=SimpleNamespace(batch_progress=progress)))
+    order = BatchOrder(30, 3, shuffle=True, done=lambda: batches_before(trainer, 10))
+    seen = []
+    for _ in range(3):
+        for batch in itertools.islice(order, 7):
+            seen.append(batch)
+            progress.total.processed += 1
+    whole = [epoch(30, 3, done=lambda n=n: 10 * n) for n in range(3)]
+    assert seen == [batch for part in whole for batch in part[:7]]
+    progress.total.processed = 9  # resumed within the second
+    assert next(iter(order)) == whole[1][2]
 
 
 def test_epochs_differ_and_progress_is_asked_for_anew() -> None:

@@ -208,6 +208,15 @@ def test_the_first_row_decides_the_format_of_a_file(tmp_path: Path) -> None:
         RecordError, match=r":2: no 'prompt' .*: the file began as standard-explicit, this row looks like standard-implicit"
     ):
         list(read(path))
+    path = write(tmp_path / "a.jsonl", [{"chosen": "a", "rejected": "b"}, ROWS[0]])
+    with pytest.raises(RecordError, match=r":2: it has a prompt, and this format has none"):
+        list(read(path))
+    talk = [{"role": "user", "content": "u"}, {"role": "assistant", "content": "a"}]
+    turns = {"chosen": talk, "rejected": [talk[0], {"role": "assistant", "content": "b"}]}
+    path = write(tmp_path / "a.jsonl", [turns, {"prompt": talk[:1], "chosen": talk[1:], "rejected": talk[1:]}])
+    with pytest.raises(RecordError, match=r":2: it has a prompt, and this format has none"):
+        list(read(path))
+    assert len(list(read(write(tmp_path / "a.jsonl", [turns, {"prompt": "u", **turns}])))) == 2, "the conversations hold it too"
     other = write(tmp_path / "folder/a.jsonl", [ROWS[0]]).parent
     write(other / "b.jsonl", [{"chosen": "a", "rejected": "b"}])
     assert len(list(read(other))) == 2  # but each file may have its own

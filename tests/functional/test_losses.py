@@ -33,8 +33,8 @@ def sigmoid(x: float) -> float:
         (math.log(3), 0.0, 0.0, 1.0, 0.0, math.log(4)),
         (0.1 * math.log(3), 1.0, 0.0, 0.1, 0.0, math.log(4 / 3)),
         (0.1 * math.log(3), 0.25, 0.0, 0.1, 0.0, 0.25 * math.log(4 / 3) + 0.75 * math.log(4)),
-        (0.5 + 0.1 * math.log(3), 1.0, 0.5, 0.1, 0.0, math.log(4 / 3)),  # the margin is subtracted, then divided by tau
-        (-0.5 - 0.1 * math.log(3), 0.0, 0.5, 0.1, 0.0, math.log(4 / 3)),  # and is against whoever has to win
+        (0.1 * (5 + math.log(3)), 1.0, 5.0, 0.1, 0.0, math.log(4 / 3)),  # the margin is subtracted from the log-odds
+        (-0.1 * (5 + math.log(3)), 0.0, 5.0, 0.1, 0.0, math.log(4 / 3)),  # and is against whoever has to win
         (math.log(3), 1.0, 0.0, 1.0, 0.1, 0.9 * math.log(4 / 3) + 0.1 * math.log(4)),
         (math.log(3), 0.75, 0.0, 1.0, 0.2, 0.65 * math.log(4 / 3) + 0.35 * math.log(4)),  # 0.8 * 0.75 + 0.2 * 0.25
     ],
@@ -54,9 +54,9 @@ def test_logistic(score: float, probability: float, margin: float, tau: float, s
         (0.5, sigmoid(2.0), 0.0, 0.1, 10.0, 0.0, 4.5),  # (5 - 2)^2 / 2
         (0.5, sigmoid(-2.0), 0.0, 0.1, 10.0, 0.0, 24.5),
         (0.0, sigmoid(2.0), 0.0, 0.1, 1.0, 0.0, 0.5),  # held at the target
-        (0.4, 1.0, 0.2, 0.1, 10.0, 0.0, 32.0),  # ((0.4 - 0.2) / 0.1 - 10)^2 / 2
-        (-0.4, 0.0, 0.2, 0.1, 10.0, 0.0, 32.0),
-        (0.2, 0.5, 0.2, 0.1, 10.0, 0.0, 2.0),  # a tie has no winner for the margin
+        (0.4, 1.0, 2.0, 0.1, 10.0, 0.0, 32.0),  # (0.4 / 0.1 - 2 - 10)^2 / 2
+        (-0.4, 0.0, 2.0, 0.1, 10.0, 0.0, 32.0),
+        (0.2, 0.5, 2.0, 0.1, 10.0, 0.0, 2.0),  # a tie has no winner for the margin
         (1.0, 1.0, 0.0, 1.0, 10.0, 0.25, 0.5 * (1 - math.log(3)) ** 2),  # 3/4 after smoothing
     ],
 )
@@ -73,7 +73,7 @@ def test_regression(score: float, probability: float, margin: float, tau: float,
         (0.1, 1.0, 0.0, 0.1, 0.0, 0.0),
         (0.05, 1.0, 0.0, 0.1, 0.0, 0.5),
         (0.05, 0.0, 0.0, 0.1, 0.0, 1.5),
-        (0.3, 1.0, 0.25, 0.1, 0.0, 0.5),
+        (0.3, 1.0, 2.5, 0.1, 0.0, 0.5),
         (0.2, 0.25, 0.0, 0.1, 0.0, 0.75 * 3),
         (0.2, 1.0, 0.0, 0.1, 0.25, 0.25 * 3),
     ],

@@ -7,6 +7,8 @@ import json
 import os
 import subprocess
 import sys
+import tomllib
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -178,6 +180,49 @@ def test_predict_and_validate_need_a_checkpoint(data: Path, tmp_path: Path, caps
     scored = [json.loads(line) for line in (tmp_path / "s.jsonl").read_text().splitlines()]
     assert [row["row"] for row in rows] == list(range(len(scored)))
     assert [row["score"] for row in rows] == pytest.approx([row["score"] for row in scored], abs=1e-4)
+
+
+def test_predictions_say_what_they_are_of(data: Path, tmp_path: Path) -> None:
+    """Records that are dropped have none and do not shift the others; of several responses each pair is named."""
+    fit(TINY, data, tmp_path / "run")
+    long = {"prompt": "word " * 200, "chosen": "a", "rejected": "b"}
+    ranked = {"prompt": "Rank", "responses": ["one", "two", "three"], "scores": [2, 2, 3], "id": "k"}
+    (tmp_path / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [long, {"prompt": "Say", "chosen": "x", "rejected": "y"}]))
+    (tmp_path / "k.jsonl").write_text(json.dumps(ranked) + "\n")
+    config = {"data": {"class_path": "PreferenceData", "init_args": {"predict": [str(tmp_path / "p.jsonl"), str(tmp_path / "k.jsonl")]}}}
+    (tmp_path / "more.yaml").write_text(json.dumps(config))
+    out, checkpoint = tmp_path / "run", str(tmp_path / "run" / "checkpoints" / "last.ckpt")
+    common = [
+        "--config",
+        str(TINY),
+        "--config",
+        str(tmp_path / "more.yaml"),
+        "--trainer.default_root_dir",
+        str(out),
+        "--trainer.logger",
+        "false",
+    ]
+    assert main(["predict", *common, "--data.truncation", "drop", "--data.max_length", "96", "--ckpt_path", checkpoint]) == 0
+    rows = [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
+    assert [(row["row"], row["id"], row.get("pair")) for row in rows] == [(1, "", None), (2, "k", [2, 0]), (2, "k", [2, 1])]
+
+
+def test_score_leaves_other_files_alone(data: Path, tmp_path: Path) -> None:
+    """Also one whose only line has no end."""
+    fit(TINY, data, tmp_path / "run")
+    out = tmp_path / "notes.json"
+    out.write_text('{"precious": true}')
+    with pytest.raises(DataError, match="notes.json:1: not a line that this program wrote"):
+        score.main(["--model", str(tmp_path / "run" / "export"), "--data", str(data), "--out", str(out)])
+    assert out.read_text() == '{"precious": true}' and not (tmp_path / "notes.json.about.json").exists()
+
+
+def test_the_installed_command_ends_in_one_sentence(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["prefrep", "fit", "--config", str(TINY), "--data.train", "/nowhere.jsonl"])
+    name, _, function = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]["prefrep"].partition(":")
+    with pytest.raises(SystemExit) as stop:
+        getattr(import_module(name), function)()
+    assert stop.value.code == 1 and capsys.readouterr().err.strip().splitlines()[-1].startswith("prefrep: /nowhere.jsonl: no such file")
 
 
 def test_score_ranks_many_responses(data: Path, tmp_path: Path) -> None:

@@ -302,11 +302,13 @@ def test_the_paper_s_recipe() -> None:
         (["--config", "{one}"], ["responses must be 2 or more, got 1"], 1),
         (["--data.train", "{tmp}/empty.txt"], ["empty.txt:2: the prompt is empty"], 1),
         (["--data.train", "{tmp}/long.txt"], ["long.txt:1: the prompt has", "max_prompt_length 96"], 1),
-        (["--data.train", "{tmp}/none.txt"], ["none.txt", "cannot be read"], 1),
+        (["--data.train", "{tmp}/none.txt"], ["none.txt", "no such file"], 1),
         (["--data.max_length", "100"], ["max_new_tokens 12", "max_length 100"], 1),
         (["--data.max_length", "4096"], ["more than the 2048 tokens"], 1),
         (["--data.template", "plain"], ["sampler's template is auto and the data's plain"], 1),
         (["--config", "{plain}"], ["reads plain texts", "writes conversations"], 1),
+        (["--data.val", "null"], ["HeldOut needs prompts that are not trained on", "--data.val"], 1),
+        (["--config", "{adapter}", "--model.backbone.lora", "null"], ["no LoRA adapter to save", "ExportPolicy.weights"], 1),
         (["--model.objective", "NashMDObjective"], ["NashMDObjective has pi_0 among its opponents", "SampleResponses.initial"], 1),
         (["--model.objective", "GPOObjectiv"], ["did you mean GPOObjective"], 2),
         (["--model.objective.beta", "0"], ["beta must be positive"], 1),
@@ -319,9 +321,19 @@ def test_wrong_input_gets_one_sentence(
     (tmp_path / "empty.txt").write_text("a\n \n")
     (tmp_path / "long.txt").write_text("long " * 60 + "\n")
     rule = {"class_path": "RuleJudge", "init_args": {"rule": "prefrep.judges.concise"}}
-    places = {"{tmp}": str(tmp_path), "{less}": overlay(tmp_path, lambda callbacks: callbacks[1:]), "{plain}": "", "{one}": ""}
+    places = {
+        "{tmp}": str(tmp_path),
+        "{less}": overlay(tmp_path, lambda callbacks: callbacks[1:]),
+        "{plain}": "",
+        "{one}": "",
+        "{adapter}": "",
+    }
     if "{one}" in arguments:
         places["{one}"] = judged_by(tmp_path, rule, responses=1)
+    if "{adapter}" in arguments:
+        places["{adapter}"] = overlay(
+            tmp_path, lambda each: [*each[:-1], {"class_path": "ExportPolicy", "init_args": {"weights": "adapter"}}]
+        )
     if "{plain}" in arguments:
         places["{plain}"] = judged_by(tmp_path, {"class_path": "ModelJudge", "init_args": {"path": str(plain_judge(tmp_path))}})
     for name, value in places.items():
@@ -332,6 +344,7 @@ def test_wrong_input_gets_one_sentence(
     complaints = [line for line in printed if line.startswith("prefrep: ")]
     assert stop.value.code == code and len(complaints) == 1 and printed[-1] == complaints[0], printed[-3:]
     assert all(word in complaints[0] for word in words), complaints[0]
+    assert not list(tmp_path.rglob("samples.jsonl")), "said before anything is sampled"
 
 
 def plain_judge(folder: Path) -> Path:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
 from conftest import FAMILIES, encoder
 from torch import Tensor
 
+from prefrep.callbacks.rounds import RoundCallback
+from prefrep.callbacks.throughput import Throughput
 from prefrep.data.encode import pad_id
 from prefrep.data.prompts import RoundBatch
 from prefrep.data.trees import Datum, collate
 from prefrep.errors import ConfigError
-from prefrep.modules import GPO
+from prefrep.modules import GPO, Schedule
 from prefrep.nn.backbone import Backbone, LoRA
 from prefrep.nn.objectives import GPOObjective
 from prefrep.records import Message, RankedResponses
@@ -160,3 +164,57 @@ def test_a_policy_must_learn(tmp_path: Path) -> None:
     # Its output layer learns too: logits are what it is trained through.
     module = policy("bundled:tiny-gpt_neox")
     assert module.backbone.model.get_output_embeddings().weight.requires_grad
+
+
+@pytest.mark.parametrize(("total", "per_round"), [(30, 10), (25, 10), (6, 6)])
+def test_the_schedule_runs_anew_in_every_round(total: int, per_round: int) -> None:
+    """100 batches a round, 10 to a step, and as many steps as `trainer.max_steps` leaves: it does not stretch or shrink a round."""
+    module = GPO(lambda: Backbone("bundled:tiny-llama", lora=LoRA(rank=1)), schedule=Schedule("linear", 0.2))
+    module.configure_model()
+    trainer = {"estimated_stepping_batches": total, "num_training_batches": 100, "accumulate_grad_batches": 10}
+    module._trainer = cast(Any, SimpleNamespace(**trainer))
+    made = module.configure_optimizers()
+    optimizer, scheduler, rates = made["optimizer"], made["lr_scheduler"]["scheduler"], []
+    for _ in range(total):
+        rates.append(optimizer.param_groups[0]["lr"] / 5e-7)
+        optimizer.step()
+        scheduler.step()
+    warmup = math.ceil(0.2 * per_round)
+    one = [min(step / warmup, (per_round - step) / (per_round - warmup)) for step in range(per_round)]
+    assert rates == pytest.approx((one * 3)[:total])
+
+
+def test_a_round_is_reported_once_also_by_a_resumed_run() -> None:
+    class Quiet(RoundCallback):
+        def act(self, *_: Any) -> None: ...
+
+    trainer = cast(Any, SimpleNamespace(is_global_zero=True))
+    before, after = Quiet(), Quiet()
+    assert before.first_time(trainer, 1) and not before.first_time(trainer, 1)
+    after.load_state_dict(before.state_dict())
+    assert not after.first_time(trainer, 1) and after.first_time(trainer, 2)
+
+
+def test_time_between_rounds_is_no_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch of 60 tokens in the second after an hour of sampling: 60 tokens per second."""
+    clock, logged = [0.0], dict[str, float]()
+    monkeypatch.setattr("prefrep.callbacks.throughput.time.perf_counter", lambda: clock[0])
+    callback, some = Throughput(), cast(Any, _Batch(60))
+    trainer, module = cast(Any, SimpleNamespace(accumulate_grad_batches=1, log_every_n_steps=2)), cast(Any, SimpleNamespace())
+    module.log_dict = lambda values, **_: logged.update(values)
+    callback.on_train_batch_start(trainer, module, some, 0)
+    callback.on_train_batch_end(trainer, module, None, some, 0)
+    callback.on_train_epoch_end(trainer, module)
+    clock[0] = 3600.0
+    callback.on_train_batch_start(trainer, module, some, 1)
+    clock[0] = 3601.0
+    callback.on_train_batch_end(trainer, module, None, some, 1)
+    assert logged == {"train/tokens_per_s": 60.0, "train/prompts_per_s": 2.0}
+
+
+class _Batch:
+    def __init__(self, tokens: int) -> None:
+        self.tokens = tokens
+
+    def __len__(self) -> int:
+        return 2

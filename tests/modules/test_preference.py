@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 from functools import partial
@@ -13,6 +14,7 @@ import torch
 from conftest import COMPARISONS, comparison
 from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger
 
 from prefrep.data.preference import PreferenceData
 from prefrep.errors import CheckpointError, ConfigError
@@ -135,7 +137,7 @@ def test_layouts_give_the_same_training(kind: type[PreferenceModule], tmp_path: 
 
 
 def test_the_loss_is_the_weighted_mean_of_the_formula(tmp_path: Path) -> None:
-    """-log sigmoid((s - m) / tau), soft labels, weights: recomputed from the scores that `predict` gives."""
+    """-log sigmoid(s / tau - m), soft labels, weights: recomputed from the scores that `predict` gives."""
     labelled = [
         {"prompt": "a", "chosen": "b", "rejected": "c", "margin": 0.5, "weight": 2.0},
         {"prompt": "a", "chosen": "bb", "rejected": "cc", "probability": 0.25},
@@ -150,7 +152,7 @@ def test_the_loss_is_the_weighted_mean_of_the_formula(tmp_path: Path) -> None:
     assert predicted is not None
     s = torch.cat([torch.as_tensor(p) for p in predicted]).double() * 0.1
     p, m, w = torch.tensor([1, 0.25, 0.5]).double(), torch.tensor([0.5, 0, 0]).double(), torch.tensor([2.0, 1, 1]).double()
-    by_hand = -(p * torch.sigmoid((s - m) / 0.1).log() + (1 - p) * torch.sigmoid(-(s + m) / 0.1).log())
+    by_hand = -(p * torch.sigmoid(s / 0.1 - m).log() + (1 - p) * torch.sigmoid(-s / 0.1 - m).log())
     assert result["val/loss"] == pytest.approx(float((by_hand * w).sum() / w.sum()), abs=1e-5)
     right = torch.stack([s[0] > 0, s[1] < 0]).double()  # the tie has no right answer
     assert result["val/accuracy"] == pytest.approx(float((right * w[:2]).sum() / 3))
@@ -249,6 +251,61 @@ def test_sft_regulariser_is_the_likelihood_of_preferred_responses(tmp_path: Path
     with torch.no_grad():
         nll = backbone.model(input_ids=ids, labels=labels).loss
     assert losses[1.0] - losses[0.0] == pytest.approx(float(nll), abs=1e-4)
+
+
+def test_the_regulariser_weighs_responses_as_their_pairs(tmp_path: Path) -> None:
+    """A row of weight 0 says nothing, however long it is; one of weight 3 counts like three of them."""
+    one, other = (
+        {"prompt": "Say hi", "chosen": "hello there", "rejected": "go"},
+        {"prompt": "Name a prime", "chosen": "7", "rejected": "8, of course"},
+    )
+    losses = []
+    for given in ([one], [one, {**other, "weight": 0.0}], [one, other, other, other], [one, {**other, "weight": 3.0}]):
+        seed_everything(0, verbose=False)
+        seen = Losses()
+        data = PreferenceData(write(tmp_path / "t.jsonl", given), batch_size=4)
+        trainer(tmp_path, seen).fit(build(BradleyTerry, sft=1.0), data)
+        losses.append(seen.train[0])
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5) and losses[2] == pytest.approx(losses[3], abs=1e-5)
+    assert abs(losses[0] - losses[2]) > 1e-3
+
+
+class Steps(Callback):
+    """Keeps the learning rate of each optimizer step, and the gradient norms as they were and as they were logged."""
+
+    def __init__(self) -> None:
+        self.rates: list[float] = []
+        self.norms: list[float] = []
+
+    def on_before_optimizer_step(self, trainer: Trainer, module: Any, optimizer: torch.optim.Optimizer) -> None:
+        self.rates.append(optimizer.param_groups[0]["lr"])
+        self.norms.append(float(torch.stack([p.grad.norm() for p in module.parameters() if p.grad is not None]).norm()))
+
+
+@pytest.mark.parametrize("name", ["cosine", "linear", "constant_with_warmup"])
+def test_a_single_step_is_no_warm_up(name: Any, tmp_path: Path) -> None:
+    steps = Steps()
+    data = PreferenceData(write(tmp_path / "t.jsonl", rows(4)), batch_size=4)
+    trainer(tmp_path, steps).fit(build(BradleyTerry, schedule=Schedule(name, 0.1)), data)
+    assert steps.rates == [3e-3]
+
+
+def test_the_logged_gradient_norm_is_of_the_step_it_is_logged_at(tmp_path: Path) -> None:
+    steps, folder = Steps(), tmp_path / "logs"
+    data = PreferenceData(write(tmp_path / "t.jsonl", rows(12)), batch_size=2)
+    logger = CSVLogger(str(folder), name="", version="")
+    trainer(tmp_path, steps, log_every_n_steps=3, logger=logger).fit(build(BradleyTerry), data)
+    with (folder / "metrics.csv").open() as file:
+        logged = [float(line["train/grad_norm"]) for line in csv.DictReader(file) if line["train/grad_norm"]]
+    assert logged == pytest.approx([steps.norms[2], steps.norms[5]], rel=1e-5) and len(set(logged)) == 2
+
+
+def test_epochs_may_be_cut_short(tmp_path: Path) -> None:
+    """Of 6 batches each epoch takes 4: 12 steps, and each epoch begins with an order of its own."""
+    seen = Losses()
+    data = PreferenceData(write(tmp_path / "t.jsonl", rows(12)), batch_size=2)
+    trainer(tmp_path, seen, max_epochs=3, limit_train_batches=4).fit(build(BradleyTerry), data)
+    assert len(seen.train) == 12
 
 
 def test_sft_with_a_frozen_backbone_is_refused(tmp_path: Path) -> None:

@@ -46,10 +46,10 @@ def test_defaults() -> None:
 
 
 def test_official_losses_of_general_preferences() -> None:
-    """-log sigmoid((c0 r1 - c1 r0 - m) / tau) and half the square of (c0 r1 - c1 r0) / tau - 10, with plain floats."""
-    chosen, rejected, margin, tau = [(0.6, 0.8), (0.0, 1.0), (-0.28, 0.96)], [(0.8, 0.6), (1.0, 0.0), (0.6, 0.8)], [0.0, 0.05, 0.2], 0.1
+    """-log sigmoid((c0 r1 - c1 r0) / tau - m) and half the square of (c0 r1 - c1 r0) / tau - 10, with plain floats."""
+    chosen, rejected, margin, tau = [(0.6, 0.8), (0.0, 1.0), (-0.28, 0.96)], [(0.8, 0.6), (1.0, 0.0), (0.6, 0.8)], [0.0, 0.5, 2.0], 0.1
     scores = [c[0] * r[1] - c[1] * r[0] for c, r in zip(chosen, rejected, strict=True)]
-    logistic = [math.log1p(math.exp(-(s - m) / tau)) for s, m in zip(scores, margin, strict=True)]
+    logistic = [math.log1p(math.exp(m - s / tau)) for s, m in zip(scores, margin, strict=True)]
     squares = [0.5 * (s / tau - 10) ** 2 for s in scores]
     made = GPMHead(4).compare(torch.tensor(chosen), torch.tensor(rejected))
     ones = torch.ones(3)

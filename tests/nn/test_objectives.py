@@ -156,3 +156,14 @@ def test_distillation_recovers_rewards_up_to_a_constant() -> None:
 def test_values_out_of_range(make: Callable[[], PolicyObjective], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         make()
+
+
+def test_log_z_of_an_anchor_makes_probabilities() -> None:
+    """Three arms, all of them sampled once from a uniform pi_t: the policy that is regressed on, anchor * exp(target), sums to 1."""
+    initial = torch.tensor([[0.7, 0.2, 0.1]]).log()
+    uniform = torch.full((1, 3), 1 / 3).log()
+    judged = Judged(torch.zeros(1, 3, 3), torch.tensor([[[1.0], [-2.0], [0.5]]]), uniform, initial, torch.ones(1, 3))
+    for share in (0.0, 0.5, 1.0):
+        objective = NashMDObjective(beta=0.5, anchor=share, log_z="estimated")
+        anchor = (1 - share) * uniform + share * initial
+        torch.testing.assert_close((anchor + objective.targets(judged)).exp().sum(-1), torch.ones(1))
