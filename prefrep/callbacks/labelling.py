@@ -143,18 +143,20 @@ class LabelPreferences(RoundCallback):
         """
         prompts = data.round_prompts(number)
         samples = data.rounds.read(number, "samples")
+        opponents = data.rounds.read(number, "opponents")
         if len(samples) < len(prompts):
             raise ConfigError("LabelPreferences found no responses; SampleResponses must come before it in trainer.callbacks")
 
         def make(rows: Sequence[int]) -> Iterator[Line]:
-            records = [prompts[row].answered(samples[row]["responses"] + samples[row]["initial"]) for row in rows]
+            others = [opponents[row]["responses"] if opponents else [] for row in rows]
+            records = [prompts[row].answered(samples[row]["responses"] + other) for row, other in zip(rows, others, strict=True)]
             for row, verdict in zip(rows, self.judge.judge(records), strict=True):
                 yield labels(samples[row], verdict)
 
         about = {
             "judge": self.judge.describe(),
             "batch_size": self.batch_size,
-            "samples": digest(str(samples[row]) for row in sorted(samples)),
+            "samples": digest(str(table[row]) for table in (samples, opponents) for row in sorted(table)),
         }
         groups = batches(len(prompts), self.batch_size)
         self.fill(trainer, data, number, "labels", about, groups, make)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
 
 from lightning.pytorch import LightningModule, Trainer
 
@@ -16,7 +15,7 @@ from prefrep.modules.gpo import GPO
 
 
 class SampleResponses(RoundCallback):
-    """Draws K responses to every prompt of the round from pi_t, into `rounds/t/samples.jsonl`.
+    """Draws K responses to every prompt of the round from pi_t, into `rounds/t/samples.jsonl`, and M of pi_0 into `opponents.jsonl`.
 
     Args:
         sampler: Builds what draws them.
@@ -62,24 +61,23 @@ class SampleResponses(RoundCallback):
 
         def make(rows: Sequence[int]) -> Iterator[Line]:
             asked = [prompts[row].messages for row in rows]
-            drawn = list(self.sampler.sample(module.backbone, asked, self.responses, seed_of(self.seed, number, rows[0], 0)))
-            others: list[list[str]] = [[] for _ in rows]
-            with module.initial_policy() if self.initial else nullcontext() as initial:
-                if initial is not None:
-                    found = self.sampler.sample(initial, asked, self.initial, seed_of(self.seed, number, rows[0], 1))
-                    others = [[each.text for each in row] for row in found]
-            for row, own, other in zip(rows, drawn, others, strict=True):
+            drawn = self.sampler.sample(module.backbone, asked, self.responses, seed_of(self.seed, number, rows[0], 0))
+            for row, own in zip(rows, drawn, strict=True):
                 prompt = prompts[row]
                 yield {
                     "id": prompt.id,
                     "prompt": [{"role": message.role, "content": message.content} for message in prompt.messages],
                     "responses": [each.text for each in own],
                     "finished": [each.finished for each in own],
-                    "initial": other,
                 }
 
+        def oppose(rows: Sequence[int]) -> Iterator[Line]:
+            asked = [prompts[row].messages for row in rows]
+            with module.initial_policy() as initial:
+                for own in self.sampler.sample(initial, asked, self.initial, seed_of(self.seed, number, rows[0], 1)):
+                    yield {"responses": [each.text for each in own]}
+
         about = {
-            "weights": module.weights_digest(),
             "policy": module.backbone.path,
             "prompts": digest(message.content for prompt in prompts for message in prompt.messages),
             "sampler": plain(self.sampler),
@@ -88,7 +86,10 @@ class SampleResponses(RoundCallback):
             "responses": [self.responses, self.initial],
         }
         groups = batches(len(prompts), self.batch_size)
-        self.fill(trainer, data, number, "samples", about, groups, make, fresh=data.round_begins)
+        own = {"weights": module.weights_digest(), **about}
+        self.fill(trainer, data, number, "samples", own, groups, make, fresh=data.round_begins)
+        if self.initial:  # after all the others: an engine such as vLLM is built once for each policy
+            self.fill(trainer, data, number, "opponents", about, groups, oppose)
         if self.first_time(trainer, number):
             lines = data.rounds.read(number, "samples")
             every = [text for line in lines.values() for text in line["responses"]]

@@ -23,7 +23,7 @@ from prefrep.cli.main import main
 from prefrep.data.sources import read
 from prefrep.errors import CheckpointError, ConfigError
 from prefrep.generation import TransformersSampler
-from prefrep.judges import RuleJudge
+from prefrep.judges import RuleJudge, concise
 from prefrep.modules import GPO
 from prefrep.records import RankedResponses
 from prefrep.scoring import Scorer
@@ -240,6 +240,12 @@ def test_every_objective_trains(objective: str, prompts: Path, tmp_path: Path) -
     )  # fmt: skip
     start = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[0])
     assert torch.isfinite(torch.tensor(start["train/loss"])) and start["train/grad_norm"] > 0
+    made, labels = lines(tmp_path / "run", 0, "samples"), lines(tmp_path / "run", 0, "labels")
+    others = lines(tmp_path / "run", 0, "opponents") if objective == "NashMDObjective" else [{"responses": []} for _ in made]
+    for own, other, label in zip(made, others, labels, strict=True):
+        expected = [[concise("", a, b) for b in other["responses"]] for a in own["responses"]]
+        assert label["initial_table"] == [pytest.approx(row) for row in expected]
+    assert len(others[0]["responses"]) == (2 if objective == "NashMDObjective" else 0)
 
 
 @pytest.mark.parametrize("name", ["gpo", "sppo", "quickstart", "quickstart-gpm"])
