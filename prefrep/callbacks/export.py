@@ -38,8 +38,12 @@ class Export(Callback):
         """Refuses, before and not after training, what could not be exported.
 
         Raises:
-            ConfigError: The best checkpoint would be a folder of shards.
+            ConfigError: The best checkpoint would be a folder of shards, or the base cannot be named by its path.
+            CheckpointError: Something that is not a model is where the folder shall be.
         """
+        backbone = cast(PreferenceModule, pl_module).backbone
+        folder.check_base(backbone.path, "reference" if backbone.settings["quantize"] != "none" else self.weights)
+        folder.check_free(self._target(trainer))
         monitored = any(isinstance(c, ModelCheckpoint) and c.monitor for c in trainer.checkpoint_callbacks)
         if self.which == "best" and monitored and not _whole_checkpoints(trainer):
             raise ConfigError(
@@ -63,7 +67,7 @@ class Export(Callback):
             "metrics": {name: float(value) for name, value in trainer.callback_metrics.items()},
             "checkpoint": Path(best).name if best else "last",
         }
-        target = Path(self.path or Path(trainer.default_root_dir) / "export")
+        target = self._target(trainer)
         chosen = torch.load(best, map_location="cpu", weights_only=True)["state_dict"] if best else {}
         backbone, head, loss = module.parts() if sharded else (module.backbone, module.head, module.loss)
         whole = nn.ModuleDict({"backbone": backbone, "head": head, "loss": loss})
@@ -75,6 +79,9 @@ class Export(Callback):
         if best and not sharded:
             whole.load_state_dict(final)
         log.info("exported %s weights to %s", "the best" if best else "the last", target)
+
+    def _target(self, trainer: Trainer) -> Path:
+        return Path(self.path or Path(trainer.default_root_dir) / "export")
 
     def _best(self, trainer: Trainer) -> str:
         if self.which == "last":

@@ -10,6 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from prefrep.callbacks.rounds import parts
 from prefrep.io import policy
+from prefrep.io.folder import check_free
 
 log = logging.getLogger(__name__)
 
@@ -30,17 +31,22 @@ class ExportPolicy(Callback):
 
         Raises:
             ConfigError: An adapter is asked for and there is none, or a quantised base would have to be merged.
+            CheckpointError: Something that is not a model is where the folder shall be.
         """
         module, _ = parts(trainer, pl_module, type(self).__name__)
         policy.check(module.backbone, self.weights)
+        check_free(self._target(trainer))
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Writes the folder."""
         module, data = parts(trainer, pl_module, type(self).__name__)
         if cast(Any, trainer).fast_dev_run or trainer.interrupted or not trainer.is_global_zero:
             return
-        target = Path(self.path or Path(trainer.default_root_dir) / "export")
+        target = self._target(trainer)
         objective = {"class": type(module.objective).__name__, **vars(module.objective)}
         recipe = {"module": type(module).__name__, "objective": objective, "step": trainer.global_step, "rounds": data.round_number}
         policy.save(target, module.backbone, module.tokenizer, recipe, self.weights)
         log.info("exported the policy to %s", target)
+
+    def _target(self, trainer: Trainer) -> Path:
+        return Path(self.path or Path(trainer.default_root_dir) / "export")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from prefrep.cli import friendly
 
@@ -38,7 +38,7 @@ def main(args: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, help="folder for the files")
     given = parser.parse_args(args)
 
-    from prefrep.data.cyclic import PREFIX, aspects_of
+    from prefrep.data.cyclic import Subset, aspects_of
     from prefrep.data.sources import read
     from prefrep.disk import replace_lines
     from prefrep.errors import DataError
@@ -47,11 +47,20 @@ def main(args: list[str] | None = None) -> int:
     aspects = aspects_of(record for record in read(given.ratings) if isinstance(record, RankedResponses))
     if not aspects:
         raise DataError(f"{given.ratings}: no ratings by aspect; cycles are made from responses that are rated on four aspects or more")
+    without: list[DataError] = []
     for aspect in aspects:
-        comparisons = cast("list[Comparison]", list(read(f"{PREFIX}{given.ratings}?omit={aspect}")))
-        file = given.out / f"without-{aspect}.jsonl"
+        try:
+            comparisons = list(Subset(given.ratings, aspect).comparisons(read(given.ratings)))
+        except DataError as error:  # the other sub-sets may have cycles
+            without.append(error)
+            continue
+        file = given.out / f"without-{aspect.replace('/', '-')}.jsonl"
         replace_lines(file, map(row, comparisons))
         print(f"{file}: {len(comparisons)} comparisons, cycles on {len(comparisons) // 3} prompts")
+    if len(without) == len(aspects):
+        raise without[0]
+    for each in without:
+        print(f"no file: {each}")
     return 0
 
 

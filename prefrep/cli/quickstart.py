@@ -96,9 +96,11 @@ class Quickstart:
         from prefrep.cli.main import quiet
 
         quiet()
+        from prefrep.io.folder import check_base
         from prefrep.modules.remembered import Reading
         from prefrep.nn.backbone import Backbone
 
+        check_base(self.model, "reference")
         started = time.monotonic()
         self.out.mkdir(parents=True, exist_ok=True)
         sets = self.comparisons()

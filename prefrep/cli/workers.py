@@ -12,6 +12,7 @@ from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
@@ -119,7 +120,8 @@ class Workers:
             with tqdm(desc=progress, unit=" prompts", disable=progress is None) as bar:
                 while True:
                     while len(waiting) < 2 * self._count and (window := list(islice(records, WINDOW))):
-                        waiting.append(self._pool.submit(_answer, question, window))
+                        with _alive():
+                            waiting.append(self._pool.submit(_answer, question, window))
                     if not waiting:
                         return
                     answers, encoded = _result(waiting.popleft())
@@ -188,8 +190,15 @@ def _answer(question: str, window: list[Any]) -> tuple[list[Any], Counter[str]]:
 
 
 def _result(future: Future[Any]) -> Any:
-    try:
+    with _alive():
         return future.result()
+
+
+@contextmanager
+def _alive() -> Iterator[None]:
+    """Says in a sentence that a process has died: asking one more question is when one hears of it, as well as waiting for an answer."""
+    try:
+        yield
     except BrokenProcessPool:
         raise PrefrepError(
             "a process that scores has died, most likely out of memory; take fewer --workers, and what is written is gone on with"

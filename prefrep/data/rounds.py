@@ -91,6 +91,7 @@ class Rounds:
                 f"of the beginning of round {number}, or begin again in another default_root_dir"
             )
         file = self.folder(number) / (f"{name}.jsonl" if rank == 0 else f"{name}.{rank}.jsonl")
+        file.parent.mkdir(parents=True, exist_ok=True)  # this process may be the first
         keep_lines(file)
         total, had = sum(map(len, groups[rank::world_size])), sum(map(len, groups[rank::world_size])) - sum(map(len, missing))
         with (

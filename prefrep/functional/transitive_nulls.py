@@ -124,7 +124,7 @@ def _walk(wins: Counts, steps: list[tuple[int, ...]], generator: np.random.Gener
 
 
 def _cycles(voted: Bools) -> list[tuple[int, ...]]:
-    """Triangles of a graph, and one longer cycle for every pair that a spanning tree leaves out and no triangle holds."""
+    """Triangles of a graph, and the longer cycle, if it is one, that every pair closes which a spanning tree leaves out."""
     size = len(voted)
     found: list[tuple[int, ...]] = [
         c for c in combinations(range(size), 3) if voted[c[0], c[1]] and voted[c[1], c[2]] and voted[c[0], c[2]]

@@ -90,27 +90,54 @@ def make_head(settings: dict[str, Any], hidden_size: int) -> PreferenceHead:
 
 @contextmanager
 def replacing(folder: Path | str) -> Iterator[Path]:
-    """A folder to write into that takes the place of `folder` when all went well; an older model there survives a failure.
+    """A folder to write into that takes the place of `folder` when all went well; an older model there survives a failure, and a kill.
 
     Args:
         folder: Where the model shall be.
 
     Raises:
-        CheckpointError: Something that is not a model is there already.
+        CheckpointError: See `check_free`.
     """
-    folder = Path(folder).expanduser().absolute()
-    if folder.exists() and not folder.is_dir():
-        raise CheckpointError(f"{folder}: a file is there already; name another folder for the model")
-    marks = ("prefrep.json", "config.json", "policy.json")
-    if folder.exists() and any(folder.iterdir()) and not any((folder / name).exists() for name in marks):
-        raise CheckpointError(f"{folder}: the folder holds other things than a model, which would be lost; name another one")
-    staging = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(staging, ignore_errors=True)
+    folder = Path(folder).expanduser().resolve()
+    old, staging = (folder.with_name(folder.name + ending) for ending in (".old", ".partial"))
+    if old.exists() and not folder.exists():  # killed between the two renames below
+        old.rename(folder)
+    check_free(folder)
+    for left in (old, staging):
+        shutil.rmtree(left, ignore_errors=True)
     staging.mkdir(parents=True)
     yield staging
     if folder.exists():
-        shutil.rmtree(folder)
+        folder.rename(old)
     staging.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def check_free(folder: Path | str) -> None:
+    """Makes sure that a model can be written to a folder: it is not there, is empty, or holds a model and nothing else.
+
+    Raises:
+        CheckpointError: Something else is there already.
+    """
+    folder = Path(folder).expanduser().resolve()
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder}: a file is there already; name another folder for the model")
+    inside = list(folder.iterdir())
+    marks, ours = {"prefrep.json", "config.json", "policy.json"}, "additional_chat_templates"  # the one folder that a tokenizer may write
+    if inside and (not marks & {file.name for file in inside} or any(file.is_dir() and file.name != ours for file in inside)):
+        raise CheckpointError(f"{folder}: the folder holds other things than a model, which would be lost; name another one")
+
+
+def check_base(path: str, weights: Weights) -> None:
+    """Makes sure that a model can be exported with a base that is named by its path.
+
+    Raises:
+        ConfigError: That base is an exported folder itself, which names another base.
+    """
+    if weights == "reference" and (Path(path).expanduser() / "prefrep.json").exists():
+        raise ConfigError(f"{path} was exported itself and cannot be a base of references; save full weights, or copy that folder")
 
 
 def save(
@@ -139,8 +166,7 @@ def save(
     if backbone.settings["quantize"] != "none":
         weights = "reference"
     base = backbone.recipe()
-    if weights == "reference" and (Path(base["path"]) / "prefrep.json").exists():
-        raise ConfigError(f"{base['path']} was exported itself and cannot be a base of references; save full weights, or copy that folder")
+    check_base(base["path"], weights)
     trained = {name: t.detach().cpu().contiguous() for name, t in backbone.model.named_parameters() if t.requires_grad}
     with replacing(folder) as staging:
         if weights == "full":
@@ -176,7 +202,7 @@ def load(folder: Path | str, dtype: str | None = None, attention: str = "auto", 
     Raises:
         CheckpointError: There is no such folder, it is not an exported one, or its head is missing or does not fit.
     """
-    folder = Path(folder)
+    folder = Path(folder).expanduser()
     if not folder.is_dir():
         raise CheckpointError(f"{folder}: no such folder; a run writes one to <default_root_dir>/export when it ends")
     about_file, head_file = folder / "prefrep.json", folder / "head.safetensors"

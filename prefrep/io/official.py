@@ -91,7 +91,8 @@ def write(folder: str | Path, model: PreferenceModel) -> dict[str, Any]:
         model: A Bradley-Terry model, or a general preference model with canonical or gated blocks.
 
     Returns:
-        What the folder cannot say: the arguments that `read` needs to restore the model.
+        What the folder cannot say: the arguments that `read` needs to restore the model (texts that are too long lose their beginning
+        then, whatever the model's truncation).
 
     Raises:
         ConfigError: The layout cannot express the model.
@@ -107,6 +108,13 @@ def write(folder: str | Path, model: PreferenceModel) -> dict[str, Any]:
     else:
         kind = type(head.skew).__name__ if isinstance(head, GPMHead) else type(head).__name__
         raise ConfigError(f"the official layout has no place for {kind}; it holds BTHead, and GPMHead with BlockSkew or GatedSkew")
+    template = model.encode.template
+    if template == "chat" or (template == "plain" and not model.tokenizer.chat_template):
+        template = "auto"  # which does the same
+    if template not in ("official", "auto"):
+        raise ConfigError(
+            f"this model reads texts by template '{template}', which nobody would know of a checkpoint in the official layout"
+        )
     heads = {VALUE: head.value_head.weight}
     if isinstance(head, GPMHead) and isinstance(head.skew, GatedSkew):
         heads[PROMPT] = head.skew.prompt_head.weight
@@ -116,7 +124,6 @@ def write(folder: str | Path, model: PreferenceModel) -> dict[str, Any]:
         model.tokenizer.save_pretrained(staging)
         file = staging / "config.json"
         file.write_text(json.dumps(json.loads(file.read_text()) | {"architectures": [ARCHITECTURE]}, indent=2) + "\n")
-    template = "official" if model.encode.template == "official" else "auto"
     return {"tau": model.tau, "normalize": normalize, "gate": gate, "template": template, "max_length": model.encode.max_length}
 
 

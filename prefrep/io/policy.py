@@ -69,6 +69,7 @@ def _save_adapter(folder: Path, backbone: Backbone) -> None:
         lora_dropout=lora.dropout,
         target_modules=targets,
         base_model_name_or_path=str(resolve(backbone.path)),
+        revision=backbone.settings["revision"],
         task_type="CAUSAL_LM",
         inference_mode=True,
     )

@@ -264,8 +264,11 @@ class Backbone(nn.Module):
 
         A model that ignores the mask, or carries a recurrent state from token to token, lets one branch leak into the next; then
         `layout: padded` is the way. Not one bit may differ, so no tolerance is involved. And a branch must be what its sequence is when
-        it is read alone, up to rounding: models that count positions by themselves (ALiBi) see siblings as distance.
+        it is read alone, up to rounding: models that count positions by themselves (ALiBi) see siblings as distance. Models that are not
+        built on transformers' attention interface have masks of their own (GPT-Neo's windows go by places in the row, however long): never.
         """
+        if not type(self.model)._can_set_attn_implementation():
+            return False
         device = next(self.parameters()).device
         if device.type not in self._trees:
             kernels = self._kernels
@@ -307,13 +310,16 @@ class Backbone(nn.Module):
         return cast(torch.dtype, self.model.dtype)
 
     def merged_state(self) -> dict[str, Tensor]:
-        """Weights of the plain language model, with LoRA added in unless it is switched off: what an exported folder holds."""
+        """Weights of the plain language model, with LoRA added in unless it is switched off: what an exported folder holds.
+
+        An output layer that is random is left out, so that whoever reads the folder knows (`check_output`).
+        """
         from peft.tuners.lora import LoraLayer
 
         adapters = {name: m for name, m in self.model.named_modules() if isinstance(m, LoraLayer)}
         state: dict[str, Tensor] = {}
         for name, tensor in self.model.state_dict().items():
-            if ".lora_" in name:
+            if ".lora_" in name or (self.model.random_output and name.startswith("lm_head.")):
                 continue
             owner, _, leaf = name.rpartition(".base_layer.")
             if not owner:

@@ -42,7 +42,7 @@ CHAT_TEMPLATE = (
 
 
 def resolve(path: str) -> Path | str:
-    """Where the weights of a model are: a local folder for a bundled name, every other path unchanged.
+    """Where the weights of a model are: a local folder for a bundled name or a path with `~`, every other path unchanged.
 
     Args:
         path: `bundled:<name>`, a hub id or a local folder.
@@ -51,7 +51,7 @@ def resolve(path: str) -> Path | str:
         CheckpointError: No such bundled model, or the package that carries it is not installed.
     """
     if not path.startswith(PREFIX):
-        return path
+        return Path(path).expanduser() if path.startswith("~") else path
     name = path.removeprefix(PREFIX)
     if name not in MODEL_NAMES:
         raise CheckpointError(f"no bundled model '{name}'; there are: {', '.join(PREFIX + known for known in MODEL_NAMES)}")

@@ -9,7 +9,8 @@ from pathlib import Path
 from prefrep.disk import replace_text
 from prefrep.report.document import Block, Example, Folded, Notes, Plot, Section, Table, Text, is_number
 
-_SPECIAL = re.compile(r"([\\`*\[\]<>|~$])")
+# Underscores within a word are no emphasis, and most ampersands no entity: names stay readable.
+_SPECIAL = re.compile(r"([\\`*\[\]<>|~$]|(?<![^\W_])_|_(?![^\W_])|&(?=#?\w+;))")
 
 
 def render(report: Section, folder: str) -> tuple[str, dict[str, bytes]]:
@@ -44,7 +45,7 @@ def write(report: Section, out: Path) -> None:
 
 def escaped(text: str) -> str:
     """A text that shows as itself in one line."""
-    return re.sub(r"^(\d*)([#+.)-])(?=\s)", r"\1\\\2", _SPECIAL.sub(r"\\\1", " ".join(text.split())))
+    return re.sub(r"^(\d*)([#+.)=-]+)(?=\s|$)", r"\1\\\2", _SPECIAL.sub(r"\\\1", " ".join(text.split())))
 
 
 def fenced(text: str) -> str:

@@ -84,6 +84,8 @@ def test_errors_cross_the_border(model: str, data: str) -> None:
         process.kill()
     with pytest.raises(PrefrepError, match="has died"):
         list(answers)
+    with pytest.raises(PrefrepError, match="has died"):  # said also when one asks again
+        list(pool.compare(r for r in read(data)))  # type: ignore[misc]
 
 
 @pytest.mark.parametrize("workers", ["0", "two"])

@@ -89,3 +89,10 @@ def test_a_file_that_someone_edited_is_named(tmp_path: Path) -> None:
 
 def test_a_digest_knows_borders() -> None:
     assert digest(["ab", "c"]) != digest(["a", "bc"]) and digest(["ab"]) == digest([b"ab"])
+
+
+def test_any_process_may_be_the_first(tmp_path: Path) -> None:
+    rounds, groups = Rounds(tmp_path), batches(5, 2)
+    for rank in (1, 0):
+        rounds.fill(0, "squares", {}, groups, Maker(), rank=rank, world_size=2)
+    assert sorted(rounds.read(0, "squares")) == list(range(5))

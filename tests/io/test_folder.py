@@ -13,12 +13,14 @@ import pytest
 import torch
 from conftest import COMPARISONS
 from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from prefrep.data.encode import EncodeConfig
 from prefrep.errors import CheckpointError, ConfigError
 from prefrep.io import folder
 from prefrep.io.folder import PreferenceModel
-from prefrep.nn.backbone import Backbone, LoRA
+from prefrep.nn.backbone import Backbone, LoRA, load_tokenizer
+from prefrep.nn.bundled import resolve
 from prefrep.nn.heads import BTHead, GPMHead, HybridHead, PairHead, PreferenceHead
 from prefrep.nn.skew import GatedSkew, LearnedSkew
 from prefrep.scoring import Scorer
@@ -205,3 +207,67 @@ def test_a_failure_leaves_the_older_folder_alone(tmp_path: Path, monkeypatch: py
         save(tmp_path / "m", model_of("bt"))
     monkeypatch.undo()
     assert scores(folder.load(tmp_path / "m")) == scores(model)
+
+
+def test_what_lies_beside_an_older_model_is_not_lost(tmp_path: Path) -> None:
+    model = model_of("bt")
+    save(tmp_path / "m", model)
+    (tmp_path / "m" / "eval").mkdir()
+    (tmp_path / "m" / "eval" / "results.json").write_text("{}")
+    with pytest.raises(CheckpointError, match="holds other things than a model"):
+        save(tmp_path / "m", model)
+    assert (tmp_path / "m" / "eval" / "results.json").exists()
+
+
+def test_a_link_stays_a_link(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "m").symlink_to(tmp_path / "disk" / "m")
+    for kind in ("bt", "softmax"):
+        model = model_of(kind)
+        save(tmp_path / "m", model)
+        assert (tmp_path / "m").is_symlink() and scores(folder.load(tmp_path / "m")) == scores(model)
+    assert [each.name for each in (tmp_path / "disk").iterdir()] == ["m"]
+
+
+def test_killed_between_the_old_model_and_the_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The older one is found again, also by a call that fails itself."""
+    first = model_of("bt")
+    save(tmp_path / "m", first)
+
+    def rename(self: Path, target: Path) -> Path:
+        if self.name == "m.partial":
+            raise KeyboardInterrupt
+        return own(self, target)
+
+    own = Path.rename
+    monkeypatch.setattr(Path, "rename", rename)
+    with pytest.raises(KeyboardInterrupt):
+        save(tmp_path / "m", model_of("softmax"))
+    assert not (tmp_path / "m").exists()
+    monkeypatch.undo()
+    with pytest.raises(ZeroDivisionError), monkeypatch.context() as patched:
+        patched.setattr(folder, "describe_head", lambda head: 1 / 0)
+        save(tmp_path / "m", model_of("softmax"))
+    assert scores(folder.load(tmp_path / "m")) == scores(first)
+    save(tmp_path / "m", model_of("softmax"))
+    assert {each.name for each in tmp_path.iterdir()} == {"m"}
+
+
+def test_a_path_from_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    model = model_of("bt")
+    save(tmp_path / "m", model)
+    assert scores(folder.load("~/m")) == scores(model) and Backbone("~/m").hidden_size == model.backbone.hidden_size
+
+
+def test_a_random_output_layer_is_not_exported(tmp_path: Path) -> None:
+    """A classifier has none; what transformers makes up must not look like a trained one to whoever reads the export."""
+    config = AutoConfig.from_pretrained(resolve("bundled:tiny-llama"), tie_word_embeddings=False)
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(tmp_path / "classifier")
+    load_tokenizer("bundled:tiny-llama").save_pretrained(tmp_path / "classifier")
+    model = model_of("bt", path=str(tmp_path / "classifier"))
+    save(tmp_path / "m", model)
+    again = folder.load(tmp_path / "m")
+    assert scores(again) == pytest.approx(scores(model), abs=1e-5)
+    with pytest.raises(CheckpointError, match="no language-model head"):
+        again.backbone.check_output()

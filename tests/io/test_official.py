@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -196,3 +197,20 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
         export.main(back)
     assert caught.value.code == 2
     assert "state --normalize, --template" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("template", "chats", "stated"), [("chat", True, "auto"), ("auto", True, "auto"), ("plain", False, "auto"), ("plain", True, "")]
+)
+def test_a_template_is_stated_or_refused(template: str, chats: bool, stated: str, tmp_path: Path) -> None:
+    """What `write` says restores the scores; a template that `read` does not know is refused, not renamed."""
+    model = model_of(HEADS["softmax"][0])
+    if not chats:
+        model.tokenizer.chat_template = None
+    model = replace(model, encode=EncodeConfig(template=template, max_length=512))  # type: ignore[arg-type]
+    if not stated:
+        with pytest.raises(ConfigError, match="template 'plain'"):
+            official.write(tmp_path / "o", model)
+        return
+    said = official.write(tmp_path / "o", model)
+    assert said["template"] == stated and scores(official.read(tmp_path / "o", **said)) == pytest.approx(scores(model), abs=1e-4)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import gguf
 import numpy as np
@@ -12,6 +13,8 @@ from conftest import COMPARISONS, FAMILIES, encoder
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
+    GPTNeoConfig,
+    GPTNeoForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
     MptConfig,
@@ -83,13 +86,30 @@ def test_a_mask_that_is_ignored_is_found_out(monkeypatch: pytest.MonkeyPatch) ->
     assert not Backbone("bundled:tiny-llama", attention="sdpa").supports_trees()
 
 
-def test_a_model_that_counts_positions_itself_is_found_out(tmp_path: Path) -> None:
-    """MPT keeps siblings apart, but its ALiBi measures distance by places in the row: siblings push a branch away from its prompt."""
+@pytest.mark.parametrize("kind", ["mpt", "gpt-neo"])
+def test_models_with_masks_of_their_own_read_no_trees(kind: str, tmp_path: Path) -> None:
+    """MPT's ALiBi and GPT-Neo's windows go by places in the row: siblings push a branch away from its prompt."""
     torch.manual_seed(0)
-    MptForCausalLM(MptConfig(d_model=32, n_heads=2, n_layers=2, vocab_size=64, max_seq_len=64)).save_pretrained(tmp_path)
+    if kind == "mpt":
+        MptForCausalLM(MptConfig(d_model=32, n_heads=2, n_layers=2, vocab_size=64, max_seq_len=64)).save_pretrained(tmp_path)
+    else:
+        layers: Any = [[["global", "local"], 1]]
+        config = GPTNeoConfig(vocab_size=64, hidden_size=32, num_layers=2, num_heads=2, attention_types=layers, max_position_embeddings=512)
+        GPTNeoForCausalLM(config).save_pretrained(tmp_path)
     backbone = Backbone(str(tmp_path)).eval()
-    assert backbone.attention == "eager", "it has no other, and auto finds that out"
+    assert backbone.attention == "eager", "auto finds out that there is no other"
     assert not backbone.supports_trees()
+
+
+def test_a_model_that_counts_positions_itself_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It honours the mask, and numbers the tokens of a row one after the other, whatever positions it is told."""
+    read = Backbone._read
+
+    def counting(self: Backbone, ids: torch.Tensor, positions: torch.Tensor, *rest: Any, **more: Any) -> torch.Tensor:
+        return read(self, ids, torch.arange(positions.shape[1]).expand_as(positions), *rest, **more)
+
+    monkeypatch.setattr(Backbone, "_read", counting)
+    assert not Backbone("bundled:tiny-gpt2").supports_trees()
 
 
 def test_a_head_that_would_be_random_is_not_read(tmp_path: Path) -> None:

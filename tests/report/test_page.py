@@ -358,6 +358,8 @@ def test_the_page_needs_nothing_else(three: list[Path], tmp_path: Path) -> None:
 def test_fences_hold_what_is_in_them() -> None:
     assert fenced("a\n```\nb") == "````text\na\n```\nb\n````" and fenced("a") == "```text\na\n```"
     assert escaped("# 1") == r"\# 1" and escaped("1. a_b  *c*\n<d>") == r"1\. a_b \*c\* \<d\>"
+    assert escaped("__init__ &lt;b&gt; & R&D") == r"\_\_init\_\_ \&lt;b\&gt; & R&D"
+    assert escaped("## head") == r"\## head" and escaped("---") == r"\---" and escaped("-1.5 is no list") == "-1.5 is no list"
 
 
 def test_it_says_the_same_each_time(three: list[Path], tmp_path: Path) -> None:
