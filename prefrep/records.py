@@ -23,11 +23,6 @@ class Message:
     def __post_init__(self) -> None:
         if not isinstance(self.role, str) or not isinstance(self.content, str):
             raise ValueError(f"a message needs a role and a content that are text, got {self.role!r}: {self.content!r:.40}")
-        try:
-            self.content.encode()
-        except UnicodeEncodeError as error:
-            half = self.content[error.start : error.start + 1]
-            raise ValueError(f"half a character ({half!a}, a lone surrogate) stands in a text; repair the file that wrote it") from None
 
 
 Messages = tuple[Message, ...]

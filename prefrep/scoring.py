@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from prefrep.data.encode import Encoder, pad_id
+from prefrep.data.encode import EncodeConfig, Encoder, pad_id
 from prefrep.data.trees import Datum, Layout, TreeBatch, collate
 from prefrep.errors import ConfigError, RecordError
 from prefrep.io.folder import PreferenceModel, load
@@ -100,6 +100,11 @@ class Scorer:
         return [int(i) for i in np.argsort(-self.table(prompt, responses).mean(axis=1), kind="stable")]
 
     # ---- streams
+
+    @property
+    def encode(self) -> EncodeConfig:
+        """How it reads text: as the model was trained to, and no more at a time than the model can."""
+        return self._encoder.config
 
     @property
     def pairwise(self) -> bool:

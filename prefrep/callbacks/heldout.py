@@ -58,7 +58,7 @@ class HeldOut(RoundCallback):
             ConfigError: There are no held-out prompts, or sampler, judge and data do not go together.
         """
         _, data = parts(trainer, pl_module, type(self).__name__)
-        if not data.holds_out:
+        if not data.prompts("val"):
             raise ConfigError("HeldOut needs prompts that are not trained on; name a file with --data.val FILE, or remove the callback")
         check_sampler(self.sampler, data)
         check_reading(self.judge, data)

@@ -58,7 +58,7 @@ class ModelJudge(Judge):
     @property
     def encode_config(self) -> EncodeConfig:
         """How it reads text."""
-        return self.scorer.model.encode
+        return self.scorer.encode
 
     def judge(self, records: Sequence[RankedResponses]) -> Iterator[Verdict]:
         """See `Judge`. Raises RecordError: its template refuses a record, or a prompt alone is too long for it."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any, cast
 
 from lightning.pytorch import LightningModule, Trainer
 
 from prefrep.callbacks.rounds import RoundCallback, parts, report, seed_of
-from prefrep.data.prompts import PromptData
+from prefrep.data.prompts import CALLBACKS, PromptData
 from prefrep.data.rounds import Line, batches, digest, plain
 from prefrep.errors import ConfigError
 from prefrep.generation import Sampler, TransformersSampler, VLLMSampler
@@ -48,9 +49,13 @@ class SampleResponses(RoundCallback):
         """Refuses, before anything is sampled, what does not go together.
 
         Raises:
-            ConfigError: The objective needs responses of pi_0 and none are asked for, or sampler and data disagree.
+            ConfigError: Nobody would judge the responses, the objective needs some of pi_0 and none are asked for, or sampler and data
+                disagree.
         """
         module, data = parts(trainer, pl_module, type(self).__name__)
+        there = {type(callback).__name__ for callback in cast(Any, trainer).callbacks}
+        if {"UpdateReference", "LabelPreferences"} - there:
+            raise ConfigError(f"post-training needs the callbacks {CALLBACKS}")
         if module.objective.needs_opponents and not self.initial:
             raise ConfigError(f"{type(module.objective).__name__} has pi_0 among its opponents; set SampleResponses.initial to 1 or more")
         check_sampler(self.sampler, data)

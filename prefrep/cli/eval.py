@@ -164,6 +164,8 @@ def _saved(given: argparse.Namespace, benchmark: str) -> dict[str, Any]:
     folder = Path(given.scores).resolve().parent
     if given.out.resolve() == folder:
         raise ConfigError(f"--out {given.out}: holds the scores themselves, and its results know the data; choose another folder")
+    if (other := described(given.out).get("benchmark", benchmark)) != benchmark:
+        raise ConfigError(f"--out {given.out}: holds an evaluation of another kind ({other}); choose another folder")
     found = described(folder)
     if found.get("benchmark", benchmark) != benchmark:
         raise ConfigError(f"{given.scores}: scores of {found.get('benchmark')}; use `bin/eval {found.get('benchmark')}`")

@@ -69,6 +69,7 @@ def load_policy(path: str, given: argparse.Namespace) -> tuple[Backbone, dict[st
     device = ("cuda" if torch.cuda.is_available() else "cpu") if given.device == "auto" else given.device
     dtype: Any = given.dtype or stored_dtype(read_config(path, None))
     backbone = Backbone(path, dtype=dtype, frozen=True).to(device)
+    backbone.check_output()
     return backbone, {"path": path, "dtype": dtype, "fingerprint": fingerprint(path) if Path(path).is_dir() else None}
 
 

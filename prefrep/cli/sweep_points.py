@@ -17,6 +17,7 @@ from lightning.pytorch import seed_everything
 from prefrep.callbacks import Export
 from prefrep.cli.configured import ConfiguredCLI
 from prefrep.cli.main import quiet
+from prefrep.data.encode import Encoder
 from prefrep.data.preference import PreferenceData, named
 from prefrep.data.sources import Source, read
 from prefrep.errors import ConfigError, PrefrepError
@@ -178,7 +179,7 @@ class Frozen:
             for each in exports:
                 each.weights = "reference"  # no point needs a copy of the language model
             self._shared.train(model, data, trainer, command.backbone_key, command.data_key, last if last.exists() else None)
-        comparisons = _comparisons(command.config)
+        comparisons = _comparisons(command.config, Encoder(model.tokenizer, data.encode_config, model.layout))
         known = digest(comparisons)
         scores = self._shared.scores(
             model, export, data, comparisons, command.backbone_key, command.data_key + known, trainer.strategy.root_device
@@ -194,7 +195,8 @@ class Frozen:
 def _score(point: Point, export: Path, folder: Path) -> Scored:
     """Scores an exported model on its validation set."""
     config = Command(point, folder).config
-    scorer, comparisons = Scorer.from_pretrained(export), _comparisons(config)
+    scorer = Scorer.from_pretrained(export)
+    comparisons = _comparisons(config, Encoder(scorer.model.tokenizer, scorer.encode, scorer.model.head.layout))
     about = {"fingerprint": fingerprint(export), **scorer.describe()}
     rows = log_pairs(scorer, comparisons, folder, pairs.PairRow, "pairs", about)
     _results(folder, rows, config, {"name": model_name(export), "path": str(export), "pairwise": scorer.pairwise})
@@ -216,9 +218,11 @@ def _val(config: Any) -> list[Source]:
     return named([one if isinstance(one, str) else Source(**vars(one)) for one in listed], config.data.init_args.format)
 
 
-def _comparisons(config: Any) -> list[Comparison]:
+def _comparisons(config: Any, encoder: Encoder) -> list[Comparison]:
+    """The validation data, without what training leaves out under `on_bad_row: skip`."""
     bad = config.data.init_args.on_bad_row
-    return pairs.comparisons_of(record for source in _val(config) for record in read(source, bad))
+    records = (record for source in _val(config) for record in read(source, bad))
+    return pairs.comparisons_of(record for record in records if bad == "error" or not encoder.refuses(record))
 
 
 def _plain(config: Any) -> str:

@@ -149,8 +149,7 @@ class Encoder:
             for record in chunk:
                 self.counts["records"] += 1
                 try:
-                    pairs = pairs_of(record)
-                    jobs.append((record, pairs, self._texts(record, pairs)))
+                    jobs.append((record, *self._rendered(record, pairs_of)))
                 except RecordError as error:
                     if refused is None:
                         raise
@@ -161,6 +160,18 @@ class Encoder:
             for record, pairs, texts in jobs:
                 trees = None if texts is None else self._trees(record, pairs, texts, [next(tokenised) for _ in texts])
                 yield record, self._datum(pairs, trees)
+
+    def _rendered(self, record: Record, pairs_of: Callable[[Record], list[_Pair]]) -> tuple[list[_Pair], list[_Text]]:
+        pairs = pairs_of(record)
+        return pairs, self._texts(record, pairs)
+
+    def refuses(self, record: Record) -> bool:
+        """Whether `encode` would refuse a record."""
+        try:
+            self._rendered(record, self._learnable)
+        except RecordError:
+            return True
+        return False
 
     def _learnable(self, record: Record) -> list[_Pair]:
         if isinstance(record, Comparison):

@@ -19,6 +19,7 @@ Found = Iterator[tuple[Row | RecordError, str]]
 SUFFIXES = (".jsonl", ".json", ".jsonl.gz", ".json.gz", ".parquet")
 PROMPTS = ".txt"  # a prompt a line; not looked for in folders, where notes may lie beside the data
 _HUB = re.compile(r"(?P<id>[\w-][\w.-]*/[\w-][\w.-]*)(?:@(?P<config>[\w.-]+))?(?::(?P<split>\S+))?")
+_HALVES = re.compile(rb"\\u[dD][89a-fA-F]")
 _SPLITS = {"train": "train", "validation": "validation", "valid": "validation", "val": "validation", "dev": "validation", "test": "test"}
 
 
@@ -110,7 +111,8 @@ def _json(file: Path) -> Iterator[tuple[Any, str]]:
             try:
                 content = line.decode("utf-8-sig" if number == 1 else "utf-8")
                 if content.strip():
-                    yield json.loads(content), place
+                    row = json.loads(content)
+                    yield _whole(row, place) if _HALVES.search(line) else row, place
             except UnicodeDecodeError:
                 yield _not_utf8(place), place
             except json.JSONDecodeError as error:
@@ -125,8 +127,20 @@ def _json_list(file: Path, content: bytes) -> Iterator[tuple[Any, str]]:
         raise DataError(f"{file}: not UTF-8 text; convert it to UTF-8") from None
     except json.JSONDecodeError as error:
         raise DataError(f"{file}:{error.lineno}: broken JSON: {error.msg} at character {error.colno}; the file must be one list") from None
+    halves = _HALVES.search(content)
     for number, item in enumerate(items, start=1):
-        yield item, f"{file}:{number}"
+        place = f"{file}:{number}"
+        yield _whole(item, place) if halves else item, place
+
+
+def _whole(row: Any, place: str) -> Any:
+    """The row; what is wrong where a text in it has half a character, which JSON can spell and no tokenizer reads."""
+    try:
+        json.dumps(row, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        half = error.object[error.start]
+        return RecordError(place, f"half a character ({half!a}, a lone surrogate) stands in a text", "repair the program that wrote it")
+    return row
 
 
 def _parquet(file: Path) -> Iterator[tuple[Any, str]]:

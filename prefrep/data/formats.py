@@ -92,8 +92,8 @@ def _conversational_implicit(row: Row) -> Record:
 
 def _no_prompt(row: Row) -> None:
     """Refuses to leave a prompt out, where the first row of a file had none and so decided the format."""
-    if row.get("prompt") is not None:
-        raise MisfitError("it has a prompt, and this format has none", "give every row its prompt, or name the format")
+    if row.get("prompt"):
+        raise MisfitError("it has a prompt, and this format has none", "give every row its prompt, or take the column away")
 
 
 def _openrlhf(row: Row) -> Record:

@@ -252,11 +252,6 @@ class PromptData(LightningDataModule):
             raise DataError(f"{self._sources[name]}: no usable prompts")
         return good
 
-    @property
-    def holds_out(self) -> bool:
-        """Whether there are prompts that are not trained on."""
-        return bool(self._prompts["val"])
-
     def prompts(self, name: Literal["train", "val"]) -> list[Prompt]:
         """The prompts that fit into the model's context, in the order of the files.
 

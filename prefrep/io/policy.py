@@ -55,6 +55,8 @@ def check(backbone: Backbone, weights: PolicyWeights) -> None:
     """Raises ConfigError: an adapter is asked for and there is none, or a quantised base would have to be merged."""
     if weights == "adapter" and backbone.lora is None:
         raise ConfigError("the policy has no LoRA adapter to save; export it merged (ExportPolicy.weights: merged)")
+    if weights == "adapter" and backbone.settings["gguf"] is not None:
+        raise ConfigError("an adapter cannot name a base that is a GGUF file; set ExportPolicy.weights: merged")
     if weights == "merged" and backbone.settings["quantize"] != "none":
         raise ConfigError("a quantised base cannot be merged with its adapter; set ExportPolicy.weights: adapter")
 

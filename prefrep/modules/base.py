@@ -105,6 +105,8 @@ class LanguageModule(LightningModule, ABC):
         steps = max(int(total), 1)
         if self.schedule_per_epoch:
             trainer = cast(Any, self.trainer)
+            if math.isinf(trainer.num_training_batches):  # not asked for yet where only max_steps says how long training lasts
+                trainer.fit_loop.setup_data()
             steps = min(steps, math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches))
         warmup = min(math.ceil(self._schedule.warmup * steps), steps - 1)  # a single step is no warm-up: its rate would be 0
         schedule: Any = get_scheduler(self._schedule.name, optimizer, num_warmup_steps=warmup, num_training_steps=steps)

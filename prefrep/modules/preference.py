@@ -132,7 +132,7 @@ class PreferenceModule(LanguageModule):
         if (extra := self._regulariser(embedded[0], batch)) is not None:
             losses = losses + extra
         loss = self.weighted_mean(losses, batch.weight)
-        if self.sft > 0:
+        if self.sft > 0 and stage == "train":
             preferred = torch.where(batch.probability >= 0.5, batch.pairs[:, 0], batch.pairs[:, 1])
             weight = torch.zeros(len(batch.end), device=scores.device).index_add(0, preferred, batch.weight)  # as their pairs
             source, target, sequence = batch.labels[weight[batch.labels[:, 2]] > 0].unbind(1)

@@ -8,7 +8,6 @@ from typing import NamedTuple
 import numpy as np
 
 from prefrep.errors import PrefrepError
-from prefrep.metrics.intervals import accuracy_interval
 from prefrep.report.document import Block, Section, Text, interval, measured, notes, number, table
 from prefrep.report.found import Evaluation, Run
 from prefrep.report.samples import verdicts
@@ -85,11 +84,11 @@ def _more(benchmark: str) -> list[str]:
 def _overall(overall: Sequence[tuple[str, Mapping[str, object]]], sides: Sequence[points.Model]) -> Block:
     if not sides:
         return table(("run", "n", "overall", "95 %"), [(name, *measured(value)) for name, value in overall])
-    accuracy = {side.name: next(iter(side.runs.values())).accuracy() for side in sides}
+    own_runs = {side.name: next(iter(side.runs.values())) for side in sides}
     rows = []
     for name, value in overall:
-        wins, n = accuracy.get(name, (0, 0))
-        own = (str(n), number(wins / n), interval(accuracy_interval(wins, n))) if n else ("0", "-", "-")
+        wins, n = own_runs[name].accuracy() if name in own_runs else (0, 0)
+        own = (str(n), number(wins / n), interval(own_runs[name].interval())) if n else ("0", "-", "-")
         rows.append((name, *measured(value), *own))
     return table(("run", "n", "overall", "95 %", "samples", "right", "95 % (Wilson)"), rows)
 

@@ -93,7 +93,7 @@ def _which_intervals(found: Sequence[Model]) -> list[str]:
     if several:
         lines.append("95 %: Student's t over seeds: what other seeds would give on these examples, cut to [0, 1].")
     if any(len(model.runs) == 1 for model in found):
-        how = "Wilson's interval over examples" if all(model.independent for model in found) else "the bootstrap over examples"
+        how = "Wilson's interval over examples" + ("" if all(model.independent for model in found) else ", as if a prompt had one")
         lines.append(f"95 %{' of a model with one seed' if several else ''}: {how}; one seed has no spread.")
     together = "" if all(model.independent for model in found) else ", the examples of a prompt together"
     lines.append(

@@ -81,6 +81,12 @@ class Run(NamedTuple):
         won = [outcome.right for (name, _), outcome in self.verdicts.items() if subset is None or name == subset]
         return sum(won), len(won)
 
+    def interval(self, subset: str | None = None) -> Interval:
+        """Of the accuracy: Wilson's over examples. Several on one prompt are not independent, and count as one, which is cautious."""
+        wins, n = self.accuracy(subset)
+        prompts = len({outcome.prompt or key for key, outcome in self.verdicts.items() if subset is None or key[0] == subset})
+        return accuracy_interval(round(wins * prompts / max(n, 1)), prompts)
+
 
 @dataclass(frozen=True)
 class Model:
@@ -108,33 +114,26 @@ class Model:
         first = next(iter(self.runs.values())).verdicts
         return {key: float(np.mean([run.verdicts[key].right for run in self.runs.values()])) for key in first if key in common}
 
-    def prompts(self, examples: Iterable[tuple[str, str]]) -> Ints:
-        """For each of some examples, a number that only those on the same prompt share."""
-        outcomes, numbers = next(iter(self.runs.values())).verdicts, dict[Any, int]()
-        return np.array([numbers.setdefault(outcomes[key].prompt or key, len(numbers)) for key in examples], dtype=np.int64)
-
     def accuracies(self, subset: str | None = None) -> list[float]:
         """Accuracy of each seed, of one subset or of all."""
         return [wins / n for wins, n in (run.accuracy(subset) for run in self.runs.values()) if n]
 
     def interval(self, subset: str | None = None) -> Interval:
-        """Of the accuracy: Student's over seeds. One seed: over examples, Wilson's, or a bootstrap where prompts repeat."""
+        """Of the accuracy: Student's over seeds; where there is one seed only, Wilson's over examples."""
         found = t_interval(self.accuracies(subset))
-        if found is not None:
-            return max(found[0], 0.0), min(found[1], 1.0)
-        wins, n = next(iter(self.runs.values())).accuracy(subset)
-        return accuracy_interval(wins, n) if self.independent else self.interval_over_examples(subset)
+        if found is None:
+            return next(iter(self.runs.values())).interval(subset)
+        return max(found[0], 0.0), min(found[1], 1.0)
 
     @cached_property
     def independent(self) -> bool:
         """Whether no two examples are about one prompt."""
-        return len(set(self.prompts(self.by_example))) == len(self.by_example)
+        return len(set(_prompts([self], self.by_example))) == len(self.by_example)
 
-    def interval_over_examples(self, subset: str | None = None) -> Interval:
+    def interval_over_examples(self) -> Interval:
         """Of the accuracy, by a bootstrap over prompts of the mean over seeds: these trained models, other examples."""
-        values = {key: round(share, 12) for key, share in self.by_example.items() if subset is None or key[0] == subset}
-        drawn = bootstrap_means(np.array(list(values.values())), DRAWS, stream(0, self.name), self.prompts(values))
-        return percentile_interval(drawn)
+        values, prompts = np.round(list(self.by_example.values()), 12), _prompts([self], self.by_example)
+        return percentile_interval(bootstrap_means(values, DRAWS, stream(0, self.name), prompts))
 
 
 class PairTest(NamedTuple):
@@ -223,7 +222,7 @@ def compare(found: Sequence[Model]) -> list[PairTest]:
         if not common:
             continue
         first, second = (np.array([model.by_example[key] for key in common]) for model in (a, b))
-        prompts = a.prompts(common)
+        prompts = _prompts([a, b], common)
         difference = bootstrap_difference(first, second, draws, stream(0, f"{a.name} | {b.name}"), prompts)
         clear = (first != 0.5) & (second != 0.5)  # half of the seeds say neither
         raw.append((a, b, prompts, difference, mcnemar(first[clear] > 0.5, second[clear] > 0.5, prompts[clear])))
@@ -233,6 +232,13 @@ def compare(found: Sequence[Model]) -> list[PairTest]:
         for (a, b, prompts, difference, exact), (by_bootstrap, by_mcnemar) in zip(raw, corrected, strict=True)
     ]
     return sorted(tests, key=lambda test: (max(test.bootstrap_holm, test.mcnemar_holm), test.mcnemar.p, test.difference.p))
+
+
+def _prompts(found: Sequence[Model], examples: Iterable[tuple[str, str]]) -> Ints:
+    """For each of some examples, a number that only those on the same prompt share; any run may know which prompt that is."""
+    runs, numbers = [run for model in found for run in model.runs.values()], dict[Any, int]()
+    names = (next((run.verdicts[key].prompt for run in runs if run.verdicts[key].prompt), key) for key in examples)
+    return np.array([numbers.setdefault(name, len(numbers)) for name in names], dtype=np.int64)
 
 
 def _over_seeds(a: Model, b: Model) -> Interval | None:
@@ -254,7 +260,7 @@ def as_csv(runs: Sequence[Run]) -> str:
     lines = []
     for run in runs:
         wins, n = run.accuracy()
-        low, high = accuracy_interval(wins, n) if n else ("", "")
+        low, high = run.interval() if n else ("", "")
         line: dict[str, Any] = {"model": run.about["model"], "seed": run.about["seed"]}
         line |= {key: _cell(run.about["values"].get(key, "")) for key in keys}
         line |= {"state": run.about["state"], "n": n, "accuracy": wins / n if n else "", "low": low, "high": high}

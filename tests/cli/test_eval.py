@@ -94,6 +94,10 @@ def test_rewardbench(head: str, exports: dict[str, str], pairs: str, tmp_path: P
     with pytest.raises(ConfigError, match="holds the scores themselves.*choose another"):
         main(["rewardbench", "--scores", str(out / "scores.jsonl"), "--out", str(tmp_path / "again" / ".." / "out"), *FEW])
     assert _results(out) == results, "what knew the data is still there"
+    (tmp_path / "pairs").mkdir()
+    (tmp_path / "pairs" / "scores.meta.json").write_text('{"benchmark": "pairs"}')
+    with pytest.raises(ConfigError, match="holds an evaluation of another kind .pairs."):
+        main(["rewardbench", "--scores", str(out / "scores.jsonl"), "--out", str(tmp_path / "pairs"), *FEW])
 
 
 def test_scores_do_not_depend_on_the_batch(exports: dict[str, str], pairs: str, tmp_path: Path) -> None:

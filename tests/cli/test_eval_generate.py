@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 from scipy.special import expit
+from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from prefrep.cli.eval import main
 from prefrep.data.encode import EncodeConfig
 from prefrep.errors import CheckpointError, ConfigError, RecordError
 from prefrep.io.folder import save
 from prefrep.nn.backbone import Backbone, load_tokenizer
+from prefrep.nn.bundled import resolve
 from prefrep.nn.heads import GPMHead
 from prefrep.scoring import Scorer
 
@@ -145,3 +147,12 @@ def test_an_adapter_alone_is_no_model(prompts: str, tmp_path: Path) -> None:
                 str(tmp_path / "out"),
             ]
         )
+
+
+def test_a_classifier_is_no_policy(prompts: str, tmp_path: Path) -> None:
+    """It has no language-model head, and would answer with a random one."""
+    config = AutoConfig.from_pretrained(resolve("bundled:tiny-llama"), tie_word_embeddings=False)
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(tmp_path / "m")
+    load_tokenizer("bundled:tiny-llama").save_pretrained(tmp_path / "m")
+    with pytest.raises(CheckpointError, match="no language-model head"):
+        main(["generate", "--model", str(tmp_path / "m"), "--benchmark", "alpaca_eval", "--data", prompts, "--out", str(tmp_path / "out")])

@@ -253,6 +253,7 @@ def test_what_a_template_refuses_can_be_left_out(layout: str) -> None:
     found = list(encode.encode([*records, ranked("Q", "a", "b", source="f:4")], refused))
     assert [datum is not None for _, datum in found] == [True, False, True, False] and [record for record, _ in found[:3]] == records
     assert [error.source for error in refused] == ["f:2", "f:4"] and encode.counts["refused"] == 2 and "2 refused" in encode.report()
+    assert [encode.refuses(record) for record in records] == [False, True, False]
     alone = one(made(tokenizer, layout), records[2])
     assert found[2][1] is not None and lists(found[2][1]) == lists(alone), "the others are what they would be without it"
 

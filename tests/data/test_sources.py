@@ -6,7 +6,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -217,6 +217,8 @@ def test_the_first_row_decides_the_format_of_a_file(tmp_path: Path) -> None:
     with pytest.raises(RecordError, match=r":2: it has a prompt, and this format has none"):
         list(read(path))
     assert len(list(read(write(tmp_path / "a.jsonl", [turns, {"prompt": "u", **turns}])))) == 2, "the conversations hold it too"
+    bare = {"chosen": "a", "rejected": "b"}
+    assert len(list(read(write(tmp_path / "a.jsonl", [bare, {"prompt": "", **bare}])))) == 2
     other = write(tmp_path / "folder/a.jsonl", [ROWS[0]]).parent
     write(other / "b.jsonl", [{"chosen": "a", "rejected": "b"}])
     assert len(list(read(other))) == 2  # but each file may have its own
@@ -278,3 +280,20 @@ def test_source_is_built_from_yaml_and_from_a_path() -> None:
         parser.parse_args(["--train", '[{"path": "a.jsonl", "weight": 0.5, "columns": {"chosen": "x"}}, "b"]'])
     )
     assert built.train == [Source("a.jsonl", weight=0.5, columns={"chosen": "x"}), "b"]
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json"])
+def test_half_a_character_is_named(tmp_path: Path, name: str) -> None:
+    """JSON can spell one half of a surrogate pair, which is no text that a tokenizer could read; whole pairs are."""
+    rows = [
+        '{"chosen": "\\ud83d\\ude00", "rejected": "b"}',
+        '{"chosen": "a", "rejected": "b \\uD83D c"}',
+        '{"chosen": "c", "rejected": "d"}',
+    ]
+    path = tmp_path / name
+    path.write_text("\n".join(rows) if name == "a.jsonl" else f"[{', '.join(rows)}]")
+    with pytest.raises(RecordError, match=rf"{name}:2: half a character .'.ud83d'"):
+        list(read(path))
+    skipped: list[RecordError] = []
+    found = list(read(path, "skip", skipped))
+    assert len(found) == 2 and len(skipped) == 1 and text(cast(Comparison, found[0]).chosen) == "\U0001f600"

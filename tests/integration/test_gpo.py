@@ -270,6 +270,14 @@ def test_every_yaml_runs(name: str, prompts: Path, tmp_path: Path) -> None:
     assert all(len(line["responses"]) == count for line in lines(tmp_path / "run", 0, "samples"))
 
 
+def test_steps_alone_may_say_how_long_training_lasts(prompts: Path, tmp_path: Path) -> None:
+    """Three steps a round, four in all: the schedule of the second round begins where its first step is."""
+    options = ["--trainer.max_epochs", "-1", "--trainer.max_steps", "4", "--model.schedule.name", "linear", "--model.schedule.warmup", "0"]
+    fit(prompts, tmp_path / "run", *options)
+    rates = [json.loads(line).get("lr") for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [rate for rate in rates if rate is not None] == pytest.approx([2e-3, 2e-3 * 2 / 3, 2e-3 / 3, 2e-3])
+
+
 def test_a_run_does_not_go_on_under_another_objective(prompts: Path, tmp_path: Path) -> None:
     fit(prompts, tmp_path / "run", "--trainer.max_epochs", "1")
     with pytest.raises(CheckpointError, match="made with the objective GPOObjective.*SPPOObjective"):
@@ -314,6 +322,8 @@ def test_the_paper_s_recipe() -> None:
         (["--data.template", "plain"], ["sampler's template is auto and the data's plain"], 1),
         (["--config", "{plain}"], ["reads plain texts", "writes conversations"], 1),
         (["--data.val", "null"], ["HeldOut needs prompts that are not trained on", "--data.val"], 1),
+        (["--data.val", "{tmp}/long.txt"], ["long.txt:1: the prompt has", "max_prompt_length 96"], 1),
+        (["--config", "{unjudged}"], ["needs the callbacks SampleResponses, UpdateReference and LabelPreferences"], 1),
         (["--config", "{adapter}", "--model.backbone.lora", "null"], ["no LoRA adapter to save", "ExportPolicy.weights"], 1),
         (["--model.objective", "NashMDObjective"], ["NashMDObjective has pi_0 among its opponents", "SampleResponses.initial"], 1),
         (["--model.objective", "GPOObjectiv"], ["did you mean GPOObjective"], 2),
@@ -333,9 +343,12 @@ def test_wrong_input_gets_one_sentence(
         "{plain}": "",
         "{one}": "",
         "{adapter}": "",
+        "{unjudged}": "",
     }
     if "{one}" in arguments:
         places["{one}"] = judged_by(tmp_path, rule, responses=1)
+    if "{unjudged}" in arguments:
+        places["{unjudged}"] = overlay(tmp_path, lambda each: [one for one in each if one["class_path"] != "LabelPreferences"])
     if "{adapter}" in arguments:
         places["{adapter}"] = overlay(
             tmp_path, lambda each: [*each[:-1], {"class_path": "ExportPolicy", "init_args": {"weights": "adapter"}}]

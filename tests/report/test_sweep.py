@@ -24,6 +24,7 @@ from prefrep.sweep.plots import draw
 from prefrep.sweep.study import alone
 from prefrep.sweep.table import Difference, Model, Run, compare, models, read_runs
 
+Z2 = 1.959963984540054**2  # of the standard normal, 0.975
 T2, T1 = 4.302652729911275, 12.706204736432095  # quantiles 0.975 of Student's t with 2 and 1 degrees of freedom
 ACCURACY = {"BT": 0.55, "GPM dim=2": 0.6, "GPM dim=8": 0.9}
 
@@ -227,14 +228,21 @@ def test_comparisons_of_one_prompt_count_together(tmp_path: Path) -> None:
     assert test.difference.low == 0 and test.difference.high == pytest.approx(np.quantile(ends, 0.975), abs=0.08)
     write(tmp_path)
     text = (tmp_path / "report.md").read_text()
-    assert "There are several comparisons on one prompt" in text and "examples of a prompt together" in text and "Wilson" not in text
+    assert (
+        "There are several comparisons on one prompt" in text
+        and "examples of a prompt together" in text
+        and "as if a prompt had one" in text
+    )
     with (tmp_path / "pairs.csv").open() as file:
         assert [(line["n"], line["prompts"]) for line in csv.DictReader(file)] == [("23", "6")]
-    make(tmp_path, "z", 0, [1.0] * 24)
-    (low, high), *_ = [
-        model.interval() for model in models(read_runs(tmp_path, lambda path: read_scores(path, PairRow))) if model.name == "z"
-    ]
-    assert high <= 1 and low < 1
+    make(tmp_path, "z", 0, [1.0] * 8 + [-1.0] + [1.0] * 15, per_prompt=4)
+    best = models(read_runs(tmp_path, lambda path: read_scores(path, PairRow)))[0]
+    assert best.name == "z" and best.interval() == pytest.approx((6 / (6 + Z2), 1.0)), "all right, on six prompts: Wilson's 6 of 6"
+    for folder in (tmp_path / "points").glob("[xy]-*"):  # written before rows said so: whoever knows the prompts tells
+        rows = [json.loads(line) for line in (folder / "scores.jsonl").read_text().splitlines()]
+        (folder / "scores.jsonl").write_text("".join(json.dumps({k: v for k, v in row.items() if k != "prompt"}) + "\n" for row in rows))
+    tests = compare(models(read_runs(tmp_path, lambda path: read_scores(path, PairRow))))
+    assert {(test.first, test.second): test.prompts for test in tests} == {("z", "x"): 6, ("z", "y"): 6, ("x", "y"): 23}
 
 
 def test_more_pairs_than_a_table_shows(tmp_path: Path) -> None:
