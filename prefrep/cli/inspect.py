@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Iterator, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from prefrep.errors import PrefrepError, RecordError
+
 if TYPE_CHECKING:
     from prefrep.data.sources import Source
     from prefrep.data.summary import Lengths, Summary
-    from prefrep.errors import RecordError
 
 COLUMNS = 4  # sources side by side
 SHOWN = 10  # bad rows, subsets
@@ -25,10 +27,10 @@ def main(args: list[str] | None = None) -> int:
         args: Command line arguments, those of the process by default.
 
     Returns:
-        The exit code.
+        The exit code: 1 where a source could not be read, and the others are shown.
 
     Raises:
-        PrefrepError: If a source or the tokenizer cannot be read.
+        PrefrepError: If no source, or not the tokenizer, can be read.
     """
     parser = _parser()
     given = parser.parse_args(args)
@@ -48,7 +50,15 @@ def main(args: list[str] | None = None) -> int:
 
     sources = [Source(path, given.format, given.split, limit=given.limit, columns=columns or None) for path in given.data]
     lengths = _by_tokens(given.tokenizer) if given.tokenizer else by_words
-    found = [_summary(source, lengths, given.max_length, given.on_bad_row) for source in sources]
+    found: list[tuple[Summary, list[RecordError]]] = []
+    unread: list[PrefrepError] = []
+    for source in sources:
+        try:
+            found.append(_summary(source, lengths, given.max_length, given.on_bad_row))
+        except PrefrepError as error:
+            unread.append(error)
+    if not found:
+        raise unread[0]
     unit = "tokens" if given.tokenizer else "words"
     summaries = [summary for summary, _ in found]
     print("\n".join(_report(summaries, [bad for _, bad in found], unit, given.max_length)))
@@ -64,7 +74,9 @@ def main(args: list[str] | None = None) -> int:
             ],
         }
         out.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    return 0
+    for each in unread:
+        print(f"prefrep: {each}", file=sys.stderr)
+    return 1 if unread else 0
 
 
 def _parser() -> argparse.ArgumentParser:

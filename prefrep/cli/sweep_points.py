@@ -179,6 +179,7 @@ class Frozen:
             for each in exports:
                 each.weights = "reference"  # no point needs a copy of the language model
             self._shared.train(model, data, trainer, command.backbone_key, command.data_key, last if last.exists() else None)
+        self._shared.build(model, command.backbone_key)
         comparisons = _comparisons(command.config, Encoder(model.tokenizer, data.encode_config, model.layout))
         known = digest(comparisons)
         scores = self._shared.scores(

@@ -54,6 +54,11 @@ class Shared:
         except SystemExit as stopped:  # what Lightning makes of Ctrl-C and of a termination signal
             raise KeyboardInterrupt from stopped
 
+    def build(self, module: PreferenceModule, backbone: str) -> None:
+        """Builds a model that is not trained here, on the shared language model."""
+        self._share(module, backbone)
+        module.configure_model()
+
     def _share(self, module: PreferenceModule, backbone: str) -> None:
         make, *others = module._make
         if self._backbone is None or self._backbone[0] != backbone:
@@ -69,7 +74,7 @@ class Shared:
         """Log-odds of the exported model, in nats, from hidden states that are read once.
 
         Args:
-            module: A model of the right shape; its head gets the exported weights.
+            module: A model of the right shape, built; its head gets the exported weights.
             export: The exported folder.
             data: Says how texts are encoded.
             comparisons: The validation set.
@@ -77,8 +82,6 @@ class Shared:
             data_key: Settings of the data, and a digest of the validation set.
             device: Where to compute.
         """
-        self._share(module, backbone)
-        module.configure_model()
         assert self._backbone is not None
         module.head.load_state_dict(load_file(export / "head.safetensors"))
         module.to(device).eval()

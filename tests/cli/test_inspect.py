@@ -185,6 +185,16 @@ def test_errors(tmp_path: Path) -> None:
         assert caught.value.code == 2
 
 
+def test_a_source_that_cannot_be_read_does_not_hide_the_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    good, bad = tmp_path / "good.jsonl", tmp_path / "none.jsonl"
+    good.write_text(json.dumps({"prompt": "a", "chosen": "b", "rejected": "c"}) + "\n")
+    assert main([str(bad), str(good)]) == 1
+    out, err = capsys.readouterr()
+    assert "good.jsonl" in out and err.strip().splitlines()[-1].startswith(f"prefrep: {bad}: no such file")
+    with pytest.raises(DataError, match="none.jsonl: no such file"):
+        main([str(bad)])
+
+
 def test_as_a_program(tmp_path: Path) -> None:
     """One sentence and exit code 1, no traceback."""
     program = [sys.executable, "-m", "prefrep.cli.inspect"]

@@ -108,6 +108,19 @@ def test_frozen_points_read_each_text_once(data: list[str], tmp_path: Path, monk
     assert not any((folder / name).exists() for folder in folders for name in ("export", "checkpoints"))
 
 
+def test_killed_between_training_and_scoring(data: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A frozen point whose model is exported is scored, and not trained again."""
+    file = sweep_file(tmp_path, f"{FROZEN}grid: {{model.head.dim: [2, 4], data.on_bad_row: [skip]}}")
+    assert main(["--config", file, "--out", str(tmp_path / "out"), *data]) == 0
+    folders = sorted((tmp_path / "out" / "points").iterdir())
+    before = [scores(folder) for folder in folders]
+    for gone in (*(tmp_path / "out").glob("study.*"), folders[0] / "scores.jsonl", folders[0] / "point.json"):
+        gone.unlink()
+    monkeypatch.setattr(sweep_points.Shared, "train", lambda *_: pytest.fail("trained"))
+    assert main(["--config", file, "--out", str(tmp_path / "out"), *data]) == 0
+    assert [scores(folder) for folder in folders] == [pytest.approx(each, abs=1e-5) for each in before]
+
+
 def test_workers_read_one_after_the_other(data: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first point that reads other texts keeps the other workers waiting; points that read the same do not."""
     waited: list[str] = []
