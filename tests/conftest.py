@@ -47,6 +47,7 @@ def features(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monke
 def logs(monkeypatch: pytest.MonkeyPatch) -> None:
     """`caplog` sees what is logged, also where an earlier test ran a program, which keeps its messages to itself."""
     monkeypatch.setattr(logging.getLogger("prefrep"), "propagate", True)
+    logging.getLogger("prefrep").setLevel(logging.NOTSET)
 
 
 @pytest.fixture(scope="session", params=FAMILIES)

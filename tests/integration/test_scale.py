@@ -153,11 +153,17 @@ def test_strategies_take_what_the_files_say(kind: type) -> None:
     assert stated["init_args"].keys() <= signature(kind).parameters.keys()
 
 
-def test_export_refuses_shards_before_training() -> None:
+def test_export_refuses_shards_before_training(tmp_path: Path) -> None:
     """The best weights stand in a checkpoint, which must be one file."""
-    best = SimpleNamespace(strategy=ModelParallelStrategy(), checkpoint_callbacks=[ModelCheckpoint(monitor="val/loss")])
+    kept = [ModelCheckpoint(monitor="val/loss")]
+    best: Any = SimpleNamespace(strategy=ModelParallelStrategy(), checkpoint_callbacks=kept, default_root_dir=str(tmp_path))
+    module: Any = SimpleNamespace(backbone=SimpleNamespace(path="bundled:tiny-llama", settings={"quantize": "none"}))
     with pytest.raises(ConfigError, match=r"Export\.which: last"):
-        Export().on_fit_start(best, None)  # type: ignore[arg-type]
-    Export(which="last").on_fit_start(best, None)  # type: ignore[arg-type]
+        Export().on_fit_start(best, module)
+    Export(which="last").on_fit_start(best, module)
     best.strategy = ModelParallelStrategy(save_distributed_checkpoint=False)
-    Export().on_fit_start(best, None)  # type: ignore[arg-type]
+    Export().on_fit_start(best, module)
+    (tmp_path / "export").mkdir()
+    (tmp_path / "export" / "thesis.txt").write_text("years of work")
+    with pytest.raises(CheckpointError, match="would be lost"):  # nor what it would replace
+        Export().on_fit_start(best, module)
