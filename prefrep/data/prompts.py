@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from math import nan
@@ -22,7 +22,7 @@ from prefrep.data.fields import conversation
 from prefrep.data.files import Row, parts
 from prefrep.data.rounds import Line, Rounds
 from prefrep.data.sampling import BatchOrder, ResumableLoader, batches_before
-from prefrep.data.trees import Datum, Ids, Layout, TreeBatch, collate
+from prefrep.data.trees import Datum, Ids, Layout, Tree, TreeBatch, collate
 from prefrep.errors import ConfigError, DataError, RecordError
 from prefrep.functional.gpo import Judged
 from prefrep.records import Message, Messages, RankedResponses
@@ -96,24 +96,28 @@ def _prompt(row: Row, place: str) -> Prompt | RecordError:
 
 @dataclass(frozen=True)
 class RoundBatch:
-    """Prompts of a round with their K responses. N prompts, K responses each, M responses of pi_0.
+    """Prompts of a round with their K responses, of which the policy reads S. N prompts, M responses of pi_0.
 
     Args:
-        trees: Prompts and responses; its sequences are the N * K responses in order.
-        surplus: How many tokens at the end of each response were not sampled [N * K]: the EOS behind a response that was cut off, for one.
+        trees: Prompts and responses; its sequences are the N * S responses that are read, in order.
+        surplus: How many tokens at the end of each of them were not sampled [N * S]: the EOS behind a response that was cut off, for one.
+        selected: Which of the K responses they are [N, S].
         table: Log-odds among the responses [N, K, K].
         initial_table: Log-odds against responses of pi_0 [N, K, M].
         reference: log pi_t of the responses [N, K].
         initial: log pi_0 of the responses [N, K]; not a number where nobody asked.
+        lengths: Sampled tokens of the responses [N, K].
         weight: Of each prompt in the loss [N].
     """
 
     trees: TreeBatch
     surplus: Tensor
+    selected: Tensor
     table: Tensor
     initial_table: Tensor
     reference: Tensor
     initial: Tensor
+    lengths: Tensor
     weight: Tensor
 
     def __len__(self) -> int:
@@ -124,9 +128,10 @@ class RoundBatch:
         """Number of distinct tokens."""
         return self.trees.tokens
 
-    def judged(self, lengths: Tensor) -> Judged:
-        """What objectives read; lengths in tokens [N, K]."""
-        return Judged(self.table, self.initial_table, self.reference, self.initial, lengths)
+    @property
+    def judged(self) -> Judged:
+        """What objectives know of all K responses."""
+        return Judged(self.table, self.initial_table, self.reference, self.initial, self.lengths)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> RoundBatch:
         """The batch on another device."""
@@ -149,6 +154,11 @@ class Sample:
     datum: Datum
     surplus: tuple[int, ...]
 
+    def some(self, places: Sequence[int]) -> Sample:
+        """Some of the responses, in the order asked for."""
+        (tree,) = self.datum.trees
+        return Sample(Datum((Tree(tuple(tree.sequences[i] for i in places), tree.prompt),)), tuple(self.surplus[i] for i in places))
+
 
 class Policy(Protocol):
     """What the data needs to know of a policy."""
@@ -163,6 +173,9 @@ class Policy(Protocol):
 
     def supports_trees(self) -> bool:
         """Whether it honours a tree mask."""
+
+    def selected(self, judged: Judged) -> Tensor:
+        """Which responses its loss reads [N, S]."""
 
 
 class PromptData(LightningDataModule):
@@ -366,19 +379,22 @@ class PromptData(LightningDataModule):
     def batch(self, rows: list[tuple[int, bool]]) -> RoundBatch:
         """The batch of some rows of the present round; a row that does not count weighs nothing."""
         entries = [self._entries(self.round_number)[row] for row, _ in rows]
-        trees, surplus = self.together([entry.sample for entry in entries])
         width = len(entries[0].sample.surplus)
-        return RoundBatch(
-            trees=trees,
-            surplus=surplus,
-            table=torch.tensor([entry.label["table"] for entry in entries], dtype=torch.float32),
-            initial_table=torch.tensor([entry.label["initial_table"] for entry in entries], dtype=torch.float32).reshape(
-                len(rows), width, -1
-            ),
-            reference=torch.tensor([entry.reference["logprobs"] for entry in entries], dtype=torch.float32),
-            initial=torch.tensor([entry.reference["initial"] or [nan] * width for entry in entries], dtype=torch.float32),
-            weight=torch.tensor([float(counts) for _, counts in rows]),
+        table, initial_table, reference, initial, lengths = (
+            torch.tensor(values, dtype=torch.float32)
+            for values in (
+                [entry.label["table"] for entry in entries],
+                [entry.label["initial_table"] for entry in entries],
+                [entry.reference["logprobs"] for entry in entries],
+                [entry.reference["initial"] or [nan] * width for entry in entries],
+                [entry.reference["lengths"] for entry in entries],
+            )
         )
+        initial_table = initial_table.reshape(len(rows), width, -1)
+        selected = self._policy.selected(Judged(table, initial_table, reference, initial, lengths))
+        trees, surplus = self.together([entry.sample.some(places) for entry, places in zip(entries, selected.tolist(), strict=True)])
+        weight = torch.tensor([float(counts) for _, counts in rows])
+        return RoundBatch(trees, surplus, selected, table, initial_table, reference, initial, lengths, weight)
 
     # ---- the model
 

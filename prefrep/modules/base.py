@@ -8,6 +8,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
+import numpy as np
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
@@ -80,6 +81,16 @@ class LanguageModule(LightningModule, ABC):
         if self.trainer.world_size > 1:
             total = cast(Tensor, self.all_gather(total)).sum() / self.trainer.world_size
         return (values * weight).sum() / total.clamp_min(1e-12)
+
+    def on_train_start(self) -> None:
+        """Remembers the seed of the run."""
+        self._run_seed = torch.initial_seed()
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Lets dropout masks depend on the run's seed, the batch and the process alone: a resumed run draws the same."""
+        if self.backbone.lora is not None and self.backbone.lora.dropout > 0:
+            done = int(cast(Any, self.trainer).fit_loop.epoch_loop.batch_progress.total.processed)
+            torch.manual_seed(int(np.random.SeedSequence([self._run_seed, done, self.global_rank]).generate_state(1)[0]))
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Logs the norm of the whole gradient, before clipping."""

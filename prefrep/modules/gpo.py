@@ -17,6 +17,7 @@ from prefrep.data.prompts import RoundBatch
 from prefrep.data.rounds import digest, plain
 from prefrep.data.trees import TreeBatch
 from prefrep.errors import CheckpointError, ConfigError
+from prefrep.functional.gpo import Judged
 from prefrep.functional.logprobs import token_logprobs
 from prefrep.modules.base import LanguageModule, Schedule
 from prefrep.nn.backbone import Backbone
@@ -32,7 +33,8 @@ class GPO(LanguageModule):
 
     An epoch is a round t: callbacks sample K responses to each prompt from the policy as it is then (pi_t), remember their
     log-probabilities, and judge them; the epoch's steps move the policy (pi) away from pi_t as the objective says. No second model is in
-    memory: pi_t is needed only for those log-probabilities. The schedule runs anew in every round, as if each were a run of its own; the
+    memory: pi_t is needed only for those log-probabilities. A step reads the responses that its loss depends on: with `best_worst` two of
+    the K, whose scores are still means over all. The schedule runs anew in every round, as if each were a run of its own; the
     optimizer's averages go on.
 
     Args:
@@ -79,7 +81,7 @@ class GPO(LanguageModule):
 
     # ---- log-probabilities
 
-    def response_logprobs(self, trees: TreeBatch, surplus: Tensor) -> tuple[Tensor, Tensor]:
+    def response_logprobs(self, trees: TreeBatch, surplus: Tensor) -> Tensor:
         """Log-probabilities of whole responses, the prompt read once for all of them.
 
         Args:
@@ -87,15 +89,15 @@ class GPO(LanguageModule):
             surplus: Tokens at the end of each that do not count, since the policy never chose them [M].
 
         Returns:
-            Sums of log-probabilities in nats [M], fp32, and numbers of tokens [M].
+            Sums of log-probabilities in nats [M], fp32.
         """
         source, target, sequence = _sampled(trees, surplus)
         logprobs = token_logprobs(self.hidden(trees)[source], trees.ids.flatten()[target], self.backbone.logits, self.chunk)
-        return _sums(logprobs, sequence, len(trees.end)), torch.bincount(sequence, minlength=len(trees.end))
+        return _sums(logprobs, sequence, len(trees.end))
 
     @torch.no_grad()
     def measure(self, trees: TreeBatch, surplus: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Log-probabilities and lengths as `response_logprobs` gives them, and the mean entropy of the next token in nats [M]."""
+        """Log-probabilities as `response_logprobs` gives them, numbers of tokens, mean entropies of the next token in nats; each [M]."""
         source, target, sequence = _sampled(trees, surplus)
         hidden, ids, count = self.hidden(trees), trees.ids.flatten(), len(trees.end)
         chosen, entropies = [], []
@@ -110,27 +112,32 @@ class GPO(LanguageModule):
 
     def training_step(self, batch: RoundBatch) -> Tensor:
         """The loss of a batch."""
-        sums, counts = self.response_logprobs(batch.trees, batch.surplus)
-        logprobs, lengths = sums.view_as(batch.reference), counts.view_as(batch.reference)
-        judged = batch.judged(lengths)
-        losses = self.objective(logprobs, judged)
+        selected, judged = batch.selected, batch.judged
+        logprobs = self.response_logprobs(batch.trees, batch.surplus).view_as(selected)
+        losses = self.objective(logprobs, judged, selected)
         loss = self.weighted_mean(losses, batch.weight)
         with torch.no_grad():
-            ratios, targets = logprobs - batch.reference, self.objective.targets(judged)
+            ratios, targets = logprobs - batch.reference.gather(-1, selected), self.objective.targets(judged).gather(-1, selected)
             moved = (ratios - ratios.mean(-1, keepdim=True)) * (targets - targets.mean(-1, keepdim=True))
             values = {
                 "loss": loss,
-                # y ~ pi_t: at temperature 1 and top_p 1 this mean is unbiased for KL(pi_t, pi), the direction that its samples can tell.
-                "kl_reference": self.weighted_mean(-ratios.mean(-1), batch.weight),
                 "target_size": self.weighted_mean(targets.abs().mean(-1), batch.weight),
                 "ratio_spread": self.weighted_mean(ratios.std(-1), batch.weight),
                 "agreement": self.weighted_mean((moved.mean(-1) > 0).float(), batch.weight),
             }
+            if selected.shape == batch.reference.shape:
+                # y ~ pi_t: at temperature 1 and top_p 1 this mean is unbiased for KL(pi_t, pi), the direction that its samples can tell.
+                # The best and the worst alone are no sample of pi_t.
+                values["kl_reference"] = self.weighted_mean(-ratios.mean(-1), batch.weight)
             if not batch.initial.isnan().any():
-                values["log_ratio_initial"] = self.weighted_mean((logprobs - batch.initial).mean(-1), batch.weight)
+                values["log_ratio_initial"] = self.weighted_mean((logprobs - batch.initial.gather(-1, selected)).mean(-1), batch.weight)
         for name, value in values.items():
             self.log(f"train/{name}", value, batch_size=len(batch), prog_bar=name in ("loss", "kl_reference"), sync_dist=True)
         return loss
+
+    def selected(self, judged: Judged) -> Tensor:
+        """Which of K judged responses the loss reads [N, S]; batches hold no others."""
+        return self.objective.selected(judged)
 
     # ---- pi_t and pi_0
 

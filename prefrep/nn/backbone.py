@@ -35,7 +35,7 @@ class LoRA:
     Args:
         rank: Rank of each adapter.
         alpha: Scale; the adapter's output is multiplied by alpha / rank.
-        dropout: Dropout on the adapter's input; where it is not 0, a resumed run draws other masks than one that was never stopped.
+        dropout: Share of the numbers an adapter reads that are left out at random in training, in [0, 1).
         targets: Names of the linear layers that get an adapter. Empty: all of them but the language-model head.
     """
 
@@ -47,6 +47,8 @@ class LoRA:
     def __post_init__(self) -> None:
         if self.rank < 1:
             raise ConfigError(f"LoRA.rank must be 1 or more, got {self.rank}")
+        if not 0 <= self.dropout < 1:
+            raise ConfigError(f"LoRA.dropout must be in [0, 1), got {self.dropout}")
 
 
 class Backbone(nn.Module):

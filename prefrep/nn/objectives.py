@@ -1,6 +1,7 @@
 """Objectives of a policy: log-probabilities of judged responses in, one loss per prompt out.
 
-Each is a formula of `functional.gpo`; letters as there. `log_ratios` are log pi / pi_t unless an anchor says otherwise.
+Each is a formula of `functional.gpo`; letters as there, and S of the K responses are read. `log_ratios` are log pi / pi_t unless an
+anchor says otherwise.
 """
 
 from __future__ import annotations
@@ -43,13 +44,19 @@ class PolicyObjective(ABC):
         """Whether it asks for log pi_0 of the responses."""
         return False
 
+    def selected(self, judged: Judged) -> Tensor:
+        """Indices of the responses whose log pi the loss depends on [N, S]; the policy need not read the others. Here all K."""
+        count, width = judged.reference.shape
+        return torch.arange(width, device=judged.reference.device).expand(count, width)
+
     @abstractmethod
-    def __call__(self, logprobs: Tensor, judged: Judged) -> Tensor:
+    def __call__(self, logprobs: Tensor, judged: Judged, selected: Tensor) -> Tensor:
         """Losses.
 
         Args:
-            logprobs: log pi of each response [N, K], with a gradient.
-            judged: What is known of the responses.
+            logprobs: log pi of the selected responses [N, S], with a gradient.
+            judged: What is known of all K responses.
+            selected: What `selected` gave for them [N, S]. It is not computed again: on another device a near tie may go the other way.
 
         Returns:
             [N].
@@ -112,16 +119,17 @@ class _Regression(PolicyObjective):
             targets = targets - gpo.log_partition(targets + weights)
         return targets.clamp(-limit, limit) if self.clamp_at == "target" else targets
 
-    def __call__(self, logprobs: Tensor, judged: Judged) -> Tensor:
+    def selected(self, judged: Judged) -> Tensor:
+        """The best and the worst [N, 2], or all K; by mean values and not by targets, which a clamp makes equal."""
+        return gpo.best_and_worst(self._scores(judged)) if self.select == "best_worst" else super().selected(judged)
+
+    def __call__(self, logprobs: Tensor, judged: Judged, selected: Tensor) -> Tensor:
         """Mean squared error over the selected responses [N]."""
-        targets = self.targets(judged)
         reference = judged.reference
         if self.anchor > 0:
             reference = (1 - self.anchor) * reference + self.anchor * judged.initial
-        errors = gpo.squared_errors(logprobs - reference, targets, judged.lengths, self.gamma)
-        if self.select == "best_worst":
-            errors = errors.gather(-1, gpo.best_and_worst(self._scores(judged)))  # a clamp would make ties
-        return errors.mean(-1)
+        reference, targets, lengths = (values.gather(-1, selected) for values in (reference, self.targets(judged), judged.lengths))
+        return gpo.squared_errors(logprobs - reference, targets, lengths, self.gamma).mean(-1)
 
     def _scores(self, judged: Judged) -> Tensor:
         """Mean value of each response against the opponent [N, K]."""
@@ -237,10 +245,15 @@ class _BestAgainstWorst(PolicyObjective):
     def __init__(self, beta: float = 0.1) -> None:
         super().__init__(beta)
 
-    def __call__(self, logprobs: Tensor, judged: Judged) -> Tensor:
+    def selected(self, judged: Judged) -> Tensor:
+        """The best and the worst [N, 2]."""
+        return gpo.best_and_worst(gpo.mean_over_opponents(judged.table, True))
+
+    def __call__(self, logprobs: Tensor, judged: Judged, selected: Tensor) -> Tensor:
         """The loss of each prompt [N]; 0 where all responses are equally good, since there is no better one."""
-        best, worst, differ = _pair(logprobs, judged)
-        return torch.where(differ, self.formula(best, worst), 0.0)
+        best, worst = (logprobs - judged.reference.gather(-1, selected)).unbind(-1)
+        better, worse = gpo.mean_over_opponents(judged.table, True).gather(-1, selected).unbind(-1)
+        return torch.where(better > worse, self.formula(best, worst), 0.0)
 
     @abstractmethod
     def formula(self, best: Tensor, worst: Tensor) -> Tensor:
@@ -284,15 +297,6 @@ class DistillObjective(PolicyObjective):
     def __init__(self, beta: float = 0.1) -> None:
         super().__init__(beta)
 
-    def __call__(self, logprobs: Tensor, judged: Judged) -> Tensor:
-        """The loss of each prompt [N]."""
+    def __call__(self, logprobs: Tensor, judged: Judged, selected: Tensor) -> Tensor:
+        """The loss of each prompt [N]; all K responses are selected."""
         return gpo.pairwise_errors(logprobs - judged.reference, judged.table / self.beta)
-
-
-def _pair(logprobs: Tensor, judged: Judged) -> tuple[Tensor, Tensor, Tensor]:
-    """Log-ratios of the best and the worst response [N], and whether they differ in score [N]."""
-    scores = gpo.mean_over_opponents(judged.table, True)
-    chosen = gpo.best_and_worst(scores)
-    best, worst = (logprobs - judged.reference).gather(-1, chosen).unbind(-1)
-    first, second = scores.gather(-1, chosen).unbind(-1)
-    return best, worst, first > second

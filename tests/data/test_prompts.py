@@ -8,8 +8,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from prefrep.data.prompts import Prompt, PromptData, read_prompts
+from prefrep.data.trees import Tree
 from prefrep.errors import ConfigError, DataError, RecordError
 from prefrep.nn.backbone import Backbone
 from prefrep.records import Message
@@ -136,6 +138,30 @@ def test_a_round_without_labels_says_which_callbacks_to_add(tmp_path: Path, llam
     data.setup("fit")
     with pytest.raises(ConfigError, match="SampleResponses, UpdateReference and LabelPreferences"):
         data.batch([(0, True)])
+
+
+def test_a_batch_holds_the_responses_that_the_loss_reads_and_what_is_known_of_all(tmp_path: Path, llama: Backbone) -> None:
+    data = data_for(llama, tmp_path, train=write(tmp_path / "p.jsonl", [{"prompt": "a"}, {"prompt": "b"}]), seed=1)
+    data.setup("fit")
+    texts, tables = ["one", "two words", "and three words"], [[0.0, 1.0, 2.0], [-1.0, 0.0, 3.0], [-2.0, -3.0, 0.0]]
+    samples = {"responses": texts, "finished": [True, True, False]}
+    reference = {"logprobs": [-1.0, -2.0, -3.0], "initial": None, "lengths": [2, 3, 4]}
+    labels = {"table": tables, "initial_table": [[], [], []]}
+    folder = tmp_path / "rounds" / "0"
+    folder.mkdir(parents=True)
+    for name, line in (("samples", samples), ("reference", reference), ("labels", labels)):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps({"row": row, **line}) + "\n" for row in range(2)))
+    assert data.trainer is not None
+    data.trainer.lightning_module.selected = lambda judged: torch.tensor([[2, 0], [0, 1]])  # type: ignore[assignment, union-attr]
+    batch = data.batch([(0, True), (1, False)])
+    whole = [sample.datum.trees[0].sequences for sample in data.encoded(data.round_prompts(0), [samples, samples])]
+    expected = [whole[0][2], whole[0][0], whole[1][0], whole[1][1]]
+    assert len(batch.trees.end) == 4 and batch.surplus.tolist() == [1, 0, 0, 0] and batch.selected.tolist() == [[2, 0], [0, 1]]
+    for end, ids in zip(batch.trees.end.tolist(), expected, strict=True):
+        assert batch.trees.positions.flatten()[end] == len(ids) - 1
+    assert batch.tokens == sum(Tree((a, b), 1).size for a, b in (expected[:2], expected[2:]))
+    assert batch.table.shape == (2, 3, 3) and batch.initial_table.shape == (2, 3, 0) and batch.initial.isnan().all()
+    assert batch.lengths.tolist() == [[2, 3, 4]] * 2 and batch.weight.tolist() == [1, 0]
 
 
 def test_tokens_that_nobody_sampled_are_counted(tmp_path: Path, llama: Backbone) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -15,7 +16,7 @@ from torch import Tensor
 from prefrep.callbacks.rounds import RoundCallback
 from prefrep.callbacks.throughput import Throughput
 from prefrep.data.encode import pad_id
-from prefrep.data.prompts import RoundBatch
+from prefrep.data.prompts import RoundBatch, Sample
 from prefrep.data.trees import Datum, collate
 from prefrep.errors import ConfigError
 from prefrep.modules import GPO, Schedule
@@ -60,24 +61,23 @@ def test_log_probabilities_are_those_of_each_response_alone(name: str, layout: s
     module.supports_trees()
     trees = collate(records, pad_id(module.tokenizer), layout, row_tokens=64)  # type: ignore[arg-type]
     with torch.no_grad():
-        logprobs, lengths = module.response_logprobs(trees, SURPLUS)
+        logprobs = module.response_logprobs(trees, SURPLUS)
         measured, counted, entropies = module.measure(trees, SURPLUS)
         for m in range(6):
             expected, entropy = alone(module, records[m // 3], m % 3, int(SURPLUS[m]))
-            assert int(lengths[m]) == len(expected)
+            assert int(counted[m]) == len(expected)
             torch.testing.assert_close(logprobs[m], expected.sum(), atol=1e-4, rtol=1e-5)
             torch.testing.assert_close(entropies[m], entropy.mean(), atol=1e-4, rtol=1e-5)
     torch.testing.assert_close(measured, logprobs, atol=1e-5, rtol=0)
-    assert counted.tolist() == lengths.tolist()
 
 
 def batch(module: GPO, weight: Tensor) -> RoundBatch:
     trees = collate(data("bundled:tiny-llama"), pad_id(module.tokenizer))
     table = torch.tensor([[[0.0, 1.0, 2.0], [-1.0, 0.0, 3.0], [-2.0, -3.0, 0.0]], [[0.0, -4.0, 0.0], [4.0, 0.0, 1.0], [0.0, -1.0, 0.0]]])
     with torch.no_grad():
-        reference, _ = module.response_logprobs(trees, SURPLUS)
-    reference = reference.view(2, 3)
-    return RoundBatch(trees, SURPLUS, table, torch.zeros(2, 3, 0), reference, torch.full((2, 3), torch.nan), weight)
+        reference, lengths, _ = (values.view(2, 3) for values in module.measure(trees, SURPLUS))
+    whole = torch.arange(3).expand(2, 3)
+    return RoundBatch(trees, SURPLUS, whole, table, torch.zeros(2, 3, 0), reference, torch.full((2, 3), torch.nan), lengths, weight)
 
 
 def silent(module: GPO) -> dict[str, float]:
@@ -98,6 +98,30 @@ def test_the_loss_at_the_reference_is_the_mean_squared_target() -> None:
     assert logged["train/kl_reference"] == pytest.approx(0, abs=1e-5) and "train/log_ratio_initial" not in logged
     first = module.training_step(batch(module, torch.tensor([1.0, 0.0])))  # the second fills up a batch and does not count
     torch.testing.assert_close(first, (targets[0] ** 2).mean())
+
+
+def test_a_step_reads_the_responses_that_its_loss_depends_on() -> None:
+    """Best and worst of three: the same loss and the same gradients as from reading all, with a third of the responses left out."""
+    module = policy()
+    module.objective = GPOObjective(0.5)
+    logged = silent(module)
+    whole = batch(module, torch.ones(2))
+    selected = module.selected(whole.judged)
+    assert selected.tolist() == [[0, 2], [1, 0]], "row means of the tables: 1, 2/3, -5/3 and -4/3, 5/3, -1/3"
+    reference = whole.reference
+    read = torch.stack([module.response_logprobs(whole.trees, SURPLUS).view(2, 3)[n, each] for n, each in enumerate(selected)])
+    expected = ((read - reference.gather(-1, selected) - (whole.table.mean(-1) / 0.5).gather(-1, selected)) ** 2).mean()
+    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    gradients = torch.autograd.grad(expected, parameters)
+    samples = [Sample(datum, tuple(own)) for datum, own in zip(data("bundled:tiny-llama"), SURPLUS.view(2, 3).tolist(), strict=True)]
+    some = [sample.some(places) for sample, places in zip(samples, selected.tolist(), strict=True)]
+    trees = collate([sample.datum for sample in some], pad_id(module.tokenizer))
+    surplus = torch.tensor([each for sample in some for each in sample.surplus])
+    loss = module.training_step(replace(whole, trees=trees, surplus=surplus, selected=selected))
+    torch.testing.assert_close(loss, expected)
+    for found, own in zip(torch.autograd.grad(loss, parameters), gradients, strict=True):
+        torch.testing.assert_close(found, own, atol=1e-4, rtol=1e-4)
+    assert trees.tokens < whole.tokens and "train/kl_reference" not in logged, "the best and the worst are no sample of the policy"
 
 
 def test_steps_fit_the_log_ratios_to_the_targets() -> None:
@@ -122,11 +146,11 @@ def test_the_initial_policy_is_the_base_without_adapters() -> None:
         for name, parameter in adapted.named_parameters():
             if "lora_B" in name:
                 parameter.normal_()
-        expected, _ = plain.response_logprobs(trees, SURPLUS)
-        moved, _ = adapted.response_logprobs(trees, SURPLUS)
+        expected = plain.response_logprobs(trees, SURPLUS)
+        moved = adapted.response_logprobs(trees, SURPLUS)
         with adapted.initial_policy():
-            initial, _ = adapted.response_logprobs(trees, SURPLUS)
-        again, _ = adapted.response_logprobs(trees, SURPLUS)
+            initial = adapted.response_logprobs(trees, SURPLUS)
+        again = adapted.response_logprobs(trees, SURPLUS)
     torch.testing.assert_close(initial, expected)
     assert torch.equal(again, moved) and not torch.allclose(moved, initial, atol=0.1)
     assert all(p.requires_grad for n, p in adapted.named_parameters() if "lora_" in n), "adapters still learn"
@@ -136,12 +160,12 @@ def test_after_full_fine_tuning_the_initial_policy_is_read_again() -> None:
     module = policy()
     trees = collate(data("bundled:tiny-llama"), pad_id(module.tokenizer))
     with torch.no_grad():
-        expected, _ = module.response_logprobs(trees, SURPLUS)
+        expected = module.response_logprobs(trees, SURPLUS)
         own = module.backbone
         for parameter in own.parameters():
             parameter.add_(0.1)
         with module.initial_policy():
-            initial, _ = module.response_logprobs(trees, SURPLUS)
+            initial = module.response_logprobs(trees, SURPLUS)
     torch.testing.assert_close(initial, expected)
     assert module.backbone is own and sum("backbone" in name for name, _ in module.named_children()) == 1
 

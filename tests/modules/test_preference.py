@@ -7,7 +7,8 @@ import json
 import math
 from functools import partial
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
@@ -177,7 +178,7 @@ def test_order_of_data_does_not_depend_on_the_head(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("every", [3, 4])
-@pytest.mark.parametrize("lora", [None, LoRA(rank=2, dropout=0.0)])
+@pytest.mark.parametrize("lora", [None, LoRA(rank=2), LoRA(rank=2, dropout=0.3)])
 def test_resuming_is_exact(every: int, lora: LoRA | None, tmp_path: Path) -> None:
     """Stopped within an epoch (3 of 4 batches) and at its end (4): same batches, same optimizer, same final weights."""
     path = write(tmp_path / "t.jsonl", rows(8))
@@ -198,6 +199,24 @@ def test_resuming_is_exact(every: int, lora: LoRA | None, tmp_path: Path) -> Non
     assert len(seen.train) == 8 - every
     for name, tensor in whole.state_dict().items():
         torch.testing.assert_close(resumed.state_dict()[name], tensor, rtol=0, atol=0, msg=name)
+
+
+def test_dropout_masks_depend_on_seed_batch_and_process(tmp_path: Path) -> None:
+    """The next number of torch's generator stands for the masks: another in every batch, under every seed, in every process."""
+    drawn = set()
+    for seed, batches, rank in [(0, 0, 0), (0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1)]:
+        torch.manual_seed(seed)
+        module = build(GeneralPreference, backbone=partial(tiny, lora=LoRA(rank=2, dropout=0.3)))
+        module.configure_model()
+        progress = SimpleNamespace(total=SimpleNamespace(processed=batches))
+        loop = SimpleNamespace(epoch_loop=SimpleNamespace(batch_progress=progress))
+        module._trainer = cast(Any, SimpleNamespace(fit_loop=loop, global_rank=rank))
+        torch.manual_seed(seed)
+        module.on_train_start()
+        torch.rand(7)  # whatever was drawn before
+        module.on_train_batch_start(None, 0)
+        drawn.add(float(torch.rand(())))
+    assert len(drawn) == 4
 
 
 def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:

@@ -43,7 +43,8 @@ def regress(objective: PolicyObjective, arms: Tensor, policy: Tensor, scores: Te
 
     def loss() -> Tensor:
         optimizer.zero_grad()
-        value = objective(logits.log_softmax(0)[arms][None], data).sum()
+        selected = objective.selected(data)
+        value = objective(logits.log_softmax(0)[arms][None].gather(-1, selected), data, selected).sum()
         value.backward()  # type: ignore[no-untyped-call]
         return value
 

@@ -41,6 +41,12 @@ def of_rewards(rewards: Tensor, reference: Tensor) -> Judged:
     )
 
 
+def loss(objective: PolicyObjective, logprobs: Tensor, judged: Judged) -> Tensor:
+    """The objective with log-probabilities [N, K] of all responses at hand, of which it sees those that it selects."""
+    selected = objective.selected(judged)
+    return objective(logprobs.gather(-1, selected), judged, selected)
+
+
 def test_gpo_as_the_paper_runs_it() -> None:
     """0.5 [(ratio_w - s_w / beta)^2 + (ratio_l - s_l / beta)^2], w and l the best and worst row mean, itself included."""
     logprobs, judged = example()
@@ -49,7 +55,7 @@ def test_gpo_as_the_paper_runs_it() -> None:
         means = [sum(float(judged.table[n, i, j]) for j in range(K)) / K for i in range(K)]
         w, l = means.index(max(means)), means.index(min(means))  # noqa: E741
         expected.append(sum((float(logprobs[n, i] - judged.reference[n, i]) - means[i] / 0.001) ** 2 for i in (w, l)) / 2)
-    torch.testing.assert_close(GPOObjective()(logprobs, judged), torch.tensor(expected))
+    torch.testing.assert_close(loss(GPOObjective(), logprobs, judged), torch.tensor(expected))
 
 
 def test_sppo_is_the_published_loss() -> None:
@@ -61,7 +67,7 @@ def test_sppo_is_the_published_loss() -> None:
         w, l = wins.index(max(wins)), wins.index(min(wins))  # noqa: E741
         logits = [float(logprobs[n, i] - judged.reference[n, i]) for i in (w, l)]
         expected.append(((logits[0] - (1 / beta) * (wins[w] - 0.5)) ** 2 + (logits[1] - (1 / beta) * (wins[l] - 0.5)) ** 2) / 2)
-    torch.testing.assert_close(SPPOObjective(beta)(logprobs, judged), torch.tensor(expected))
+    torch.testing.assert_close(loss(SPPOObjective(beta), logprobs, judged), torch.tensor(expected))
 
 
 def test_gpo_under_a_reward_model_is_reward_regression() -> None:
@@ -70,7 +76,7 @@ def test_gpo_under_a_reward_model_is_reward_regression() -> None:
     rewards = torch.randn(N, K, generator=torch.Generator().manual_seed(3))
     bt = of_rewards(rewards, judged.reference)
     expected = ((logprobs - judged.reference - (rewards - rewards.mean(-1, keepdim=True)) / 0.2) ** 2).mean(-1)
-    torch.testing.assert_close(GPOObjective(0.2, select="all")(logprobs, bt), expected)
+    torch.testing.assert_close(loss(GPOObjective(0.2, select="all"), logprobs, bt), expected)
 
 
 def test_self_comparison_changes_the_divisor_alone() -> None:
@@ -99,7 +105,7 @@ def test_length_normalised_gpo() -> None:
     logprobs, judged = example()
     ratios = (logprobs - judged.reference) / judged.lengths
     expected = ((ratios - judged.table.mean(-1) / 0.3) ** 2).mean(-1)
-    torch.testing.assert_close(LNGPOObjective(0.3, select="all")(logprobs, judged), expected)
+    torch.testing.assert_close(loss(LNGPOObjective(0.3, select="all"), logprobs, judged), expected)
 
 
 def test_nash_md_mixes_opponent_and_anchor() -> None:
@@ -107,8 +113,8 @@ def test_nash_md_mixes_opponent_and_anchor() -> None:
     scores = 0.75 * judged.table.mean(-1) + 0.25 * judged.initial_table.mean(-1)
     anchor = 0.75 * judged.reference + 0.25 * judged.initial
     objective = NashMDObjective(0.5, select="all")
-    torch.testing.assert_close(objective(logprobs, judged), ((logprobs - anchor - scores / 0.5) ** 2).mean(-1))
-    torch.testing.assert_close(objective(anchor + scores / 0.5, judged), torch.zeros(N), atol=1e-9, rtol=0)
+    torch.testing.assert_close(loss(objective, logprobs, judged), ((logprobs - anchor - scores / 0.5) ** 2).mean(-1))
+    torch.testing.assert_close(loss(objective, anchor + scores / 0.5, judged), torch.zeros(N), atol=1e-9, rtol=0)
     assert objective.needs_initial and objective.needs_opponents
     assert not GPOObjective().needs_initial and not GPOObjective().needs_opponents
 
@@ -117,15 +123,15 @@ def test_dpo_and_ipo_between_the_best_and_the_worst() -> None:
     logprobs, judged = example()
     ratios, means = logprobs - judged.reference, judged.table.mean(-1)
     delta = torch.stack([ratios[n, means[n].argmax()] - ratios[n, means[n].argmin()] for n in range(N)])
-    torch.testing.assert_close(DPOObjective(0.3)(logprobs, judged), torch.log1p(torch.exp(-0.3 * delta)))
-    torch.testing.assert_close(IPOObjective(0.3)(logprobs, judged), (delta - 1 / 0.6) ** 2)
+    torch.testing.assert_close(loss(DPOObjective(0.3), logprobs, judged), torch.log1p(torch.exp(-0.3 * delta)))
+    torch.testing.assert_close(loss(IPOObjective(0.3), logprobs, judged), (delta - 1 / 0.6) ** 2)
 
 
 @pytest.mark.parametrize("objective", [DPOObjective(), IPOObjective()])
 def test_equal_responses_teach_a_pairwise_objective_nothing(objective: PolicyObjective) -> None:
     logprobs, judged = example()
     logprobs.requires_grad_()
-    losses = objective(logprobs, of_rewards(torch.ones(N, K), judged.reference))
+    losses = loss(objective, logprobs, of_rewards(torch.ones(N, K), judged.reference))
     losses.sum().backward()
     assert losses.tolist() == [0.0] * N and logprobs.grad is not None and not logprobs.grad.any()
 
@@ -134,11 +140,11 @@ def test_distillation_recovers_rewards_up_to_a_constant() -> None:
     """The loss is 0 at ratio = r / beta + c for any c, and the best fit to a table without rewards is its row means."""
     rewards = torch.tensor([[1.0, -2.0, 0.5]])
     judged = of_rewards(rewards, torch.zeros(1, 3))
-    torch.testing.assert_close(DistillObjective(0.5)(rewards / 0.5 + 7.0, judged), torch.zeros(1))
+    torch.testing.assert_close(loss(DistillObjective(0.5), rewards / 0.5 + 7.0, judged), torch.zeros(1))
     cycle = torch.tensor([[[0.0, 1.0, -2.0], [-1.0, 0.0, 3.0], [2.0, -3.0, 0.0]]])
     judged = Judged(cycle, torch.zeros(1, 3, 0), torch.zeros(1, 3), torch.zeros(1, 3), torch.ones(1, 3))
     ratios = cycle.mean(-1).requires_grad_()
-    DistillObjective(1.0)(ratios, judged).sum().backward()
+    loss(DistillObjective(1.0), ratios, judged).sum().backward()
     assert ratios.grad is not None
     torch.testing.assert_close(ratios.grad, torch.zeros(1, 3), atol=1e-6, rtol=0)
 
