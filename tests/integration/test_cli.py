@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gzip
 import json
+import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import tomllib
@@ -14,12 +16,15 @@ from typing import Any
 
 import lightning.pytorch  # noqa: F401  now: its log handlers keep the stderr there is when they are made, and a test's is closed soon
 import pytest
+import torch
 import yaml
+from safetensors.torch import load_file
 
 from prefrep.cli import score
 from prefrep.cli.friendly import run
 from prefrep.cli.main import main
 from prefrep.errors import ConfigError, DataError
+from prefrep.modules.base import LanguageModule
 from prefrep.scoring import Scorer
 
 ROOT = Path(__file__).parents[2]
@@ -70,6 +75,40 @@ def test_tiny_configs_have_the_shape_of_the_real_ones() -> None:
 
 
 TINY = ROOT / "configs" / "tiny" / "gpm.yaml"
+
+
+def test_a_killed_run_goes_on_with_ckpt_path_last(data: Path, tmp_path: Path) -> None:
+    """Killed in step 5 of 6, in the middle of an epoch; checkpoints by the clock, here at every step. It ends as if nothing had been."""
+    config = yaml.safe_load(TINY.read_text())
+    timed = [c["init_args"] for c in config["trainer"]["callbacks"] if "train_time_interval" in c.get("init_args", {})]
+    timed[0]["train_time_interval"] = "0:00:00.000001"
+    file = tmp_path / "often.yaml"
+    file.write_text(yaml.safe_dump(config))
+    options = ["--trainer.max_epochs", "2", "--trainer.accumulate_grad_batches", "1"]
+    fit(file, data, tmp_path / "whole", *options)
+
+    def die(run: LanguageModule, optimizer: Any) -> None:
+        if run.trainer.global_step == 4:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def killed() -> None:
+        LanguageModule.on_before_optimizer_step = die  # type: ignore[method-assign]
+        fit(file, data, tmp_path / "run", *options)
+
+    process = multiprocessing.get_context("fork").Process(target=killed)
+    process.start()
+    process.join(timeout=120)
+    assert process.exitcode == -signal.SIGKILL
+    fit(file, data, tmp_path / "run", *options, "--ckpt_path", "last")
+    whole, found = (load_file(tmp_path / name / "export" / "head.safetensors") for name in ("whole", "run"))
+    assert whole.keys() == found.keys() and all(torch.equal(whole[name], found[name]) for name in whole)
+    lines = [json.loads(line)["step"] for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines() if "train/loss" in line]
+    assert lines == [1, 2, 3, 4, 5, 6]
+    # A run that begins anew in the folder leaves its own checkpoint under the name, and not last-v1.ckpt beside it.
+    fit(file, data, tmp_path / "run", *options, "--model.optimizer.lr", "0.01")
+    assert not list((tmp_path / "run").rglob("*-v1.ckpt"))
+    last = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
+    assert last["optimizer_states"][0]["param_groups"][0]["initial_lr"] == 0.01
 
 
 def truncated_gz(folder: Path) -> Path:

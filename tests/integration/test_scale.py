@@ -49,7 +49,7 @@ def arguments(name: str, folder: Path, data: Path, *more: str) -> list[str]:
     file, changes, _ = RUNS[name]
     return [
         "fit", "--config", str(SCALE / f"{file}.yaml"), "--model.backbone.path", "bundled:tiny-llama", "--model.optimizer.lr", "3e-3",
-        "--data.train", str(data), "--data.val", str(data), "--data.batch_size", "4", "--data.num_workers", "0",
+        "--data.train", str(data), "--data.val", str(data), "--data.batch_size", "4",
         "--trainer.default_root_dir", str(folder), "--trainer.accelerator", "cpu", "--trainer.precision", "32-true",
         "--trainer.enable_progress_bar", "false", "--trainer.max_epochs", "2", *changes, *more,
     ]  # fmt: skip

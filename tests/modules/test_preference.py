@@ -178,24 +178,24 @@ def test_order_of_data_does_not_depend_on_the_head(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("every", [3, 4])
-@pytest.mark.parametrize("lora", [None, LoRA(rank=2), LoRA(rank=2, dropout=0.3)])
-def test_resuming_is_exact(every: int, lora: LoRA | None, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("lora", "workers"), [(None, 0), (None, 2), (LoRA(rank=2), 0), (LoRA(rank=2, dropout=0.3), 0)])
+def test_resuming_is_exact(every: int, lora: LoRA | None, workers: int, tmp_path: Path) -> None:
     """Stopped within an epoch (3 of 4 batches) and at its end (4): same batches, same optimizer, same final weights."""
     path = write(tmp_path / "t.jsonl", rows(8))
     make = partial(build, GeneralPreference, backbone=partial(tiny, lora=lora), schedule=Schedule("cosine", 0.1))
 
-    def fit(resume: str | None, *callbacks: Callback) -> PreferenceModule:
+    def fit(resume: str | None, workers: int, *callbacks: Callback) -> PreferenceModule:
         seed_everything(0, verbose=False)
-        module = make()
-        trainer(tmp_path, *callbacks, max_epochs=2).fit(module, PreferenceData(path, val=path, batch_size=2), ckpt_path=resume)
+        module, data = make(), PreferenceData(path, val=path, batch_size=2, num_workers=workers)
+        trainer(tmp_path, *callbacks, max_epochs=2).fit(module, data, ckpt_path=resume)
         return module
 
     kept = ModelCheckpoint(tmp_path / "kept", "{step}", every_n_train_steps=every, save_top_k=-1)
-    whole = fit(None, kept)
+    whole = fit(None, 0, kept)
     names = sorted(file.name for file in (tmp_path / "kept").iterdir())
     assert f"step={every}.ckpt" in names
     seen = Losses()
-    resumed = fit(str(tmp_path / "kept" / f"step={every}.ckpt"), seen)
+    resumed = fit(str(tmp_path / "kept" / f"step={every}.ckpt"), workers, seen)
     assert len(seen.train) == 8 - every
     for name, tensor in whole.state_dict().items():
         torch.testing.assert_close(resumed.state_dict()[name], tensor, rtol=0, atol=0, msg=name)
