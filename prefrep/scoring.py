@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from itertools import accumulate, islice
@@ -16,13 +16,15 @@ from torch import Tensor
 from tqdm import tqdm
 
 from prefrep.data.encode import EncodeConfig, Encoder, pad_id
+from prefrep.data.fields import conversation
 from prefrep.data.trees import Datum, Layout, TreeBatch, collate
-from prefrep.errors import ConfigError, RecordError
+from prefrep.errors import ConfigError, DataError, RecordError
 from prefrep.io.folder import PreferenceModel, load
 from prefrep.nn.heads import BTHead, PairHead
 from prefrep.records import Comparison, Message, Messages, RankedResponses, Record
 
 Floats = NDArray[np.float32]
+Said = str | Sequence[Message | Mapping[str, str]]
 
 
 class Scorer:
@@ -83,19 +85,19 @@ class Scorer:
 
     # ---- questions about one prompt
 
-    def table(self, prompt: str | Messages, responses: Sequence[str | Messages]) -> Floats:
+    def table(self, prompt: Said, responses: Sequence[Said]) -> Floats:
         """All comparisons among K responses.
 
         Args:
-            prompt: The prompt, as text or as a conversation.
-            responses: K responses.
+            prompt: The prompt, as text or as a conversation: `Message`s, or {"role", "content"}.
+            responses: K responses, each as text or as a conversation.
 
         Returns:
             Log-odds [K, K] that row beats column; exactly skew-symmetric.
         """
         return next(self.tables([ranked(prompt, responses)]))
 
-    def rank(self, prompt: str | Messages, responses: Sequence[str | Messages]) -> list[int]:
+    def rank(self, prompt: Said, responses: Sequence[Said]) -> list[int]:
         """Indices of the responses, best first, by mean log-odds against the others (the row mean of GPO, eq. 5.2)."""
         return [int(i) for i in np.argsort(-self.table(prompt, responses).mean(axis=1), kind="stable")]
 
@@ -177,6 +179,9 @@ class Scorer:
                     bar.update(sum(i + 1 in ends for i in batch))
                 for (record, _), parts, end in zip(window, pieces, ends, strict=True):
                     scores = [found[i] for i in range(end - len(parts), end)]
+                    if not all(np.isfinite(each).all() for each in scores):
+                        place = record.source or "a record"
+                        raise DataError(f"{place}: the model gave a score that is not finite; try dtype float32, or train it again")
                     # One response to a pair model makes no pair, so there is nothing to read.
                     yield record, scores[0] if len(scores) == 1 else np.concatenate([np.zeros(0, np.float32), *scores])
 
@@ -287,12 +292,19 @@ class BlockScorer(Scorer):
         return results
 
 
-def ranked(prompt: str | Messages, responses: Sequence[str | Messages]) -> RankedResponses:
-    """A record from plain texts: a string is one user message, or one assistant message."""
-    return RankedResponses(
-        prompt=(Message("user", prompt),) if isinstance(prompt, str) else prompt,
-        responses=tuple((Message("assistant", r),) if isinstance(r, str) else r for r in responses),
-    )
+def ranked(prompt: Said, responses: Sequence[Said]) -> RankedResponses:
+    """A record from plain texts: a string is one user message, or one assistant message.
+
+    Raises:
+        ValueError: A conversation is not one of messages.
+    """
+    return RankedResponses(_messages(prompt, "user"), tuple(_messages(response, "assistant") for response in responses))
+
+
+def _messages(said: Said, role: str) -> Messages:
+    if isinstance(said, str):
+        return (Message(role, said),)
+    return conversation([asdict(turn) if isinstance(turn, Message) else turn for turn in said], role) if said else ()
 
 
 def _skew(scores: Floats, count: int) -> Floats:

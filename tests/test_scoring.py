@@ -15,7 +15,7 @@ import torch
 from conftest import COMPARISONS, comparison
 
 from prefrep.data.encode import EncodeConfig
-from prefrep.errors import ConfigError, RecordError
+from prefrep.errors import ConfigError, DataError, RecordError
 from prefrep.io.folder import PreferenceModel
 from prefrep.nn.backbone import Backbone
 from prefrep.nn.heads import BTHead, GPMHead, HybridHead, PairHead, PreferenceHead
@@ -152,6 +152,24 @@ def test_one_response_or_none_at_all(name: str, llama: Backbone) -> None:
     scorer = Scorer(model(name, llama))
     assert scorer.table("Q", ["only"]).tolist() == [[0.0]] and scorer.rank("Q", ["only"]) == [0]
     assert list(scorer.compare([])) == [] and list(scorer.tables([])) == []
+
+
+def test_conversations_are_lists_of_messages_too(name: str, llama: Backbone) -> None:
+    scorer = Scorer(model(name, llama))
+    expected = scorer.table("Name a prime", ["7", "9"])
+    for prompt in ([Message("user", "Name a prime")], [{"role": "user", "content": "Name a prime"}], (Message("user", "Name a prime"),)):
+        assert np.array_equal(scorer.table(prompt, ["7", [{"role": "assistant", "content": "9"}]]), expected)
+    with pytest.raises(ValueError, match="needs role and content"):
+        scorer.table([{"text": "Name a prime"}], ["7", "9"])
+
+
+def test_a_score_that_is_no_number_is_refused(name: str, llama: Backbone) -> None:
+    broken = model(name, llama)
+    with torch.no_grad():
+        for parameter in broken.head.parameters():
+            parameter.fill_(torch.nan)
+    with pytest.raises(DataError, match="not finite"):
+        Scorer(broken).rank("Name a prime", ["7", "9"])
 
 
 def test_streams_are_read_as_they_are_needed(name: str, llama: Backbone) -> None:

@@ -56,19 +56,22 @@ class Export(Callback):
         if trainer.fast_dev_run or trainer.interrupted:  # type: ignore[attr-defined]
             return
         module, data = cast(PreferenceModule, pl_module), cast(PreferenceData, trainer.datamodule)  # type: ignore[attr-defined]
-        best = self._best(trainer)
+        kept = self._best(trainer)
+        best = kept.best_model_path if kept else ""
         sharded = is_sharded(module)
         final = whole_state(module) if sharded else {}
         if not trainer.is_global_zero:
             return
+        checkpoint = torch.load(best, map_location="cpu", weights_only=True) if best else {}
+        chosen = checkpoint.get("state_dict", {})
+        measured = {kept.monitor: kept.best_model_score} if kept else trainer.callback_metrics
         recipe: dict[str, Any] = {
             "module": class_name(module),
-            "step": trainer.global_step,
-            "metrics": {name: float(value) for name, value in trainer.callback_metrics.items()},
+            "step": checkpoint.get("global_step", trainer.global_step),
+            "metrics": {name: _finite(value) for name, value in measured.items()},
             "checkpoint": Path(best).name if best else "last",
         }
         target = self._target(trainer)
-        chosen = torch.load(best, map_location="cpu", weights_only=True)["state_dict"] if best else {}
         backbone, head, loss = module.parts() if sharded else (module.backbone, module.head, module.loss)
         whole = nn.ModuleDict({"backbone": backbone, "head": head, "loss": loss})
         if best and not sharded:
@@ -83,11 +86,16 @@ class Export(Callback):
     def _target(self, trainer: Trainer) -> Path:
         return Path(self.path or Path(trainer.default_root_dir) / "export")
 
-    def _best(self, trainer: Trainer) -> str:
+    def _best(self, trainer: Trainer) -> ModelCheckpoint | None:
         if self.which == "last":
-            return ""
-        kept = [c.best_model_path for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint) and c.monitor]
-        return next((path for path in kept if path), "")
+            return None
+        kept = [c for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint) and c.monitor and c.best_model_path]
+        return kept[0] if kept else None
+
+
+def _finite(value: torch.Tensor | None) -> float | None:
+    """A number that JSON has; what was not measured, such as the accuracy on ties alone, is null."""
+    return float(value) if value is not None and torch.isfinite(value) else None
 
 
 def _whole_checkpoints(trainer: Trainer) -> bool:

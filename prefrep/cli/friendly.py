@@ -11,7 +11,8 @@ from prefrep.errors import PrefrepError
 def run(main: Callable[[], int | None]) -> None:
     """Runs a program and ends the process.
 
-    Exit codes: what the program returns (None: 0); 1 for an error in the input or the file system; 130 when interrupted.
+    Exit codes: what the program returns (None: 0); 1 for an error in the input or the file system; 130 when interrupted, 143
+    when terminated.
     """
     try:
         code = main() or 0
@@ -21,6 +22,11 @@ def run(main: Callable[[], int | None]) -> None:
     except KeyboardInterrupt:
         print("prefrep: interrupted", file=sys.stderr)
         code = 130
+    except SystemExit as error:
+        if type(error).__name__ != "SIGTERMException":  # Lightning's way to end a run that is told to; it has no code
+            raise
+        print("prefrep: terminated", file=sys.stderr)
+        code = 143
     except BrokenPipeError:  # the reader of our output has gone
         code = 1
     except OSError as error:  # no room, no permission, a folder where a file belongs: the place says more than a traceback

@@ -94,7 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--max-length", type=int, metavar="N", help="count what is longer than N tokens")
     parser.add_argument("--format", default="auto", metavar="F", help="how rows are written; told from the columns by default")
     parser.add_argument("--column", action="append", default=[], metavar="OURS=THEIRS", help="another name of a column (repeatable)")
-    parser.add_argument("--split", default="train", help="part of a hub data set, or of a folder that holds several (default: train)")
+    parser.add_argument("--split", help="part of a hub data set (default: train), or of a folder that holds several")
     parser.add_argument("--limit", type=int, metavar="N", help="read at most N records of each source")
     parser.add_argument(
         "--on-bad-row", choices=("skip", "error"), default="skip", help="list bad rows, or stop at the first (default: skip)"

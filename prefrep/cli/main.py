@@ -6,7 +6,7 @@ import logging
 import sys
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from prefrep.cli import friendly
 from prefrep.disk import replace_lines
@@ -94,7 +94,8 @@ def main(args: list[str] | None = None) -> int:
                 for row, id, pairs in self.datamodule.predicted
                 for pair in ([None] if pairs is None else pairs)
             )
-            replace_lines(out, (place | {"score": score} for place, score in zip(places, scores, strict=True)))
+            whole = cast(Any, self.trainer).limit_predict_batches == 1.0
+            replace_lines(out, (place | {"score": score} for place, score in zip(places, scores, strict=whole)))
             print(f"written: {out}")
 
     try:

@@ -85,43 +85,49 @@ def _belongs_to(options: argparse.Namespace) -> dict[str, str]:
 
     return {
         "model": f"{os.path.realpath(options.model)} ({fingerprint(options.model)[:16]})",
-        "data": f"{options.data} ({_digest(Path(options.data))})",
+        "data": f"{os.path.realpath(options.data) if os.path.exists(options.data) else options.data} ({_digest(options.data)})",
         "settings": f"--format {options.format}{' --tables' if options.tables else ''} --dtype {options.dtype}",
     }
 
 
-def _digest(data: Path) -> str:
-    """Tells a file from another: its size, its first and its last megabyte, so that a file of any length costs nothing."""
-    if not data.is_file():  # a folder, or a name on the hub
-        return "by name"
-    size, end = data.stat().st_size, 1 << 20
-    with data.open("rb") as file:
-        digest = hashlib.sha256(str(size).encode() + file.read(end))
-        file.seek(max(size - end, 0))
-        digest.update(file.read(end))
-    return digest.hexdigest()[:16]
+def _digest(data: str) -> str:
+    """Tells files from others: size, first and last megabyte of each, so that files of any length cost nothing."""
+    from prefrep.data.sources import files_of
+
+    digest, end, files = hashlib.sha256(), 1 << 20, files_of(data)
+    for file in files:
+        size = file.stat().st_size
+        with file.open("rb") as content:
+            digest.update(f"{file.name if len(files) > 1 else ''}:{size}:".encode() + content.read(end))
+            content.seek(max(size - end, 0))
+            digest.update(content.read(end))
+    return digest.hexdigest()[:16] if files else "by name"
 
 
 def _resume(out: Path, about: dict[str, str]) -> int:
     """Rows that a previous run has written to their end."""
     out.parent.mkdir(parents=True, exist_ok=True)
     note = out.with_name(out.name + ".about.json")
-    if out.exists() and out.stat().st_size and note.exists():
+    if out.name.endswith(".gz"):
+        raise DataError(f"{out}: the output is plain text, since a half-written file is continued; drop .gz from its name")
+    if out.exists() and out.stat().st_size:
+        if not note.exists():
+            raise DataError(f"{out}: it is not known which model wrote it (no {note.name} beside it); name another --out or delete it")
         before = json.loads(note.read_text())
         for what, now in about.items():
             if before.get(what) != now:
                 raise DataError(f"{out}: begun with other {what}, {before.get(what)}, and now it is {now}; name another --out or delete it")
-    rows = _whole_rows(out, note.exists()) if out.exists() else 0
+    rows = _whole_rows(out) if out.exists() else 0
     note.write_text(json.dumps(about, indent=1) + "\n")
     return rows
 
 
-def _whole_rows(out: Path, ours: bool) -> int:
-    """Rows of a file that are written to their end; `ours`: it is known that this program began it, and may have been killed in line 1."""
+def _whole_rows(out: Path) -> int:
+    """Rows of a file that are written to their end; the program may have been killed in the last one."""
     rows = 0
     with out.open("rb") as file:
         for line in file:
-            if (ours or rows) and not line.endswith(b"\n"):
+            if not line.endswith(b"\n"):
                 break
             try:
                 row = json.loads(line)["row"]

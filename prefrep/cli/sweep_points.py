@@ -222,7 +222,7 @@ def _val(config: Any) -> list[Source]:
 def _comparisons(config: Any, encoder: Encoder) -> list[Comparison]:
     """The validation data, without what training leaves out under `on_bad_row: skip`."""
     bad = config.data.init_args.on_bad_row
-    records = (record for source in _val(config) for record in read(source, bad))
+    records = (record for source in _val(config) for record in read(source, bad, role="validation"))
     return pairs.comparisons_of(record for record in records if bad == "error" or not encoder.refuses(record))
 
 

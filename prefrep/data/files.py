@@ -23,41 +23,66 @@ _HALVES = re.compile(rb"\\u[dD][89a-fA-F]")
 _SPLITS = {"train": "train", "validation": "validation", "valid": "validation", "val": "validation", "dev": "validation", "test": "test"}
 
 
-def parts(path: str | Path, split: str, streaming: bool) -> Iterator[tuple[str, Found]]:
+def files_of(path: str | Path) -> list[Path]:
+    """The files that a path stands for on this machine; none for a name on the hub.
+
+    Raises:
+        DataError: As `parts`.
+    """
+    local = Path(path).expanduser()
+    if local.is_dir():
+        return _files(local, None, "")
+    return [local] if local.exists() else []
+
+
+def parts(path: str | Path, split: str | None, streaming: bool, role: str = "") -> Iterator[tuple[str, Found]]:
     """The files of a source, or the hub data set, each with its rows; a row that is broken is an error among the rows.
 
     Args:
         path: A file, a folder or a hub id.
-        split: Of a hub data set, or of a folder whose file names begin with different splits.
+        split: Of a hub data set, or of a folder whose sub-folders or file names say splits. None: what `role` says.
         streaming: Read a hub data set while it downloads.
+        role: What the data are for: `train`, `validation`, `test`. A folder of several splits, and a hub data set, give the one of this
+            name. Empty: any of the former is refused, the latter gives `train`.
 
     Raises:
         DataError: If it cannot be read or is empty.
     """
     text, local = str(path), Path(path).expanduser()
     if local.is_dir():
-        for file in _files(local, split):
+        for file in _files(local, split, role):
             yield str(file), _rows_of(file)
     elif local.exists():
         yield text, _rows_of(local)
     elif (hub := _HUB.fullmatch(text)) and not text.endswith((*SUFFIXES, PROMPTS)):
-        yield text, _hub_rows(hub["id"], hub["config"], hub["split"] or split, streaming)
+        yield text, _hub_rows(hub["id"], hub["config"], hub["split"] or split or role or "train", streaming)
     else:
         raise DataError(f"{text}: no such file or folder (and not a hub data set, which is written owner/name)")
 
 
-def _files(folder: Path, split: str) -> list[Path]:
+def _files(folder: Path, split: str | None, role: str) -> list[Path]:
     files = sorted(f for f in folder.rglob("*") if f.is_file() and f.name.endswith(SUFFIXES) and not f.name.startswith("."))
     if not files:
         raise DataError(f"{folder}: the folder holds no {', '.join(SUFFIXES)}")
-    split = _SPLITS.get(split, split)
-    named = {file: _SPLITS.get(re.split(r"[^a-z]", file.name.lower())[0]) for file in files}
-    splits = {name for name in named.values() if name}
-    if split in splits:  # a test split must not slip into the training data
-        return [file for file in files if named[file] in (split, None)]
-    if len(splits) > 1 or (splits and split != "train"):
-        raise DataError(f"{folder}: no file for split '{split}' (found: {', '.join(sorted(splits))}); set split, or name one file")
-    return files
+    named = {file: _split_of(file.relative_to(folder)) for file in files}
+    splits = sorted({name for name in named.values() if name})
+    if split is None and len(splits) < 2:
+        return files
+    wanted = _SPLITS.get(split or role, split or role)
+    if wanted not in splits:
+        if split is None and not role:
+            raise DataError(f"{folder}: the folder holds several splits ({', '.join(splits)}); name one file, or one folder in it")
+        if not splits:
+            return files
+        raise DataError(f"{folder}: no file for split '{wanted}' (found: {', '.join(splits)}); set split, or name one file")
+    # A test split must not slip into the training data, nor may both be given a file that names none.
+    return [file for file in files if named[file] == wanted or (named[file] is None and wanted == "train")]
+
+
+def _split_of(file: Path) -> str | None:
+    """The split that a folder above a file is called by, else the one that the file's name begins with."""
+    above = [_SPLITS[part.lower()] for part in file.parts[:-1] if part.lower() in _SPLITS]
+    return above[0] if above else _SPLITS.get(re.split(r"[^a-z]", file.name.lower())[0])
 
 
 def _rows_of(file: Path) -> Found:

@@ -28,6 +28,7 @@ from prefrep.records import Comparison, Record, preferred
 log = logging.getLogger(__name__)
 
 Sources = str | Source | list[str | Source]
+ROLES = {"train": "train", "val": "validation", "test": "test", "predict": ""}  # the splits that data are read from
 
 
 def named(given: Sources, format: str = "auto") -> list[Source]:
@@ -158,7 +159,7 @@ class PreferenceData(LightningDataModule):
     def _read(self, name: str) -> Sequence[Record]:
         sources = named(cast(Sources, self._sources[name]), self.format)
         skipped: list[RecordError] = []
-        records = read_mixed(sources, self.seed, self.on_bad_row, skipped)
+        records = read_mixed(sources, self.seed, self.on_bad_row, skipped, ROLES[name])
         for error in skipped[:10]:
             log.warning("skipped: %s", error)
         if skipped:

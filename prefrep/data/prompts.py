@@ -30,6 +30,7 @@ from prefrep.records import Message, Messages, RankedResponses
 log = logging.getLogger(__name__)
 
 COLUMNS = ("prompt", "instruction", "question", "messages")
+ROLES = {"train": "train", "val": "validation"}
 CALLBACKS = "SampleResponses, UpdateReference and LabelPreferences, in this order"
 
 
@@ -57,13 +58,14 @@ class Prompt:
         return RankedResponses(self.messages, tuple((Message("assistant", text),) for text in responses), id=self.id, source=self.source)
 
 
-def read_prompts(path: str) -> Iterator[Prompt | RecordError]:
+def read_prompts(path: str, role: str = "") -> Iterator[Prompt | RecordError]:
     """Reads prompts: a text file with one a line, or rows with a column `prompt`, `instruction`, `question` or `messages`.
 
     Rows of preference data serve too: whatever else they hold is not looked at.
 
     Args:
         path: A file (.txt, .jsonl, .json, .parquet, .gz), a folder or a hub id.
+        role: What the prompts are for, see `files.parts`.
 
     Yields:
         A prompt, or what is wrong with a row.
@@ -71,7 +73,7 @@ def read_prompts(path: str) -> Iterator[Prompt | RecordError]:
     Raises:
         DataError: The source cannot be read or is empty.
     """
-    for _, found in parts(path, "train", False):
+    for _, found in parts(path, None, False, role):
         for row, place in found:
             yield row if isinstance(row, RecordError) else _prompt(row, place)
 
@@ -249,7 +251,9 @@ class PromptData(LightningDataModule):
     def _read(self, name: str) -> list[Prompt]:
         given = self._sources[name]
         paths = [given] if isinstance(given, str) else given or []
-        found = [each.longer(self.suffix) if isinstance(each, Prompt) else each for path in paths for each in read_prompts(path)]
+        found = [
+            each.longer(self.suffix) if isinstance(each, Prompt) else each for path in paths for each in read_prompts(path, ROLES[name])
+        ]
         return self._without_bad(name, found)
 
     def _without_bad(self, name: str, found: list[Prompt | RecordError]) -> list[Prompt]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from prefrep.data import cyclic
+from prefrep.data import cyclic, files
 from prefrep.data.files import Row, parts
 from prefrep.data.formats import FORMATS, check_format, detect, to_record
 from prefrep.data.spool import Spool
@@ -30,7 +30,8 @@ class Source:
             `owner/name:split` or `owner/name@config:split`, data that prefrep ships as `bundled:NAME`, or the cyclic comparisons of any of
             these as `cyclic:PATH?omit=ASPECT` (`prefrep.data.cyclic.Subset`; the other fields are then about the ratings).
         format: How rows are written, see `prefrep.data.formats`; `auto`: told from the columns of the first row.
-        split: Which part of a hub data set, or of a folder whose file names begin with different splits.
+        split: Which part of a hub data set, or of a folder whose sub-folders or file names say splits. None: the one that the data are
+            for, `train`, `validation` or `test`; in a folder that has one split only, that.
         weight: How often each row is used, relative to 1: 2 reads all twice, 0.5 a random half, 1.5 all and a random half again.
         limit: Read this many records at most.
         columns: Other names of columns, ours to theirs: `{rejected: worse}`.
@@ -39,7 +40,7 @@ class Source:
 
     path: str
     format: str = "auto"
-    split: str = "train"
+    split: str | None = None
     weight: float = 1.0
     limit: int | None = None
     columns: dict[str, str] | None = None
@@ -56,7 +57,7 @@ class Source:
 
 
 def rows(
-    path: str | Path, *, split: str = "train", columns: Mapping[str, str] | None = None, streaming: bool = False
+    path: str | Path, *, split: str | None = None, columns: Mapping[str, str] | None = None, streaming: bool = False
 ) -> Iterator[tuple[Row, str]]:
     """Reads rows.
 
@@ -85,6 +86,7 @@ def read(
     on_bad_row: Literal["error", "skip"] = "error",
     skipped: list[RecordError] | None = None,
     formats: Counter[str] | None = None,
+    role: str = "",
 ) -> Iterator[Record]:
     """Reads records, one after the other. `Source.weight` is not applied here, see `read_mixed`.
 
@@ -95,6 +97,7 @@ def read(
         on_bad_row: `error`: raise at the first bad row. `skip`: leave it out.
         skipped: Rows left out are added here.
         formats: Records are counted here by their format.
+        role: What the data are for, see `files.parts`.
 
     Raises:
         DataError: If the source cannot be read, or holds no row that can be used.
@@ -103,11 +106,11 @@ def read(
     source = source if isinstance(source, Source) else Source(str(source))
     if source.path.startswith(cyclic.PREFIX):
         subset = cyclic.Subset.parse(source.path)
-        yield from subset.comparisons(read(replace(source, path=subset.ratings), on_bad_row, skipped, formats))
+        yield from subset.comparisons(read(replace(source, path=subset.ratings), on_bad_row, skipped, formats, role))
         return
     bad = [] if skipped is None else skipped
     bad_before, records = len(bad), 0
-    for _, found in parts(_located(source.path), source.split, source.streaming):
+    for _, found in parts(_located(source.path), source.split, source.streaming, role):
         format = source.format
         for row, place in found:
             try:
@@ -136,6 +139,7 @@ def read_mixed(
     seed: int = 0,
     on_bad_row: Literal["error", "skip"] = "error",
     skipped: list[RecordError] | None = None,
+    role: str = "",
 ) -> Sequence[Record]:
     """Reads several sources and applies their weights. Records wait on disk (`data.spool`), each once, whatever its source's weight.
 
@@ -147,6 +151,7 @@ def read_mixed(
         seed: Of the random parts.
         on_bad_row: See `read`.
         skipped: See `read`.
+        role: See `read`.
 
     Raises:
         DataError: See `read`.
@@ -157,7 +162,7 @@ def read_mixed(
 
     def every() -> Iterator[Record]:
         for number, source in enumerate(named):
-            for record in read(source, on_bad_row, skipped):
+            for record in read(source, on_bad_row, skipped, role=role):
                 counts[number] += 1
                 yield record
 
@@ -172,6 +177,12 @@ def read_mixed(
         order.extend(first + i for i in sorted(random.Random(f"{seed}:{number}").sample(range(size), count)))
         first += size
     return records.reordered(order)
+
+
+def files_of(path: str) -> list[Path]:
+    """The files that a source is read from on this machine; none for a name on the hub. Raises DataError as `read`."""
+    place = cyclic.Subset.parse(path).ratings if path.startswith(cyclic.PREFIX) else path
+    return files.files_of(_located(place))
 
 
 def _located(path: str | Path) -> str | Path:

@@ -335,7 +335,8 @@ class Backbone(nn.Module):
 
     def recipe(self) -> dict[str, Any]:
         """How the backbone was made, as plain data."""
-        return {"path": self.path, **self.settings, "attention": self.attention, "lora": asdict(self.lora) if self.lora else None}
+        path = os.path.abspath(os.path.expanduser(self.path)) if os.path.isdir(os.path.expanduser(self.path)) else self.path
+        return {"path": path, **self.settings, "attention": self.attention, "lora": asdict(self.lora) if self.lora else None}
 
 
 def _conv1d() -> type[nn.Module]:

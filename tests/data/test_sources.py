@@ -69,9 +69,23 @@ def test_folder_keeps_splits_apart(tmp_path: Path) -> None:
     for name, row in (("train-0.jsonl", ROWS[0]), ("test.jsonl", ROWS[1]), ("valid.jsonl", ROWS[2]), ("more.jsonl", ROWS[3])):
         write(tmp_path / name, [row])
     found = {split: [row["prompt"] for row, _ in rows(tmp_path, split=split)] for split in ("train", "test", "validation")}
-    assert found == {"train": ["q3", "q0"], "test": ["q3", "q1"], "validation": ["q3", "q2"]}
+    assert found == {"train": ["q3", "q0"], "test": ["q1"], "validation": ["q2"]}, "what names no split is for training"
+    for role, expected in (("train", 2), ("validation", 1), ("test", 1)):
+        assert len(read_mixed([str(tmp_path)], role=role)) == expected
+    with pytest.raises(DataError, match=r"the folder holds several splits \(test, train, validation\); name one file, or one folder in it"):
+        list(read(tmp_path))
     with pytest.raises(DataError, match=r"no file for split 'other' \(found: test, train, validation\)"):
         list(rows(tmp_path, split="other"))
+
+
+def test_sub_folders_are_splits_too(tmp_path: Path) -> None:
+    for name, row in (("train/0.jsonl", ROWS[0]), ("Test/train-like.jsonl", ROWS[1]), ("dev/a/b.jsonl", ROWS[2])):
+        write(tmp_path / name, [row])
+    found = {
+        role: [str(record.source).rsplit("/", 1)[1] for record in read(tmp_path, role=role)] for role in ("train", "test", "validation")
+    }
+    assert found == {"train": ["0.jsonl:1"], "test": ["train-like.jsonl:1"], "validation": ["b.jsonl:1"]}
+    assert len(list(read(tmp_path / "Test", role="validation"))) == 1, "one split: nothing to choose"
 
 
 def test_folder_with_one_split_needs_no_split(tmp_path: Path) -> None:

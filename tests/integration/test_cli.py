@@ -251,9 +251,48 @@ def test_score_leaves_other_files_alone(data: Path, tmp_path: Path) -> None:
     fit(TINY, data, tmp_path / "run")
     out = tmp_path / "notes.json"
     out.write_text('{"precious": true}')
-    with pytest.raises(DataError, match="notes.json:1: not a line that this program wrote"):
-        score.main(["--model", str(tmp_path / "run" / "export"), "--data", str(data), "--out", str(out)])
+    options = ["--model", str(tmp_path / "run" / "export"), "--data", str(data), "--out"]
+    with pytest.raises(DataError, match="notes.json: it is not known which model wrote it"):
+        score.main([*options, str(out)])
     assert out.read_text() == '{"precious": true}' and not (tmp_path / "notes.json.about.json").exists()
+    with pytest.raises(DataError, match=r"drop .gz from its name"):
+        score.main([*options, str(tmp_path / "s.jsonl.gz")])
+    assert score.main([*options, str(tmp_path / "s.jsonl")]) == 0
+    (tmp_path / "s.jsonl").write_text("no line\n")
+    with pytest.raises(DataError, match="s.jsonl:1: not a line that this program wrote"):
+        score.main([*options, str(tmp_path / "s.jsonl")])
+
+
+def test_score_notices_that_a_folder_has_changed(data: Path, tmp_path: Path) -> None:
+    """A file that is new in it comes first, and all rows after it have other numbers."""
+    fit(TINY, data, tmp_path / "run")
+    folder, out = tmp_path / "folder", tmp_path / "s.jsonl"
+    folder.mkdir()
+    (folder / "b.jsonl").write_text(data.read_text())
+    options = ["--model", str(tmp_path / "run" / "export"), "--out", str(out), "--data"]
+    assert score.main([*options, str(folder)]) == 0
+    assert score.main([*options, str(folder.parent / "run" / ".." / "folder")]) == 0, "the same folder by another name"
+    (folder / "a.jsonl").write_text(data.read_text())
+    with pytest.raises(DataError, match="begun with other data"):
+        score.main([*options, str(folder)])
+
+
+def test_exports_say_which_step_they_are_of(data: Path, tmp_path: Path) -> None:
+    """The best one's own step and metric, not the last one's; what is not a number is null, which every JSON reader knows."""
+    fit(TINY, data, tmp_path / "run", "--model.optimizer.lr", "0.05", "--trainer.max_epochs", "4")
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines() if "val/loss" in line]
+    best = min(lines, key=lambda line: line["val/loss"])
+    recipe = json.loads((tmp_path / "run" / "export" / "prefrep.json").read_text())["recipe"]
+    assert recipe["step"] == best["step"] and recipe["metrics"] == {"val/loss": pytest.approx(best["val/loss"])}
+    assert recipe["checkpoint"] == f"best-step{best['step']}.ckpt"
+    ties = tmp_path / "ties.jsonl"
+    ties.write_text("".join(json.dumps({**row, "probability": 0.5}) + "\n" for row in ROWS))
+    config = yaml.safe_load(TINY.read_text())
+    next(c for c in config["trainer"]["callbacks"] if c["class_path"] == "Export")["init_args"] = {"which": "last"}
+    (tmp_path / "last.yaml").write_text(yaml.safe_dump(config))
+    fit(tmp_path / "last.yaml", ties, tmp_path / "ties")
+    metrics = json.loads((tmp_path / "ties" / "export" / "prefrep.json").read_text())["recipe"]["metrics"]
+    assert metrics["val/accuracy"] is None and metrics["val/loss"] > 0
 
 
 def test_the_installed_command_ends_in_one_sentence(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
