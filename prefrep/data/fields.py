@@ -64,9 +64,12 @@ def number(value: object, name: str) -> float:
     Raises:
         MisfitError: If it does not.
     """
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value):
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value:
         raise MisfitError(f"'{name}' must be a number, found {value!r}")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:
+        raise MisfitError(f"'{name}' is too large a number to compute with") from None
 
 
 def rating(value: object, aspect: str) -> float:

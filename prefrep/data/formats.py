@@ -3,7 +3,8 @@
 A plain text prompt is one user message, a plain text response one assistant message; where a row has no prompt column, the
 messages that both sides share are the prompt. Plain texts that are no transcripts have none: `prompt` is empty.
 
-Columns that every format may carry: `id`, `subset`, `tags` (an object of names to values); those with two responses also
+Columns that every format may carry: `id`, `subset`, `tags` (an object of names to values), `system` (a text: the system message of
+a prompt that has none, as LLaMA-Factory and Orca's pairs write it); those with two responses also
 `margin` (log-odds), `weight`, and P(chosen > rejected) as `probability` or `soft_label`. A column `label` is never read: the
 official GPM files carry one without a meaning, and others mean the index of the better response by it. SPPO's `chosen_probs`
 is not read either, since the official GPO path stores scores under that name. Rename such a column if it is a probability.
@@ -120,13 +121,18 @@ def _rlhflow(row: Row) -> Record:
 def _hh(row: Row) -> Record:
     need(row, *_SIDES)
     before = text(row["prompt"], "prompt") if row.get("prompt") is not None else ""
-    return pair(row, *branch(*(transcript(before + text(row[name], name), name) for name in _SIDES)))
+    sides = [text(row[name], name) for name in _SIDES]
+    if all(side.startswith(before.rstrip()) for side in sides):  # a column that repeats how both begin
+        before = ""
+    return pair(row, *branch(*(transcript(before + side, name) for name, side in zip(_SIDES, sides, strict=True))))
 
 
 def _gpm(row: Row) -> Record:
     worse = "rejected" if row.get("reject") is None and row.get("rejected") is not None else "reject"
     need(row, "chosen", worse)
     prompt = prompt_of(row, "instruction")
+    if row.get("input"):  # Alpaca's second half of the instruction
+        prompt = (*prompt[:-1], replace(prompt[-1], content=f"{prompt[-1].content}\n{text(row['input'], 'input')}"))
     sides = []
     for name in ("chosen", worse):
         value = row[name]
@@ -239,8 +245,8 @@ def _fits_hh(row: Row) -> bool:
 
 def _fits_rewardbench(row: Row) -> bool:
     prompt = row.get("prompt")
-    # A system turn is no part of RewardBench: by parity it would become the user's.
-    chat = isinstance(prompt, list) and _is_chat(prompt) and not any(turn.get("role") == "system" for turn in prompt)
+    # Turns of a system or a tool are no part of RewardBench: by parity they would become the user's.
+    chat = isinstance(prompt, list) and _is_chat(prompt) and all(turn.get("role") in ("user", "assistant") for turn in prompt)
     return _both(row, _is_text) and (isinstance(prompt, str) or chat) and {"id", "subset"} <= row.keys()
 
 
@@ -264,7 +270,7 @@ FORMATS: dict[str, Format] = {
         _ultrafeedback,
     ),
     "gpm": Format(
-        '{"instruction", "chosen", "reject"}; chosen and reject may be {"response": TEXT}',
+        '{"instruction", "input" or none, "chosen", "reject" or "rejected"}; chosen and reject may be {"response": TEXT}',
         lambda row: {"instruction", "chosen"} <= row.keys() and bool({"reject", "rejected"} & row.keys()),
         _gpm,
     ),
@@ -323,7 +329,7 @@ def to_record(row: Row, format: str, source: str, system: str | None = None) -> 
         row: The row.
         format: A key of `FORMATS`, or `auto`.
         source: Where it stands, as `file:line`.
-        system: A system message put before each prompt that has none. Texts without a prompt stay as they are.
+        system: A system message put before each prompt that has none, nor a column `system`. Texts without a prompt stay as they are.
 
     Raises:
         RecordError: If the row does not hold what the format needs.
@@ -336,6 +342,8 @@ def to_record(row: Row, format: str, source: str, system: str | None = None) -> 
     except ValueError as problem:
         remedy = problem.remedy if isinstance(problem, MisfitError) else ""
         raise RecordError(source, str(problem), remedy) from None
+    if isinstance(row.get("system"), str) and row["system"].strip():
+        system = row["system"]
     if system and record.prompt and record.prompt[0].role != "system":
         record = replace(record, prompt=(Message("system", system), *record.prompt))
     return record

@@ -251,9 +251,8 @@ class PromptData(LightningDataModule):
     def _read(self, name: str) -> list[Prompt]:
         given = self._sources[name]
         paths = [given] if isinstance(given, str) else given or []
-        found = [
-            each.longer(self.suffix) if isinstance(each, Prompt) else each for path in paths for each in read_prompts(path, ROLES[name])
-        ]
+        read = (each for path in paths for each in read_prompts(path, ROLES[name]))
+        found = [each.longer(self.suffix) if isinstance(each, Prompt) else each for each in read]
         return self._without_bad(name, found)
 
     def _without_bad(self, name: str, found: list[Prompt | RecordError]) -> list[Prompt]:

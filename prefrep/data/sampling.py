@@ -71,8 +71,10 @@ class ResumableLoader(DataLoader[Any]):
     """A DataLoader that Lightning may resume within an epoch: its `BatchOrder` finds the place from the trainer's own progress."""
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
-        """Begins when the first batch is asked for, and not before: workers draw ahead, and Lightning asks for an iterator before it knows
-        how many batches an epoch has and how many of them a checkpoint has seen."""
+        """Begins when the first batch is asked for, and not before.
+
+        Workers draw ahead, and Lightning asks for an iterator before it knows how many batches an epoch has, and a checkpoint has seen.
+        """
         yield from super().__iter__()
 
     def state_dict(self) -> dict[str, Any]:

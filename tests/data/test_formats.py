@@ -100,6 +100,25 @@ def test_rewardbench_with_a_system_turn_is_another_chat() -> None:
     assert record.prompt == (Message("system", "s"), user("a"))
 
 
+def test_rewardbench_with_a_tool_s_turn_is_another_chat() -> None:
+    turns = [{"role": "user", "content": "q"}, {"role": "tool", "content": "42"}, {"role": "user", "content": "so?"}]
+    record = to_record({"id": "1", "subset": "s", "prompt": turns, "chosen": "x", "rejected": "y"}, "auto", HERE)
+    assert [turn.role for turn in record.prompt] == ["user", "tool", "user"]
+
+
+def test_alpaca_s_input_is_part_of_the_prompt() -> None:
+    row = {"instruction": "Translate", "input": "cat", "chosen": "chat", "rejected": "chien"}
+    assert to_record(row, "auto", HERE) == compared((user("Translate\ncat"),), "chat", "chien")
+    assert to_record({**row, "input": ""}, "auto", HERE) == compared((user("Translate"),), "chat", "chien")
+
+
+def test_a_transcript_that_both_sides_repeat_is_read_once() -> None:
+    before = "\n\nHuman: q\n\nAssistant:"
+    for sides in ((" a", " b"), (f"{before} a", f"{before} b")):
+        row = dict(zip(("chosen", "rejected"), sides, strict=True))
+        assert to_record({"prompt": before, **row}, "auto", HERE) == compared((user("q"),), "a", "b")
+
+
 def test_rewardbench2_puts_correct_answers_first() -> None:
     row = {"id": "tied:3", "subset": "Ties", "prompt": "a colour", "chosen": ["red", "blue"], "rejected": ["dog"], "num_correct": 2}
     record = to_record(row, "auto", HERE)
@@ -194,6 +213,10 @@ def test_system_prompt_only_where_there_is_none() -> None:
     own = [{"role": "system", "content": "own"}, *chat("q")]
     assert to_record({"prompt": own, "chosen": "a", "rejected": "b"}, "auto", HERE, system="be kind").prompt[0].content == "own"
     assert to_record({"chosen": "a", "rejected": "b"}, "auto", HERE, system="be kind").prompt == ()
+    column = {"system": "be brief", "prompt": "q", "chosen": "a", "rejected": "b"}
+    assert to_record(column, "auto", HERE, system="be kind").prompt == (Message("system", "be brief"), user("q"))
+    assert to_record({**column, "system": " "}, "auto", HERE).prompt == (user("q"),)
+    assert to_record({**column, "prompt": own}, "auto", HERE).prompt[0].content == "own"
 
 
 BASE = {"prompt": "q", "chosen": "a", "rejected": "b"}
@@ -216,6 +239,7 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ("auto", {**BASE, "probability": 1, "soft_label": 0}, "'probability' and 'soft_label' both say P(chosen > rejected); keep one"),
     ("auto", {**BASE, "margin": "big"}, "'margin' must be a number, found 'big'"),
     ("auto", {**BASE, "margin": math.nan}, "'margin' must be a number, found nan"),
+    ("auto", {**BASE, "margin": 10**400}, "'margin' is too large a number to compute with"),
     ("auto", {**BASE, "margin": math.inf}, "a margin must be a finite number"),
     ("auto", {**BASE, "weight": True}, "'weight' must be a number, found True"),
     ("auto", {**BASE, "weight": -1}, "a weight must be 0 or more"),
