@@ -206,6 +206,7 @@ def _finish(
     swap: dict[str, Any] | None,
 ) -> None:
     from prefrep.evaluation.layout import model_name, versions, write_official, write_results
+    from prefrep.evaluation.scores import encoding_notes
 
     name = given.name or model_name(model.get("path") or Path(given.scores).resolve().parent)
     model_type = "Custom Classifier" if model.get("pairwise", True) else "Seq. Classifier"
@@ -214,15 +215,7 @@ def _finish(
     results |= source | {"model": {"name": name, **described}, "versions": versions(model.get("versions"))}
     if swap is not None:
         results["swap"] = swap
-    counts = model.get("encoded", {})
-    cut = [f"{n} {what}" for what, n in counts.items() if what != "records" and n]
-    if cut:
-        results["notes"].append(f"while encoding: {', '.join(cut)}")
-    seen = counts.get("records", 0)
-    if model and seen < len(rows):
-        results["notes"].append(f"truncation was counted for {seen} of {len(rows)} rows; the others are of a run that was cut off")
-    if not model:
-        results["notes"].append("the model that gave these scores is not known")
+    results["notes"] += encoding_notes(model, len(rows)) if model else ["the model that gave these scores is not known"]
     given.out.mkdir(parents=True, exist_ok=True)
     official = write_official(given.out, results, rows, records, {"model": name, "model_type": model_type})
     path = write_results(given.out, results)

@@ -39,6 +39,7 @@ def _pairs(parser: argparse.ArgumentParser, given: argparse.Namespace) -> int:
     from prefrep.evaluation import pairs
     from prefrep.evaluation.layout import fingerprint, model_name, versions, write_results
     from prefrep.evaluation.reliability import PLOT, reliability_plot
+    from prefrep.evaluation.scores import encoding_notes
     from prefrep.evaluation.summary import Bootstrap
 
     bootstrap = Bootstrap(given.bootstrap, given.seed)
@@ -51,11 +52,7 @@ def _pairs(parser: argparse.ArgumentParser, given: argparse.Namespace) -> int:
     rows, described = _score(scorer, data, given.out, model, given.restart)
     others = None if held_out is None else _score(scorer, held_out, given.out / "calibration", model, given.restart)[0]
     results = pairs.evaluate(rows, others, bootstrap)
-    counts = described.get("encoded", {})
-    cut = [f"{n} {what}" for what, n in counts.items() if what != "records" and n]
-    if cut:
-        notes.append(f"while encoding: {', '.join(cut)}")
-    results["notes"] += notes
+    results["notes"] += notes + encoding_notes(described, len(rows))
     results |= {
         "data": given.data,
         "calibrate_on": given.calibrate_on,

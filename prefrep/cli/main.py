@@ -94,7 +94,8 @@ def main(args: list[str] | None = None) -> int:
                 for row, id, pairs in self.datamodule.predicted
                 for pair in ([None] if pairs is None else pairs)
             )
-            whole = cast(Any, self.trainer).limit_predict_batches == 1.0
+            limit = cast(Any, self.trainer).limit_predict_batches
+            whole = limit == 1.0 and isinstance(limit, float)  # the number 1 is one batch
             replace_lines(out, (place | {"score": score} for place, score in zip(places, scores, strict=whole)))
             print(f"written: {out}")
 

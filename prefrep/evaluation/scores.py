@@ -183,6 +183,22 @@ def add_counts(folder: Path, model: Mapping[str, Any]) -> dict[str, Any]:
     return counted
 
 
+def encoding_notes(model: Mapping[str, Any], rows: int) -> list[str]:
+    """What a reader of results must know of how texts were encoded.
+
+    Args:
+        model: The description with its counts, see `add_counts`.
+        rows: How many were scored in all.
+    """
+    counts = model.get("encoded", {})
+    cut = [f"{n} {what}" for what, n in counts.items() if what != "records" and n]
+    notes = [f"while encoding: {', '.join(cut)}"] if cut else []
+    seen = counts.get("records", 0)
+    if seen < rows:
+        notes.append(f"truncation was counted for {seen} of {rows} rows; the others are of a run that was cut off")
+    return notes
+
+
 class ScoreLog(Generic[Row]):
     """`scores.jsonl` of one evaluation, open for appending; use as a context manager.
 

@@ -14,7 +14,7 @@ import pytest
 from prefrep.errors import ConfigError, DataError, RecordError
 from prefrep.evaluation import rewardbench as rb
 from prefrep.evaluation.layout import fingerprint, model_name, versions, write_official
-from prefrep.evaluation.scores import PairScore, RankedScore, read_scores
+from prefrep.evaluation.scores import PairScore, RankedScore, encoding_notes, read_scores
 from prefrep.evaluation.summary import Bootstrap, pair_results, ranked_results
 from prefrep.records import Comparison, Message, Messages, RankedResponses
 
@@ -355,3 +355,9 @@ def test_names_and_fingerprints(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("2")
     assert fingerprint(tmp_path) != before
     assert {"python", "prefrep", "numpy", "torch"} <= versions({"torch": "2"}).keys()
+
+
+def test_counts_of_a_run_that_was_cut_off_are_said_to_be_parts() -> None:
+    assert encoding_notes({"encoded": {"records": 5, "truncated prompts": 2, "dropped": 0}}, 5) == ["while encoding: 2 truncated prompts"]
+    (note,) = encoding_notes({"encoded": {"records": 3}}, 5)
+    assert "counted for 3 of 5 rows" in note

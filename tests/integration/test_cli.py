@@ -244,6 +244,9 @@ def test_predictions_say_what_they_are_of(data: Path, tmp_path: Path) -> None:
     assert main(["predict", *common, "--data.truncation", "drop", "--data.max_length", "96", "--ckpt_path", checkpoint]) == 0
     rows = [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
     assert [(row["row"], row["id"], row.get("pair")) for row in rows] == [(1, "", None), (2, "k", [2, 0]), (2, "k", [2, 1])]
+    one = ["--data.max_length", "96", "--data.truncation", "drop", "--data.batch_size", "1", "--trainer.limit_predict_batches", "1"]
+    assert main(["predict", *common, *one, "--ckpt_path", checkpoint]) == 0
+    assert len((out / "predictions.jsonl").read_text().splitlines()) == 1, "as many as were asked for"
 
 
 def test_score_leaves_other_files_alone(data: Path, tmp_path: Path) -> None:
@@ -293,6 +296,18 @@ def test_exports_say_which_step_they_are_of(data: Path, tmp_path: Path) -> None:
     fit(tmp_path / "last.yaml", ties, tmp_path / "ties")
     metrics = json.loads((tmp_path / "ties" / "export" / "prefrep.json").read_text())["recipe"]["metrics"]
     assert metrics["val/accuracy"] is None and metrics["val/loss"] > 0
+
+
+def test_a_run_that_is_told_to_end_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    """Lightning ends it with a SystemExit that has no code, which the shell would take for success."""
+    from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+    def ends() -> int:
+        raise SIGTERMException
+
+    with pytest.raises(SystemExit) as stop:
+        run(ends)
+    assert stop.value.code == 143 and capsys.readouterr().err == "prefrep: terminated\n"
 
 
 def test_the_installed_command_ends_in_one_sentence(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
