@@ -106,7 +106,8 @@ def read(
     source = source if isinstance(source, Source) else Source(str(source))
     if source.path.startswith(cyclic.PREFIX):
         subset = cyclic.Subset.parse(source.path)
-        yield from subset.comparisons(read(replace(source, path=subset.ratings), on_bad_row, skipped, formats, role))
+        # Cycles are split by prompt (`part=`), and rating data have one split on the hub: what they are for says nothing.
+        yield from subset.comparisons(read(replace(source, path=subset.ratings), on_bad_row, skipped, formats))
         return
     bad = [] if skipped is None else skipped
     bad_before, records = len(bad), 0

@@ -162,6 +162,12 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     return calls
 
 
+def test_hub_data_are_read_from_the_split_that_they_are_for(hub: list[tuple[Any, ...]]) -> None:
+    for source in ("some/set", Source("some/set", split="dev"), "some/set:test"):
+        list(read(source, role="validation"))
+    assert [call[2] for call in hub] == ["validation", "dev", "test"], "what is named wins"
+
+
 @pytest.mark.parametrize(
     ("path", "call"),
     [
