@@ -231,7 +231,11 @@ def _notes(rows: Sequence[TableRow], described: Sequence[dict[str, Any]]) -> lis
     if "votes" in kinds and not any(row.kind == "votes" and np.max(_pairs(row)) > 1 for row in rows):
         notes.append("no pair was voted on twice, so noise and circles look alike: the null keeps the cyclic triples of complete tables")
     if kinds - {"model"}:
-        notes.append("energies are of margins: an order without a doubt has cyclic energy too (1/9 for three responses); see the null")
+        notes.append("energies are of margins: an order without a doubt has cyclic energy too (1/9 for three responses)")
+    if "majority" in kinds:
+        notes.append(
+            "cyclic energy has no p with ratings, since rounding moves it; p of triples and feedback arcs kept their level in simulations"
+        )
     return notes
 
 

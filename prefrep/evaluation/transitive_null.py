@@ -28,7 +28,7 @@ NULLS = {
     "votes": "Bradley-Terry votes in which every response wins as often as it did: cycles of votes are reversed at random (exact "
     "conditional test)",
     "majority": "ratings = quality of the response + leniency of the aspect + errors: means are kept, the rest is turned at random and "
-    "brought back to the nearest rating",
+    "brought back to the nearest rating (not exact, and for triples and feedback arcs only)",
     "scores": "none: one score per response is transitive",
 }
 
@@ -44,7 +44,8 @@ def null(rows: Sequence[TableRow], draws: int, seed: int) -> dict[str, Any]:
     Returns:
         `models`: the null of each kind in words. For each statistic `observed`, `mean`, `ci95` (the middle 95 % of the null), `p`
         (one-sided) and `draws`. Cyclic energy is in units of the observed tables' energy: noise that adds to one adds to the other, and
-        their ratio would hide it. It is left out where the null keeps it as it is.
+        their ratio would hide it. It is left out where no table has votes, since the other nulls keep it as it is, and where one has
+        ratings, since rounding them moves it (see `functional.transitive_nulls`).
     """
     names = ["triples.cyclic", "triples.intransitive", "feedback_arcs.arcs", "energy.cyclic"]
     levels = np.unique([rating for row in rows for line in row.ratings or () for rating in line])
@@ -52,9 +53,10 @@ def null(rows: Sequence[TableRow], draws: int, seed: int) -> dict[str, Any]:
     for row in rows:
         tables = np.concatenate([row.array()[None], _drawn(row, levels, draws, _stream(row, seed))])
         sums += _statistics(tables, row.graph())
-    if all(row.kind in ("model", "probabilities", "scores") for row in rows):
-        names = names[:3]
-    found: dict[str, Any] = {"models": {kind: NULLS[kind] for kind in dict.fromkeys(row.kind for row in rows)}, "seed": seed}
+    kinds = list(dict.fromkeys(row.kind for row in rows))
+    if "votes" not in kinds or "majority" in kinds:
+        names.remove("energy.cyclic")
+    found: dict[str, Any] = {"models": {kind: NULLS[kind] for kind in kinds}, "seed": seed}
     for i, name in enumerate(names):
         shares = np.divide(sums[:, i, 0], sums[:, i, 1], out=np.zeros(draws + 1), where=sums[:, i, 1] > 0)
         found[name] = {

@@ -1,8 +1,14 @@
 """What a transitive model with the same noise would have given: tables to hold an observed cycle rate against.
 
 Each null is drawn given what the transitive model can know: the estimates of its own parameters are kept, and only what is left, which is
-pure noise if the model is right, is drawn again. Nothing has to be estimated, so p-values do not depend on how well it was (`rotated` and
-`revoted` are exact tests; `rerated` is exact up to rounding to the grid).
+pure noise if the model is right, is drawn again. Nothing has to be estimated, so p-values do not depend on how well it was: `rotated` and
+`revoted` are exact tests.
+
+`rerated` is not. What is left of rounded ratings holds their rounding, and is rounded once more. In simulations of transitive ratings the p
+of cyclic triples and of feedback arcs kept their level (at most 7 % of 60 repetitions below 5 %, in most settings none). The p of cyclic
+energy did not: 33 % to 100 % of false alarms where errors are small, too cautious where qualities lie close. Errors of the size with which
+the rounded rest keeps its length do not mend that: what stays is small on each prompt, and with 2000 prompts every repetition was a false
+alarm. So cyclic energy is not to be tested with `rerated`.
 
 What no null can do: tell noise from cycles in a complete table with one hard verdict per pair. The number of its cyclic triples follows
 from how often each response won (Kendall and Babington Smith, 1940), so `revoted` gives tables with the observed number, and p is 1.
@@ -91,6 +97,7 @@ def rerated(ratings: Floats, levels: Floats, draws: int, generator: np.random.Ge
     Model: rating = quality of the response + leniency of the aspect + independent normal errors of one size per prompt, on a grid of
     levels. Means by response and by aspect are kept, the rest is turned at random as in `rotated` and brought back to the nearest level,
     which ties need. Errors are drawn per rating, not per pair: each aspect stays an order, and what cycles there are come from the vote.
+    An approximation, for counts of cycles alone: see above.
 
     Args:
         ratings: [A, K], all known.

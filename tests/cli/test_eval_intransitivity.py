@@ -81,6 +81,9 @@ def test_the_bundled_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert (tmp_path / "intransitivity.png").stat().st_size > 10_000
     shown = capsys.readouterr().out
     assert f"{found['energy']['gradient']['score']:.3f}" in shown and "null of majority" in shown
+    cyclic = next(line for line in shown.splitlines() if line.startswith("  cyclic, both"))
+    low, high = found["energy"]["cyclic"]["ci95"]
+    assert cyclic.endswith(f"[{low:.3f}, {high:.3f}]") and "energy.cyclic" not in found["null"], "no null and no p for energies of ratings"
 
 
 @pytest.mark.parametrize("head", HEADS)

@@ -186,13 +186,14 @@ def test_ratings_stay_on_their_levels() -> None:
     np.testing.assert_array_equal(nulls.rerated(additive, LEVELS, 2, rng()), np.stack([additive] * 2))
 
 
-def test_level_of_ratings() -> None:
+@pytest.mark.parametrize("noise", [0.4, 1.5])
+def test_level_of_ratings(noise: float) -> None:
     """Pooled over 12 prompts, as an evaluation does it, for triples that no weak order allows: rounding must not make it too eager."""
     generator, found = rng(7), []
     for _ in range(150):
         observed, drawn = 0, np.zeros(79, np.int64)
         for _ in range(12):
-            ratings = rated(4, 4, 1.5, generator)
+            ratings = rated(4, 4, noise, generator)
             verdicts = triples(majority(np.concatenate([ratings[None], nulls.rerated(ratings, LEVELS, 79, generator)])))
             cyclic = verdicts.cyclic + verdicts.tied_cyclic
             observed += int(cyclic[0])
