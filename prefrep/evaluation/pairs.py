@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from prefrep.disk import replace_lines
 from prefrep.errors import DataError, RecordError
 from prefrep.evaluation.layout import rendered
-from prefrep.evaluation.reliability import reliability
+from prefrep.evaluation.reliability import Scored, reliability
 from prefrep.evaluation.scores import SCORES, SIDECAR, PairScore, distinct, write_json
 from prefrep.evaluation.summary import Bootstrap
 from prefrep.evaluation.winrate import answer_length
@@ -132,7 +132,8 @@ def evaluate(rows: Sequence[PairRow], held_out: Sequence[PairRow] | None = None,
     """Accuracy, agreement and calibration with 95 % intervals, from the rows alone.
 
     A verdict is right when the answer that the data prefer scores strictly higher; a tie of the data (probability 1/2) has no right
-    verdict and counts for calibration only. Accuracies have Wilson intervals.
+    verdict and counts for calibration only. Accuracies have Wilson intervals, which take comparisons for independent; intervals of Brier
+    score, log loss and temperature go by prompts.
 
     Args:
         rows: Per-sample scores.
@@ -157,14 +158,23 @@ def evaluate(rows: Sequence[PairRow], held_out: Sequence[PairRow] | None = None,
     equal = sum(row.score == 0 for row in decided)
     if equal:
         notes.append(f"{equal} pairs have equal scores, which count as lost")
-    prompts = len({row.prompt or number for number, row in enumerate(rows)})
-    if prompts < len(rows):
-        notes.append(f"{len(rows)} comparisons on {prompts} prompts: intervals take them for independent, and may be too narrow")
+    prompts = len(set(_prompts(rows)))
+    if prompts == 1 < len(rows):
+        notes.append(f"all {len(rows)} comparisons are on one prompt: intervals are of other comparisons on it, not of other prompts")
+    elif prompts < len(rows):
+        notes.append(
+            f"{len(rows)} comparisons on {prompts} prompts: intervals of accuracies and the calibration error that chance gives take them "
+            "for independent, and may be too narrow and too small; Brier score and log loss have prompts resampled"
+        )
     right = np.array([is_right(row.score, row.probability) for row in decided], dtype=bool)
     subsets: dict[str, list[bool]] = {}
     for row, won in zip(decided, right, strict=True):
         subsets.setdefault(row.subset, []).append(bool(won))
-    measured, said = reliability(*_columns(rows), None if held_out is None else _columns(held_out), boot)
+    measured, said = reliability(_columns(rows), None if held_out is None else _columns(held_out), boot)
+    fitted_on = len(set(_prompts(held_out or ())))
+    if held_out and fitted_on < len(held_out) and measured["temperature"] is not None:
+        on, goes = (f"{fitted_on} prompts", "goes by prompts") if fitted_on > 1 else ("one prompt", "is of other comparisons on it")
+        said.append(f"the temperature is fitted on {len(held_out)} comparisons on {on}, and its interval {goes}")
     return {
         "benchmark": "pairs",
         "tie_treatment": "strict: the preferred answer must score higher, equal scores are lost",
@@ -215,8 +225,17 @@ def _by_margin(rows: Sequence[PairRow], right: NDArray[np.bool_]) -> dict[str, A
     return {"known": int(known.sum()), "unknown": share(right[~known]), "bins": _grouped(margins, right[known])}
 
 
-def _columns(rows: Sequence[PairRow]) -> tuple[Floats, Floats]:
-    return np.array([row.score for row in rows]), np.array([row.probability for row in rows])
+def _columns(rows: Sequence[PairRow]) -> Scored:
+    prompts = _prompts(rows)
+    if len(set(prompts)) == 1:  # there is nothing else to resample than the comparisons on it
+        prompts = list(range(len(rows)))
+    return Scored(np.array([row.score for row in rows]), np.array([row.probability for row in rows]), np.array(prompts, dtype=np.int64))
+
+
+def _prompts(rows: Sequence[PairRow]) -> list[int]:
+    """For each row, a number that only those on the same prompt share; without a prompt, one of its own."""
+    numbers: dict[str | int, int] = {}
+    return [numbers.setdefault(row.prompt or place, len(numbers)) for place, row in enumerate(rows)]
 
 
 def mistakes(rows: Sequence[PairRow], comparisons: Sequence[Comparison], limit: int = 50) -> list[dict[str, Any]]:

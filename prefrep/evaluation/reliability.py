@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,39 +18,51 @@ BINS = 10
 Floats = NDArray[np.float64]
 
 
-def reliability(
-    scores: Floats, outcomes: Floats, held_out: tuple[Floats, Floats] | None, bootstrap: Bootstrap
-) -> tuple[dict[str, Any], list[str]]:
-    """Brier score, log loss, calibration error and bins, as scored and after a temperature; and what a reader must be told.
+class Scored(NamedTuple):
+    """Comparisons, as columns.
 
     Args:
         scores: Log-odds of chosen over rejected [n].
         outcomes: P(chosen wins) by the data [n].
-        held_out: The same of other comparisons, which the temperature is fitted on; None: no temperature.
-        bootstrap: How intervals are drawn.
+        prompts: Whole numbers from 0 [n], equal where comparisons are on one prompt.
     """
-    found, notes = _measure(scores, outcomes, bootstrap), []
-    if (outcomes % 1 != 0).any():
+
+    scores: Floats
+    outcomes: Floats
+    prompts: intervals.Ints
+
+
+def reliability(rows: Scored, held_out: Scored | None, bootstrap: Bootstrap) -> tuple[dict[str, Any], list[str]]:
+    """Brier score, log loss, calibration error and bins, as scored and after a temperature; and what a reader must be told.
+
+    Args:
+        rows: What is measured.
+        held_out: Other comparisons, which the temperature is fitted on; None: no temperature.
+        bootstrap: How intervals are drawn: prompts are resampled.
+    """
+    found, notes = _measure(rows, bootstrap), []
+    if (rows.outcomes % 1 != 0).any():
         notes.append("soft labels count as expected outcomes; the error of a calibrated model is that of hard outcomes, so it is too large")
     found["temperature"] = None
     if held_out is not None:
-        n = len(held_out[0])
+        n = len(held_out.scores)
         try:
             value, interval = calibration.fit_temperature(*held_out)
         except ValueError as error:
             notes.append(f"no temperature: in the {n} comparisons that it was to be fitted on, {error}")
         else:
-            after = _measure(scores / value, outcomes, bootstrap)
+            after = _measure(rows._replace(scores=rows.scores / value), bootstrap)
             found["temperature"] = {"value": value, "ci95": list(interval), "n": n, "after": after}
     return found, notes
 
 
-def _measure(scores: Floats, outcomes: Floats, boot: Bootstrap) -> dict[str, Any]:
+def _measure(rows: Scored, boot: Bootstrap) -> dict[str, Any]:
     """Brier score, log loss, calibration error and the reliability diagram."""
+    scores, outcomes, prompts = rows
     confidence, outcome = calibration.folded(scores, outcomes)
     bins = calibration.equal_mass(confidence, BINS)
     n = len(scores)
-    spread = calibration.bootstrap(scores, outcomes, bins, boot.draws, intervals.stream(boot.seed, "calibration"))
+    spread = calibration.bootstrap(scores, outcomes, bins, boot.draws, intervals.stream(boot.seed, "calibration"), prompts)
     diagram = []
     for number in range(int(bins.max()) + 1):
         inside = bins == number

@@ -19,11 +19,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from prefrep.metrics.intervals import Interval, percentile_interval
+from prefrep.metrics.intervals import Interval, Ints, percentile_interval
 from prefrep.metrics.winrate import win_probabilities
 
 Floats = NDArray[np.float64]
-Indices = NDArray[np.int64]
 
 
 def brier(log_odds: ArrayLike, outcomes: ArrayLike) -> Floats:
@@ -44,7 +43,7 @@ def folded(log_odds: ArrayLike, outcomes: ArrayLike) -> tuple[Floats, Floats]:
     return win_probabilities(np.abs(s)), np.where(s > 0, y, np.where(s < 0, 1 - y, 0.5))
 
 
-def equal_mass(values: ArrayLike, bins: int) -> Indices:
+def equal_mass(values: ArrayLike, bins: int) -> Ints:
     """Bin of each value [n], counted from 0: quantiles split the values, and equal values share a bin.
 
     Confidences crowd: in bins of equal width a few would hold nearly all verdicts and the others only noise, which a calibration error
@@ -56,7 +55,7 @@ def equal_mass(values: ArrayLike, bins: int) -> Indices:
     return np.asarray(np.unique(found, return_inverse=True)[1], dtype=np.int64)
 
 
-def calibration_error(confidence: Floats, outcome: Floats, bins: Indices) -> float:
+def calibration_error(confidence: Floats, outcome: Floats, bins: Ints) -> float:
     """Expected calibration error (Naeini et al., AAAI 2015): sum over bins of n_b / n |mean outcome - mean confidence|.
 
     Args:
@@ -84,13 +83,15 @@ class Spread:
     calibrated_p95: float
 
 
-def bootstrap(log_odds: ArrayLike, outcomes: ArrayLike, bins: Indices, draws: int, generator: np.random.Generator) -> Spread:
+def bootstrap(
+    log_odds: ArrayLike, outcomes: ArrayLike, bins: Ints, draws: int, generator: np.random.Generator, groups: Ints | None = None
+) -> Spread:
     """Resamples comparisons for the scores; draws outcomes of a calibrated model for the calibration error.
 
     The calibration error has no interval. It is a sum of absolute values, which noise alone makes positive, and a resample has the noise
     twice: where the truth is near 0, intervals from resamples miss it. What tells noise from miscalibration is a test: the same confidences
     in the same bins, with verdicts that are right as often as they say (after the consistency bars of Broecker and Smith, Weather and
-    Forecasting 22, 2007).
+    Forecasting 22, 2007). Those verdicts are drawn independently, whatever the groups: nothing says how those of a group go together.
 
     Args:
         log_odds: s, [n].
@@ -98,13 +99,17 @@ def bootstrap(log_odds: ArrayLike, outcomes: ArrayLike, bins: Indices, draws: in
         bins: Bin of each comparison [n].
         draws: Number of resamples.
         generator: Random numbers.
+        groups: A whole number from 0 for each comparison, equal within a group, [n], none left out: groups are resampled whole, and means
+            are over the comparisons in them (as in `intervals.bootstrap_means`). None: each comparison by itself.
     """
-    scores, losses = brier(log_odds, outcomes), log_loss(log_odds, outcomes)
     confidence, n = folded(log_odds, outcomes)[0], len(bins)
+    codes = np.arange(n) if groups is None else groups
+    columns = (brier(log_odds, outcomes), log_loss(log_odds, outcomes), None)
+    sums = np.stack([np.bincount(codes, column) for column in columns], axis=1)  # of each group: scores, losses, how many
     found, calibrated = np.empty((draws, 2)), np.empty(draws)
     for draw in range(draws):
-        rows = generator.integers(0, n, n)
-        found[draw] = scores[rows].mean(), losses[rows].mean()
+        score, loss, count = sums[generator.integers(0, len(sums), len(sums))].sum(0)
+        found[draw] = score / count, loss / count
         calibrated[draw] = calibration_error(confidence, (generator.random(n) < confidence).astype(np.float64), bins)
     return Spread(
         percentile_interval(found[:, 0]),
@@ -114,19 +119,22 @@ def bootstrap(log_odds: ArrayLike, outcomes: ArrayLike, bins: Indices, draws: in
     )
 
 
-def fit_temperature(log_odds: ArrayLike, outcomes: ArrayLike) -> tuple[float, Interval]:
+def fit_temperature(log_odds: ArrayLike, outcomes: ArrayLike, groups: Ints | None = None) -> tuple[float, Interval]:
     """The temperature T that minimises the mean log loss of s / T (Guo et al., arXiv 1706.04599, section 4.2), with its 95 % interval.
 
     With b = 1 / T the loss is convex, and b the root of its slope, mean(s (sigmoid(b s) - y)). The order of a comparison does not matter
-    to it, and T s gives the same as s, times T. The interval is that of an M-estimator on a logarithmic scale:
-    var(b) = mean(slope^2) / (n curvature^2).
+    to it, and T s gives the same as s, times T. The interval is that of an M-estimator on a logarithmic scale. Slopes of a group go
+    together, so they are summed before they are squared (cluster-robust: Liang and Zeger, Biometrika 73, 1986): over G groups,
+    var(b) = G / (G - 1) sum(slope of the group^2) / (n curvature)^2, which is the usual one where each comparison is a group.
 
     Args:
         log_odds: s, [n]: of comparisons that nothing is reported of.
         outcomes: y, [n].
+        groups: A whole number from 0 for each comparison, equal within a group (those of one prompt), [n]; None: each by itself.
 
     Raises:
-        ValueError: No positive, finite temperature is best: every verdict is right, or they are wrong more than right.
+        ValueError: No positive, finite temperature is best: every verdict is right, or they are wrong more than right. Or there is one
+            group, which says nothing about others.
     """
     from scipy.optimize import brentq
     from scipy.special import expit
@@ -136,6 +144,10 @@ def fit_temperature(log_odds: ArrayLike, outcomes: ArrayLike) -> tuple[float, In
     if scale == 0:
         raise ValueError("every score is 0, so there is nothing to rescale")
     unit = s / scale
+    codes = np.arange(len(s)) if groups is None else groups
+    count = len(np.unique(codes))
+    if count < 2:
+        raise ValueError("there is nothing beside one comparison, or one group of them, to tell how far its temperature holds")
 
     def slopes(b: float) -> Floats:
         return np.asarray(unit * (expit(b * unit) - y))
@@ -149,7 +161,8 @@ def fit_temperature(log_odds: ArrayLike, outcomes: ArrayLike) -> tuple[float, In
         high *= 2
     b = float(brentq(lambda value: float(slopes(value).mean()), 0.0, high, xtol=1e-14, rtol=1e-14))
     p = expit(b * unit)
-    curvature = float((unit**2 * p * (1 - p)).mean())
-    error = 1.96 * float(np.sqrt((slopes(b) ** 2).mean() / len(s))) / curvature / b
+    curvature = float((unit**2 * p * (1 - p)).sum())
+    together = np.bincount(codes, slopes(b))
+    error = 1.96 * float(np.sqrt(count / (count - 1) * (together**2).sum())) / curvature / b
     temperature = scale / b
     return temperature, (temperature * float(np.exp(-error)), temperature * float(np.exp(error)))

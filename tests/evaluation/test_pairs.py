@@ -98,6 +98,26 @@ def test_comparisons_on_one_prompt_are_said_to_be() -> None:
     assert notes("a", "b", "", "") == []
     (note,) = notes("a", "b", "a", "", "")
     assert note.startswith("5 comparisons on 4 prompts")
+    assert [note for note in evaluate([row(1.0, id="1")] * 2, None, FEW)["notes"] if "prompt" in note] == []
+    (note,) = (note for note in evaluate([replace(row(1.0), prompt="a")] * 2, None, FEW)["notes"] if "prompt" in note)
+    assert note.startswith("all 2 comparisons are on one prompt")
+
+
+def test_intervals_of_calibration_go_by_prompts() -> None:
+    """Copies of a comparison under its prompt make no interval narrower; under prompts of their own they would, by the root of 3."""
+    rows, others = ([replace(each, prompt=f"p{i}") for i, each in enumerate(generated(100, 2.0, seed))] for seed in (0, 1))
+    once, copied = (evaluate(rows * n, others * n, Bootstrap(1000)) for n in (1, 3))
+    a, b = once["calibration"], copied["calibration"]
+    for before, after in ((a, b), (a["temperature"]["after"], b["temperature"]["after"])):
+        for measure in ("brier", "log_loss"):
+            assert np.diff(after[measure]["ci95"]) == pytest.approx(np.diff(before[measure]["ci95"]), rel=0.15)
+    assert b["temperature"]["ci95"] == pytest.approx(a["temperature"]["ci95"])
+    notes = [note for note in copied["notes"] if "prompts" in note]
+    assert len(notes) == 2 and notes[1].startswith("the temperature is fitted on 300 comparisons on 100 prompts")
+    assert not any("prompt" in note for note in once["notes"])
+    same = evaluate(rows, [replace(each, prompt="p") for each in others], FEW)
+    assert same["calibration"]["temperature"]["ci95"] == a["temperature"]["ci95"], "one prompt has nothing else to go by"
+    assert any("100 comparisons on one prompt" in note for note in same["notes"])
 
 
 def test_accuracy_by_hand() -> None:

@@ -135,6 +135,35 @@ def test_interval_of_the_temperature_covers() -> None:
     assert 180 <= covered <= 199  # 190 expected, standard deviation 3
 
 
+def test_copies_on_one_prompt_are_no_new_evidence() -> None:
+    """Every comparison four times: as one prompt each they say what they said once; as independent ones, twice as sure."""
+    s, y = generated(300, 2.0)
+    found, (low, high) = fit_temperature(s, y)
+    several, outcomes, prompts = np.repeat(s, 4), np.repeat(y, 4), np.repeat(np.arange(300), 4)
+    assert fit_temperature(several, outcomes, prompts) == (pytest.approx(found), (pytest.approx(low), pytest.approx(high)))
+    naive = fit_temperature(several, outcomes)[1]
+    assert math.log(high / low) == pytest.approx(2 * math.log(naive[1] / naive[0]), rel=0.005)  # but for G / (G - 1)
+    spread = bootstrap(several, outcomes, np.zeros(1200, np.int64), 2000, np.random.default_rng(0), prompts)
+    for (low, high), values in ((spread.brier, brier(s, y)), (spread.log_loss, log_loss(s, y))):
+        assert high - low == pytest.approx(2 * 1.96 * values.std() / math.sqrt(300), rel=0.1)  # of a mean of 300, not of 1200
+    with pytest.raises(ValueError, match="one group"):
+        fit_temperature(s, y, np.zeros(300, np.int64))
+
+
+def test_interval_of_the_temperature_covers_where_prompts_are_shared() -> None:
+    """All 15 pairs of six answers, which Gumbel noise orders: a Bradley-Terry model pair by pair, and far from independent."""
+    i, j = np.triu_indices(6, 1)
+    prompts, covered = np.repeat(np.arange(80), 15), 0
+    for seed in range(200):
+        generator = np.random.default_rng(seed)
+        quality = generator.standard_normal((80, 6))
+        order = quality + generator.gumbel(size=(80, 6))
+        s = 2.0 * (quality[:, i] - quality[:, j]).ravel()
+        low, high = fit_temperature(s, (order[:, i] > order[:, j]).ravel(), prompts)[1]
+        covered += low < 2.0 < high
+    assert 180 <= covered <= 199  # 190 expected, standard deviation 3
+
+
 @pytest.mark.parametrize(
     ("scores", "outcomes", "why"),
     [
