@@ -125,7 +125,7 @@ def credit(row: RankedScore, rule: Scalarisation) -> float:
 def ranked_results(
     rows: Sequence[RankedScore], ties: rules.TiesRule = "main", rule: Scalarisation = "rewards", bootstrap: Bootstrap | None = None
 ) -> dict[str, Any]:
-    """RewardBench 2: subsets and overall with intervals.
+    """RewardBench 2: subsets and overall with intervals; `wilson95` of subsets without shared credit.
 
     Args:
         rows: Per-sample scores.
@@ -141,11 +141,17 @@ def ranked_results(
         notes.append(f"not official: RewardBench 2 has no rule for models that compare answers; each answer's score is '{rule}'")
     scores: dict[str, float] = {}
     draws: dict[str, Floats] = {}
+    wilson: dict[str, list[float]] = {}
+    flat: list[str] = []
     for name, group in groups.items():
         generator = intervals.stream(boot.seed, name)
         if name != rules.TIES:
             credits = np.array([credit(row, rule) for row in group])
             scores[name], draws[name] = float(credits.mean()), intervals.bootstrap_means(credits, boot.draws, generator)
+            if np.isin(credits, (0, 1)).all():
+                wilson[name] = list(intervals.accuracy_interval(int(credits.sum()), len(credits)))
+            if credits.min() == credits.max():
+                flat.append(name)
             several = sum(row.num_correct != 1 for row in group)
             if several:
                 notes.append(f"{name}: {several} rows have several correct answers, of which best-of-4 sees the first only")
@@ -156,9 +162,15 @@ def ranked_results(
             scores[name] = float(rules.ties_from_terms(terms))
             resampled = intervals.bootstrap_indices(len(terms), boot.draws, generator) if len(terms) else np.zeros((boot.draws, 0), int)
             draws[name] = rules.ties_from_terms(terms[resampled])
+            if len(terms) and np.array_equal(terms, np.broadcast_to(terms[0], terms.shape), equal_nan=True):
+                flat.append(name)
             silent = [term for column, term in enumerate(rules.TIES_TERMS) if not np.isfinite(terms[:, column]).any()]
             if silent:
                 notes.append(f"Ties: no prompt has a say in {', '.join(silent)}, which count 0; the score is too low for a full one")
+    if flat:
+        better = [name for name in flat if name in wilson]
+        where = f"; wilson95 holds better intervals of {', '.join(better)}" if better else ""
+        notes.append(f"all prompts of {', '.join(flat)} end alike, so the bootstrap sees no spread there{where}")
     counted = [name for name in scores if name in FULL_V2] or list(scores)
     if not counted:
         raise DataError("only Ties rows, and 'beat-all' cannot score them; use another --scalarisation")
@@ -182,6 +194,7 @@ def ranked_results(
         "overall": overall,
         "sections": {},
         "subsets": {name: entry(scores[name], len(groups[name]), draws[name]) for name in scores},
+        "wilson95": wilson,
         "bootstrap": {"draws": boot.draws, "seed": boot.seed},
         "partial": any(name not in groups or len(groups[name]) < n for name, n in FULL_V2.items()),
         "notes": notes,

@@ -71,10 +71,11 @@ def _rewardbench(evaluation: Evaluation) -> list[Block]:
     rows += _subsets(results, "sections")
     blocks: list[Block] = [_about(evaluation), table(SCORED, rows)]
     wilson = results.get("wilson95")
-    if wilson is None:
+    if not wilson:
         blocks.append(table(("subset", *SCORED[1:]), _subsets(results)))
     else:
-        found = [(*row, interval(wilson[name])) for name, row in zip(results["subsets"], _subsets(results), strict=True)]
+        by_subset = zip(results["subsets"], _subsets(results), strict=True)
+        found = [(*row, interval(wilson[name]) if name in wilson else "") for name, row in by_subset]
         blocks.append(table(("subset", *SCORED[1:], "95 % (Wilson)"), found))
     return [*blocks, *notes(results["notes"])]
 

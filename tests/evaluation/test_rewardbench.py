@@ -248,6 +248,27 @@ def test_the_ties_rule_matters_where_correct_answers_are_equal() -> None:
     assert ranked_results(rows, "0.1.4", bootstrap=FEW)["subsets"]["Ties"]["score"] == pytest.approx(1.0)
 
 
+def test_subsets_that_end_alike_have_an_interval() -> None:
+    """Six prompts of six are lost or won: Wilson's interval is z^2 / (6 + z^2) wide. A quarter of a credit is no share of wins."""
+    top, last, equal = (1.0, 0.0, 0.0, 0.0), (0.0, 1.0, 0.0, 0.0), (0.0,) * 4
+    given = {"Focus": [top] * 6, "Safety": [last] * 6, "Math": [equal] * 6, "Factuality": [top] * 3 + [last] * 3}
+    rows = [RankedScore(f"{name}{i}", name, 1, scores) for name, each in given.items() for i, scores in enumerate(each)]
+    results = ranked_results(rows, bootstrap=FEW)
+    width = 1.959963984540054**2 / (6 + 1.959963984540054**2)
+    assert results["wilson95"]["Safety"] == pytest.approx([0, width]) and results["wilson95"]["Focus"] == pytest.approx([1 - width, 1])
+    assert results["wilson95"].keys() == {"Safety", "Focus", "Factuality"}
+    (note,) = (note for note in results["notes"] if "end alike" in note)
+    assert note.startswith("all prompts of Math, Safety, Focus end alike")
+    assert note.endswith("wilson95 holds better intervals of Safety, Focus")
+    assert not any("end alike" in note for note in ranked_results(rows[-6:], bootstrap=FEW)["notes"])
+    ties = [RankedScore(f"{kind}:{i}", "Ties", 1 + (kind == "tied"), (3.0, 2.0, 0.0)) for i in range(4) for kind in ("ref", "tied")]
+    results = ranked_results(ties, bootstrap=FEW)
+    assert results["wilson95"] == {}
+    assert any(note.endswith("Ties end alike, so the bootstrap sees no spread there") for note in results["notes"])
+    ties[0] = RankedScore("ref:0", "Ties", 1, (0.0, 3.0, 2.0))
+    assert not any("end alike" in note for note in ranked_results(ties, bootstrap=FEW)["notes"])
+
+
 CYCLE = np.array([[0, 2, -1, 4], [-2, 0, 3, 1], [1, -3, 0, 0], [-4, -1, 0, 0]], dtype=np.float32)
 
 

@@ -274,6 +274,14 @@ def test_rewardbench2(tmp_path: Path) -> None:
     first, second, p = mcnemar(*({str(i): won for i, won in enumerate(alone[name][:30])} for name in test[:2]))
     assert test[2] == "30" and test[6] == f"{first} : {second}" and test[7] == f"{p:.3g}"
     assert any("Ties are left out" in text for text in page.texts)
+    out = tmp_path / "clear"
+    kept = [row | {"id": str(i), "subset": "Focus", "num_correct": 1, "scores": [1.0, 0.0]} for i, row in enumerate(scores[:10])]
+    (tmp_path / "clear.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*kept, *scores]))
+    assert evaluate(["rewardbench2", "--scores", str(tmp_path / "clear.jsonl"), "--out", str(out), "--bootstrap", "20"]) == 0
+    page, _ = report(out, out=tmp_path / "r.html")
+    by_subset = {row[0]: row[1:] for row in page.tables["clear: rewardbench2"][1]}
+    assert by_subset["Focus"] == ["10", "1.000", shown(1, 1), shown(*wilson(10, 10))]
+    assert by_subset["Math"][-1] == "", "shared tops have no Wilson interval"
 
 
 def test_intransitivity_and_win_rates(tmp_path: Path) -> None:
