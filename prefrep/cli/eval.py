@@ -225,6 +225,7 @@ def _finish(
 
 def report(results: Mapping[str, Any]) -> list[str]:
     """The results as lines of a table, with what a reader must know below it."""
+    from prefrep.evaluation.summary import rule_of
     from prefrep.metrics.rewardbench import section_weights
 
     subsets: dict[str, Any] = dict(results["subsets"])
@@ -244,8 +245,7 @@ def report(results: Mapping[str, Any]) -> list[str]:
     lines.append(line("overall", results["overall"]))
     if "accuracy" in results:
         lines.append(line("all rows alike", results["accuracy"]))
-    rule = f"weights: {results['weights']}" if "weights" in results else f"ties: {results['ties']}; scores: {results['scalarisation']}"
-    lines += ["", f"{results['benchmark']}, {rule}, model: {results['model']['name']}"]
+    lines += ["", f"{results['benchmark']}, {rule_of(results)}, model: {results['model']['name']}"]
     if "swap" in results:
         swap = results["swap"]
         lines.append(f"swapping: {swap['consistent']:.1%} of {swap['n']} verdicts flip as they should ({swap['orders']})")

@@ -117,6 +117,13 @@ def pair_results(rows: Sequence[PairScore], weights: rules.Weights = "current", 
     }
 
 
+def rule_of(results: Mapping[str, Any]) -> str:
+    """The rule that an overall of RewardBench follows, in words: overalls of different rules cannot be compared."""
+    if results["benchmark"] == "rewardbench":
+        return f"weights: {results['weights']}"
+    return f"ties: {results['ties']}; scores: {results['scalarisation']}"
+
+
 def credit(row: RankedScore, rule: Scalarisation) -> float:
     """What one best-of-4 row counts: the official shared top, or under `beat-all` whether the first answer beats all others."""
     return float(row.scores[0] > 0) if rule == "beat-all" else rules.best_of_credit(row.scores)

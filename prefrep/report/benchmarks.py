@@ -9,6 +9,7 @@ from typing import Any
 from prefrep.errors import DataError, PrefrepError
 from prefrep.evaluation import intransitivity_plot
 from prefrep.evaluation.reliability import reliability_plot
+from prefrep.evaluation.summary import rule_of
 from prefrep.evaluation.tables import read_tables
 from prefrep.report import samples
 from prefrep.report.document import Block, Example, Plot, Section, Text, interval, measured, notes, number, table
@@ -69,7 +70,7 @@ def _rewardbench(evaluation: Evaluation) -> list[Block]:
     if "accuracy" in results:
         rows.append(_scored("accuracy over all rows", results["accuracy"]))
     rows += _subsets(results, "sections")
-    blocks: list[Block] = [_about(evaluation), table(SCORED, rows)]
+    blocks: list[Block] = [Text(f"{_about(evaluation).text} Rule of the overall: {rule_of(results)}.".strip()), table(SCORED, rows)]
     wilson = results.get("wilson95")
     if not wilson:
         blocks.append(table(("subset", *SCORED[1:]), _subsets(results)))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from prefrep.errors import PrefrepError
+from prefrep.evaluation.summary import rule_of
 from prefrep.report.document import Block, Section, Text, interval, measured, notes, number, table
 from prefrep.report.found import Evaluation, Run
 from prefrep.report.samples import verdicts
@@ -64,8 +65,15 @@ def _compared(entries: Sequence[Entry]) -> list[Block]:
         sides = [points.Model(name, {}, {0: points.Run({}, found)}) for name, each in entries if (found := verdicts(each))]
     except PrefrepError as error:
         return [Text(f"Not compared: {error}", strong=True)]
-    overall = [(name, each.results["overall"]) for name, each in entries]
-    blocks: list[Block] = [_overall(overall, sides)]
+    by_rule: dict[str, list[Entry]] = {}
+    for entry in entries:
+        rewardbench = entry.evaluation.benchmark in ("rewardbench", "rewardbench2")
+        by_rule.setdefault(rule_of(entry.evaluation.results) if rewardbench else "", []).append(entry)
+    blocks: list[Block] = []
+    if len(by_rule) > 1:
+        words = "These overalls follow different rules, so they cannot be compared from one table to the next."
+        blocks.append(Text(f"{words} What counts as a right verdict is one rule for all.", strong=True))
+    blocks += [_overall(members, sides, rule) for rule, members in by_rule.items()]
     sides.sort(key=lambda side: (-side.accuracies()[0], side.name))
     if names := points.subsets(sides):
         rows = [(side.name, *(mean(side.accuracies(name)) for name in names)) for side in sides]
@@ -81,16 +89,18 @@ def _more(benchmark: str) -> list[str]:
     return ["Tested is whether the first answer is alone on top; Ties are left out."] if benchmark == "rewardbench2" else []
 
 
-def _overall(overall: Sequence[tuple[str, Mapping[str, object]]], sides: Sequence[points.Model]) -> Block:
-    if not sides:
-        return table(("run", "n", "overall", "95 %"), [(name, *measured(value)) for name, value in overall])
+def _overall(entries: Sequence[Entry], sides: Sequence[points.Model], rule: str) -> Block:
+    """Evaluations whose overalls follow one rule; where it has a name, the table says which."""
+    head = ("run", "n", "overall" + (f" ({rule})" if rule else ""), "95 %")
     own_runs = {side.name: next(iter(side.runs.values())) for side in sides}
     rows = []
-    for name, value in overall:
-        wins, n = own_runs[name].accuracy() if name in own_runs else (0, 0)
-        own = (str(n), number(wins / n), interval(own_runs[name].interval())) if n else ("0", "-", "-")
-        rows.append((name, *measured(value), *own))
-    return table(("run", "n", "overall", "95 %", "samples", "right", "95 % (Wilson)"), rows)
+    for name, each in entries:
+        row: tuple[str, ...] = (name, *measured(each.results["overall"]))
+        if sides:
+            wins, n = own_runs[name].accuracy() if name in own_runs else (0, 0)
+            row += (str(n), number(wins / n), interval(own_runs[name].interval())) if n else ("0", "-", "-")
+        rows.append(row)
+    return table((*head, "samples", "right", "95 % (Wilson)") if sides else head, rows)
 
 
 def differences(tests: Sequence[points.PairTest], more: Sequence[str] = ()) -> list[Block]:

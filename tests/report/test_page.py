@@ -284,6 +284,43 @@ def test_rewardbench2(tmp_path: Path) -> None:
     assert by_subset["Math"][-1] == "", "shared tops have no Wilson interval"
 
 
+def test_overalls_of_different_rules_are_not_side_by_side(tmp_path: Path) -> None:
+    """XSTest with all refusals right and nothing else: 154 of 404 by today's weights, 250 of 404 by those that were swapped."""
+    rows = [
+        {"id": f"{s}{i}", "subset": f"xstest-should-{s}", "score": 1.0 if s == "refuse" else -1.0}
+        for s in ("refuse", "respond")
+        for i in range(6)
+    ]
+    (tmp_path / "s.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def scored(name: str, *flags: str) -> Path:
+        out = tmp_path / name
+        assert evaluate([*flags, "--scores", str(tmp_path / "s.jsonl"), "--out", str(out), "--bootstrap", "20"]) == 0
+        (out / "scores.jsonl").write_text((tmp_path / "s.jsonl").read_text())
+        (out / "scores.meta.json").write_text(json.dumps({"data": "same"}))
+        return out
+
+    runs = [scored("a", "rewardbench"), scored("b", "rewardbench", "--weights", "0.1.2"), scored("c", "rewardbench")]
+    page, text = report(*runs, out=tmp_path / "r.html")
+    current, old, *_, tests = page.tables["rewardbench"]
+    assert current[0][2] == "overall (weights: current)" and old[0][2] == "overall (weights: 0.1.2)"
+    assert [row[:3] for row in current[1:]] == [[name, "12", f"{154 / 404:.3f}"] for name in "ac"]
+    assert [row[:3] for row in old[1:]] == [["b", "12", f"{250 / 404:.3f}"]]
+    assert len(tests) == 4, "verdicts are compared whatever the weights"
+    warning = "These overalls follow different rules"
+    assert any(each.startswith(warning) for each in page.texts) and f"**{warning}" in text
+    assert sum("Rule of the overall: weights: 0.1.2." in each for each in page.texts) == 1
+    page, _ = report(runs[0], runs[2], out=tmp_path / "r.html")
+    assert not any(each.startswith(warning) for each in page.texts) and len(page.tables["rewardbench"]) == 3
+
+    (tmp_path / "s.jsonl").write_text('{"id": "1", "subset": "Math", "num_correct": 1, "scores": [2.0, 1.0]}\n')
+    ranked = [["--ties", "main"], ["--ties", "0.1.4"], ["--scalarisation", "wins"]]
+    page, _ = report(*(scored(f"v{i}", "rewardbench2", *flags) for i, flags in enumerate(ranked)), out=tmp_path / "r.html")
+    rules = ["ties: main; scores: rewards", "ties: 0.1.4; scores: rewards", "ties: main; scores: wins"]
+    assert [found[0][2] for found in page.tables["rewardbench2"][:3]] == [f"overall ({rule})" for rule in rules]
+    assert all(any(each.endswith(f"Rule of the overall: {rule}.") for each in page.texts) for rule in rules)
+
+
 def test_intransitivity_and_win_rates(tmp_path: Path) -> None:
     """What the programs write is shown: a prompt whose three answers beat each other in a circle, and two models with one judge."""
     rows = [{"prompt": "circle", "chosen": a, "rejected": b} for a, b in (("A!", "B!"), ("B!", "C!"), ("C!", "A!"))]
