@@ -51,7 +51,14 @@ def section(runs: Sequence[Run]) -> Section | None:
     titles = [benchmark for benchmark, _ in found]
     for (benchmark, data), entries in found.items():
         title = benchmark if titles.count(benchmark) == 1 else f"{benchmark}, data {data[:8]}"
-        blocks.append(Section(title, tuple(_compared(entries))))
+        try:
+            compared = _compared(entries)
+        except PrefrepError as error:
+            compared = [Text(f"Not compared: {error}", strong=True)]
+        except (KeyError, TypeError, ValueError, IndexError) as error:  # a file of another version, or of another hand
+            words = f"one of them holds results that are not what this version of bin/eval writes ({error!r}); run that evaluation again"
+            compared = [Text(f"Not compared: {words}", strong=True)]
+        blocks.append(Section(title, tuple(compared)))
     if len(runs) < 2 and not blocks:
         return None
     if not blocks:
@@ -61,10 +68,7 @@ def section(runs: Sequence[Run]) -> Section | None:
 
 
 def _compared(entries: Sequence[Entry]) -> list[Block]:
-    try:
-        sides = [points.Model(name, {}, {0: points.Run({}, found)}) for name, each in entries if (found := verdicts(each))]
-    except PrefrepError as error:
-        return [Text(f"Not compared: {error}", strong=True)]
+    sides = [points.Model(name, {}, {0: points.Run({}, found)}) for name, each in entries if (found := verdicts(each))]
     by_rule: dict[str, list[Entry]] = {}
     for entry in entries:
         rewardbench = entry.evaluation.benchmark in ("rewardbench", "rewardbench2")

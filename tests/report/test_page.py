@@ -455,6 +455,9 @@ def test_a_damaged_file_is_named_and_the_rest_is_shown(damage: str, tmp_path: Pa
     page, _ = report(tmp_path / "run", out=tmp_path / "r.html")
     wrong = [text for text in page.texts if str(tmp_path / "run" / "p") in text]
     assert wrong and page.pictures
+    make_pairs(tmp_path / "other", [True] * 20)
+    page, _ = report(tmp_path / "run", tmp_path / "other", out=tmp_path / "r.html")
+    assert any(text.startswith("Not compared: ") for text in page.texts) == (damage != "mistakes.jsonl")
 
 
 def test_usage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
