@@ -149,8 +149,11 @@ def report(results: Mapping[str, Any]) -> list[str]:
             lines.append("the transitive parts: one of the two has none")
         else:
             lines.append(f"the transitive parts correlate by {transitive:.3f}")
-        if cyclic["p"] is None:
+        if cyclic["correlation"] is None:
             lines.append("the cyclic parts: one of the two has none")
+        elif cyclic["p"] is None:
+            why = "no p without --model: margins of an order are cyclic too, so equal orders agree in them"
+            lines.append(f"the cyclic parts correlate by {cyclic['correlation']:.3f} ({why})")
         else:
             low, high = cyclic["ci95"]
             noise = f"independent noise: [{low:.3f}, {high:.3f}], p = {cyclic['p']:.3g}"

@@ -75,17 +75,19 @@ def agreement(rows: Sequence[TableRow], others: Sequence[TableRow], draws: int, 
     One table cannot say whether its cyclic part is noise; two can, since independent noise does not repeat. The cyclic parts of both tables
     of a prompt are correlated, over all prompts. Null: the first source is transitive plus independent normal errors (see
     `functional.transitive_nulls.rotated`, whose exact test this is), so that any direction of its cyclic part is as likely, whatever the
-    other source.
+    other source. Margins are not an order plus such errors: their bounds make an order's table cyclic too, in the same way in two sources
+    with the same order, so p is of models only.
 
     Args:
-        rows: Tables of one source.
+        rows: Tables of one source; a model, for a p.
         others: Tables of the other one, matched by id and subset; prompts that only one has are left out.
         draws: Of the null.
         seed: Of the draws; see `null`.
 
     Returns:
         `n` prompts; `cyclic`: `correlation`, `ci95` of the null, one-sided `p`; `gradient`: `correlation` of the transitive parts. None
-        where a source has no such part: less than `DUST` of its energy, which is what rounding leaves.
+        where a source has no such part: less than `DUST` of its energy, which is what rounding leaves. `ci95` and `p` are None, too,
+        where the first source has tables other than a model's.
 
     Raises:
         DataError: No prompt is in both, or responses differ in number.
@@ -112,11 +114,10 @@ def agreement(rows: Sequence[TableRow], others: Sequence[TableRow], draws: int, 
     cyclic: dict[str, Any] = {"correlation": None, "ci95": None, "p": None}
     if (cyclic_parts > DUST * totals).all():
         correlations = products / np.sqrt(cyclic_parts.prod())
-        cyclic = {
-            "correlation": float(correlations[0]),
-            "ci95": list(intervals.percentile_interval(correlations[1:])),
-            "p": nulls.p_value(float(correlations[0]), correlations[1:]),
-        }
+        cyclic["correlation"] = float(correlations[0])
+        if all(row.kind == "model" for row, _ in pairs):
+            cyclic["ci95"] = list(intervals.percentile_interval(correlations[1:]))
+            cyclic["p"] = nulls.p_value(float(correlations[0]), correlations[1:])
     there = (gradient_parts > DUST * totals).all()
     return {
         "n": len(pairs),

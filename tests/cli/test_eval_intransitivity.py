@@ -86,6 +86,14 @@ def test_the_bundled_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert cyclic.endswith(f"[{low:.3f}, {high:.3f}]") and "energy.cyclic" not in found["null"], "no null and no p for energies of ratings"
 
 
+def test_two_ratings_have_no_p_of_shared_circles(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["intransitivity", "--data", "bundled:ultrafeedback-mini", *FEW]
+    assert main([*command, "--out", str(tmp_path / "a")]) == 0
+    assert main([*command, "--out", str(tmp_path / "b"), "--against", str(tmp_path / "a")]) == 0
+    assert results(tmp_path / "b")["against"]["cyclic"]["p"] is None
+    assert "the cyclic parts correlate by 1.000 (no p without --model" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("head", HEADS)
 def test_tables_are_those_of_the_scorer(head: str, exports: dict[str, str], data: str, tmp_path: Path) -> None:
     out = tmp_path / "out"

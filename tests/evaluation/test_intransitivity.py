@@ -241,6 +241,15 @@ def test_what_a_source_has_not_cannot_agree() -> None:
     assert agreement([row(CIRCLE)], [row(CIRCLE + 1e-3 * order(1, 0, -1))], 9, 0)["cyclic"]["correlation"] == pytest.approx(1)
 
 
+def test_orders_that_agree_are_no_shared_circles() -> None:
+    """Margins of an order without a doubt, twice: their cyclic parts are equal, and nothing runs in circles."""
+    sure = [row(np.sign(order(2, 1, 0)), str(i), kind="majority") for i in range(20)]
+    found = agreement(sure, sure, 99, 0)["cyclic"]
+    assert found == {"correlation": pytest.approx(1), "ci95": None, "p": None}
+    model = [row(order(2, 1, 0) + 0.1 * CIRCLE, str(i)) for i in range(20)]
+    assert agreement(model, sure, 99, 0)["cyclic"]["p"] == 0.01, "a model's errors need no margins"
+
+
 def test_correlations_by_hand() -> None:
     """The same circle above opposite orders, and a source that compared three of four."""
     found = agreement([row(order(1, 0, -1) + CIRCLE)], [row(3 * CIRCLE - order(1, 0, -1))], 9, 0)
