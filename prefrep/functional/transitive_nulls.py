@@ -7,8 +7,8 @@ pure noise if the model is right, is drawn again. Nothing has to be estimated, s
 `rerated` is not. What is left of rounded ratings holds their rounding, and is rounded once more. In simulations of transitive ratings the p
 of cyclic triples and of feedback arcs kept their level (at most 7 % of 60 repetitions below 5 %, in most settings none). The p of cyclic
 energy did not: 33 % to 100 % of false alarms where errors are small, too cautious where qualities lie close. Errors of the size with which
-the rounded rest keeps its length do not mend that: what stays is small on each prompt, and with 2000 prompts every repetition was a false
-alarm. So cyclic energy is not to be tested with `rerated`.
+the rounded rest keeps its length do not mend that: what stays is small on each prompt, and in two of five settings with 2000 prompts every
+repetition was a false alarm. So cyclic energy is not to be tested with `rerated`.
 
 What no null can do: tell noise from cycles in a complete table with one hard verdict per pair. The number of its cyclic triples follows
 from how often each response won (Kendall and Babington Smith, 1940), so `revoted` gives tables with the observed number, and p is 1.
