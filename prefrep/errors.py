@@ -32,6 +32,10 @@ class CheckpointError(PrefrepError):
     """A model folder is missing, incomplete or of another kind."""
 
 
+class TrainingError(PrefrepError):
+    """Training has diverged, and what it would leave behind is of no use."""
+
+
 class ConfigError(PrefrepError, ValueError):
     """Settings that cannot go together, or a value outside its range.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from abc import ABC
+from abc import ABC, abstractmethod
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal, cast
@@ -17,8 +17,8 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedTokenizerBase, get_scheduler
 
 from prefrep.data.trees import TreeBatch
-from prefrep.errors import CheckpointError, ConfigError
-from prefrep.modules.sharding import gradient_norm, is_sharded
+from prefrep.errors import CheckpointError, ConfigError, TrainingError
+from prefrep.modules.sharding import gradient_norm, is_sharded, weight_norm
 from prefrep.nn.backbone import Backbone
 
 
@@ -55,6 +55,7 @@ class LanguageModule(LightningModule, ABC):
         super().__init__()
         self._optimizer, self._schedule = optimizer, schedule
         self._tokenizer: PreTrainedTokenizerBase | None = None
+        self._losses: list[Tensor] = []  # of the batches of one optimizer step
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -82,9 +83,20 @@ class LanguageModule(LightningModule, ABC):
             total = cast(Tensor, self.all_gather(total)).sum() / self.trainer.world_size
         return (values * weight).sum() / total.clamp_min(1e-12)
 
+    @abstractmethod
+    def training_loss(self, batch: Any) -> Tensor:
+        """The loss of a batch."""
+
+    def training_step(self, batch: Any) -> Tensor:
+        """The loss of a batch, kept until the optimizer steps."""
+        loss = self.training_loss(batch)
+        self._losses.append(loss.detach())
+        return loss
+
     def on_train_start(self) -> None:
         """Remembers the seed of the run."""
         self._run_seed = torch.initial_seed()
+        self._losses = []
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Lets dropout masks depend on the run's seed, the batch and the process alone: a resumed run draws the same."""
@@ -93,9 +105,34 @@ class LanguageModule(LightningModule, ABC):
             torch.manual_seed(int(np.random.SeedSequence([self._run_seed, done, self.global_rank]).generate_state(1)[0]))
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Logs the norm of the whole gradient, before clipping."""
+        """Logs the norm of the whole gradient, before clipping.
+
+        Raises:
+            TrainingError: The loss is not finite, so that the step would spoil the weights.
+        """
+        # The loss and not the gradient: in fp16 a gradient that overflows is normal, and its step is left out.
+        finite, self._losses = math.isfinite(float(sum(self._losses))), []  # waits for the device, once a step
+        if not finite:
+            raise self._diverged("the loss is not finite", self.trainer.global_step + 1)
         if (self.trainer.global_step + 1) % cast(Any, self.trainer).log_every_n_steps == 0:  # loggers write what this step ends with
             self.log("train/grad_norm", gradient_norm(self))
+
+    def on_train_epoch_end(self) -> None:
+        """Refuses to go on with, or to export, weights that are no numbers."""
+        self._check_weights()
+
+    def _check_weights(self) -> None:
+        # A loss comes before its step: that of the last step before a checkpoint or an export says nothing of what the step made. Squares
+        # overflow from 1e19 on, and weights of that size are as useless as infinite ones.
+        if not bool(weight_norm(self).isfinite()):
+            raise self._diverged("the weights are not finite", self.trainer.global_step)
+
+    @staticmethod
+    def _diverged(what: str, step: int) -> TrainingError:
+        return TrainingError(
+            f"{what} at step {step}, and training stops; begin again in another --trainer.default_root_dir with a lower "
+            "--model.optimizer.lr or with --trainer.gradient_clip_val (checkpoints of earlier steps are left as they are)"
+        )
 
     # ---- optimisation
 
@@ -129,7 +166,12 @@ class LanguageModule(LightningModule, ABC):
     # ---- checkpoints (for resuming only)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keeps what training changes; a frozen base stays out, and is read from its own folder again."""
+        """Keeps what training changes; a frozen base stays out, and is read from its own folder again.
+
+        Raises:
+            TrainingError: The weights are not finite, and would take the place of an older checkpoint.
+        """
+        self._check_weights()
         learned, own = self._learned(), self.state_dict()
         checkpoint["learned"] = {name: list(own[name].shape) for name in sorted(learned)}
         if not self.strict_loading:

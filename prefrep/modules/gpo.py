@@ -110,7 +110,7 @@ class GPO(LanguageModule):
 
     # ---- training
 
-    def training_step(self, batch: RoundBatch) -> Tensor:
+    def training_loss(self, batch: RoundBatch) -> Tensor:
         """The loss of a batch."""
         selected, judged = batch.selected, batch.judged
         logprobs = self.response_logprobs(batch.trees, batch.surplus).view_as(selected)

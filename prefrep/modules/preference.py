@@ -159,7 +159,7 @@ class PreferenceModule(LanguageModule):
             metric.update(numbers, weight)
             self.log(f"{stage}/{name}", metric, batch_size=len(batch), prog_bar=name != "probability", on_step=False, on_epoch=True)
 
-    def training_step(self, batch: TreeBatch) -> Tensor:
+    def training_loss(self, batch: TreeBatch) -> Tensor:
         """The loss of a batch."""
         return self._step(batch, "train")
 

@@ -78,5 +78,14 @@ def whole_state(module: nn.Module) -> dict[str, Tensor]:
 
 def gradient_norm(module: nn.Module) -> Tensor:
     """Euclidean norm of the whole gradient, over all processes that hold a part of it."""
-    norm = torch.nn.utils.get_total_norm([p.grad for p in module.parameters() if p.grad is not None])
+    return _norm([p.grad for p in module.parameters() if p.grad is not None])
+
+
+def weight_norm(module: nn.Module) -> Tensor:
+    """Euclidean norm of everything trainable, over all processes that hold a part of it."""
+    return _norm([p.detach() for p in module.parameters() if p.requires_grad])
+
+
+def _norm(tensors: list[Tensor]) -> Tensor:
+    norm = torch.nn.utils.get_total_norm(tensors)
     return norm.full_tensor() if isinstance(norm, DTensor) else norm

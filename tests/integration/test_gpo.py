@@ -21,7 +21,7 @@ from transformers import AutoModelForCausalLM
 from prefrep.cli.friendly import run
 from prefrep.cli.main import main
 from prefrep.data.sources import read
-from prefrep.errors import CheckpointError, ConfigError
+from prefrep.errors import CheckpointError, ConfigError, TrainingError
 from prefrep.generation import TransformersSampler
 from prefrep.judges import RuleJudge, concise
 from prefrep.modules import GPO
@@ -282,6 +282,12 @@ def test_a_run_does_not_go_on_under_another_objective(prompts: Path, tmp_path: P
     fit(prompts, tmp_path / "run", "--trainer.max_epochs", "1")
     with pytest.raises(CheckpointError, match="made with the objective GPOObjective.*SPPOObjective"):
         fit(prompts, tmp_path / "run", "--trainer.max_epochs", "2", "--model.objective", "SPPOObjective")
+
+
+def test_a_policy_that_diverges_is_not_exported(prompts: Path, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="not finite at step [12]"):
+        fit(prompts, tmp_path / "run", "--model.optimizer.lr", "1e30")
+    assert not (tmp_path / "run" / "export").exists() and not list(tmp_path.rglob("*.ckpt"))
 
 
 def test_the_recipe_with_vllm(prompts: Path, tmp_path: Path) -> None:

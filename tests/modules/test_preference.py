@@ -16,9 +16,11 @@ from conftest import COMPARISONS, comparison
 from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.plugins import MixedPrecision
 
 from prefrep.data.preference import PreferenceData
-from prefrep.errors import CheckpointError, ConfigError
+from prefrep.data.trees import TreeBatch
+from prefrep.errors import CheckpointError, ConfigError, TrainingError
 from prefrep.modules import BradleyTerry, GeneralPreference, HybridPreference, PairPreference, PreferenceModule, Schedule
 from prefrep.nn.backbone import Backbone, LoRA
 from prefrep.nn.heads import GPMHead, HybridHead, PairHead
@@ -317,6 +319,61 @@ def test_the_logged_gradient_norm_is_of_the_step_it_is_logged_at(tmp_path: Path)
     with (folder / "metrics.csv").open() as file:
         logged = [float(line["train/grad_norm"]) for line in csv.DictReader(file) if line["train/grad_norm"]]
     assert logged == pytest.approx([steps.norms[2], steps.norms[5]], rel=1e-5) and len(set(logged)) == 2
+
+
+class Exports(Callback):
+    """Notes whether a run got so far that it would export."""
+
+    reached = False
+
+    def on_fit_end(self, trainer: Trainer, pl_module: Any) -> None:
+        self.reached = True
+
+
+class Spoilt(BradleyTerry):
+    """The loss of the third batch is not a number."""
+
+    def training_loss(self, batch: TreeBatch) -> torch.Tensor:
+        loss = super().training_loss(batch)
+        return loss * math.nan if self.trainer.fit_loop.epoch_loop.batch_progress.total.ready == 3 else loss
+
+
+@pytest.mark.parametrize("accumulated", [1, 2])
+def test_a_loss_that_is_no_number_stops_the_run_before_its_step(accumulated: int, tmp_path: Path) -> None:
+    """Four batches: the third is step 3 on its own, and the first half of step 2 where two make a step."""
+    kept, exports = ModelCheckpoint(tmp_path / "kept", every_n_train_steps=1, save_last=True), Exports()
+    data = PreferenceData(write(tmp_path / "t.jsonl", rows(8)), batch_size=2)
+    module = build(Spoilt)
+    spoilt = 3 if accumulated == 1 else 2
+    with pytest.raises(TrainingError, match=rf"the loss is not finite at step {spoilt}.*optimizer.lr"):
+        trainer(tmp_path, kept, exports, accumulate_grad_batches=accumulated).fit(module, data)
+    assert not exports.reached
+    last = torch.load(tmp_path / "kept" / "last.ckpt", weights_only=True)
+    assert last["global_step"] == spoilt - 1
+    for name, tensor in module.state_dict().items():
+        torch.testing.assert_close(tensor, last["state_dict"][name], rtol=0, atol=0, msg=name)
+
+
+@pytest.mark.parametrize("every", [1, None])
+def test_weights_that_are_no_numbers_are_neither_kept_nor_exported(every: int | None, tmp_path: Path) -> None:
+    """The only step of a run makes them, behind the only loss."""
+    kept, exports = ModelCheckpoint(tmp_path / "kept", every_n_train_steps=every, save_last=True), Exports()
+    data = PreferenceData(write(tmp_path / "t.jsonl", rows(2)), batch_size=2)
+    with pytest.raises(TrainingError, match="the weights are not finite at step 1"):
+        trainer(tmp_path, kept, exports).fit(build(BradleyTerry, optimizer=partial(torch.optim.SGD, lr=1e30)), data)
+    assert not exports.reached and not list(tmp_path.rglob("*.ckpt"))
+
+
+def test_gradients_that_overflow_in_fp16_are_left_out_as_ever(tmp_path: Path) -> None:
+    """The scale begins far too high: every step is left out, and halves it."""
+    exports, module = Exports(), build(BradleyTerry)
+    module.configure_model()
+    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    plugin = MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=2.0**60))
+    data = PreferenceData(write(tmp_path / "t.jsonl", rows(4)), batch_size=2)
+    trainer(tmp_path, exports, plugins=[plugin]).fit(module, data)
+    assert exports.reached and plugin.scaler is not None and plugin.scaler.get_scale() == 2.0**58
+    assert all(torch.equal(tensor, before[name]) for name, tensor in module.state_dict().items() if not name.startswith("metrics"))
 
 
 def test_epochs_may_be_cut_short(tmp_path: Path) -> None:
