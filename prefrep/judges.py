@@ -71,7 +71,10 @@ class RuleJudge(Judge):
         for record in records:
             prompt, answers = text(record.prompt), [text(response) for response in record.responses]
             given = np.array([[self._ask(prompt, a, b) if i != j else 0.0 for j, b in enumerate(answers)] for i, a in enumerate(answers)])
-            yield Verdict(cast(Floats, ((given - given.T) / 2).astype(np.float32)))
+            with np.errstate(over="ignore"):  # `check_finite` says it with more words
+                table = cast(Floats, ((given - given.T) / 2).astype(np.float32))
+            check_finite(table, f"the judge {self.rule}", prompt)
+            yield Verdict(table)
 
     def compare(self, comparisons: Iterable[Comparison], *, progress: str | None = None) -> Iterator[float]:
         """Log-odds of chosen over rejected, as a `Scorer` gives them; errors as for `judge`."""
@@ -91,6 +94,13 @@ class RuleJudge(Judge):
     def describe(self) -> dict[str, Any]:
         """Its path."""
         return {"rule": self.rule}
+
+
+def check_finite(table: Floats, who: str, prompt: str) -> None:
+    """Raises ConfigError where log-odds are not finite. Tables hold 32 bits: what a function gives may overflow there."""
+    if not np.isfinite(table).all():
+        wrong = table[~np.isfinite(table)].flat[0]
+        raise ConfigError(f"{who} gave the log-odds {wrong} on the prompt {prompt!r:.60}; they must be finite numbers of 32 bits")
 
 
 def function(path: str) -> Rule:

@@ -24,6 +24,11 @@ def endless(prompt: str, response: str, other: str) -> float:
     return float("inf")
 
 
+def enormous(prompt: str, response: str, other: str) -> float:
+    """A finite number, beyond the largest one of 32 bits (3.4e38)."""
+    return 1e39 * (len(response) - len(other))
+
+
 @pytest.mark.parametrize(
     ("response", "value"),
     [
@@ -64,7 +69,14 @@ def test_a_rule_that_is_not_there(rule: str, words: str) -> None:
         RuleJudge(rule)
 
 
-@pytest.mark.parametrize(("rule", "words"), [("broken", "RuntimeError: out of order"), ("endless", "must be finite")])
+@pytest.mark.parametrize(
+    ("rule", "words"),
+    [
+        ("broken", "RuntimeError: out of order"),
+        ("endless", "must be finite"),
+        ("enormous", "gave the log-odds -?inf on the prompt 'Why[?]'; they must be finite"),
+    ],
+)
 def test_a_rule_that_fails(rule: str, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
-        list(RuleJudge(f"{__name__}.{rule}").judge([ranked("Why?", ["a", "b"])]))
+        list(RuleJudge(f"{__name__}.{rule}").judge([ranked("Why?", ["a", "bb"])]))

@@ -19,7 +19,7 @@ from prefrep.data.rounds import Line, batches, digest
 from prefrep.errors import ConfigError
 from prefrep.functional.intransitivity import triples
 from prefrep.io import official
-from prefrep.judges import Judge, Verdict
+from prefrep.judges import Judge, Verdict, check_finite
 from prefrep.modules.gpo import GPO
 from prefrep.nn.backbone import DType
 from prefrep.records import RankedResponses
@@ -165,7 +165,12 @@ class LabelPreferences(RoundCallback):
 
 
 def labels(sample: Line, verdict: Verdict) -> Line:
-    """A line of labels: the responses of pi_t with what the judge says of them, among themselves and against those of pi_0."""
+    """A line of labels: the responses of pi_t with what the judge says of them, among themselves and against those of pi_0.
+
+    Raises:
+        ConfigError: The judge says something that is not a finite number.
+    """
+    check_finite(verdict.table, "the judge of LabelPreferences", sample["prompt"][-1]["content"])
     count = len(sample["responses"])
     own = verdict.table[:count, :count]
     scores = own.mean(axis=1)
