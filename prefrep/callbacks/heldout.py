@@ -12,9 +12,9 @@ from lightning.pytorch import LightningModule, Trainer
 from prefrep.callbacks import reference
 from prefrep.callbacks.labelling import check_reading
 from prefrep.callbacks.rounds import RoundCallback, parts, reading, report, seed_of
-from prefrep.callbacks.sampling import check_sampler
+from prefrep.callbacks.sampling import check_sampler, described
 from prefrep.data.prompts import PromptData
-from prefrep.data.rounds import Line, batches, digest, plain
+from prefrep.data.rounds import Line, batches, digest
 from prefrep.errors import ConfigError
 from prefrep.generation import TransformersSampler, VLLMSampler
 from prefrep.judges import Judge, check_finite
@@ -88,7 +88,7 @@ class HeldOut(RoundCallback):
         about = {
             "weights": module.weights_digest(),
             "prompts": digest(message.content for prompt in prompts for message in prompt.messages),
-            "sampler": plain(self.sampler),
+            "sampler": described(self.sampler),
             "settings": [self.seed, self.batch_size, self.responses],
         }
         groups = batches(len(prompts), self.batch_size)

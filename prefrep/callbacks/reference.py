@@ -55,7 +55,7 @@ class UpdateReference(RoundCallback):
         def make(rows: Sequence[int]) -> Iterator[Line]:
             return measured(module, data, [samples[row] for row in rows], self.initial, number)
 
-        about = {"weights": module.weights_digest(), "initial": self.initial, "batch_size": self.batch_size}
+        about = {"weights": module.weights_digest(), "initial": self.initial}  # the batch size moves the rounding alone
         groups = batches(len(prompts), self.batch_size)
         self.fill(trainer, data, number, "reference", about, groups, make, fresh=data.round_begins)
         if self.first_time(trainer, number):

@@ -67,7 +67,8 @@ class RoundCallback(Callback, ABC):
         fresh: bool = True,
     ) -> None:
         """`Rounds.fill` by all processes together: each makes its share, and all of it is there afterwards."""
-        data.rounds.fill(number, name, about, groups, make, rank=trainer.global_rank, world_size=trainer.world_size, fresh=fresh)
+        world = {"rank": trainer.global_rank, "world_size": trainer.world_size}
+        data.rounds.fill(number, name, about, groups, make, **world, fresh=fresh, begins=data.round_begins)
         trainer.strategy.barrier()
 
     def first_time(self, trainer: Trainer, number: int) -> bool:

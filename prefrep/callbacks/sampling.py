@@ -85,7 +85,7 @@ class SampleResponses(RoundCallback):
         about = {
             "policy": module.backbone.path,
             "prompts": digest(message.content for prompt in prompts for message in prompt.messages),
-            "sampler": plain(self.sampler),
+            "sampler": described(self.sampler),
             "seed": self.seed,
             "batch_size": self.batch_size,
             "responses": [self.responses, self.initial],
@@ -102,6 +102,11 @@ class SampleResponses(RoundCallback):
             values = {"words": sum(len(text.split()) for text in every) / len(every), "finished": sum(flags) / len(flags)}
             texts = {f"samples/{row}": _shown(lines[row]) for row in sorted(lines)[:3]}
             report(trainer, data, number, values, texts)
+
+
+def described(sampler: Sampler) -> Line:
+    """What decides the responses of a sampler; how much memory it may take does not."""
+    return {name: value for name, value in plain(sampler).items() if name != "gpu_memory"}
 
 
 def check_sampler(sampler: Sampler, data: PromptData) -> None:

@@ -64,6 +64,7 @@ class Rounds:
         rank: int = 0,
         world_size: int = 1,
         fresh: bool = True,
+        begins: bool = True,
     ) -> None:
         """Makes what a table still lacks, group by group; each group is on disk before the next one begins.
 
@@ -75,12 +76,13 @@ class Rounds:
             make: Lines of the rows of a group, in their order, without the key `row`. It must not depend on earlier calls.
             rank: This process, which makes every `world_size`-th group.
             world_size: Number of processes.
-            fresh: Whether the present weights are those that the round belongs to, so that lines can be made at all.
+            fresh: Whether the present weights are those that the lines are about, so that lines can be made at all.
+            begins: Whether nothing was learnt from the round yet, so that all of it can be made again.
 
         Raises:
             DataError: The table was begun from other things, or lacks lines that can no longer be made.
         """
-        self._check(number, name, about, fresh, write=rank == 0)
+        self._check(number, name, about, fresh, begins, write=rank == 0)
         done = self.read(number, name).keys()
         missing = [group for group in groups[rank::world_size] if not done >= set(group)]
         if not missing:
@@ -108,19 +110,19 @@ class Rounds:
         folder = self.folder(number)
         return [file for file in (folder / f"{name}.jsonl", *sorted(folder.glob(f"{name}.[0-9]*.jsonl"))) if file.exists()]
 
-    def _check(self, number: int, name: str, about: Mapping[str, Any], fresh: bool, write: bool) -> None:
+    def _check(self, number: int, name: str, about: Mapping[str, Any], fresh: bool, begins: bool, write: bool) -> None:
         file = self.folder(number) / "about.json"
         settings = json.loads(json.dumps(about))
         known = json.loads(file.read_text()) if file.exists() else {}
         if name in known and self._parts(number, name):
-            differences = [key for key in {**settings, **known[name]} if known[name].get(key) != settings.get(key)]
-            differences = [key for key in differences if fresh or key != "weights"]
+            differences = [key for key in settings if not _agrees(known[name].get(key), settings[key]) and (fresh or key != "weights")]
             if differences:
                 key = differences[0]
                 what = "other weights" if key == "weights" else f"{key} {known[name].get(key)!r:.80}, not {settings.get(key)!r:.80}"
+                # Deleted in its middle, a round cannot be made again: its policy is gone. Earlier rounds are always wanted.
+                way = f"delete {file.parent}" if begins else "go on with the settings that made them, since steps of it are taken already"
                 raise DataError(
-                    f"{file.parent}: its {name} were made by another run ({what}); name another --trainer.default_root_dir, or delete "
-                    f"{self.root}"
+                    f"{file.parent}: its {name} were made by another run ({what}); name another --trainer.default_root_dir, or {way}"
                 )
         elif write:
             replace_text(file, json.dumps({**known, name: settings}, indent=1) + "\n")
@@ -129,6 +131,13 @@ class Rounds:
 def batches(rows: int, size: int) -> list[range]:
     """Rows 0, 1, .. in groups of `size`, the last one perhaps smaller."""
     return [range(start, min(start + size, rows)) for start in range(0, rows, size)]
+
+
+def _agrees(before: Any, now: Any) -> bool:
+    """Whether settings are those of before; what older versions wrote down beside them decides nothing."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        return all(_agrees(before.get(key), now[key]) for key in now)
+    return bool(before == now)
 
 
 def plain(thing: object) -> Line:

@@ -79,6 +79,28 @@ def test_lines_of_another_run_are_not_mixed_in(tmp_path: Path) -> None:
         rounds.fill(0, "squares", {"weights": "b", "temperature": 0.7}, batches(4, 2), Maker(), fresh=False)
 
 
+def test_the_way_out_of_other_settings_never_ends_the_run(tmp_path: Path) -> None:
+    """Where a round begins it can be made again, and earlier ones cannot; within it nothing can."""
+    rounds = Rounds(tmp_path / "rounds")
+    rounds.fill(1, "squares", {"temperature": 0.7}, batches(2, 2), Maker())
+    with pytest.raises(DataError) as begins:
+        rounds.fill(1, "squares", {"temperature": 1.0}, batches(2, 2), Maker())
+    assert str(begins.value).endswith(f"or delete {tmp_path / 'rounds' / '1'}")
+    with pytest.raises(DataError) as within:
+        rounds.fill(1, "squares", {"temperature": 1.0}, batches(2, 2), Maker(), begins=False)
+    assert "go on with the settings that made them" in str(within.value) and "delete" not in str(within.value)
+
+
+def test_what_an_older_version_wrote_down_beside_the_settings_does_not_matter(tmp_path: Path) -> None:
+    rounds, maker = Rounds(tmp_path), Maker()
+    rounds.fill(0, "squares", {"batch_size": 8, "sampler": {"class": "S", "temperature": 0.7, "gpu_memory": 0.4}}, batches(2, 2), Maker())
+    rounds.fill(0, "squares", {"sampler": {"class": "S", "temperature": 0.7}}, batches(2, 2), maker)
+    assert maker.asked == []
+    for sampler in ({"class": "S", "temperature": 0.8}, {"class": "S", "temperature": 0.7, "top_p": 0.9}):
+        with pytest.raises(DataError, match="another run"):
+            rounds.fill(0, "squares", {"sampler": sampler}, batches(2, 2), maker)
+
+
 def test_a_file_that_someone_edited_is_named(tmp_path: Path) -> None:
     rounds = Rounds(tmp_path)
     rounds.fill(0, "squares", {}, batches(2, 2), Maker())

@@ -384,6 +384,26 @@ def plain_judge(folder: Path) -> Path:
     return folder / "judge"
 
 
+def test_the_reference_may_be_read_in_smaller_batches(undisturbed: tuple[Path, Path], tmp_path: Path) -> None:
+    """Whoever ran out of memory goes on; tables in which an older version noted the batch size are accepted too."""
+    prompts, whole = undisturbed
+    shutil.copytree(whole / "rounds", tmp_path / "run" / "rounds")
+    file = tmp_path / "run" / "rounds" / "0" / "about.json"
+    about = json.loads(file.read_text())
+    about["reference"]["batch_size"] = 2
+    file.write_text(json.dumps(about))
+
+    def smaller(callbacks: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        for callback in callbacks:
+            if callback["class_path"] == "UpdateReference":
+                callback["init_args"]["batch_size"] = 1
+        return callbacks
+
+    fit(prompts, tmp_path / "run", "--config", overlay(tmp_path, smaller))
+    expected, found = weights(whole), weights(tmp_path / "run")
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
 def test_another_run_in_the_same_folder_is_refused(
     undisturbed: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
