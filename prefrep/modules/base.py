@@ -141,6 +141,13 @@ class LanguageModule(LightningModule, ABC):
         """Whether the schedule runs anew in every epoch."""
         return False
 
+    def batches_per_epoch(self) -> int:
+        """How many batches the trainer takes in an epoch."""
+        trainer = cast(Any, self.trainer)
+        if math.isinf(trainer.num_training_batches):  # nobody asked for them yet
+            trainer.fit_loop.setup_data()
+        return int(trainer.num_training_batches)
+
     def configure_optimizers(self) -> Any:
         """The optimizer over everything trainable, and a schedule that steps with it."""
         optimizer = self._optimizer([p for p in self.parameters() if p.requires_grad])
@@ -152,10 +159,7 @@ class LanguageModule(LightningModule, ABC):
             raise ConfigError("the schedule needs to know how long training lasts; set trainer.max_epochs or trainer.max_steps")
         steps = max(int(total), 1)
         if self.schedule_per_epoch:
-            trainer = cast(Any, self.trainer)
-            if math.isinf(trainer.num_training_batches):  # not asked for yet where only max_steps says how long training lasts
-                trainer.fit_loop.setup_data()
-            steps = min(steps, math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches))
+            steps = min(steps, math.ceil(self.batches_per_epoch() / self.trainer.accumulate_grad_batches))
         warmup = min(math.ceil(self._schedule.warmup * steps), steps - 1)  # a single step is no warm-up: its rate would be 0
         schedule: Any = get_scheduler(self._schedule.name, optimizer, num_warmup_steps=warmup, num_training_steps=steps)
         if self.schedule_per_epoch:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -184,18 +184,31 @@ class GPO(LanguageModule):
     # ---- checkpoints
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keeps, beside the weights, what they were taught."""
+        """Keeps, beside the weights, what they were taught, and what a round is."""
         super().on_save_checkpoint(checkpoint)
         checkpoint["objective"] = self._taught()
+        checkpoint["round"] = self._round()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuses to go on under another objective: half a run of each would be reported as one of the second."""
+        """Refuses to go on under another objective, or with other rounds.
+
+        Half a run of each objective would be reported as one of the second. And which round it is follows from how many batches are done.
+        """
         super().on_load_checkpoint(checkpoint)
         if (before := checkpoint.get("objective")) not in (None, self._taught()):
             raise CheckpointError(
                 f"the checkpoint was made with the objective {before}, and this run has {self._taught()}; name another "
                 "--trainer.default_root_dir, or delete the run"
             )
+        if (before := checkpoint.get("round")) not in (None, self._round()):
+            raise CheckpointError(
+                f"the checkpoint was made with rounds of {before}, and this run has {self._round()}; go on with its prompts, "
+                "--data.batch_size, --data.round_size and --trainer.limit_train_batches, or name another --trainer.default_root_dir"
+            )
+
+    def _round(self) -> str:
+        prompts = getattr(cast(Any, self.trainer).datamodule, "batch_size", None)
+        return f"{self.batches_per_epoch()} batches of {prompts} prompts"
 
     def _taught(self) -> str:
         settings = plain(self.objective)

@@ -284,6 +284,32 @@ def test_a_run_does_not_go_on_under_another_objective(prompts: Path, tmp_path: P
         fit(prompts, tmp_path / "run", "--trainer.max_epochs", "2", "--model.objective", "SPPOObjective")
 
 
+def test_a_run_does_not_go_on_with_other_rounds(undisturbed: tuple[Path, Path], tmp_path: Path) -> None:
+    """Five prompts in batches of two: three a round. Which round it is follows from the batches that are done."""
+    prompts, whole = undisturbed
+    shutil.copytree(whole, tmp_path / "run")
+    last = ("--ckpt_path", str(tmp_path / "run" / "checkpoints" / "last.ckpt"), "--trainer.max_epochs", "3")
+    changes = {
+        "5 batches of 1 prompts": ["--data.batch_size", "1"],
+        "2 batches of 2 prompts": ["--data.round_size", "4"],
+        "1 batches of 2 prompts": ["--trainer.limit_train_batches", "1"],
+    }
+    for now, options in changes.items():
+        with pytest.raises(CheckpointError, match=f"rounds of 3 batches of 2 prompts, and this run has {now}; .*--data.batch_size"):
+            fit(prompts, tmp_path / "run", *last, *options)
+    assert not (tmp_path / "run" / "rounds" / "2" / "samples.jsonl").exists(), "said before anything is sampled"
+
+
+def test_a_checkpoint_of_an_older_version_goes_on(undisturbed: tuple[Path, Path], tmp_path: Path) -> None:
+    prompts, whole = undisturbed
+    shutil.copytree(whole, tmp_path / "run")
+    file = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    older = torch.load(file, weights_only=True)
+    assert older.pop("round") == "3 batches of 2 prompts"
+    torch.save(older, file)
+    fit(prompts, tmp_path / "run", "--ckpt_path", str(file))
+
+
 def test_a_policy_that_diverges_is_not_exported(prompts: Path, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="not finite at step [12]"):
         fit(prompts, tmp_path / "run", "--model.optimizer.lr", "1e30")
