@@ -21,6 +21,8 @@ from prefrep.errors import CheckpointError, ConfigError, TrainingError
 from prefrep.modules.sharding import gradient_norm, is_sharded, weight_norm
 from prefrep.nn.backbone import Backbone
 
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")  # losses and log-probabilities are of 32 bits under each of them
+
 
 @dataclass(frozen=True)
 class Schedule:
@@ -63,6 +65,21 @@ class LanguageModule(LightningModule, ABC):
         if self._tokenizer is None:
             self._tokenizer = self.backbone.tokenizer()
         return self._tokenizer
+
+    def setup(self, stage: str) -> None:
+        """Refuses what the trainer could not do, before a model is built.
+
+        Raises:
+            ConfigError: The trainer would compute everything in one low type, or there is nothing to train on.
+        """
+        # Half precision throughout would round log-probabilities of responses by whole nats; its plugins cannot read our batches either.
+        if (precision := str(self.trainer.precision)) not in PRECISIONS:
+            raise ConfigError(
+                f"trainer.precision {precision} is none of {', '.join(PRECISIONS)}; for bfloat16 weights set --model.backbone.dtype "
+                "bfloat16 with --trainer.precision bf16-mixed, for full precision 32-true"
+            )
+        if stage == "fit" and cast(Any, self.trainer).limit_train_batches == 0:
+            raise ConfigError("trainer.limit_train_batches is 0, so there is nothing to train on; set it to 1 or more, or to a share")
 
     def supports_trees(self) -> bool:
         """Whether the backbone honours a tree mask."""

@@ -361,6 +361,8 @@ def test_the_paper_s_recipe() -> None:
         (["--model.objective", "GPOObjectiv"], ["did you mean GPOObjective"], 2),
         (["--model.objective.beta", "0"], ["beta must be positive"], 1),
         (["--model.backbone.lora", "null", "--model.backbone.frozen", "true"], ["frozen"], 1),
+        (["--trainer.precision", "bf16-true"], ["trainer.precision bf16-true", "--trainer.precision bf16-mixed"], 1),
+        (["--trainer.limit_train_batches", "0"], ["trainer.limit_train_batches is 0"], 1),
     ],
 )
 def test_wrong_input_gets_one_sentence(

@@ -376,6 +376,25 @@ def test_gradients_that_overflow_in_fp16_are_left_out_as_ever(tmp_path: Path) ->
     assert all(torch.equal(tensor, before[name]) for name, tensor in module.state_dict().items() if not name.startswith("metrics"))
 
 
+@pytest.mark.parametrize("precision", ["bf16-true", "16-true", "64-true"])
+def test_a_precision_of_everything_is_refused(precision: Any, tmp_path: Path) -> None:
+    path, module = write(tmp_path / "t.jsonl", rows(2)), build(BradleyTerry)
+    data = PreferenceData(path, val=path)
+    for stage in ("fit", "validate"):
+        with pytest.raises(ConfigError, match=f"precision {precision} is none of 32-true.*--model.backbone.dtype bfloat16"):
+            getattr(trainer(tmp_path, precision=precision), stage)(module, data)
+    assert not hasattr(module, "backbone"), "said before it is built"
+
+
+def test_nothing_to_train_on_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "t.jsonl", rows(2))
+    for none in (0, 0.0):
+        run, module, data = trainer(tmp_path, limit_train_batches=none), build(BradleyTerry), PreferenceData(path, val=path)
+        with pytest.raises(ConfigError, match="limit_train_batches is 0"):
+            run.fit(module, data)
+        assert "val/loss" in run.validate(module, data, verbose=False)[0], "which is no matter there"
+
+
 def test_epochs_may_be_cut_short(tmp_path: Path) -> None:
     """Of 6 batches each epoch takes 4: 12 steps, and each epoch begins with an order of its own."""
     seen = Losses()
