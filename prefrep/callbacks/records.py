@@ -15,6 +15,9 @@ from prefrep.disk import replace_text
 class MetricsFile(Callback):
     """Appends what was logged to `metrics.jsonl`: a line {"step", "epoch", name: value, ...} at every logging step and validation.
 
+    What a module says of a batch (`train/loss`, `train/accuracy` and the like) is of the last batch before the line: with
+    `accumulate_grad_batches` above 1 that is a part of the step, not its mean. `train/grad_norm` and `lr` are of the whole step.
+
     A resumed run goes on in the same file; lines of steps after the checkpoint are dropped first, since they are made again.
 
     Args:
