@@ -239,7 +239,7 @@ class PairPreference(PreferenceModule):
         backbone, head, loss = super().parts()
         if not isinstance(head, PairHead) or head.readout != "tokens":
             return backbone, head, loss
-        backbone.check_output()
+        backbone.check_logits()
         self._tokenizer = backbone.tokenizer()
         rows = []
         for answer in head.answers:
@@ -248,7 +248,7 @@ class PairPreference(PreferenceModule):
                 raise ConfigError(
                     f"PairHead.answers: {answer!r} is {len(ids)} tokens for this tokenizer and must be one; name another answer"
                 )
-            rows.append(backbone.model.get_output_embeddings().weight.detach()[ids[0]].float())
+            rows.append(backbone.model.get_output_embeddings().weight.detach()[ids[0]].float() * backbone.output_factor)
         head.set_answer_rows(*rows)
         return backbone, head, loss
 

@@ -6,16 +6,19 @@ import logging
 import os
 import shutil
 import warnings
-from contextlib import nullcontext
+from collections.abc import Callable
+from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
+from unittest.mock import patch
 
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from prefrep.errors import CheckpointError, ConfigError
 from prefrep.nn.attention import Places, block_masks, in_blocks, masks
@@ -24,6 +27,16 @@ from prefrep.nn.bundled import resolve
 log = logging.getLogger(__name__)
 
 ROUNDING = 0.05  # of hidden states in bfloat16 or float16, generously; a wrong distance changes them by more
+
+OUTPUT_ROUNDING = 0.01  # of logits in bfloat16: the same product on both sides, scaled and capped in another order
+# What models multiply the numbers of their output layer with, by the beginning of their type.
+FACTORS: dict[str, Callable[[Any], float]] = {
+    "granite": lambda config: 1 / config.logits_scaling,
+    "hyperclovax": lambda config: config.logits_scaling,
+    "cohere": lambda config: config.logit_scale,
+    "minicpm3": lambda config: 1 / config.logits_scaling,
+    "falcon_h1": lambda config: config.lm_head_multiplier,
+}
 
 DType = Literal["float32", "bfloat16", "float16"]
 
@@ -233,10 +246,19 @@ class Backbone(nn.Module):
         hidden: Tensor = result.last_hidden_state
         return hidden
 
+    @property
+    def output_factor(self) -> float:
+        """What the model multiplies the numbers of its output layer with to have logits; 1 for most."""
+        config = self.model.config.get_text_config()
+        return next((float(factor(config)) for kind, factor in FACTORS.items() if config.model_type.startswith(kind)), 1.0)
+
     def logits(self, hidden: Tensor) -> Tensor:
-        """Next-token logits [.., V] of hidden states [.., H], soft-capped where the model does so."""
+        """Next-token logits [.., V] of hidden states [.., H], scaled and soft-capped where the model does so (`check_logits`)."""
         scores: Tensor = self.model.get_output_embeddings()(hidden)
-        cap = getattr(self.model.config.get_text_config(), "final_logit_softcapping", None)
+        if (factor := self.output_factor) != 1:
+            scores = scores * factor
+        config = self.model.config.get_text_config()
+        cap = getattr(config, "final_logit_softcapping", None) or getattr(config, "logits_soft_cap", None)
         return scores if cap is None else torch.tanh(scores / cap) * cap
 
     def check_output(self) -> None:
@@ -250,9 +272,39 @@ class Backbone(nn.Module):
                 f"{self.path}: the weights have no language-model head, which this run reads; name a causal language model"
             )
 
-    def train_output(self) -> None:
-        """Lets the language-model head learn, for what reads its logits; checks that there is one (`check_output`)."""
+    def check_logits(self) -> None:
+        """Makes sure that there is a language-model head and that `logits` is what the model makes of its hidden states.
+
+        The model is asked about hidden states that are made up, so that none of its layers is run.
+
+        Raises:
+            CheckpointError: See `check_output`.
+            ConfigError: The model does more between its hidden states and its logits than is known here.
+        """
         self.check_output()
+        weight = self.model.get_output_embeddings().weight
+        sizes = torch.tensor([0.1, 1.0, 10.0, 100.0], dtype=torch.float32, device=weight.device)  # a soft cap shows in the largest
+        waves = torch.arange(4 * self.hidden_size, dtype=torch.float32, device=weight.device).sin().view(4, -1)
+        hidden = (sizes[:, None] * waves)[None].to(self.model.dtype)
+        ids = torch.zeros(1, 4, dtype=torch.long, device=weight.device)
+        with torch.no_grad(), ExitStack() as stack:
+            for module in {self.transformer, self.model.get_decoder()}:  # OPT passes over the first
+                stack.enter_context(patch.object(module, "forward", lambda *_, **__: _Read(last_hidden_state=hidden)))
+            try:
+                error = self.logits(hidden) - self.model(input_ids=ids, use_cache=False).logits
+                same = bool((error.norm(dim=-1) <= OUTPUT_ROUNDING * self.logits(hidden).norm(dim=-1)).all())
+            except (TypeError, ValueError, RuntimeError, IndexError) as problem:
+                log.info("%s: the output layer cannot be tried (%s)", self.path, problem)
+                same = False
+        if not same:
+            raise ConfigError(
+                f"{self.path}: {type(self.model).__name__} does more to its hidden states than its output layer does, so log-probabilities"
+                " would be wrong; take another model for GPO, sft or the tokens readout"
+            )
+
+    def train_output(self) -> None:
+        """Lets the language-model head learn, for what reads its logits; checks that they are right (`check_logits`)."""
+        self.check_logits()
         if not self.frozen and self.lora is None:
             self.model.get_output_embeddings().requires_grad_(True)
 
@@ -337,6 +389,13 @@ class Backbone(nn.Module):
         """How the backbone was made, as plain data."""
         path = os.path.abspath(os.path.expanduser(self.path)) if os.path.isdir(os.path.expanduser(self.path)) else self.path
         return {"path": path, **self.settings, "attention": self.attention, "lora": asdict(self.lora) if self.lora else None}
+
+
+class _Read(BaseModelOutputWithPast):
+    """What a transformer returns, whatever else its language model asks for."""
+
+    def __getattr__(self, name: str) -> None:
+        return None
 
 
 def _conv1d() -> type[nn.Module]:

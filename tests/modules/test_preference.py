@@ -17,12 +17,13 @@ from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.plugins import MixedPrecision
+from transformers import GraniteConfig, GraniteForCausalLM
 
 from prefrep.data.preference import PreferenceData
 from prefrep.data.trees import TreeBatch
 from prefrep.errors import CheckpointError, ConfigError, TrainingError
 from prefrep.modules import BradleyTerry, GeneralPreference, HybridPreference, PairPreference, PreferenceModule, Schedule
-from prefrep.nn.backbone import Backbone, LoRA
+from prefrep.nn.backbone import Backbone, LoRA, load_tokenizer
 from prefrep.nn.heads import GPMHead, HybridHead, PairHead
 from prefrep.nn.losses import LogisticLoss
 from prefrep.nn.skew import GatedSkew, LearnedSkew
@@ -411,6 +412,26 @@ def test_sft_with_a_frozen_backbone_is_refused(tmp_path: Path) -> None:
 def test_pair_answers_must_be_single_tokens() -> None:
     with pytest.raises(ConfigError, match="tokens for this tokenizer"):
         build(PairPreference, head=partial(PairHead, readout="tokens", answers=("First", "B"))).configure_model()
+
+
+def test_the_tokens_readout_begins_as_a_difference_of_logits(tmp_path: Path) -> None:
+    """Granite divides what its output layer gives."""
+    tokenizer = load_tokenizer("bundled:tiny-llama")
+    config = GraniteConfig(
+        vocab_size=len(tokenizer), hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=2,
+        initializer_range=0.2, logits_scaling=8.0,
+    )  # fmt: skip
+    GraniteForCausalLM(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    module = build(PairPreference, backbone=partial(Backbone, str(tmp_path)), head=partial(PairHead, readout="tokens"))
+    module.configure_model()
+    ids = torch.arange(3, 9)[None]
+    first, second = (tokenizer.encode(answer, add_special_tokens=False)[0] for answer in cast(PairHead, module.head).answers)
+    with torch.no_grad():
+        logits = module.backbone.model(ids).logits[0]
+        read = module.backbone.transformer(input_ids=ids).last_hidden_state[0]
+        found = module.head.embed(read)[:, 0]
+    torch.testing.assert_close(found, logits[:, first] - logits[:, second], atol=1e-6, rtol=1e-5)
 
 
 def test_centring_adds_its_square(tmp_path: Path) -> None:

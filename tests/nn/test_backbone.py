@@ -12,13 +12,20 @@ import torch
 from conftest import COMPARISONS, FAMILIES, encoder
 from transformers import (
     AutoConfig,
+    AutoModelForCausalLM,
     AutoModelForSequenceClassification,
+    Cohere2Config,
+    FalconH1Config,
     GPTNeoConfig,
     GPTNeoForCausalLM,
+    GraniteConfig,
     LlamaConfig,
     LlamaForCausalLM,
+    MiniCPM3Config,
+    ModernBertDecoderConfig,
     MptConfig,
     MptForCausalLM,
+    RecurrentGemmaConfig,
 )
 
 from prefrep.data.encode import EncodeConfig
@@ -36,6 +43,20 @@ from prefrep.scoring import Scorer
 def hidden(backbone: Backbone, batch: TreeBatch) -> torch.Tensor:
     with torch.no_grad():
         return backbone(batch.ids, batch.positions, batch.tree, batch.branch, batch.padded).flatten(0, 1)
+
+
+TINY: dict[str, Any] = {
+    "vocab_size": 300, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2,
+    "num_key_value_heads": 2, "max_position_embeddings": 512, "initializer_range": 0.2, "pad_token_id": 0, "bos_token_id": 1,
+    "eos_token_id": 2,
+}  # fmt: skip
+
+
+def tiny(folder: Path, config: Any) -> str:
+    """A random model in a folder."""
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    return str(folder)
 
 
 def data_of(path: str) -> list[Datum]:
@@ -119,6 +140,45 @@ def test_a_head_that_would_be_random_is_not_read(tmp_path: Path) -> None:
     backbone = Backbone(str(tmp_path))
     assert backbone.supports_trees()
     with pytest.raises(CheckpointError, match="no language-model head"):
+        backbone.train_output()
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        lambda: GraniteConfig(**TINY, logits_scaling=13.0),
+        lambda: Cohere2Config(**TINY, logit_scale=0.0625),
+        lambda: MiniCPM3Config(
+            **TINY, dim_model_base=4, q_lora_rank=16, kv_lora_rank=8, qk_rope_head_dim=8, qk_nope_head_dim=8, v_head_dim=8
+        ),
+        lambda: FalconH1Config(**TINY, lm_head_multiplier=0.3, mamba_d_ssm=32, mamba_n_heads=4, mamba_d_head=8, mamba_d_state=8),
+        lambda: RecurrentGemmaConfig(**TINY, lru_width=32, logits_soft_cap=2.0),
+    ],
+    ids=["granite", "cohere2", "minicpm3", "falcon_h1", "recurrent_gemma"],
+)
+def test_logits_are_those_of_the_model(config: Any, tmp_path: Path) -> None:
+    """Families that scale or cap the numbers of their output layer."""
+    backbone = Backbone(tiny(tmp_path, config())).eval()
+    state = torch.get_rng_state()
+    backbone.train_output()
+    assert torch.equal(torch.get_rng_state(), state), "what is drawn after it stays as it was"
+    ids = torch.arange(3, 12)[None]
+    with torch.no_grad():
+        read, expected = backbone.transformer(input_ids=ids, use_cache=False).last_hidden_state, backbone.model(ids, use_cache=False).logits
+        torch.testing.assert_close(backbone.logits(read), expected, atol=1e-6, rtol=1e-5)
+
+
+def test_logits_of_ordinary_models_are_their_output_layer(family: Backbone) -> None:
+    family.check_logits()
+    ids = torch.arange(3, 12)[None]
+    with torch.no_grad():
+        read = family.transformer(input_ids=ids, use_cache=False).last_hidden_state
+        assert torch.equal(family.logits(read), family.model(ids, use_cache=False).logits)
+
+
+def test_an_output_layer_with_more_in_front_is_refused(tmp_path: Path) -> None:
+    backbone = Backbone(tiny(tmp_path, ModernBertDecoderConfig(**TINY, cls_token_id=1, sep_token_id=2, local_attention=8)))
+    with pytest.raises(ConfigError, match="ModernBertDecoderForCausalLM does more"):
         backbone.train_output()
 
 
