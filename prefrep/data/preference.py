@@ -134,7 +134,7 @@ class PreferenceData(LightningDataModule):
         self._sources: dict[str, Sources | None] = {"train": train, "val": val, "test": test, "predict": predict}
         self._records: dict[str, Sequence[Record]] = {}
         self._data: dict[str, Sequence[Datum]] = {}
-        self._encoded_for: tuple[str, str] | None = None
+        self._encoded_for: tuple[object, ...] = ()
         self._features: tuple[dict[str, str], Features] | None = None
         self._rows: dict[str, list[Datum]] = {}
         self.predicted: list[Predicted] = []
@@ -183,7 +183,11 @@ class PreferenceData(LightningDataModule):
             asked = self.encode_config.max_length
             raise ConfigError(f"max_length {asked} is more than the {room} tokens that the model can read; set --data.max_length {room}")
         encoder = Encoder(self._reader.tokenizer, self.encode_config, self._reader.layout)
-        speaks = (encoder.layout, f"{encoder.tokenizer.backend_tokenizer.to_str()}{encoder.tokenizer.chat_template}")
+        # Base and instruct models have one tokenizer.json and two ends of a response: special tokens stand in tokenizer_config.json.
+        tokenizer = encoder.tokenizer
+        speaks = (
+            encoder.layout, tokenizer.backend_tokenizer.to_str(), tokenizer.chat_template, tokenizer.special_tokens_map, self.encode_config
+        )  # fmt: skip
         if self._encoded_for != speaks:  # another model may have another tokenizer, or read pairs
             self._encoded_for = speaks
             self._data.clear()

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from prefrep.data.encode import EncodeConfig
 from prefrep.data.preference import PreferenceData
 from prefrep.errors import ConfigError, DataError, RecordError
 from prefrep.nn.backbone import load_tokenizer
@@ -63,6 +64,28 @@ def test_another_model_gets_its_own_encoding(file: Path) -> None:
         assert batch.tree.max() + 1 == trees
         text = load_tokenizer("bundled:tiny-llama").decode(batch.ids.flatten())
         assert ("[RESPONSE A]" in text) is (layout == "pair")
+
+
+def test_another_end_of_a_response_is_another_encoding(file: Path) -> None:
+    """A base model and its instruct model: one tokenizer.json, and special tokens of their own."""
+    data = PreferenceData(str(file), batch_size=7)
+    for end in ("<|im_end|>", "<pad>"):
+        attach(data).trainer.lightning_module.tokenizer.eos_token = end  # type: ignore[union-attr]
+        data.setup("fit")
+        (batch,) = data.train_dataloader()
+        expected = load_tokenizer("bundled:tiny-llama").convert_tokens_to_ids(end)
+        assert set(batch.ids.flatten()[batch.end].tolist()) == {expected}
+
+
+def test_another_length_is_another_encoding(file: Path) -> None:
+    data = PreferenceData(str(file), batch_size=7)
+    sizes = []
+    for length in (2048, 8):
+        data.encode_config = EncodeConfig(max_length=length)
+        attach(data).setup("fit")
+        (batch,) = data.train_dataloader()
+        sizes.append(int(batch.positions.max()) + 1)
+    assert sizes[0] > 8 >= sizes[1]
 
 
 def test_the_same_model_reads_its_data_once(file: Path) -> None:
