@@ -9,6 +9,7 @@ from typing import Any, Literal, cast
 
 from peft import LoraConfig
 from peft.tuners.lora import LoraLayer
+from peft.tuners.lora.layer import ParamWrapper
 from safetensors.torch import save_file
 from transformers import PreTrainedTokenizerBase
 
@@ -33,7 +34,7 @@ def save(
         weights: `merged`: the whole model, LoRA merged in. `adapter`: the LoRA weights in peft's layout, beside the path of the base.
 
     Raises:
-        ConfigError: An adapter is asked for and there is none, or a quantised base would have to be merged.
+        ConfigError: See `check`.
     """
     check(backbone, weights)
     with replacing(folder) as staging:
@@ -52,11 +53,13 @@ def save(
 
 
 def check(backbone: Backbone, weights: PolicyWeights) -> None:
-    """Raises ConfigError: an adapter is asked for and there is none, or a quantised base would have to be merged."""
+    """Raises ConfigError: an adapter is asked for and there is none that could be read, or a quantised base would have to be merged."""
     if weights == "adapter" and backbone.lora is None:
         raise ConfigError("the policy has no LoRA adapter to save; export it merged (ExportPolicy.weights: merged)")
     if weights == "adapter" and backbone.settings["gguf"] is not None:
         raise ConfigError("an adapter cannot name a base that is a GGUF file; set ExportPolicy.weights: merged")
+    if weights == "adapter" and any(isinstance(module, ParamWrapper) for module in backbone.model.modules()):
+        raise ConfigError("peft would not find the adapters of experts again; set ExportPolicy.weights: merged")
     if weights == "merged" and backbone.settings["quantize"] != "none":
         raise ConfigError("a quantised base cannot be merged with its adapter; set ExportPolicy.weights: adapter")
 

@@ -85,7 +85,7 @@ class Backbone(nn.Module):
         gguf: Name of a GGUF file inside `path` to read the weights from.
 
     Raises:
-        ConfigError: Settings that cannot go together.
+        ConfigError: Settings that cannot go together, or not with this model.
         CheckpointError: The model cannot be found or read.
     """
 
@@ -121,6 +121,7 @@ class Backbone(nn.Module):
                 module.p = 0.0
             if isinstance(getattr(module, "attention_dropout", None), float):
                 module.attention_dropout = cast(Any, 0.0)
+        self._names = frozenset(model.state_dict())  # of the plain model
         if gradient_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         if frozen:
@@ -134,7 +135,12 @@ class Backbone(nn.Module):
             options = LoraConfig(
                 r=lora.rank, lora_alpha=cast(int, lora.alpha), lora_dropout=lora.dropout, target_modules=lora.targets or every, bias="none"
             )
-            inject_adapter_in_model(options, model)
+            try:
+                inject_adapter_in_model(options, model)
+            except ValueError as error:  # such as dropout beside experts, or a layer of Mamba's
+                raise ConfigError(
+                    f"{path}: peft refuses these adapters ({str(error)[:200]}); change lora.targets or lora.dropout"
+                ) from error
             for name, parameter in model.named_parameters():
                 if "lora_" in name:  # fp32 masters, whatever the base is stored in
                     parameter.data = parameter.data.float()
@@ -367,22 +373,27 @@ class Backbone(nn.Module):
         """Weights of the plain language model, with LoRA added in unless it is switched off: what an exported folder holds.
 
         An output layer that is random is left out, so that whoever reads the folder knows (`check_output`).
+
+        Raises:
+            ConfigError: An adapter is of a kind that is not known here.
         """
         from peft.tuners.lora import LoraLayer
 
-        adapters = {name: m for name, m in self.model.named_modules() if isinstance(m, LoraLayer)}
-        state: dict[str, Tensor] = {}
-        for name, tensor in self.model.state_dict().items():
-            if ".lora_" in name or (self.model.random_output and name.startswith("lm_head.")):
-                continue
-            owner, _, leaf = name.rpartition(".base_layer.")
-            if not owner:
-                state[name] = tensor
-            elif leaf == "weight" and not adapters[owner].disable_adapters:
-                delta: Tensor = cast(Any, adapters[owner]).get_delta_weight("default")
-                state[f"{owner}.{leaf}"] = (tensor.float() + delta.float()).to(tensor.dtype)
-            else:
-                state[f"{owner}.{leaf}"] = tensor
+        state = {
+            name.replace(".base_layer", ""): tensor
+            for name, tensor in self.model.state_dict().items()
+            if ".lora_" not in name and not (self.model.random_output and name.startswith("lm_head."))
+        }
+        for owner, adapter in self.model.named_modules():
+            if isinstance(adapter, LoraLayer) and not adapter.disable_adapters:
+                # Experts are one parameter each for all of a layer, and wrapped one around the other.
+                name = f"{owner.replace('.base_layer', '')}.{getattr(adapter, 'parameter_name', 'weight')}"
+                delta: Tensor = cast(Any, adapter).get_delta_weight("default")
+                state[name] = (state[name].float() + delta.float()).to(state[name].dtype)
+        if strange := sorted(state.keys() - self._names):
+            raise ConfigError(
+                f"{self.path}: LoRA wraps {strange[0]} in a way that cannot be merged; name other layers in lora.targets"
+            )
         return state
 
     def recipe(self) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,11 @@ import pytest
 import torch
 from conftest import COMPARISONS
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModelForSequenceClassification
+from transformers import AutoConfig, AutoModelForSequenceClassification, DeepseekV3Config, DeepseekV3ForCausalLM
 
 from prefrep.data.encode import EncodeConfig
 from prefrep.errors import CheckpointError, ConfigError
-from prefrep.io import folder
+from prefrep.io import folder, policy
 from prefrep.io.folder import PreferenceModel
 from prefrep.nn.backbone import Backbone, LoRA, load_tokenizer
 from prefrep.nn.bundled import resolve
@@ -57,6 +58,35 @@ def save(target: Path, model: PreferenceModel, weights: folder.Weights = "full")
 
 def scores(model: PreferenceModel) -> list[float]:
     return list(Scorer(model).compare(COMPARISONS))
+
+
+def experts(target: Path) -> str:
+    """A random DeepSeek-V3, whose experts peft adapts as parameters."""
+    tokenizer = load_tokenizer("bundled:tiny-llama")
+    torch.manual_seed(0)
+    config = DeepseekV3Config(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, moe_intermediate_size=16, num_hidden_layers=2,
+        num_attention_heads=2, num_key_value_heads=2, q_lora_rank=8, kv_lora_rank=8, qk_rope_head_dim=8, qk_nope_head_dim=8, v_head_dim=8,
+        n_routed_experts=4, num_experts_per_tok=2, first_k_dense_replace=1, n_group=1, topk_group=1, initializer_range=0.2,
+    )  # fmt: skip
+    DeepseekV3ForCausalLM(config).save_pretrained(target)
+    tokenizer.save_pretrained(target)
+    return str(target)
+
+
+def test_adapters_of_experts_are_merged(tmp_path: Path) -> None:
+    model = model_of("bt", path=experts(tmp_path / "base"), lora=LoRA(rank=2))
+    expected, plain = scores(model), scores(replace(model, backbone=Backbone(model.backbone.path, frozen=True).eval()))
+    assert expected != pytest.approx(plain, abs=0.1)
+    for weights in ("full", "reference"):
+        assert scores(folder.load(save(tmp_path / weights, model, weights))) == pytest.approx(expected, abs=1e-4)  # type: ignore[arg-type]
+    base, merged = load_file(tmp_path / "base" / "model.safetensors"), load_file(tmp_path / "full" / "model.safetensors")
+    changed = {name for name, tensor in merged.items() if not torch.equal(tensor, base[name])}
+    assert merged.keys() == base.keys() and any(".experts.0.gate_proj" in name for name in changed)
+    with pytest.raises(ConfigError, match="weights: merged"):
+        policy.check(model.backbone, "adapter")
+    with pytest.raises(ConfigError, match=r"peft refuses these adapters.*lora_dropout"):
+        Backbone(model.backbone.path, lora=LoRA(dropout=0.1))
 
 
 @pytest.mark.parametrize("kind", HEADS)
