@@ -198,9 +198,18 @@ class Backbone(nn.Module):
 
     @property
     def room(self) -> int | None:
-        """Tokens that the model can read in one sequence; None: it does not say."""
-        found = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
-        return None if found is None else int(found)
+        """Tokens that the model can read in one sequence; None: it does not say.
+
+        LongRoPE (Phi-3) measures distances of a whole batch in another way as soon as one sequence in it is longer than the model was first
+        trained on; what it is given is the shorter length, so that a score does not depend on what else is read.
+        """
+        config = self.model.config.get_text_config()
+        rope = getattr(config, "rope_parameters", None) or {}
+        limits = [getattr(config, "max_position_embeddings", None)]
+        for kind in (rope, *(each for each in rope.values() if isinstance(each, dict))):  # layers may have their own
+            if kind.get("rope_type") == "longrope" and kind["short_factor"] != kind["long_factor"]:
+                limits.append(kind["original_max_position_embeddings"])
+        return min((int(limit) for limit in limits if limit is not None), default=None)
 
     @property
     def attention(self) -> str:
@@ -391,9 +400,7 @@ class Backbone(nn.Module):
                 delta: Tensor = cast(Any, adapter).get_delta_weight("default")
                 state[name] = (state[name].float() + delta.float()).to(state[name].dtype)
         if strange := sorted(state.keys() - self._names):
-            raise ConfigError(
-                f"{self.path}: LoRA wraps {strange[0]} in a way that cannot be merged; name other layers in lora.targets"
-            )
+            raise ConfigError(f"{self.path}: LoRA wraps {strange[0]} in a way that cannot be merged; name other layers in lora.targets")
         return state
 
     def recipe(self) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from transformers import (
     ModernBertDecoderConfig,
     MptConfig,
     MptForCausalLM,
+    Phi3Config,
     RecurrentGemmaConfig,
 )
 
@@ -131,6 +132,24 @@ def test_a_model_that_counts_positions_itself_is_found_out(monkeypatch: pytest.M
 
     monkeypatch.setattr(Backbone, "_read", counting)
     assert not Backbone("bundled:tiny-gpt2").supports_trees()
+
+
+@pytest.mark.parametrize(("long", "room"), [(4.0, 8), (1.0, 512)])
+def test_longrope_reads_what_does_not_change_its_distances(long: float, room: int, tmp_path: Path) -> None:
+    """Beyond the first 8 positions a neighbour in the batch decides on the factors, where short and long ones differ."""
+    factors = {"short_factor": [1.0] * 8, "long_factor": [long] * 8, "original_max_position_embeddings": 8}
+    rope = {"rope_type": "longrope", "rope_theta": 10000.0, **factors}
+    backbone = Backbone(tiny(tmp_path, Phi3Config(**TINY, rope_parameters=rope, original_max_position_embeddings=8))).eval()
+    assert backbone.room == room
+
+    def beside(length: int) -> torch.Tensor:
+        ids, positions = torch.arange(3, 3 + length)[None].repeat(2, 1), torch.arange(length)[None].repeat(2, 1)
+        tree = torch.tensor([[0] * 6 + [-1] * (length - 6), [1] * length])
+        with torch.no_grad():
+            return backbone(ids, positions, tree, torch.zeros_like(tree), padded=True)[0, 5]
+
+    torch.testing.assert_close(beside(8), beside(6), atol=1e-5, rtol=0)
+    assert torch.allclose(beside(9), beside(6), atol=1e-5, rtol=0) == (room > 8)
 
 
 def test_a_head_that_would_be_random_is_not_read(tmp_path: Path) -> None:
