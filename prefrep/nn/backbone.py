@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 
 ROUNDING = 0.05  # of hidden states in bfloat16 or float16, generously; a wrong distance changes them by more
 
+CHANCE, JITTER = ("dropout", "pdrop", "layerdrop", "drop_prob"), ("jitter_noise", "input_jitter_noise")  # numbers of modules
 OUTPUT_ROUNDING = 0.01  # of logits in bfloat16: the same product on both sides, scaled and capped in another order
 # What models multiply the numbers of their output layer with, by the beginning of their type.
 FACTORS: dict[str, Callable[[Any], float]] = {
@@ -119,8 +120,10 @@ class Backbone(nn.Module):
         for module in model.modules():  # equal texts get equal scores; LoRA brings its own dropout
             if isinstance(module, nn.Dropout):
                 module.p = 0.0
-            if isinstance(getattr(module, "attention_dropout", None), float):
-                module.attention_dropout = cast(Any, 0.0)
+            for name, value in list(vars(module).items()):  # OPT, BLOOM and others call the function with a number of their own
+                if isinstance(value, float) and (any(part in name for part in CHANCE) or name in JITTER):
+                    setattr(module, name, 0.0)
+        self._routers = [module for module in model.modules() if hasattr(module, "router_jitter_noise")]
         self._names = frozenset(model.state_dict())  # of the plain model
         if gradient_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -324,8 +327,10 @@ class Backbone(nn.Module):
             self.model.get_output_embeddings().requires_grad_(True)
 
     def train(self, mode: bool = True) -> Backbone:
-        """Training mode, except that a frozen backbone always stays in evaluation mode."""
+        """Training mode, except that a frozen backbone always stays in evaluation mode, and routers that would draw experts too."""
         super().train(mode and not self.frozen)
+        for router in self._routers:
+            router.train(False)
         return self
 
     def supports_trees(self) -> bool:

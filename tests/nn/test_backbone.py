@@ -14,6 +14,7 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
+    BloomConfig,
     Cohere2Config,
     FalconH1Config,
     GPTNeoConfig,
@@ -25,7 +26,9 @@ from transformers import (
     ModernBertDecoderConfig,
     MptConfig,
     MptForCausalLM,
+    OPTConfig,
     Phi3Config,
+    PhimoeConfig,
     RecurrentGemmaConfig,
 )
 
@@ -346,6 +349,32 @@ def test_lora_trains_adapters_alone() -> None:
     names = [name for name, parameter in Backbone("bundled:tiny-llama", lora=LoRA()).named_parameters() if parameter.requires_grad]
     assert names and all("lora_" in name for name in names)
     assert not any("lm_head" in name for name in names)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        lambda: OPTConfig(vocab_size=64, hidden_size=32, ffn_dim=64, num_hidden_layers=2, num_attention_heads=2, word_embed_proj_dim=32,
+                          dropout=0.5, attention_dropout=0.5, layerdrop=0.5),
+        lambda: BloomConfig(vocab_size=64, hidden_size=32, n_layer=2, n_head=2, hidden_dropout=0.5, attention_dropout=0.5),
+        lambda: PhimoeConfig(**TINY, num_local_experts=4, input_jitter_noise=0.5),
+    ],
+    ids=["opt", "bloom", "phimoe"],
+)  # fmt: skip
+def test_training_mode_reads_as_evaluation_does(config: Any, tmp_path: Path) -> None:
+    backbone = Backbone(tiny(tmp_path, config()))
+    ids, positions, tree = torch.arange(3, 12)[None], torch.arange(9)[None], torch.zeros(1, 9, dtype=torch.long)
+    read = [backbone.train(mode)(ids, positions, tree, tree, padded=True) for mode in (True, True, False)]
+    assert torch.equal(read[0], read[1]) and torch.equal(read[1], read[2])
+
+
+def test_dropout_of_adapters_stays() -> None:
+    backbone = Backbone("bundled:tiny-llama", lora=LoRA(rank=2, dropout=0.5)).train()
+    for name, parameter in backbone.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter)
+    batch = collate(data_of(backbone.path), pad_id=0)
+    assert not torch.equal(hidden(backbone, batch), hidden(backbone, batch))
 
 
 def test_frozen_trains_nothing() -> None:
