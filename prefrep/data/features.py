@@ -22,7 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 from uuid import uuid4
 from weakref import WeakKeyDictionary
 
@@ -85,9 +85,16 @@ def root(cache: str) -> Path:
 
 
 def _digest(model: nn.Module) -> str:
-    """SHA-256 over all tensors of a module, one thread a core; remembered until a tensor is written to or converted."""
+    """SHA-256 over all tensors of a module and the state of its adapters, one thread a core; remembered until one of them changes."""
     tensors = {name: t.detach() for name, t in model.state_dict().items() if isinstance(t, Tensor)}
-    now = tuple((name, t.dtype, t._version) for name, t in tensors.items())
+    # peft's layers: whether they add what they have learnt, and how much of it.
+    adapters = [
+        (name, bool(cast(Any, m).disable_adapters), m.scaling)
+        for name, m in model.named_modules()
+        if isinstance(getattr(m, "scaling", None), dict)
+    ]
+    # A version counts what is written in place. Data that are put in the place of others keep it, and may even have their address.
+    now = repr(adapters), tuple((name, t.dtype, t.shape, t._version, t.data_ptr(), _sample(t)) for name, t in tensors.items())
     known = _digests.get(model)
     if known is not None and known[0] == now:
         return known[1]
@@ -100,9 +107,16 @@ def _digest(model: nn.Module) -> str:
         return digest.digest()
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        digest = hashlib.sha256(b"".join(pool.map(one, sorted(tensors.items())))).hexdigest()
+        digests = b"".join(pool.map(one, sorted(tensors.items())))
+    digest = hashlib.sha256(digests + (repr(adapters).encode() if adapters else b"")).hexdigest()
     _digests[model] = (now, digest)
     return digest
+
+
+def _sample(t: Tensor) -> bytes:
+    """Some 64 numbers from all over a tensor."""
+    found = t.flatten()[:: max(t.numel() // 64, 1)].contiguous()
+    return found.view(torch.uint8).cpu().numpy().tobytes()
 
 
 class Features:

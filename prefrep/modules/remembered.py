@@ -92,7 +92,9 @@ class Reading:
         self._tokenizer = backbone.tokenizer()
         self._encoder = Encoder(self._tokenizer, config or EncodeConfig(), layout)
         self._layout: Layout = "trees" if backbone.supports_trees() else "padded"  # settles the attention kernel, a part of the identity
-        self._features = Features(root(cache), identity(backbone, self._device.type))
+        self._root = root(cache)
+        self._about = identity(backbone, self._device.type)
+        self._features = Features(self._root, self._about)
 
     def batch(self, comparisons: Sequence[Comparison]) -> TreeBatch:
         """All of some comparisons; new texts are read now.
@@ -100,6 +102,8 @@ class Reading:
         Raises:
             DataError: A text is too long for the configuration's `max_length` and `truncation`.
         """
+        if (about := identity(self._backbone, self._device.type)) != self._about:  # its weights were changed
+            self._about, self._features = about, Features(self._root, about)
         data: list[Datum] = []
         for record, datum in self._encoder.encode(comparisons):
             if datum is None:

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import COMPARISONS, comparison, encoder
+from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -23,7 +24,7 @@ from prefrep.data import features as module
 from prefrep.data.features import Features, identity, key, look_up, remember, root
 from prefrep.data.trees import Datum, Layout, Tree, TreeBatch, collate
 from prefrep.errors import DataError
-from prefrep.nn.backbone import Backbone
+from prefrep.nn.backbone import Backbone, LoRA
 
 ABOUT = {"weights": "w"}
 
@@ -170,6 +171,47 @@ def test_the_identity_is_that_of_the_weights_not_of_the_object() -> None:
     assert identity(two, "cpu")["weights"] != same["weights"], "one rounding step in one place is another model"
     assert identity(Backbone("bundled:tiny-llama", "bfloat16", frozen=True), "cpu")["weights"] != same["weights"]
     assert identity(Backbone("bundled:tiny-qwen2", frozen=True), "cpu")["config"] != same["config"]
+
+
+def rounded(model: Any) -> None:
+    model.to(torch.bfloat16).float()
+
+
+def assigned(model: Any) -> None:
+    model.load_state_dict({name: tensor * 2 for name, tensor in model.state_dict().items()}, assign=True)
+
+
+def replaced(model: Any) -> None:
+    for parameter in model.parameters():
+        parameter.data = parameter.data * 2
+
+
+def written(model: Any) -> None:
+    for parameter in model.parameters():
+        parameter.data.mul_(2)
+
+
+@pytest.mark.parametrize("change", [rounded, assigned, replaced, written])
+def test_weights_that_changed_without_being_counted_are_seen(change: Callable[[Any], None]) -> None:
+    one, two = Backbone("bundled:tiny-llama", frozen=True), Backbone("bundled:tiny-llama", frozen=True)
+    before = identity(one, "cpu")["weights"]
+    change(one.model)
+    change(two.model)
+    after = identity(one, "cpu")["weights"]
+    assert after != before and after == identity(two, "cpu")["weights"], "as if it had never been looked at before"
+
+
+def test_adapters_that_are_switched_off_or_scaled_are_another_model() -> None:
+    found = set()
+    for alpha in (1.0, 2.0):
+        torch.manual_seed(0)
+        backbone = Backbone("bundled:tiny-llama", lora=LoRA(rank=2, alpha=alpha))
+        adapters = [each for each in backbone.model.modules() if isinstance(each, LoraLayer)]
+        for on in (True, False, True):
+            for adapter in adapters:
+                adapter.enable_adapters(on)
+            found.add(identity(backbone, "cpu")["weights"])
+    assert len(found) == 4
 
 
 def test_everything_else_that_moves_a_state_is_in_the_identity() -> None:

@@ -248,3 +248,15 @@ def test_a_reading_is_that_of_each_comparison_alone(layout: Any) -> None:
 def test_what_does_not_fit_is_not_forgotten() -> None:
     with pytest.raises(DataError, match=r"too long to be read .*1 dropped"):
         Reading(tiny(), "single", EncodeConfig(max_length=20, truncation="drop")).batch([comparison("p" * 50, "a", "b")])
+
+
+def test_a_reading_notices_other_weights(tmp_path: Path) -> None:
+    backbone = tiny()
+    reading = Reading(backbone, "single", cache=str(tmp_path))
+    before = reading.batch(LOOSE).states
+    for parameter in backbone.parameters():
+        parameter.data = parameter.data * 1.5
+    after = reading.batch(LOOSE).states
+    fresh = Reading(backbone, "single", cache=str(tmp_path / "other")).batch(LOOSE).states
+    assert before is not None and after is not None and fresh is not None
+    assert torch.equal(after, fresh) and not torch.equal(after, before)
