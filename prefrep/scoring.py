@@ -44,7 +44,7 @@ class Scorer:
         truncation = "keep_end" if model.encode.truncation == "drop" else model.encode.truncation
         length = min(model.encode.max_length, model.backbone.room or model.encode.max_length)
         self._encoder = Encoder(model.tokenizer, replace(model.encode, truncation=truncation, max_length=length), model.head.layout)
-        trees = layout != "padded" and model.backbone.supports_trees()
+        trees = model.backbone.supports_trees() and layout != "padded"  # padded too: the trial settles the attention kernel
         if layout == "trees" and not trees:
             raise ConfigError(f"{model.backbone.path} does not honour a tree mask, so scores would leak between responses; use layout auto")
         self._layout: Layout = "trees" if trees else "padded"

@@ -7,17 +7,19 @@ import itertools
 import json
 from collections.abc import Iterator
 from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 import torch
 from conftest import COMPARISONS, comparison
+from transformers import GptOssConfig, GptOssForCausalLM
 
 from prefrep.data.encode import EncodeConfig
 from prefrep.errors import ConfigError, DataError, RecordError
 from prefrep.io.folder import PreferenceModel
-from prefrep.nn.backbone import Backbone
+from prefrep.nn.backbone import Backbone, load_tokenizer
 from prefrep.nn.heads import BTHead, GPMHead, HybridHead, PairHead, PreferenceHead
 from prefrep.nn.skew import BlockSkew, GatedSkew, LearnedSkew
 from prefrep.records import Comparison, Message, RankedResponses
@@ -31,6 +33,7 @@ HEADS: dict[str, Any] = {
     "learned": partial(GPMHead, dim=4, skew=LearnedSkew),
     "hybrid": partial(HybridHead, dim=4, skew=GatedSkew, normalize=False),
 }
+LAYOUTS: tuple[Literal["padded", "auto"], ...] = ("padded", "auto")
 RESPONSES = ["Sure, here it is: one", "Sure, here it is: two", "No.", "", "Because it rains, and rain is wet"]
 TABLES = [
     ranked("Why?", RESPONSES),
@@ -52,6 +55,20 @@ def model(name: str, backbone: Backbone, tau: float = 0.5, **encode: Any) -> Pre
 @pytest.fixture(params=HEADS)
 def name(request: pytest.FixtureRequest) -> str:
     return str(request.param)
+
+
+def test_padded_rows_are_read_by_a_kernel_that_the_model_has(tmp_path: Path) -> None:
+    """The first one that is tried lacks the sinks of gpt-oss."""
+    tokenizer = load_tokenizer("bundled:tiny-llama")
+    config = GptOssConfig(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1,
+        head_dim=16, num_local_experts=4, num_experts_per_tok=2, initializer_range=0.2,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    GptOssForCausalLM(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    padded, auto = (list(Scorer(model("bt", Backbone(str(tmp_path)).eval()), layout=kind).compare(COMPARISONS)) for kind in LAYOUTS)
+    assert padded == pytest.approx(auto, abs=1e-4)
 
 
 def as_comparison(record: RankedResponses, i: int, j: int) -> Comparison:

@@ -134,6 +134,8 @@ def _each_kind(config: PretrainedConfig, finish: Callable[[int | None], Mask]) -
     kinds = getattr(config, "layer_types", None)
     if kinds is None:  # Mistral: a window in the configuration is a window in every layer
         return finish(window)
+    if "chunked_attention" in kinds:  # Llama 4
+        raise ValueError("attention within chunks has no mask of trees here")
     if "sliding_attention" in kinds:
         return {"full_attention": finish(None), "sliding_attention": finish(window)}
     return finish(None)

@@ -50,7 +50,7 @@ class LoRA:
         rank: Rank of each adapter.
         alpha: Scale; the adapter's output is multiplied by alpha / rank.
         dropout: Share of the numbers an adapter reads that are left out at random in training, in [0, 1).
-        targets: Names of the linear layers that get an adapter. Empty: all of them but the language-model head.
+        targets: Names of the linear layers that get an adapter. Empty: all of them but the language-model head and routers.
     """
 
     rank: int = 16
@@ -134,7 +134,11 @@ class Backbone(nn.Module):
 
             model.requires_grad_(False)
             output = model.get_output_embeddings()
-            every = [name for name, m in model.named_modules() if isinstance(m, nn.Linear | _conv1d()) and m is not output]
+            every = [
+                name
+                for name, m in model.named_modules()
+                if isinstance(m, nn.Linear | _conv1d()) and m is not output and "Router" not in type(m).__name__  # they return more
+            ]
             options = LoraConfig(
                 r=lora.rank, lora_alpha=cast(int, lora.alpha), lora_dropout=lora.dropout, target_modules=lora.targets or every, bias="none"
             )
@@ -192,12 +196,14 @@ class Backbone(nn.Module):
     @property
     def transformer(self) -> nn.Module:
         """The model without its language-model head."""
-        return cast(nn.Module, self.model.base_model)
+        base = self.model.base_model
+        return cast(nn.Module, base if base is not self.model else self.model.model)  # Llama 4 has it under another name
 
     @property
     def hidden_size(self) -> int:
         """Width H of the hidden states."""
-        return int(self.model.config.get_text_config().hidden_size)
+        config = self.model.config.get_text_config()
+        return int(getattr(config, "word_embed_proj_dim", config.hidden_size))  # OPT-350m goes back to that of its embeddings
 
     @property
     def room(self) -> int | None:
@@ -306,7 +312,7 @@ class Backbone(nn.Module):
         hidden = (sizes[:, None] * waves)[None].to(self.model.dtype)
         ids = torch.zeros(1, 4, dtype=torch.long, device=weight.device)
         with torch.no_grad(), ExitStack() as stack:
-            for module in {self.transformer, self.model.get_decoder()}:  # OPT passes over the first
+            for module in {self.transformer, self.model.get_decoder()} - {self.model}:  # OPT passes over the first
                 stack.enter_context(patch.object(module, "forward", lambda *_, **__: _Read(last_hidden_state=hidden)))
             try:
                 error = self.logits(hidden) - self.model(input_ids=ids, use_cache=False).logits
@@ -372,7 +378,7 @@ class Backbone(nn.Module):
             return torch.equal(a, b) and bool((a - alone)[:, 3:].norm() <= ROUNDING * alone[:, 3:].norm())
         except torch.OutOfMemoryError:
             raise  # says nothing about the kernel
-        except (TypeError, ValueError, RuntimeError, IndexError) as error:
+        except (TypeError, ValueError, RuntimeError, IndexError, AttributeError) as error:  # Mamba has no heads
             log.info("%s with attention %s does not take a tree mask (%s)", self.path, attention, error)
             return False
         finally:

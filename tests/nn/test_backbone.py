@@ -20,8 +20,10 @@ from transformers import (
     GPTNeoConfig,
     GPTNeoForCausalLM,
     GraniteConfig,
+    Llama4TextConfig,
     LlamaConfig,
     LlamaForCausalLM,
+    MambaConfig,
     MiniCPM3Config,
     ModernBertDecoderConfig,
     MptConfig,
@@ -202,6 +204,36 @@ def test_an_output_layer_with_more_in_front_is_refused(tmp_path: Path) -> None:
     backbone = Backbone(tiny(tmp_path, ModernBertDecoderConfig(**TINY, cls_token_id=1, sep_token_id=2, local_attention=8)))
     with pytest.raises(ConfigError, match="ModernBertDecoderForCausalLM does more"):
         backbone.train_output()
+
+
+@pytest.mark.parametrize(
+    ("config", "width", "trees"),
+    [
+        (lambda: MambaConfig(vocab_size=300, hidden_size=32, state_size=8, num_hidden_layers=2), 32, False),
+        (lambda: Llama4TextConfig(**TINY, head_dim=16, intermediate_size_mlp=64, num_local_experts=2, attention_chunk_size=16), 32, False),
+        (lambda: OPTConfig(vocab_size=300, hidden_size=32, ffn_dim=64, num_hidden_layers=2, num_attention_heads=2, word_embed_proj_dim=16,
+                           do_layer_norm_before=False), 16, True),
+    ],
+    ids=["mamba", "llama4", "opt-350m"],
+)  # fmt: skip
+def test_models_that_are_built_otherwise_are_read(config: Any, width: int, trees: bool, tmp_path: Path) -> None:
+    """No heads, another name for the transformer and attention within chunks, states of another width than the layers'."""
+    backbone = Backbone(tiny(tmp_path, config())).eval()
+    assert backbone.supports_trees() == trees
+    backbone.check_logits()
+    ids, positions, tree = torch.arange(3, 12)[None], torch.arange(9)[None], torch.zeros(1, 9, dtype=torch.long)
+    with torch.no_grad():
+        read = backbone(ids, positions, tree, tree, padded=True)
+        assert read.shape[-1] == backbone.hidden_size == width
+        torch.testing.assert_close(backbone.logits(read), backbone.model(ids, use_cache=False).logits, atol=1e-5, rtol=1e-5)
+
+
+def test_routers_get_no_adapters(tmp_path: Path) -> None:
+    """Phi-MoE's is a linear layer that returns two things."""
+    backbone = Backbone(tiny(tmp_path, PhimoeConfig(**TINY, num_local_experts=4)), lora=LoRA(rank=2))
+    assert backbone.supports_trees()
+    adapted = {name for name, _ in backbone.named_parameters() if ".lora_A" in name}
+    assert len(adapted) == 2 * 4 and all(".self_attn." in name for name in adapted)
 
 
 def test_weights_from_a_gguf_file(tmp_path: Path) -> None:
