@@ -25,6 +25,7 @@ from transformers import (
     LlamaForCausalLM,
     MambaConfig,
     MiniCPM3Config,
+    MixtralConfig,
     ModernBertDecoderConfig,
     MptConfig,
     MptForCausalLM,
@@ -155,6 +156,19 @@ def test_longrope_reads_what_does_not_change_its_distances(long: float, room: in
 
     torch.testing.assert_close(beside(8), beside(6), atol=1e-5, rtol=0)
     assert torch.allclose(beside(9), beside(6), atol=1e-5, rtol=0) == (room > 8)
+
+
+@pytest.mark.parametrize(("experts", "leak", "trees"), [(True, 1e-6, True), (True, 1e-3, False), (False, 1e-6, False)])
+def test_experts_may_round_otherwise(experts: bool, leak: float, trees: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every token that is read moves all states a little."""
+    config = MixtralConfig(**TINY, num_local_experts=4) if experts else LlamaConfig(**TINY)
+    backbone, read = Backbone(tiny(tmp_path, config)), Backbone._read
+
+    def moved(self: Backbone, ids: torch.Tensor, *rest: Any, **more: Any) -> torch.Tensor:
+        return read(self, ids, *rest, **more) * (1 + leak * ids.float().mean() / 8)
+
+    monkeypatch.setattr(Backbone, "_read", moved)
+    assert backbone.supports_trees() == trees
 
 
 def test_a_head_that_would_be_random_is_not_read(tmp_path: Path) -> None:
