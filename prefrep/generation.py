@@ -34,10 +34,12 @@ class Sampled:
     Args:
         text: What it says, without special tokens.
         finished: It ended by itself (in EOS, or in the chat template's end of turn), not because the room was used up.
+        lead: What was sampled in front of the text and belongs to the template, see `Encoder.lead`; empty where the text came at once.
     """
 
     text: str
     finished: bool
+    lead: str = ""
 
 
 class Sampler(Protocol):
@@ -135,7 +137,7 @@ class TransformersSampler(_Settings):
             return iter(())
         encoded, encoder, ends = self._prompts(backbone, prompts, responses)
         new = self._generate(backbone, encoded, pad_id(encoder.tokenizer), ends, responses, seed)
-        texts = [_sampled(ids, encoder.tokenizer, set(ends)) for ids in new.tolist()]
+        texts = [_sampled(ids, encoder, set(ends)) for ids in new.tolist()]
         return iter([tuple(texts[i : i + responses]) for i in range(0, len(texts), responses)])
 
     @torch.no_grad()
@@ -216,7 +218,7 @@ class VLLMSampler(_Settings):
         results = self._load(vllm, backbone, encoder.tokenizer).generate(
             [{"prompt_token_ids": ids.tolist()} for ids in encoded], options, use_tqdm=False
         )
-        return iter([tuple(Sampled(each.text, each.finish_reason == "stop") for each in result.outputs) for result in results])
+        return iter([tuple(_said(each.text, each.finish_reason == "stop", encoder) for each in result.outputs) for result in results])
 
     def _load(self, vllm: Any, backbone: Backbone, tokenizer: PreTrainedTokenizerBase) -> Any:
         # In-place updates, which optimizers make, raise a tensor's version.
@@ -262,7 +264,13 @@ def _left_padded(prompts: Sequence[Ids], pad: int) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(ids), torch.from_numpy(mask)
 
 
-def _sampled(ids: list[int], tokenizer: PreTrainedTokenizerBase, ends: set[int]) -> Sampled:
+def _sampled(ids: list[int], encoder: Encoder, ends: set[int]) -> Sampled:
     """The response in a row of new tokens, which may go on behind its end."""
     stop = next((i for i, token in enumerate(ids) if token in ends), None)
-    return Sampled(str(tokenizer.decode(ids[:stop], skip_special_tokens=True)), stop is not None)
+    return _said(encoder.continued(ids[:stop]), stop is not None, encoder)
+
+
+def _said(whole: str, finished: bool, encoder: Encoder) -> Sampled:
+    """A response whose text is taken apart from the lead in front of it."""
+    text = whole.removeprefix(encoder.lead)
+    return Sampled(text, finished, whole[: len(whole) - len(text)])

@@ -13,12 +13,14 @@ import pytest
 import torch
 from conftest import encoder
 from peft.tuners.tuners_utils import BaseTunerLayer
-from transformers import AutoModelForCausalLM, GenerationConfig
+from tokenizers import Tokenizer, decoders, models, normalizers, processors
+from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from prefrep import generation
+from prefrep.data.encode import EncodeConfig, Encoder
 from prefrep.errors import ConfigError, RecordError
 from prefrep.generation import Sampled, TransformersSampler, VLLMSampler
-from prefrep.nn.backbone import Backbone, LoRA
+from prefrep.nn.backbone import Backbone, LoRA, load_tokenizer
 from prefrep.records import Message, Messages
 from prefrep.scoring import ranked
 
@@ -53,11 +55,57 @@ def greedy(backbone: Backbone, ids: np.ndarray, count: int) -> list[int]:
 def test_what_is_scored_begins_with_what_was_sampled_from(family: Backbone, template: Any, prompt: Messages) -> None:
     coder, _ = TransformersSampler(template=template).encoder(family)
     sampled_from = coder.prompts([prompt])[0]
-    _, datum = next(encoder(family.path, template=template).encode_tables([ranked(prompt, ["7", "Hello there"])]))
+    scored = Encoder(family.tokenizer(), coder.config, "single", policy=True)
+    _, datum = next(scored.encode_tables([ranked(prompt, [coder.lead + "7", coder.lead + "Hello there", ""])]))
     assert datum is not None
     for sequence in datum.trees[0].sequences:
         assert sequence[: len(sampled_from)].tolist() == sampled_from.tolist()
     assert datum.trees[0].prompt == len(sampled_from)
+
+
+def sentencepiece() -> PreTrainedTokenizerBase:
+    """A tokenizer as Llama 2 has one: a blank is part of the word behind it, and decoding drops the first one."""
+    letters = [chr(code) for code in range(33, 127)]
+    merges = [("i", "s"), ("P", "a"), ("Pa", "r"), ("Par", "is"), ("▁", "Paris"), ("▁", "is")]
+    pieces = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁", *letters, *(a + b for a, b in merges)]
+    built = Tokenizer(
+        models.BPE({piece: i for i, piece in enumerate(pieces)}, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True)
+    )
+    built.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    built.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(content=" ", left=1, right=0)]
+    )
+    built.post_processor = processors.TemplateProcessing(single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", 1)])
+    return PreTrainedTokenizerFast(tokenizer_object=built, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+
+
+@pytest.mark.parametrize("name", ["smollm2-135m", "tiny-llama", "tiny-gpt2", "sentencepiece"])
+@pytest.mark.parametrize("text", [" Paris is", " 7", " 1990 is", " \nthe", "  the", " ", "", "\nthe", "Paris", "7", " «é» 😀"])
+def test_plain_responses_are_scored_in_the_tokens_that_were_sampled(name: str, text: str) -> None:
+    """Whatever follows the colon: a word with its blank, as models write it, or something else."""
+    tokenizer = sentencepiece() if name == "sentencepiece" else load_tokenizer(f"bundled:{name}")
+    coder = Encoder(tokenizer, EncodeConfig("plain"), "single", policy=True)
+    before = "\n\nHuman: Why?\n\nAssistant:"
+    sampled_from, whole = (tokenizer(each)["input_ids"] for each in (before, before + text))
+    assert whole[: len(sampled_from)] == sampled_from and coder.prompts([SHORT])[0].tolist() == sampled_from
+    new, end = whole[len(sampled_from) :], tokenizer.eos_token_id
+    found = generation._sampled([*new, end, end], coder, {end})
+    assert found == Sampled(text.removeprefix(" "), True, " " if text.startswith(" ") else "")
+    ((_, datum),) = coder.encode_tables([ranked(SHORT, [found.lead + found.text])])
+    assert datum is not None and datum.trees[0].prompt == len(sampled_from)
+    assert datum.trees[0].sequences[0].tolist() == [*whole, end]
+    if found.lead:  # and a preference model reads what the policy wrote
+        ((_, read),) = Encoder(tokenizer, EncodeConfig("plain"), "single").encode_tables([ranked(SHORT, [found.text])])
+        assert read is not None and read.trees[0].sequences[0].tolist() == [*whole, end]
+
+
+def test_a_word_behind_a_plain_prompt_is_one_token() -> None:
+    """SmolLM2 has ` Paris` and `Paris`, and only the first can follow a colon."""
+    coder = Encoder(load_tokenizer("bundled:smollm2-135m"), EncodeConfig("plain"), "single", policy=True)
+    ((_, datum),) = coder.encode_tables([ranked(SHORT, [" Paris", " 7"])])
+    assert datum is not None
+    first, second = (coder.tokenizer.convert_ids_to_tokens(ids[datum.trees[0].prompt :].tolist()) for ids in datum.trees[0].sequences)
+    assert first == ["ĠParis", "<|im_end|>"] and second == ["Ġ", "7", "<|im_end|>"]
 
 
 def test_the_model_gets_the_prompt_tokens(llama: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -211,7 +259,8 @@ def test_vllm_is_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:
         VLLMSampler()
 
 
-def test_vllm_gets_merged_weights_and_prompt_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("template", ["auto", "plain"])
+def test_vllm_gets_merged_weights_and_prompt_tokens(template: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A stand-in for vLLM: what it is given is what counts here."""
     seen: list[Any] = []
 
@@ -223,10 +272,10 @@ def test_vllm_gets_merged_weights_and_prompt_tokens(monkeypatch: pytest.MonkeyPa
         def generate(
             self, prompts: list[dict[str, list[int]]], options: list[SimpleNamespace], use_tqdm: bool
         ) -> Iterator[SimpleNamespace]:
-            assert prompts == [{"prompt_token_ids": ids.tolist()} for ids in encoder().prompts([SHORT, LONG])]
+            assert prompts == [{"prompt_token_ids": ids.tolist()} for ids in encoder(template=template).prompts([SHORT, LONG])]
             assert [(o.n, o.temperature, o.top_p, o.max_tokens) for o in options] == [(2, 0.7, 0.9, 16)] * 2
             assert options[0].seed != options[1].seed
-            outputs = [SimpleNamespace(text="yes", finish_reason="stop"), SimpleNamespace(text="no", finish_reason="length")]
+            outputs = [SimpleNamespace(text=" yes", finish_reason="stop"), SimpleNamespace(text="no", finish_reason="length")]
             return iter([SimpleNamespace(outputs=outputs)] * 2)
 
     fake = ModuleType("vllm")
@@ -234,8 +283,8 @@ def test_vllm_gets_merged_weights_and_prompt_tokens(monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(sys.modules, "vllm", fake)
     monkeypatch.setattr(generation, "find_spec", lambda name: fake)
     backbone = Backbone("bundled:tiny-llama", lora=LoRA(rank=4)).eval()
-    sampler = VLLMSampler(max_new_tokens=16, gpu_memory=0.3)
-    wanted = [(Sampled("yes", True), Sampled("no", False))] * 2
+    sampler = VLLMSampler(max_new_tokens=16, template=template, gpu_memory=0.3)
+    wanted = [(Sampled("yes", True, " ") if template == "plain" else Sampled(" yes", True), Sampled("no", False))] * 2
     assert list(sampler.sample(backbone, [SHORT, LONG], 2, 3)) == wanted
     list(sampler.sample(backbone, [SHORT, LONG], 2, 3))
     assert len(seen) == 1, "equal weights need no new engine"

@@ -12,7 +12,7 @@ from lightning.pytorch import LightningModule, Trainer
 from prefrep.callbacks import reference
 from prefrep.callbacks.labelling import check_reading
 from prefrep.callbacks.rounds import RoundCallback, parts, reading, report, seed_of
-from prefrep.callbacks.sampling import check_sampler, described
+from prefrep.callbacks.sampling import check_sampler, described, line_of
 from prefrep.data.prompts import PromptData
 from prefrep.data.rounds import Line, batches, digest
 from prefrep.errors import ConfigError
@@ -80,7 +80,7 @@ class HeldOut(RoundCallback):
             drawn = self.sampler.sample(
                 module.backbone, [p.messages for p in asked], self.responses, seed_of(self.seed, number, rows[0], 2)
             )
-            lines = [{"responses": [each.text for each in row], "finished": [each.finished for each in row]} for row in drawn]
+            lines = [line_of(row) for row in drawn]
             found = reference.measured(module, data, data.encoded(asked, lines), True, number)
             for prompt, line, measured in zip(asked, lines, found, strict=True):
                 yield {"id": prompt.id, "prompt": prompt.messages[-1].content, **line, **measured}

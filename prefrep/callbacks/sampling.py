@@ -11,7 +11,7 @@ from prefrep.callbacks.rounds import RoundCallback, parts, report, seed_of
 from prefrep.data.prompts import CALLBACKS, PromptData
 from prefrep.data.rounds import Line, batches, digest, plain
 from prefrep.errors import ConfigError
-from prefrep.generation import Sampler, TransformersSampler, VLLMSampler
+from prefrep.generation import Sampled, Sampler, TransformersSampler, VLLMSampler
 from prefrep.modules.gpo import GPO
 
 
@@ -72,8 +72,7 @@ class SampleResponses(RoundCallback):
                 yield {
                     "id": prompt.id,
                     "prompt": [{"role": message.role, "content": message.content} for message in prompt.messages],
-                    "responses": [each.text for each in own],
-                    "finished": [each.finished for each in own],
+                    **line_of(own),
                 }
 
         def oppose(rows: Sequence[int]) -> Iterator[Line]:
@@ -107,6 +106,15 @@ class SampleResponses(RoundCallback):
 def described(sampler: Sampler) -> Line:
     """What decides the responses of a sampler; how much memory it may take does not."""
     return {name: value for name, value in plain(sampler).items() if name != "gpu_memory"}
+
+
+def line_of(responses: Sequence[Sampled]) -> Line:
+    """What `PromptData.encoded` needs to know of the responses to a prompt."""
+    return {
+        "responses": [each.text for each in responses],
+        "finished": [each.finished for each in responses],
+        "leads": [each.lead for each in responses],
+    }
 
 
 def check_sampler(sampler: Sampler, data: PromptData) -> None:

@@ -58,6 +58,7 @@ class Encoder:
         config: Template, length and truncation.
         layout: `single`: each response is a sequence of its own. `pair`: each comparison is two sequences, one for either order of the
             two responses, in RLHFlow's pair format.
+        policy: Responses are those of a policy: each brings the `lead` that stands in front of it, if any, and its prompt ends before that.
 
     Attributes:
         counts: What happened so far, in records: `records`, `truncated prompts`, `truncated responses`, `dropped`, `refused`,
@@ -67,7 +68,9 @@ class Encoder:
         ConfigError: The tokenizer is slow, has no EOS, or has no template where one is asked for.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, config: EncodeConfig, layout: Literal["single", "pair"]) -> None:
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, config: EncodeConfig, layout: Literal["single", "pair"], policy: bool = False
+    ) -> None:
         name = tokenizer.name_or_path
         if not tokenizer.is_fast:
             raise ConfigError(f"{name}: character offsets are needed, so a fast tokenizer (tokenizer.json); this one is slow")
@@ -81,7 +84,7 @@ class Encoder:
             raise ConfigError(
                 "template 'official' is the recipe of the released GPM checkpoints, it has no pair format; use template: auto"
             )
-        self.tokenizer, self.config, self.layout = tokenizer, config, layout
+        self.tokenizer, self.config, self.layout, self.policy = tokenizer, config, layout, policy
         self.counts: Counter[str] = Counter()
         ids = tokenizer("a")["input_ids"]
         self._bos: int | None = (
@@ -122,16 +125,36 @@ class Encoder:
         return self._encode(records, _pairs_of if self.layout == "pair" else lambda record: [], refused)
 
     def prompts(self, prompts: Iterable[Messages]) -> list[Ids]:
-        """Token ids of prompts as a policy continues them: what `encode` puts before a response, whatever the length.
+        """Token ids of prompts as a policy continues them: what `encode` puts before the response of a policy, whatever the length.
 
         Raises:
             RecordError: A prompt is empty, or the chat template refuses it.
         """
         return [ids for ids, _ in self._tokenise([self._prompt(prompt) for prompt in prompts])]
 
+    @property
+    def lead(self) -> str:
+        """What is written in front of every response and still is for the policy to write: the blank behind `Assistant:`.
+
+        Most vocabularies hold words with a blank in front. Behind a prompt that ends in one, hardly any word can follow.
+        """
+        return " " if self._transcripts else ""
+
+    def continued(self, ids: Sequence[int]) -> str:
+        """The text of tokens that a policy wrote behind a prompt, lead included, without special tokens."""
+
+        def decode(ids: Sequence[int]) -> str:
+            return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
+
+        if not self.lead:
+            return decode(ids)
+        # Decoders of SentencePiece vocabularies drop a text's first blank, so the prompt's last letter goes in front.
+        colon = self.tokenizer(":", add_special_tokens=False)["input_ids"]
+        return decode([*colon, *ids])[len(decode(colon)) :]
+
     def end_ids(self) -> list[int]:
         """Ids that end a response: EOS, and the special token that the chat template writes after one."""
-        if self.config.template == "plain" or not self.tokenizer.chat_template:
+        if self._transcripts:
             return [self._eos]
         mark = "\N{SNOWMAN}"
         whole = self._render((Message("user", "?"), Message("assistant", mark)))
@@ -204,19 +227,23 @@ class Encoder:
         """A prompt up to where its response begins."""
         if not any(message.content.strip() for message in prompt):
             raise RecordError("a prompt", "it is empty, so there is nothing to answer", "remove it")
-        empty = (Message("assistant", ""),)
-        if self._is_plain(prompt, empty):
-            return replace(self._single(prompt, empty), ends=False)
+        if self._transcripts:
+            text = _unled((*prompt, Message("assistant", "")))
+            return _Text(text, len(text), ends=False)
         try:
             rendered = self._render(prompt, generation=True)
         except Exception as error:  # as above
             raise _refused(f"the prompt {prompt[-1].content!r:.60}", error) from error
         return _Text(rendered, len(rendered), ends=False)
 
+    @property
+    def _transcripts(self) -> bool:
+        """Whether conversations are rendered without a chat template."""
+        return self.config.template == "plain" or not self.tokenizer.chat_template
+
     def _is_plain(self, prompt: Messages, response: Messages) -> bool:
         """Whether texts are joined without a chat template."""
-        template = self.config.template
-        return template == "plain" or not self.tokenizer.chat_template or (template != "classifier" and not prompt and len(response) == 1)
+        return self._transcripts or (self.config.template != "classifier" and not prompt and len(response) == 1)
 
     def _render(self, messages: Messages, generation: bool = False) -> str:
         turns = [{"role": message.role, "content": message.content} for message in messages]
@@ -232,6 +259,9 @@ class Encoder:
         if self._is_plain(prompt, response):
             if not prompt:
                 return _Text(self._start + _plain(response), len(self._start))
+            if self.policy:
+                before = _unled((*prompt, replace(response[0], content="")))
+                return _Text(before + _plain(response), len(before))
             return _Text(_transcript(prompt + response), len(_transcript((*prompt, replace(response[0], content="")))))
         whole = self._render(prompt + response)
         whole = whole if template == "classifier" else whole.rstrip()
@@ -382,6 +412,11 @@ def _transcript(messages: Messages) -> str:
     """Messages labelled as in Anthropic's transcripts."""
     names = {"user": "Human", "assistant": "Assistant", "system": "System", "tool": "Tool"}
     return "".join(f"\n\n{names.get(m.role, m.role)}: {m.content}" for m in messages)
+
+
+def _unled(messages: Messages) -> str:
+    """A transcript up to an empty last message, without the blank in front of what will stand there."""
+    return _transcript(messages)[:-1]
 
 
 def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:

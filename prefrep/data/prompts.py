@@ -336,10 +336,15 @@ class PromptData(LightningDataModule):
         return self.done % max(int(cast(Any, self.trainer).num_training_batches), 1) == 0
 
     def encoded(self, prompts: list[Prompt], samples: list[Line]) -> list[Sample]:
-        """Prompts with their sampled responses as trees."""
+        """Prompts with their sampled responses as trees, each with its lead (`Encoder.lead`); without `leads` in a line, the template's."""
         encoder = self._encoder()
         ends = encoder.end_ids()
-        records = (prompt.answered(line["responses"]) for prompt, line in zip(prompts, samples, strict=True))
+
+        def as_sampled(line: Line) -> list[str]:
+            texts = line["responses"]
+            return [lead + text for lead, text in zip(line.get("leads", [encoder.lead] * len(texts)), texts, strict=True)]
+
+        records = (prompt.answered(as_sampled(line)) for prompt, line in zip(prompts, samples, strict=True))
         found = []
         for (_, datum), line in zip(encoder.encode_tables(records), samples, strict=True):
             assert datum is not None, "prompts were checked to leave room"
@@ -412,7 +417,7 @@ class PromptData(LightningDataModule):
         return cast("str | None", self._policy.tokenizer.chat_template)
 
     def _encoder(self) -> Encoder:
-        return Encoder(self._policy.tokenizer, self.encode_config, "single")
+        return Encoder(self._policy.tokenizer, self.encode_config, "single", policy=True)
 
     def _batch_layout(self) -> Layout:
         supported = self._policy.supports_trees()

@@ -1,6 +1,7 @@
 """The rounds of a post-training run on disk: what was sampled, what the reference says of it, how it was judged.
 
-    rounds/0/samples.jsonl      K responses of pi_0 to each prompt, and whether they ended by themselves
+    rounds/0/samples.jsonl      K responses of pi_0 to each prompt, whether they ended by themselves, and the blank that a
+                                plain template writes in front of them, where it was sampled (`leads`)
     rounds/0/opponents.jsonl    M responses of pi_0 to each, for objectives whose opponent is a mixture
     rounds/0/reference.jsonl    log-probabilities of these responses under pi_0 (round t: under pi_t, and under pi_0)
     rounds/0/labels.jsonl       prompt, responses, scores, best, worst, the whole table: a ranked list that PreferenceData reads

@@ -164,6 +164,24 @@ def test_a_batch_holds_the_responses_that_the_loss_reads_and_what_is_known_of_al
     assert batch.lengths.tolist() == [[2, 3, 4]] * 2 and batch.weight.tolist() == [1, 0]
 
 
+def test_plain_responses_begin_behind_the_colon(tmp_path: Path, llama: Backbone) -> None:
+    """Their blank counts among their tokens where it was sampled, and is not there where it was not."""
+    data = data_for(llama, tmp_path, train=write(tmp_path / "p.jsonl", [{"prompt": "a"}]), template="plain")
+    data.setup("fit")
+    texts = ["x", "x", ""]
+    line = {"responses": texts, "finished": [True] * 3, "leads": [" ", "", ""]}
+    (sample,), (older,) = (data.encoded(data.round_prompts(0), [each]) for each in (line, {k: line[k] for k in ("responses", "finished")}))
+    tokenizer = llama.tokenizer()
+
+    def plain(end: str) -> list[int]:
+        return [*tokenizer("\n\nHuman: a\n\nAssistant:" + end)["input_ids"], tokenizer.eos_token_id]
+
+    (tree,), (old,) = sample.datum.trees, older.datum.trees
+    assert [ids.tolist() for ids in tree.sequences] == [plain(" x"), plain("x"), plain("")]
+    assert [ids.tolist() for ids in old.sequences] == [plain(" x"), plain(" x"), plain(" ")], "lines without leads are of whole records"
+    assert tree.prompt == old.prompt == len(plain("")) - 1 and sample.surplus == (0, 0, 0)
+
+
 def test_tokens_that_nobody_sampled_are_counted(tmp_path: Path, llama: Backbone) -> None:
     """A finished response keeps its one end; of a response that was cut off no end was sampled, nor of one that does not fit."""
     data = data_for(llama, tmp_path, train=write(tmp_path / "p.jsonl", [{"prompt": "a"}]))
