@@ -45,7 +45,9 @@ class Sampled:
 class Sampler(Protocol):
     """Draws responses. One call is one batch."""
 
-    def sample(self, backbone: Backbone, prompts: Sequence[Messages], responses: int, seed: int) -> Iterator[tuple[Sampled, ...]]:
+    def sample(
+        self, backbone: Backbone, prompts: Sequence[Messages], responses: int, seed: int, shorten: bool = False
+    ) -> Iterator[tuple[Sampled, ...]]:
         """Draws responses to each of N prompts.
 
         Equal weights, prompts and seed give equal responses; the global random numbers stay where they were.
@@ -55,12 +57,13 @@ class Sampler(Protocol):
             prompts: N conversations up to the response.
             responses: K, how many per prompt.
             seed: Of the draws.
+            shorten: Give a response the room that its prompt leaves of the model's context, where that is less than the longest response.
 
         Yields:
             K responses per prompt, in the order of the prompts.
 
         Raises:
-            RecordError: A prompt is empty, or does not leave room for a response.
+            RecordError: A prompt is empty, or does not leave room for the longest response; with `shorten`, for any.
         """
         ...
 
@@ -106,16 +109,23 @@ class _Settings:
         if responses < 1:
             raise ConfigError(f"at least 1 response per prompt must be asked for, got {responses}")
         encoder, ends = self.encoder(backbone)
-        encoded = encoder.prompts(prompts)
+        return encoder.prompts(prompts), encoder, ends
+
+    def _limits(self, backbone: Backbone, prompts: Sequence[Messages], encoded: Sequence[Ids], shorten: bool) -> list[int]:
+        """The longest response to each prompt, in tokens."""
         room = backbone.room
+        if room is None:
+            return [self.max_new_tokens] * len(encoded)
+        least = 1 if shorten else self.max_new_tokens
         for ids, prompt in zip(encoded, prompts, strict=True):
-            if room is not None and len(ids) + self.max_new_tokens > room:
+            if len(ids) + least > room:
+                asked = "a response" if shorten else f"max_new_tokens {self.max_new_tokens}"
                 raise RecordError(
                     f"the prompt {prompt[-1].content!r:.60}",
-                    f"{len(ids)} tokens and max_new_tokens {self.max_new_tokens} are more than the {room} that {backbone.path} can read",
+                    f"{len(ids)} tokens and {asked} are more than the {room} that {backbone.path} can read",
                     "remove it, or lower max_new_tokens",
                 )
-        return encoded, encoder, ends
+        return [min(self.max_new_tokens, room - len(ids)) for ids in encoded]
 
 
 class TransformersSampler(_Settings):
@@ -131,25 +141,34 @@ class TransformersSampler(_Settings):
         template: See `_Settings`.
     """
 
-    def sample(self, backbone: Backbone, prompts: Sequence[Messages], responses: int, seed: int) -> Iterator[tuple[Sampled, ...]]:
+    def sample(
+        self, backbone: Backbone, prompts: Sequence[Messages], responses: int, seed: int, shorten: bool = False
+    ) -> Iterator[tuple[Sampled, ...]]:
         """See `Sampler`. Under temperature 0 a response does not depend on the other prompts of the call; a drawn one does."""
         if not prompts:
             return iter(())
         encoded, encoder, ends = self._prompts(backbone, prompts, responses)
-        new = self._generate(backbone, encoded, pad_id(encoder.tokenizer), ends, responses, seed)
-        texts = [_sampled(ids, encoder, set(ends)) for ids in new.tolist()]
-        return iter([tuple(texts[i : i + responses]) for i in range(0, len(texts), responses)])
+        limits, found = self._limits(backbone, prompts, encoded, shorten), dict[int, tuple[Sampled, ...]]()
+        for limit in set(limits):  # a row that went on behind its own limit would read positions that the model does not have
+            places = [i for i, own in enumerate(limits) if own == limit]
+            some, own_seed = [encoded[i] for i in places], seed + self.max_new_tokens - limit  # equal seeds would draw equal noise
+            new = self._generate(backbone, some, pad_id(encoder.tokenizer), ends, responses, own_seed, limit)
+            texts = [_sampled(ids, encoder, set(ends)) for ids in new.tolist()]
+            found |= {i: tuple(texts[n * responses : (n + 1) * responses]) for n, i in enumerate(places)}
+        return iter([found[i] for i in range(len(prompts))])
 
     @torch.no_grad()
-    def _generate(self, backbone: Backbone, prompts: Sequence[Ids], pad: int, ends: list[int], responses: int, seed: int) -> Tensor:
-        """New tokens [N * K, T], each row padded behind its end."""
+    def _generate(
+        self, backbone: Backbone, prompts: Sequence[Ids], pad: int, ends: list[int], responses: int, seed: int, longest: int
+    ) -> Tensor:
+        """New tokens [N * K, T], T at most `longest`, each row padded behind its end."""
         model = backbone.model
         device = next(model.parameters()).device
         ids, mask = (each.to(device) for each in _left_padded(prompts, pad))
         # Everything is said here: what a model's own generation settings hold (top_k, repetition penalties) must not leak in.
         drawn = {"do_sample": True, "temperature": self.temperature, "top_p": self.top_p, "top_k": 0}
         settings = GenerationConfig(
-            max_new_tokens=self.max_new_tokens,
+            max_new_tokens=longest,
             eos_token_id=ends,
             pad_token_id=pad,
             use_cache=True,
@@ -204,17 +223,20 @@ class VLLMSampler(_Settings):
         self.gpu_memory = gpu_memory
         self._engine: dict[str, Any] = {}  # copies of `at` share it
 
-    def sample(self, backbone: Backbone, prompts: Sequence[Messages], responses: int, seed: int) -> Iterator[tuple[Sampled, ...]]:
+    def sample(
+        self, backbone: Backbone, prompts: Sequence[Messages], responses: int, seed: int, shorten: bool = False
+    ) -> Iterator[tuple[Sampled, ...]]:
         """See `Sampler`."""
         vllm = import_module("vllm")  # has no stubs, and is mostly not there
 
         if not prompts:
             return iter(())
         encoded, encoder, ends = self._prompts(backbone, prompts, responses)
-        common = {"n": responses, "temperature": self.temperature, "top_p": self.top_p, "max_tokens": self.max_new_tokens}
+        limits = self._limits(backbone, prompts, encoded, shorten)
+        common = {"n": responses, "temperature": self.temperature, "top_p": self.top_p, "stop_token_ids": ends}
         # Equal seeds would draw equal noise for every prompt.
         seeds = np.random.SeedSequence(seed).generate_state(len(prompts))
-        options = [vllm.SamplingParams(**common, stop_token_ids=ends, seed=int(each)) for each in seeds]
+        options = [vllm.SamplingParams(**common, max_tokens=limit, seed=int(each)) for limit, each in zip(limits, seeds, strict=True)]
         results = self._load(vllm, backbone, encoder.tokenizer).generate(
             [{"prompt_token_ids": ids.tolist()} for ids in encoded], options, use_tqdm=False
         )

@@ -35,7 +35,7 @@ SHORT, LONG = user("Why?"), (*user("Name a prime number, please."), Message("ass
 def tokens(sampler: TransformersSampler, backbone: Backbone, prompts: Sequence[Messages], responses: int = 1, seed: int = 0) -> np.ndarray:
     """New token ids [N * K, T]."""
     encoded, coder, ends = sampler._prompts(backbone, prompts, responses)
-    return sampler._generate(backbone, encoded, generation.pad_id(coder.tokenizer), ends, responses, seed).numpy()
+    return sampler._generate(backbone, encoded, generation.pad_id(coder.tokenizer), ends, responses, seed, sampler.max_new_tokens).numpy()
 
 
 @torch.no_grad()
@@ -253,6 +253,25 @@ def test_bad_prompts(llama: Backbone) -> None:
     assert list(sampler.sample(llama, [], 1, 0)) == []
 
 
+@pytest.mark.parametrize("left", [0, 1, 4, 6])
+def test_a_response_may_be_shortened_to_the_room_that_is_left(left: int, llama: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The long prompt fills the context up to some tokens; the short one loses nothing to its neighbour."""
+    coder = encoder()
+    short, long = coder.prompts([SHORT, LONG])
+    sampler = TransformersSampler(temperature=0, max_new_tokens=6)
+    monkeypatch.setattr(Backbone, "room", len(long) + left)
+    if left < 6:
+        with pytest.raises(RecordError, match=f"{len(long)} tokens and max_new_tokens 6 are more than the {len(long) + left}"):
+            sampler.sample(llama, [LONG, SHORT], 2, 0)
+    if left == 0:
+        with pytest.raises(RecordError, match=f"{len(long)} tokens and a response are more than the {len(long)}"):
+            sampler.sample(llama, [LONG, SHORT], 2, 0, shorten=True)
+        return
+    found = list(sampler.sample(llama, [LONG, SHORT], 2, 0, shorten=True))
+    wanted = [coder.tokenizer.decode(greedy(llama, ids, count), skip_special_tokens=True) for ids, count in ((long, left), (short, 6))]
+    assert found == [(Sampled(text, False),) * 2 for text in wanted]
+
+
 def test_vllm_is_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(generation, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"vllm is not installed; pip install 'prefrep\[vllm\]'"):
@@ -263,6 +282,7 @@ def test_vllm_is_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_vllm_gets_merged_weights_and_prompt_tokens(template: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A stand-in for vLLM: what it is given is what counts here."""
     seen: list[Any] = []
+    limits = [16, 16]
 
     class LLM:
         def __init__(self, model: str, gpu_memory_utilization: float) -> None:
@@ -273,7 +293,7 @@ def test_vllm_gets_merged_weights_and_prompt_tokens(template: Any, monkeypatch: 
             self, prompts: list[dict[str, list[int]]], options: list[SimpleNamespace], use_tqdm: bool
         ) -> Iterator[SimpleNamespace]:
             assert prompts == [{"prompt_token_ids": ids.tolist()} for ids in encoder(template=template).prompts([SHORT, LONG])]
-            assert [(o.n, o.temperature, o.top_p, o.max_tokens) for o in options] == [(2, 0.7, 0.9, 16)] * 2
+            assert [(o.n, o.temperature, o.top_p, o.max_tokens) for o in options] == [(2, 0.7, 0.9, limit) for limit in limits]
             assert options[0].seed != options[1].seed
             outputs = [SimpleNamespace(text=" yes", finish_reason="stop"), SimpleNamespace(text="no", finish_reason="length")]
             return iter([SimpleNamespace(outputs=outputs)] * 2)
@@ -288,6 +308,11 @@ def test_vllm_gets_merged_weights_and_prompt_tokens(template: Any, monkeypatch: 
     assert list(sampler.sample(backbone, [SHORT, LONG], 2, 3)) == wanted
     list(sampler.sample(backbone, [SHORT, LONG], 2, 3))
     assert len(seen) == 1, "equal weights need no new engine"
+    with monkeypatch.context() as patch:
+        patch.setattr(Backbone, "room", len(encoder(template=template).prompts([LONG])[0]) + 5)
+        limits = [16, 5]
+        list(sampler.sample(backbone, [SHORT, LONG], 2, 3, shorten=True))
+        limits = [16, 16]
     with torch.no_grad():
         for name, parameter in backbone.model.named_parameters():
             if "lora_B" in name:

@@ -16,7 +16,8 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser(
         "generate",
         help="answers of a policy, in the files that AlpacaEval and MT-Bench read",
-        description="Answers the prompts of a benchmark: DIR/model_outputs.json (alpaca_eval), DIR/model_answer/NAME.jsonl (mt_bench).",
+        description="Answers the prompts of a benchmark: DIR/model_outputs.json (alpaca_eval), DIR/model_answer/NAME.jsonl (mt_bench). "
+        "Later turns of mt_bench get shorter answers than --max-new-tokens where the model's context leaves less room.",
     )
     parser.add_argument("--model", required=True, metavar="M", help="folder of a language model, hub id or bundled:...")
     parser.add_argument("--benchmark", required=True, choices=["alpaca_eval", "mt_bench"], help="which prompts, and which files")

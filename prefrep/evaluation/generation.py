@@ -131,6 +131,8 @@ def mt_bench(
 ) -> Path:
     """Answers MT-Bench's questions turn by turn, going on where an interrupted run stopped.
 
+    A later turn is answered in the room that earlier ones leave of the model's context, where that is less than the longest answer.
+
     Args:
         backbone: The model.
         sampler: Temperature -> what draws the answers.
@@ -148,7 +150,8 @@ def mt_bench(
 
     Raises:
         ConfigError: The folder holds answers of something else, or the name cannot be a file's.
-        RecordError: A question does not fit into the model's context.
+        RecordError: A question does not leave room for the longest first answer, or for any later one. Groups that were answered before
+            stay in `answers.jsonl`.
     """
     if "/" in name:
         raise ConfigError(f"the name {name!r} becomes the name of a file, so it must be without '/'; set --name")
@@ -163,7 +166,7 @@ def mt_bench(
             asked = [i for i, row in enumerate(group) if turn < len(row["turns"])]
             for i in asked:
                 talks[i].append(Message("user", group[i]["turns"][turn]))
-            found = drawing.sample(backbone, [tuple(talks[i]) for i in asked], 1, _seed(seed, start, turn))
+            found = drawing.sample(backbone, [tuple(talks[i]) for i in asked], 1, _seed(seed, start, turn), shorten=turn > 0)
             for i, (response,) in zip(asked, found, strict=True):
                 talks[i].append(Message("assistant", response.text.strip()))
         for row, talk in zip(group, talks, strict=True):

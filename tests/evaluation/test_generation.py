@@ -11,8 +11,9 @@ import pytest
 
 from prefrep.errors import ConfigError, RecordError
 from prefrep.evaluation.generation import MT_TEMPERATURES, alpaca_eval, mt_bench, read_instructions, read_questions
-from prefrep.generation import Sampled
-from prefrep.records import Messages
+from prefrep.generation import Sampled, TransformersSampler
+from prefrep.nn.backbone import Backbone
+from prefrep.records import Message, Messages
 
 
 class Echo:
@@ -26,7 +27,9 @@ class Echo:
         other.calls = self.calls
         return other
 
-    def sample(self, backbone: Any, prompts: Sequence[Messages], responses: int, seed: int) -> Iterator[tuple[Sampled, ...]]:
+    def sample(
+        self, backbone: Any, prompts: Sequence[Messages], responses: int, seed: int, shorten: bool = False
+    ) -> Iterator[tuple[Sampled, ...]]:
         self.calls[0] -= 1
         if self.calls[0] < 0:
             raise KeyboardInterrupt
@@ -75,6 +78,32 @@ def test_mt_bench_file(tmp_path: Path) -> None:
     assert [len(each) for each in turns.values()] == [2, 1, 2, 2]
     first, second = turns[103]
     assert first == first.strip() and second.startswith(f"<user: m1 | assistant: {first} | user: m2>")
+
+
+def test_later_turns_fill_the_room_that_is_left(llama: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two questions are answered together: the first answers fit, and behind them the long question has room for 7 tokens of 24."""
+    sampler = TransformersSampler(0, max_new_tokens=24)
+    asked = [{"question_id": i, "category": "math", "turns": [text, "And?"]} for i, text in enumerate(["Why?", "word " * 9, "word " * 40])]
+    coder, _ = sampler.encoder(llama)
+
+    def turns(path: Path) -> list[list[str]]:
+        return [json.loads(line)["choices"][0]["turns"] for line in path.read_text(encoding="utf-8").splitlines()]
+
+    free = turns(mt_bench(llama, sampler.at, asked[:2], tmp_path / "free", "me", {}))
+    talks = [
+        (Message("user", row["turns"][0]), Message("assistant", first), Message("user", "And?"))
+        for row, (first, _) in zip(asked, free, strict=False)
+    ]
+    short, long = (len(ids) for ids in coder.prompts(talks))
+    assert short + 24 <= long + 7
+    monkeypatch.setattr(Backbone, "room", long + 7)
+    tight = turns(mt_bench(llama, sampler.at, asked[:2], tmp_path / "tight", "me", {}))
+    (second,) = next(TransformersSampler(0, max_new_tokens=7).sample(llama, [talks[1]], 1, 0))
+    assert tight == [free[0], [free[1][0], second.text.strip()]] and tight[1][1] != free[1][1]
+    with pytest.raises(RecordError, match="word word"):
+        mt_bench(llama, sampler.at, asked, tmp_path / "full", "me", {}, batch=2)
+    kept = [json.loads(line) for line in (tmp_path / "full" / "answers.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [row["choices"][0]["turns"] for row in kept] == tight, "what was finished stays"
 
 
 def test_temperatures_are_fastchats() -> None:
