@@ -87,7 +87,8 @@ def measured(module: GPO, data: PromptData, samples: list[Sample], initial: bool
 def summary(lines: list[Line]) -> dict[str, float]:
     """Means over all responses: tokens, entropy in nats per token, and log pi_t - log pi_0 in nats per response.
 
-    The last is an estimate of KL(pi_t, pi_0) from responses as they are sampled: exact in the mean at temperature 1 and top_p 1.
+    The last is an estimate of KL(pi_t, pi_0) from responses as they are sampled: exact in the mean at temperature 1 and top_p 1, as far as
+    encoding a response's text gives the tokens that were sampled. It mostly does; where it does not, the numbers are of the encoded text.
     """
     count = sum(len(line["logprobs"]) for line in lines)
     found = {

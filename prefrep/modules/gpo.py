@@ -127,7 +127,8 @@ class GPO(LanguageModule):
             }
             if selected.shape == batch.reference.shape:
                 # y ~ pi_t: at temperature 1 and top_p 1 this mean is unbiased for KL(pi_t, pi), the direction that its samples can tell.
-                # The best and the worst alone are no sample of pi_t.
+                # The best and the worst alone are no sample of pi_t. Log-probabilities are of the text as it is encoded, which now and then
+                # is not the tokens that were sampled.
                 values["kl_reference"] = self.weighted_mean(-ratios.mean(-1), batch.weight)
             if not batch.initial.isnan().any():
                 values["log_ratio_initial"] = self.weighted_mean((logprobs - batch.initial.gather(-1, selected)).mean(-1), batch.weight)
