@@ -25,6 +25,7 @@ from prefrep.errors import CheckpointError, ConfigError, TrainingError
 from prefrep.generation import TransformersSampler
 from prefrep.judges import RuleJudge, concise
 from prefrep.modules import GPO
+from prefrep.nn.backbone import load_tokenizer
 from prefrep.records import RankedResponses
 from prefrep.scoring import Scorer
 
@@ -246,6 +247,30 @@ def test_every_objective_trains(objective: str, prompts: Path, tmp_path: Path) -
         expected = [[concise("", a, b) for b in other["responses"]] for a in own["responses"]]
         assert label["initial_table"] == [pytest.approx(row) for row in expected]
     assert len(others[0]["responses"]) == (2 if objective == "NashMDObjective" else 0)
+
+
+def test_plain_responses_count_from_the_colon_on(prompts: Path, tmp_path: Path) -> None:
+    """Lengths are those of the sampled text, whose first blank is on disk beside it: no token more, none less."""
+    content = yaml.safe_load(TINY.read_text())
+    content["data"]["init_args"].update(template="plain", max_length=256)
+    for callback in content["trainer"]["callbacks"]:
+        if "sampler" in callback.get("init_args", {}):
+            callback["init_args"]["sampler"]["init_args"].update(template="plain")
+    file = tmp_path / "plain.yaml"
+    file.write_text(yaml.safe_dump(content))
+    fit(prompts, tmp_path / "run", "--trainer.max_epochs", "1", config=file)
+    tokenizer = load_tokenizer("bundled:tiny-llama")
+
+    def count(prompt: str, response: str) -> int:
+        before = f"\n\nHuman: {prompt}\n\nAssistant:"
+        return len(tokenizer(before + response)["input_ids"]) - len(tokenizer(before)["input_ids"])
+
+    made, known = lines(tmp_path / "run", 0, "samples"), lines(tmp_path / "run", 0, "reference")
+    for line, measured in zip(made, known, strict=True):
+        texts = [lead + text for lead, text in zip(line["leads"], line["responses"], strict=True)]
+        lengths = [count(line["prompt"][-1]["content"], text) + flag for text, flag in zip(texts, line["finished"], strict=True)]
+        assert measured["lengths"] == lengths
+    assert all(line["leads"] for line in lines(tmp_path / "run", 0, "held_out"))
 
 
 @pytest.mark.parametrize("name", ["gpo", "sppo", "quickstart", "quickstart-gpm"])
