@@ -15,8 +15,10 @@ A grid may be a list of grids, one after the other: for values that do not make 
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -29,6 +31,7 @@ _KEYS = {"base", "set", "grid", "points", "seeds", "keep_models"}
 _POINT_KEYS = {"base", "set", "grid"}
 # What the engine sets itself.
 _OURS = ("seed_everything", "data.seed", "trainer.default_root_dir", "ckpt_path", "config")
+_LONGEST = 255 - len("point ")  # bytes: file systems end names at 255, and that of a point's lock has a word more
 
 
 @dataclass(frozen=True)
@@ -51,15 +54,20 @@ class Point:
 
     @property
     def name(self) -> str:
-        """The name of its folder."""
-        return re.sub(r"[^\w.=+-]+", "-", f"{self.model} seed={self.seed}")
+        """The name of its folder; one that is too long for a file system ends in a digest of itself."""
+        name = re.sub(r"[^\w.=+-]+", "-", f"{self.model} seed={self.seed}")
+        if len(name.encode()) <= _LONGEST:
+            return name
+        mark = f"-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
+        return name.encode()[: _LONGEST - len(mark)].decode(errors="ignore") + mark
 
     def arguments(self, folder: Path) -> list[str]:
         """What `bin/prefrep fit` is told."""
         found = ["--config", str(self.base)]
         ours = {"seed_everything": self.seed, "data.seed": self.seed, "trainer.default_root_dir": str(folder)}
         for key, value in {**self.settings, **ours}.items():
-            found += [f"--{key}", value if isinstance(value, str) else json.dumps(value)]
+            # In one piece: -1e-05 by itself looks like an option.
+            found.append(f"--{key}={value if isinstance(value, str) else _written(value)}")
         return found
 
 
@@ -112,11 +120,15 @@ def read_sweep(path: Path, extra: Mapping[str, Any] | None = None) -> Sweep:
         varied = list(dict.fromkeys(key for grid in grids for key in grid))
         if both := sorted(set(varied) & shared.keys()):
             raise ConfigError(f"{where}: {', '.join(both)} is set and varied at once; keep one of the two")
+        for grid in grids:
+            _tell_apart(grid, where)
         short = short_names(varied)
         for chosen in (chosen for grid in grids for chosen in _products(grid)):
             model = " ".join([*([label] if label else []), *(f"{short[key]}={_said(value)}" for key, value in chosen.items())]) or "base"
             values = ({"model": label} if label else {}) | chosen
-            points += [Point(model, seed, base, {**shared, **chosen}, values) for seed in dict.fromkeys(seeds)]
+            # A whole object before its parts: after them it would drop, without a word, what its class does not take.
+            settings = shared | dict(sorted(chosen.items(), key=lambda item: len(_parts(item[0]))))
+            points += [Point(model, seed, base, settings, values) for seed in dict.fromkeys(seeds)]
     names = [point.name for point in points]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ConfigError(f"{path}: two points are called {twice[0]}; name one of them under points")
@@ -161,9 +173,14 @@ def _mapping(value: object, where: str, known: set[str] | None) -> dict[str, Any
 
 def _settings(value: object, where: str) -> dict[str, Any]:
     found = _mapping(value or {}, f"{where}: set", None)
-    for key in found:
+    for key, item in found.items():
         if key in _OURS:
             raise ConfigError(f"{where}: {key} belongs to the sweep; seeds go under seeds, the folder is --out")
+        try:
+            json.dumps(item)
+        except (TypeError, ValueError) as error:  # dates and what else YAML knows
+            words = "must be made of text, numbers, lists and names with values"
+            raise ConfigError(f"{where}: {key} {words} ({error}); write a date in quotes") from error
     return found
 
 
@@ -179,6 +196,30 @@ def _grid(value: object, where: str) -> dict[str, list[Any]]:
         if not isinstance(items, list) or not items:
             raise ConfigError(f"{where}: {key} must be a list of values, got {items!r}")
     return found
+
+
+def _tell_apart(grid: Mapping[str, Sequence[Any]], where: str) -> None:
+    """Refuses a key whose values another varied key says as well: one of the two would win, and the names of the points be wrong."""
+    for outer, inner in itertools.permutations(grid, 2):
+        whole, part = _parts(outer), _parts(inner)
+        if said := [value for value in grid[outer] if part[: len(whole)] == whole and _says(value, part[len(whole) :])]:
+            words = f"{inner} is varied, and {outer}={_said(said[0])} says it as well"
+            raise ConfigError(f"{where}: {words}; leave it out of one of the two")
+
+
+def _parts(key: str) -> list[str]:
+    """A dotted key, without the `init_args` that the command line lets one omit."""
+    return [part for part in key.split(".") if part != "init_args"]
+
+
+def _says(value: object, path: Sequence[str]) -> bool:
+    """Whether a value has something at a path below it; null says that there is nothing."""
+    if value is None or not path:
+        return True
+    if not isinstance(value, dict):
+        return False
+    inside = {**value, **(value.get("init_args") or {})}
+    return path[0] in inside and _says(inside[path[0]], path[1:])
 
 
 def _base(value: object, path: Path, where: str) -> Path:
@@ -199,6 +240,17 @@ def short_names(keys: Sequence[str]) -> dict[str, str]:
     """Each dotted key by its last part; by all of it where two have the same."""
     last = [key.rsplit(".", 1)[-1] for key in keys]
     return {key: name if last.count(name) == 1 else key for key, name in zip(keys, last, strict=True)}
+
+
+def _written(value: object) -> str:
+    """A value as the command line reads it: JSON, but for infinity and what is no number, which YAML spells in its own way."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{json.dumps(str(key))}: {_written(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_written, value)) + "]"
+    if isinstance(value, float) and not math.isfinite(value):
+        return ".nan" if math.isnan(value) else "-.inf" if value < 0 else ".inf"
+    return json.dumps(value)
 
 
 def _said(value: object) -> str:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import itertools
+from math import inf, isnan
 from pathlib import Path
 
 import pytest
+import yaml
 
 from prefrep.errors import ConfigError
 from prefrep.sweep.spec import parse_setting, read_sweep
@@ -46,10 +49,10 @@ def test_points_are_crossed_with_grids_and_seeds(folder: Path) -> None:
     assert all(p.settings["model.loss.tau"] == (1.0 if p.values["model"] == "BT" else 0.1) for p in points)
     one = next(p for p in points if p.model == "GPM batch_size=2 dim=8" and p.seed == 7)
     assert one.name == "GPM-batch_size=2-dim=8-seed=7"
-    said = one.arguments(Path("out"))
-    pairs = dict(zip(said[::2], said[1::2], strict=True))
-    assert pairs == {
-        "--config": str(folder / "gpm.yaml"), "--data.val": "v.jsonl", "--model.loss.tau": "0.1", "--data.train": "t.jsonl",
+    flag, base, *said = one.arguments(Path("out"))
+    assert (flag, base) == ("--config", str(folder / "gpm.yaml"))
+    assert dict(argument.split("=", 1) for argument in said) == {
+        "--data.val": "v.jsonl", "--model.loss.tau": "0.1", "--data.train": "t.jsonl",
         "--data.batch_size": "2", "--model.head.dim": "8", "--seed_everything": "7", "--data.seed": "7",
         "--trainer.default_root_dir": "out",
     }  # fmt: skip
@@ -59,8 +62,7 @@ def test_values_are_said_as_the_command_line_reads_them(folder: Path) -> None:
     file = write(folder, "base: gpm.yaml\nset: {a: null, b: true}\ngrid: {c: [{class_path: X, init_args: {k: 1}}]}")
     (point,) = read_sweep(file).points
     said = point.arguments(Path("o"))
-    pairs = dict(zip(said[::2], said[1::2], strict=True))
-    assert (pairs["--a"], pairs["--b"], pairs["--c"]) == ("null", "true", '{"class_path": "X", "init_args": {"k": 1}}')
+    assert said[2:5] == ["--a=null", "--b=true", '--c={"class_path": "X", "init_args": {"k": 1}}']
     assert point.model == "c=X-1" and point.seed == 0
 
 
@@ -68,6 +70,44 @@ def test_powers_of_ten_are_numbers(folder: Path) -> None:
     points = read_sweep(write(folder, "base: gpm.yaml\nset: {s: 2E5}\ngrid: {lr: [1e-5, -3e-4, 1.0e-3, 1e-5x, .5]}")).points
     assert [p.values["lr"] for p in points] == [1e-5, -3e-4, 1e-3, "1e-5x", 0.5] and points[0].settings["s"] == 2e5
     assert parse_setting("lr=1e-5") == ("lr", 1e-5)
+
+
+def test_numbers_reach_the_parser_as_they_are(folder: Path) -> None:
+    """-1e-05 looks like an option, and JSON spells infinity as no YAML does."""
+    text = "base: gpm.yaml\nset: {model.opt: {eps: [.inf, 1.0]}}\ngrid: {model.lr: [-1.0e-5, .inf, -.inf, .nan]}"
+    parser = argparse.ArgumentParser()
+    for name in ("config", "model.lr", "model.opt", "seed_everything", "data.seed", "trainer.default_root_dir"):
+        parser.add_argument(f"--{name}")
+    read = [vars(parser.parse_args(point.arguments(Path("o")))) for point in read_sweep(write(folder, text)).points]
+    numbers = [yaml.safe_load(each["model.lr"]) for each in read[1:]]
+    assert float(read[0]["model.lr"]) == -1e-5 and numbers[:2] == [inf, -inf] and isnan(numbers[2])
+    assert yaml.safe_load(read[0]["model.opt"]) == {"eps": [inf, 1.0]}
+
+
+def test_names_fit_a_file_system(folder: Path) -> None:
+    """A name of 255 bytes at most, with the word that its lock has in front of it; one that fits stays as it is."""
+    for size in (100, 240, 241, 400):
+        letters = "é" * (size // 2) + "x" * (size % 2)
+        points = read_sweep(write(folder, f"base: gpm.yaml\npoints: {{{letters}: {{grid: {{a: [1, 2]}}}}}}")).points
+        whole = [f"{letters}-a={a}-seed=0" for a in (1, 2)]
+        names = [point.name for point in points]
+        assert len(set(names)) == 2 and all(name[:100] == longer[:100] for name, longer in zip(names, whole, strict=True))
+        if len(f"point {whole[0]}".encode()) <= 255:
+            assert names == whole
+        for name in names:
+            (folder / name).mkdir()
+            (folder / f"point {name}").touch()
+
+
+def test_parts_of_a_varied_object_may_vary_beside_it(folder: Path) -> None:
+    """Where only one of the two says what the part is; the object comes first, so that the parser refuses a part that it has not."""
+    file = write(folder, "base: gpm.yaml\ngrid: {m.h.dim: [2, 4], m.h: [GPMHead, {class_path: GPMHead, init_args: {normalize: false}}]}")
+    points = read_sweep(file).points
+    assert [p.model for p in points] == ["dim=2 h=GPMHead", "dim=2 h=GPMHead-False", "dim=4 h=GPMHead", "dim=4 h=GPMHead-False"]
+    assert all(list(p.settings) == ["m.h", "m.h.dim"] for p in points)
+    file = write(folder, "base: gpm.yaml\nset: {m.h: {dim: 6}, m.l.tau: 1}\ngrid: {m.h.dim: [2], m.l: [{tau: 3}, null]}")
+    one, two = read_sweep(file).points
+    assert list(one.settings) == ["m.h", "m.l.tau", "m.l", "m.h.dim"] and two.model == "dim=2 l=null", "what varies is over what is set"
 
 
 def test_keys_of_one_last_name_are_told_apart(folder: Path) -> None:
@@ -107,6 +147,11 @@ def test_grids_one_after_the_other(folder: Path) -> None:
         ("base: gpm.yaml\ngrid: [{a: [1]}, {b: [2, 2]}, {a: [1]}]", ["two points are called a=1-seed=0"]),
         ("base: gpm.yaml\nset: {b: 1}\ngrid: [{a: [1]}, {b: [1]}]", ["b is set and varied"]),
         ("base: gpm.yaml\nset: {a: 1}\ngrid: {a: [1]}", ["a is set and varied"]),
+        ("base: gpm.yaml\ngrid: {m.h.dim: [2], m.h: [{class_path: X, init_args: {dim: 6}}]}", ["m.h.dim is varied", "m.h=X-6 says it"]),
+        ("base: gpm.yaml\ngrid: {m.h: [{dim: 6}], m.h.init_args.dim: [2]}", ["m.h.init_args.dim is varied", "says it as well"]),
+        ("base: gpm.yaml\ngrid: {m.h.dim: [2]}\npoints: {A: {grid: {m.h: [null]}}}", ["points.A", "m.h.dim is varied", "m.h=null says it"]),
+        ("base: gpm.yaml\ngrid: {a: [2024-01-01]}", ["grid: a must be made of text", "date", "quotes"]),
+        ("base: gpm.yaml\nset: {a: {b: 2024-01-01}}", ["a must be made of text", "date", "quotes"]),
         ("base: gpm.yaml\ngrid: {data.seed: [1, 2]}", ["data.seed belongs to the sweep", "seeds"]),
         ("base: gpm.yaml\nset: {trainer.default_root_dir: x}", ["belongs to the sweep"]),
         ("base: gpm.yaml\nseeds: 3", ["seeds must be a list"]),
