@@ -149,6 +149,10 @@ class Fit:
             # Scores without a model are of an attempt that was thrown away.
             (folder / SCORES).unlink(missing_ok=True)
             code = self._fit(point, folder, lock)
+            if code < 0:  # its last words have nothing to do with it
+                memory = " (out of memory?)" if -code == signal.SIGKILL else ""
+                goes_on = "goes on from its checkpoint" if (folder / "checkpoints" / "last.ckpt").exists() else "begins again"
+                raise PrefrepError(f"bin/prefrep fit was killed by signal {-code}{memory}; --retry {goes_on}")
             if code:
                 raise PrefrepError(f"bin/prefrep fit ended with code {code}: {_last_words(folder / 'fit.log')}")
             if not (export / "prefrep.json").exists():

@@ -118,8 +118,8 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def train(folder: Path, monkeypatch: pytest.MonkeyPatch, codes: Sequence[int]) -> list[bool]:
-    """Trains with processes that end with these codes; which of them went on from the checkpoint."""
+def train(folder: Path, monkeypatch: pytest.MonkeyPatch, codes: Sequence[int], reason: str = "no luck") -> list[bool]:
+    """Trains with processes that end with these codes, and fails for a reason; which of them went on from the checkpoint."""
     left, resumed = list(codes), []
 
     def fit(arguments: Sequence[str], log: Path, lock: IO[bytes]) -> int:
@@ -140,28 +140,40 @@ def train(folder: Path, monkeypatch: pytest.MonkeyPatch, codes: Sequence[int]) -
         if codes[-1] == 0:
             assert engine.run(Point("a", 0, Path("base.yaml"), {}), folder, lock).data == "digest"
         else:
-            with pytest.raises(PrefrepError, match="no luck"):
+            with pytest.raises(PrefrepError, match=reason):
                 engine.run(Point("a", 0, Path("base.yaml"), {}), folder, lock)
     return resumed
 
 
 @pytest.mark.parametrize(
-    ("codes", "resumed", "kept"),
+    ("codes", "resumed", "kept", "reason"),
     [
-        ([0], [True], "precious"),
-        ([-9], [True], "precious"),  # by the kernel, which needed the memory
-        ([143], [True], "precious"),  # by a termination signal
-        ([1, 0], [True, False], "new"),  # a broken checkpoint
-        ([1, 1], [True, False], "precious"),  # a full disk
-        ([1, -9], [True, False], "precious"),
+        ([0], [True], "precious", ""),
+        ([-9], [True], "precious", r"fit was killed by signal 9 \(out of memory\?\); --retry goes on from its checkpoint$"),
+        ([-11], [True], "precious", "fit was killed by signal 11; --retry goes on from its checkpoint$"),
+        ([143], [True], "precious", "code 143: no luck"),  # by a termination signal
+        ([1, 0], [True, False], "new", ""),  # a broken checkpoint
+        ([1, 1], [True, False], "precious", "code 1: no luck"),  # a full disk
+        ([1, -9], [True, False], "precious", "signal 9"),
     ],
 )
-def test_good_checkpoints_are_kept(codes: list[int], resumed: list[bool], kept: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert train(folder, monkeypatch, codes) == resumed
+def test_good_checkpoints_are_kept(
+    codes: list[int], resumed: list[bool], kept: str, reason: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert train(folder, monkeypatch, codes, reason) == resumed
     assert (folder / "checkpoints" / "last.ckpt").read_text() == kept and not (folder / "checkpoints-aside").exists()
 
 
 def test_without_a_checkpoint_there_is_one_attempt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, code in (("a", 1), ("b", 0)):
+    for name, code, reason in (("a", 1, "no luck"), ("b", 0, "")):
         (tmp_path / name).mkdir()
-        assert train(tmp_path / name, monkeypatch, [code]) == [False]
+        assert train(tmp_path / name, monkeypatch, [code], reason) == [False]
+
+
+def test_killed_before_the_first_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fit(*_: object) -> int:
+        return -9
+
+    monkeypatch.setattr(worker, "fit", fit)
+    with (tmp_path / "lock").open("wb") as lock, pytest.raises(PrefrepError, match=r"memory\?\); --retry begins again$"):
+        Fit(lambda *_: Scored([ROW], "digest")).run(Point("a", 0, Path("base.yaml"), {}), tmp_path, lock)
