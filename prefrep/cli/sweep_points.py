@@ -31,7 +31,8 @@ from prefrep.scoring import Scorer
 from prefrep.sweep.frozen import Shared
 from prefrep.sweep.spec import Point
 from prefrep.sweep.study import alone
-from prefrep.sweep.worker import Engine, Fit, Scored, points_folder
+from prefrep.sweep.table import points_folder
+from prefrep.sweep.worker import Engine, Fit, Scored
 
 _QUIET = ["--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"]
 

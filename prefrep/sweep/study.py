@@ -19,6 +19,7 @@ from uuid import uuid4
 
 from prefrep.disk import replace_text
 from prefrep.errors import ConfigError, DataError
+from prefrep.sweep.table import is_done, points_folder
 
 if TYPE_CHECKING:
     from optuna import Study as OptunaStudy
@@ -95,9 +96,10 @@ class Study:
             yield
 
     def enlist(self, points: Mapping[str, Mapping[str, Any]], retry: bool = False) -> None:
-        """Puts points into the queue that never were in it. From now on this process looks at no others that the queue may hold.
+        """Puts points into the queue that never were in it, or whose results somebody removed since.
 
-        They are those of a sweep file that had other values, or has more of them.
+        From now on this process looks at no others that the queue may hold: they are those of a sweep file that had other values, or has
+        more of them.
 
         Args:
             points: By name, what is worth knowing about each as plain data; `settings`, a digest, must not change.
@@ -105,6 +107,7 @@ class Study:
 
         Raises:
             ConfigError: A point of this name was begun with other settings.
+            DataError: What a finished point says of itself is damaged.
         """
         with self.alone():
             self._ours = (self._ours or set()) | points.keys()
@@ -116,7 +119,9 @@ class Study:
                         f"{self.folder}: '{name}' was begun with other settings, which its configuration or --set changed since; name"
                         " another --out"
                     )
-                if trial is None or (retry and trial.state.name == "FAIL"):
+                state = trial.state.name if trial else None
+                removed = state == "COMPLETE" and not is_done(points_folder(self.folder, name))
+                if trial is None or removed or (retry and state == "FAIL"):
                     self._enqueue({"point": name, **about, "killed": 0})
 
     def claim(self) -> Claim | None:

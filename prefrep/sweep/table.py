@@ -50,6 +50,11 @@ class Row(Protocol):
         """Which prompt it is about; empty: one of its own."""
 
 
+def points_folder(out: Path, name: str) -> Path:
+    """The folder of a point."""
+    return out / "points" / name
+
+
 def read_about(folder: Path) -> dict[str, Any]:
     """`point.json` of a point; empty while it is not finished."""
     try:
@@ -180,11 +185,12 @@ def read_runs(out: Path, read: Callable[[Path], Sequence[Row]]) -> list[Run]:
     found = []
     for folder in sorted(path for path in (out / "points").glob("*") if path.is_dir()):
         about = read_about(folder)
-        rows = read(folder / SCORES) if about.get("state") == "complete" else []
+        if not about or (about["state"] == "complete" and not is_done(folder)):  # the next start of the sweep finishes it
+            continue
+        rows = read(folder / SCORES) if about["state"] == "complete" else []
         rights = ((row, is_right(row.score, row.probability)) for row in rows)
         verdicts = {(row.subset, row.id): Outcome(right, row.prompt) for row, right in rights if right is not None}
-        if about:
-            found.append(Run(about, verdicts))
+        found.append(Run(about, verdicts))
     return found
 
 

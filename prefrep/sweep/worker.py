@@ -19,7 +19,7 @@ from prefrep.errors import PrefrepError
 from prefrep.metrics.verdicts import is_right
 from prefrep.sweep.spec import Point
 from prefrep.sweep.study import Progress, Study
-from prefrep.sweep.table import ABOUT, SCORES, Row, is_done, read_about
+from prefrep.sweep.table import ABOUT, SCORES, Row, is_done, points_folder, read_about
 
 _SET_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of <linux/prctl.h>
 # Found now: between fork and exec a child can take no lock that another thread may have held.
@@ -52,11 +52,6 @@ class Engine(Protocol):
             folder: Its folder; the exported model and the scores go there.
             lock: Held as long as somebody works on the point; processes that write into the folder inherit it.
         """
-
-
-def points_folder(out: Path, name: str) -> Path:
-    """The folder of a point."""
-    return out / "points" / name
 
 
 def work(

@@ -316,6 +316,12 @@ def test_plots_of_an_older_report_go(out: Path) -> None:
     assert [path.name for path in (out / "report-plots").iterdir()] == ["01-accuracy-subsets.png"]
 
 
+def test_a_point_whose_scores_were_removed_is_not_finished(out: Path) -> None:
+    (out / "points" / "BT-seed=1" / "scores.jsonl").unlink()
+    write(out)
+    assert [row[1] for row in cells(out, "Sweep") if row[0] == "BT"] == ["2"] and len((out / "table.csv").read_text().splitlines()) == 1 + 9
+
+
 def test_report_only(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = {path.name: path.read_bytes() for path in out.iterdir() if path.suffix in (".md", ".csv")}
     for name in before:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -76,6 +77,19 @@ def test_a_study_that_cannot_be_written_does_not_undo_a_point(tmp_path: Path, mo
     assert about(tmp_path, "a")["state"] == "complete" and about(tmp_path, "a")["data"] == "digest"
     engine = Engines()
     assert run(tmp_path, ["a"], engine).progress().complete == 1 and engine.ran == [], "it is not trained again"
+
+
+@pytest.mark.parametrize("gone", ["", "scores.jsonl", "point.json"])
+def test_points_whose_results_were_removed_run_again(gone: str, tmp_path: Path) -> None:
+    """The remedy for damaged files is to delete the folder and to start again."""
+    run(tmp_path, ["a", "b"], Engines())
+    removed = tmp_path / "points" / "a-seed=0" / gone
+    shutil.rmtree(removed) if removed.is_dir() else removed.unlink()
+    engine = Engines()
+    assert run(tmp_path, ["a", "b"], engine).progress().complete == 2
+    assert engine.ran == ["a"] and about(tmp_path, "a")["state"] == "complete" and removed.exists()
+    run(tmp_path, ["a", "b"], engine)
+    assert engine.ran == ["a"], "once"
 
 
 def test_a_point_that_is_given_back_while_others_look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
