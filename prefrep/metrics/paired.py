@@ -116,14 +116,17 @@ def holm(p: Sequence[float]) -> list[float]:
 
 
 def t_interval(values: Sequence[float]) -> Interval | None:
-    """Student's 95 % interval for the mean of a few numbers, such as one per seed; None for fewer than two.
+    """Student's 95 % interval for the mean of a few numbers, such as one per seed.
+
+    None for fewer than two, or where all are equal: accuracies are counts, so that a tie says that their spread is finer than a count, and
+    not that it is nothing. An interval without width would be sure of whatever it leaves out.
 
     Args:
         values: The numbers, [m].
     """
     from scipy.stats import t
 
-    if len(values) < 2:
+    if len(values) < 2 or np.ptp(values) < 1e-12:  # 0.7 - 0.6 and 0.6 - 0.5 are equal
         return None
     mean, half = float(np.mean(values)), float(t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values)))
     return mean - half, mean + half

@@ -130,7 +130,7 @@ def differences(tests: Sequence[points.PairTest], more: Sequence[str] = ()) -> l
         (
             test.first, test.second, str(test.n), f"{test.difference.mean:+z.3f}", interval((test.difference.low, test.difference.high)),
             f"{test.bootstrap_holm:.3g}", f"{test.mcnemar.first} : {test.mcnemar.second}", f"{test.mcnemar_holm:.3g}",
-            "yes" if test.significant else "no", *((interval(test.seeds) if test.seeds else "",) if with_seeds else ()),
+            "yes" if test.significant else "no", *((interval(test.seeds),) if with_seeds else ()),
         )
         for test in tests[:SHOWN]
     ]  # fmt: skip

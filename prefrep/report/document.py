@@ -154,9 +154,9 @@ def number(value: float) -> str:
     return f"{value:z.3f}"  # a mean of differences that cancel is -1e-17, which is no negative number
 
 
-def interval(value: Interval | Sequence[float]) -> str:
-    """A 95 % interval as reports show it."""
-    return f"[{number(value[0])}, {number(value[1])}]"
+def interval(value: Interval | Sequence[float] | None) -> str:
+    """A 95 % interval as reports show it; a dash where there is none."""
+    return "-" if value is None else f"[{number(value[0])}, {number(value[1])}]"
 
 
 def measured(value: Mapping[str, Any] | None) -> tuple[str, str, str]:

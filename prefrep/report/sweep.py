@@ -92,6 +92,8 @@ def _which_intervals(found: Sequence[Model]) -> list[str]:
     several = any(len(model.runs) > 1 for model in found)
     if several:
         lines.append("95 %: Student's t over seeds: what other seeds would give on these examples, cut to [0, 1].")
+    if any(model.interval() is None for model in found):
+        lines.append("95 % is a dash where all seeds have the same accuracy: of how far others would be from it, a tie says nothing.")
     if any(len(model.runs) == 1 for model in found):
         how = "Wilson's interval over examples" + ("" if all(model.independent for model in found) else ", as if a prompt had one")
         lines.append(f"95 %{' of a model with one seed' if several else ''}: {how}; one seed has no spread.")
@@ -112,7 +114,7 @@ def _remarks(tests: Sequence[PairTest]) -> list[str]:
         *elsewhere,
         "The difference is that of accuracies averaged over seeds. McNemar's test takes what the majority of a model's seeds says, and "
         "leaves out examples that split them evenly. Both speak of other examples for these trained models; the last column, Student's t "
-        "over the seeds that both have (not corrected), speaks of other seeds.",
+        "over the seeds that both have (not corrected), speaks of other seeds; a dash: fewer than two such seeds, or all differ alike.",
     ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ def draw(found: Sequence[Model], out: Path) -> list[str]:
 
 
 def _number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)  # infinity is on no axis
 
 
 def _against(plt: Any, found: Sequence[Model], key: str, short: Mapping[str, str]) -> Any:
@@ -68,10 +69,10 @@ def _against(plt: Any, found: Sequence[Model], key: str, short: Mapping[str, str
         shift = 0.06 * step * (i - (len(lines) - 1) / 2)  # bars of different lines beside each other
         _bars(axes, [model.values[key] + shift for model in group], group, None, i, label)
     for i, model in enumerate([model for model in found if key not in model.values]):
-        mean, (low, high) = float(np.mean(model.accuracies())), model.interval()
         color = COLORS[-1 - i % len(COLORS)]
-        axes.axhline(mean, color=color, ls=":", lw=1.5, label=model.name)
-        axes.axhspan(low, high, color=color, alpha=0.08)
+        axes.axhline(float(np.mean(model.accuracies())), color=color, ls=":", lw=1.5, label=model.name)
+        if band := model.interval():
+            axes.axhspan(*band, color=color, alpha=0.08)
     axes.set_xticks(xs, [f"{x:g}" for x in xs])
     axes.set(xlabel=short[key], ylabel="accuracy (share of comparisons)")
     _finish(figure, axes, found)
@@ -98,9 +99,10 @@ def _bars(axes: Any, x: Sequence[float], group: Sequence[Model], names: Sequence
     means, spread = [], []
     for at, model in enumerate(group):
         subset = None if names is None else names[at]
-        mean, (low, high) = float(np.mean(model.accuracies(subset))), model.interval(subset)
+        mean = float(np.mean(model.accuracies(subset)))
+        low, high = model.interval(subset) or (np.nan, np.nan)  # seeds that tie have no bar
         means.append(mean)
-        spread.append((max(mean - low, 0.0), max(high - mean, 0.0)))
+        spread.append(np.maximum((mean - low, high - mean), 0.0))
     color = COLORS[i % len(COLORS)]
     for at, model in enumerate(group):  # the seeds themselves, where there are several
         values = model.accuracies(None if names is None else names[at])

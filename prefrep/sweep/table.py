@@ -123,12 +123,13 @@ class Model:
         """Accuracy of each seed, of one subset or of all."""
         return [wins / n for wins, n in (run.accuracy(subset) for run in self.runs.values()) if n]
 
-    def interval(self, subset: str | None = None) -> Interval:
-        """Of the accuracy: Student's over seeds; where there is one seed only, Wilson's over examples."""
-        found = t_interval(self.accuracies(subset))
-        if found is None:
+    def interval(self, subset: str | None = None) -> Interval | None:
+        """Of the accuracy: Student's over seeds, None where these tie; where there is one seed only, Wilson's over examples."""
+        values = self.accuracies(subset)
+        if len(values) < 2:
             return next(iter(self.runs.values())).interval(subset)
-        return max(found[0], 0.0), min(found[1], 1.0)
+        found = t_interval(values)
+        return found and (max(found[0], 0.0), min(found[1], 1.0))
 
     @cached_property
     def independent(self) -> bool:
@@ -153,7 +154,7 @@ class PairTest(NamedTuple):
         mcnemar: On the verdicts of the majority of each model's seeds; examples without a majority are left out.
         bootstrap_holm: Corrected p-value of the former.
         mcnemar_holm: Corrected p-value of the latter.
-        seeds: Interval of the difference over the seeds that both have, Student's; None for fewer than two.
+        seeds: Interval of the difference over the seeds that both have, Student's; None for fewer than two, or where all differ alike.
     """
 
     first: str

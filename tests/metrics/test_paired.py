@@ -162,3 +162,9 @@ def test_t_interval() -> None:
     half = np.tan(0.475 * np.pi) * 0.1
     assert (low, high) == pytest.approx((0.6 - half, 0.6 + half))
     assert t_interval([0.5]) is None and t_interval([]) is None
+
+
+def test_ties_have_no_t_interval() -> None:
+    """Three seeds of a model that is right on 0.6 of 20 tie every so often; their mean is rarely exactly 0.6."""
+    assert t_interval([0.6, 0.6, 0.6]) is None and t_interval([0.7 - 0.6, 0.6 - 0.5]) is None
+    assert t_interval([0.6, 0.6, 0.601]) is not None

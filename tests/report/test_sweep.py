@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import threading
-from math import comb, sqrt
+from math import comb, inf, sqrt
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -309,6 +309,11 @@ def test_keys_of_one_last_name_have_plots_of_their_own(tmp_path: Path) -> None:
     assert draw(found, tmp_path) == ["accuracy-model.a.dim.png", "accuracy-model.b.dim.png"] and len(list(tmp_path.iterdir())) == 2
 
 
+def test_infinity_is_on_no_axis(tmp_path: Path) -> None:
+    run = Run({}, {("", "x"): Outcome(True), ("", "y"): Outcome(False)})
+    assert draw([Model(str(clip), {"clip": clip}, {0: run}) for clip in (1.0, inf)], tmp_path) == [], "one number is no plot"
+
+
 def test_plots_of_an_older_report_go(out: Path) -> None:
     for folder in (out / "points").glob("GPM*"):
         (folder / "point.json").unlink()
@@ -320,6 +325,27 @@ def test_a_point_whose_scores_were_removed_is_not_finished(out: Path) -> None:
     (out / "points" / "BT-seed=1" / "scores.jsonl").unlink()
     write(out)
     assert [row[1] for row in cells(out, "Sweep") if row[0] == "BT"] == ["2"] and len((out / "table.csv").read_text().splitlines()) == 1 + 9
+
+
+def test_seeds_that_tie_have_no_interval(tmp_path: Path) -> None:
+    """Nine comparisons without a tie by the data (8 prefers the rejected one): 6 of 8 for every seed of y, 7, 6 and 7 of 8 for x."""
+    for seed in range(3):
+        make(tmp_path, "y", seed, [1.0] * 6 + [-1.0, 1.0, 1.0], **{"model.dim": 2})
+        make(tmp_path, "x", seed, [1.0] * (6 + (seed != 1)) + [-1.0] * (seed == 1) + [1.0, 1.0], **{"model.dim": inf})
+        make(tmp_path, "z", seed, [1.0] * 5 + [-1.0] * 2 + [1.0, 1.0], **{"model.dim": 4})
+    write(tmp_path)
+    text = (tmp_path / "report.md").read_text()
+    rows = {row[0]: row for row in cells(tmp_path, "Sweep")[1:]}
+    assert rows["y"][3:6] == ["0.750", "-", "0.000"] and rows["z"][4] == "-"
+    values = [7 / 8, 6 / 8, 7 / 8]
+    half = T2 * stdev(values) / sqrt(3)
+    assert rows["x"][4] == f"[{mean(values) - half:.3f}, {min(mean(values) + half, 1):.3f}]"
+    assert "95 % is a dash where all seeds have the same accuracy" in text
+    over_seeds = {(row[0], row[1]): row[9] for row in cells(tmp_path, "Which differences are real")[1:]}
+    assert over_seeds["y", "z"] == "-" and over_seeds["x", "y"].startswith("[")
+    with (tmp_path / "pairs.csv").open() as file:
+        assert [(line["first"], line["second"]) for line in csv.DictReader(file) if not line["seeds_low"]] == [("y", "z")]
+    assert [path.name for path in (tmp_path / "report-plots").iterdir() if "dim" in path.name] == ["01-accuracy-dim.png"]
 
 
 def test_report_only(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
