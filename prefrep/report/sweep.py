@@ -16,7 +16,7 @@ from prefrep.report.comparison import SHOWN, differences, mean
 from prefrep.report.document import Block, Plot, Section, Text, interval, notes, number, table
 from prefrep.report.markdown import write as write_markdown
 from prefrep.sweep import plots
-from prefrep.sweep.table import DRAWS, Model, PairTest, Run, as_csv, compare, models, pairs_csv, read_runs, subsets
+from prefrep.sweep.table import DRAWS, Model, PairTest, Run, as_csv, compare, models, pairs_csv, read_runs, subsets, unfinished
 
 
 def write(out: Path) -> None:
@@ -33,7 +33,7 @@ def write(out: Path) -> None:
     tests = compare(found)
     replace_text(out / "table.csv", as_csv(runs))
     replace_text(out / "pairs.csv", pairs_csv(tests))
-    write_markdown(Section("Sweep", tuple(_blocks(runs, found, tests))), out / "report.md")
+    write_markdown(Section("Sweep", tuple(_blocks(runs, found, tests, unfinished(out, runs)))), out / "report.md")
 
 
 def section(out: Path, title: str) -> Section:
@@ -48,16 +48,18 @@ def section(out: Path, title: str) -> Section:
     except PrefrepError as error:
         return Section(title, (Text(str(error), strong=True),))
     found = models(runs)
-    return Section(title, tuple(_blocks(runs, found, compare(found))))
+    return Section(title, tuple(_blocks(runs, found, compare(found), unfinished(out, runs))))
 
 
 def _read(out: Path) -> list[Run]:
     return read_runs(out, lambda path: read_scores(path, PairRow))
 
 
-def _blocks(runs: Sequence[Run], found: Sequence[Model], tests: Sequence[PairTest]) -> list[Block]:
+def _blocks(runs: Sequence[Run], found: Sequence[Model], tests: Sequence[PairTest], left: int) -> list[Block]:
     done = sum(bool(run.verdicts) for run in runs)
     blocks: list[Block] = [Text(f"{done} points of {len(found)} models." if found else "No point is finished.")]
+    if left:
+        blocks.append(Text(f"Points that are not finished yet: {left}. Models may lack seeds, or be missing.", strong=True))
     if len({model.data for model in found}) > 1:
         words = "Not all points were judged on the same comparisons: the validation data differ, or changed between two starts. Models are"
         blocks.append(Text(f"{words} tested against each other where the data are the same.", strong=True))

@@ -195,6 +195,16 @@ def read_runs(out: Path, read: Callable[[Path], Sequence[Row]]) -> list[Run]:
     return found
 
 
+def unfinished(out: Path, runs: Sequence[Run]) -> int:
+    """How many points of a sweep wait, run, or were stopped.
+
+    Args:
+        out: The sweep's folder.
+        runs: Its finished and failed points.
+    """
+    return sum(path.is_dir() for path in (out / "points").glob("*")) - len(runs)
+
+
 def models(runs: Sequence[Run]) -> list[Model]:
     """Finished runs by model, the best first. Seeds that were judged on other comparisons are a model of their own."""
     groups: dict[tuple[str, str | None], dict[int, Run]] = {}

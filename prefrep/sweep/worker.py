@@ -68,6 +68,8 @@ def work(
         keep_models: Keep checkpoints and exported models of what is done.
         on_change: Called whenever something has happened, here or elsewhere.
     """
+    for name in points:  # a report counts those without results as not finished
+        points_folder(study.folder, name).mkdir(parents=True, exist_ok=True)
     while True:
         claim = study.claim()
         if claim is None:

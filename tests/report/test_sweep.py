@@ -189,6 +189,7 @@ def test_the_report_says_what_is_real(out: Path) -> None:
     text = (out / "report.md").read_text()
     assert "**2 of the 3 differences are significant at the level 0.05.**" in text and "- GPM dim=8 is better than BT by" in text
     assert "9 points of 3 models" in text and "no \\| luck" in text and "running" not in text
+    assert "**Points that are not finished yet: 1." in text, "one has failed, one is running"
     assert "Student's t over seeds" in text and "Wilson" not in text and "pairs.csv" not in text
     plots = sorted(path.name for path in (out / "report-plots").iterdir())
     assert plots == ["01-accuracy-dim.png", "02-accuracy-subsets.png"]
@@ -324,7 +325,9 @@ def test_plots_of_an_older_report_go(out: Path) -> None:
 def test_a_point_whose_scores_were_removed_is_not_finished(out: Path) -> None:
     (out / "points" / "BT-seed=1" / "scores.jsonl").unlink()
     write(out)
-    assert [row[1] for row in cells(out, "Sweep") if row[0] == "BT"] == ["2"] and len((out / "table.csv").read_text().splitlines()) == 1 + 9
+    assert [row[1] for row in cells(out, "Sweep") if row[0] == "BT"] == ["2"]
+    assert "not finished yet: 2." in (out / "report.md").read_text()
+    assert len((out / "table.csv").read_text().splitlines()) == 1 + 9
 
 
 def test_seeds_that_tie_have_no_interval(tmp_path: Path) -> None:
@@ -377,4 +380,5 @@ def test_a_folder_without_a_sweep(tmp_path: Path) -> None:
 def test_nothing_finished_yet(tmp_path: Path) -> None:
     (tmp_path / "points").mkdir()
     write(tmp_path)
-    assert "No point is finished" in (tmp_path / "report.md").read_text() and (tmp_path / "table.csv").read_text() == ""
+    text = (tmp_path / "report.md").read_text()
+    assert "No point is finished" in text and "not finished yet" not in text and (tmp_path / "table.csv").read_text() == ""

@@ -109,6 +109,13 @@ def test_a_point_that_is_given_back_while_others_look(tmp_path: Path, monkeypatc
     assert run(tmp_path, ["a"], engine).progress().complete == 1 and engine.ran == ["a"]
 
 
+def test_points_that_wait_have_folders(tmp_path: Path) -> None:
+    """So that a report knows how many are missing, which reads folders alone."""
+    found: list[int] = []
+    run(tmp_path, ["a", "b", "c"], Engines(), lambda progress: found.append(len(list((tmp_path / "points").iterdir()))))
+    assert found[0] == 3
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
 def test_what_goes_wrong_beside_a_point_is_not_its_fault(error: type[BaseException], tmp_path: Path) -> None:
     """A report that cannot be written, or Ctrl-C while it is: the point waits again, and was not killed."""
