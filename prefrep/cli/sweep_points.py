@@ -7,7 +7,8 @@ import json
 import logging
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -18,8 +19,8 @@ from prefrep.callbacks import Export
 from prefrep.cli.configured import ConfiguredCLI
 from prefrep.cli.main import quiet
 from prefrep.data.encode import Encoder
-from prefrep.data.preference import PreferenceData, named
-from prefrep.data.sources import Source, read
+from prefrep.data.preference import ROLES, PreferenceData, named
+from prefrep.data.sources import Source, content, read
 from prefrep.errors import ConfigError, PrefrepError
 from prefrep.evaluation import pairs
 from prefrep.evaluation.layout import fingerprint, model_name, versions, write_results
@@ -66,19 +67,23 @@ def prepare(points: Sequence[Point], out: Path) -> list[Prepared]:
     for name in ("prefrep", "lightning.pytorch.utilities.rank_zero", "lightning.pytorch.accelerators.cuda"):
         logging.getLogger(name).setLevel(logging.WARNING)  # what every run says, many times over
     shared, fit = Frozen(out), Fit(_score)
-    prepared = []
+    known, recipes, prepared = cache(content), dict[str, str](), []
     for point in points:
         folder = points_folder(out, point.name)
         command = Command(point, folder)
-        if not _val(command.config):
+        if not _sources(command.config, "val"):
             raise ConfigError(f"{point.name}: no validation data, so there is nothing to compare on; add --set data.val=FILE")
-        said = command.parser.dump(command.config, format="json").replace(str(folder), "")
-        settings = hashlib.sha256(said.encode()).hexdigest()[:16]
+        if point.model not in recipes:
+            # Of one seed for all, whatever a configuration makes of it: ${data.seed} may be a part of any value.
+            plain = command if point.seed == 0 else Command(replace(point, seed=0), folder)
+            data = [known(source.path, source.split, ROLES["train"]) for source in _sources(plain.config, "train")]
+            recipes[point.model] = _digest(json.dumps([_said(plain, folder), data]))
         engine: Engine = shared if command.frozen else fit
         if command.frozen:
             shared.parsed[point.name] = command
-        about = {"settings": settings, "model": point.model, "seed": point.seed, "values": json.loads(json.dumps(dict(point.values)))}
-        prepared.append(Prepared(point, engine, about))
+        values = json.loads(json.dumps(dict(point.values)))
+        about = {"settings": _digest(_said(command, folder)), "recipe": recipes[point.model], "model": point.model, "seed": point.seed}
+        prepared.append(Prepared(point, engine, about | {"values": values}))
     return prepared
 
 
@@ -207,13 +212,13 @@ def _score(point: Point, export: Path, folder: Path) -> Scored:
 
 def _results(folder: Path, rows: Sequence[pairs.PairRow], config: Any, model: dict[str, Any]) -> None:
     """Writes `results.json`, as `bin/eval pairs` does."""
-    found = pairs.evaluate(rows) | {"data": [source.path for source in _val(config)], "model": model, "versions": versions()}
+    found = pairs.evaluate(rows) | {"data": [source.path for source in _sources(config, "val")], "model": model, "versions": versions()}
     write_results(folder, found)
 
 
-def _val(config: Any) -> list[Source]:
-    """The validation data of a configuration."""
-    given = config.data.init_args.val
+def _sources(config: Any, part: str) -> list[Source]:
+    """The training or the validation data of a configuration."""
+    given = getattr(config.data.init_args, part, None)
     if given is None:
         return []
     listed = given if isinstance(given, list) else [given]
@@ -223,8 +228,17 @@ def _val(config: Any) -> list[Source]:
 def _comparisons(config: Any, encoder: Encoder) -> list[Comparison]:
     """The validation data, without what training leaves out under `on_bad_row: skip`."""
     bad = config.data.init_args.on_bad_row
-    records = (record for source in _val(config) for record in read(source, bad, role="validation"))
+    records = (record for source in _sources(config, "val") for record in read(source, bad, role=ROLES["val"]))
     return pairs.comparisons_of(record for record in records if bad == "error" or not encoder.refuses(record))
+
+
+def _said(command: Command, folder: Path) -> str:
+    """All settings of a point but its folder."""
+    return str(command.parser.dump(command.config, format="json")).replace(str(folder), "")
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _plain(config: Any) -> str:

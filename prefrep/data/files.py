@@ -23,16 +23,12 @@ _HALVES = re.compile(rb"\\u[dD][89a-fA-F]")
 _SPLITS = {"train": "train", "validation": "validation", "valid": "validation", "val": "validation", "dev": "validation", "test": "test"}
 
 
-def files_of(path: str | Path) -> list[Path]:
-    """The files that a path stands for on this machine; none for a name on the hub.
-
-    Raises:
-        DataError: As `parts`.
-    """
+def files_of(path: str | Path, split: str | None = None, role: str = "") -> list[Path]:
+    """The files that a path stands for on this machine; none for a name on the hub. Arguments and errors as for `parts`."""
     local = Path(path).expanduser()
     if local.is_dir():
-        return _files(local, None, "")
-    return [local] if local.exists() else []
+        return _files(local, split, role)
+    return [local] if local.is_file() else []
 
 
 def parts(path: str | Path, split: str | None, streaming: bool, role: str = "") -> Iterator[tuple[str, Found]]:

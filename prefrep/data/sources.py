@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import random
 from array import array
@@ -180,10 +181,23 @@ def read_mixed(
     return records.reordered(order)
 
 
-def files_of(path: str) -> list[Path]:
-    """The files that a source is read from on this machine; none for a name on the hub. Raises DataError as `read`."""
-    place = cyclic.Subset.parse(path).ratings if path.startswith(cyclic.PREFIX) else path
-    return files.files_of(_located(place))
+def files_of(path: str, split: str | None = None, role: str = "") -> list[Path]:
+    """The files that a source is read from on this machine; none for a name on the hub. Arguments and errors as for `read`."""
+    if path.startswith(cyclic.PREFIX):
+        return files.files_of(_located(cyclic.Subset.parse(path).ratings), split)
+    return files.files_of(_located(path), split, role)
+
+
+def content(path: str, split: str | None = None, role: str = "") -> str:
+    """Digest of what is in the files of a source; empty for a name on the hub. Arguments and errors as for `read`."""
+    found = []
+    for file in files_of(path, split, role):
+        try:
+            with file.open("rb") as opened:
+                found.append((file.name, hashlib.file_digest(opened, "sha256").hexdigest()))
+        except OSError as error:
+            raise DataError(f"{file}: cannot be read ({error.strerror or error})") from None
+    return hashlib.sha256(repr(found).encode()).hexdigest() if found else ""
 
 
 def _located(path: str | Path) -> str | Path:

@@ -63,6 +63,10 @@ def _blocks(runs: Sequence[Run], found: Sequence[Model], tests: Sequence[PairTes
     if len({model.data for model in found}) > 1:
         words = "Not all points were judged on the same comparisons: the validation data differ, or changed between two starts. Models are"
         blocks.append(Text(f"{words} tested against each other where the data are the same.", strong=True))
+    recipes = {(run.about["model"], run.about.get("recipe", "")) for run in runs if run.verdicts}
+    if len(recipes) > len({model for model, _ in recipes}):
+        words = "Not all seeds of a model were trained with the same settings and data: these changed between two starts, or an older one"
+        blocks.append(Text(f"{words} did not note them. Seeds that have them in common are a model of their own.", strong=True))
     if found:
         blocks += [_accuracies(found), *notes(_which_intervals(found))]
         if names := subsets(found):

@@ -44,6 +44,11 @@ class Claim:
     trial: Trial
     lock: IO[bytes]
 
+    @property
+    def recipe(self) -> str:
+        """See `Study.enlist`; empty for a point of an older study."""
+        return str(self.trial.user_attrs.get("recipe", ""))
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -102,27 +107,33 @@ class Study:
         more of them.
 
         Args:
-            points: By name, what is worth knowing about each as plain data; `settings`, a digest, must not change.
+            points: By name, what is worth knowing about each as plain data. `settings`, a digest, must not change; nor must `recipe`, one
+                of settings without the seed and of training data, between the seeds of a `model`. Older studies have no recipes.
             retry: Also those that failed.
 
         Raises:
-            ConfigError: A point of this name was begun with other settings.
+            ConfigError: A point of this name, or another seed of its model, was begun with other settings or training data.
             DataError: What a finished point says of itself is damaged.
         """
         with self.alone():
             self._ours = (self._ours or set()) | points.keys()
             known = self._latest()
+            begun = [trial.user_attrs for trial in self._study.get_trials(deepcopy=False)]  # also what the sweep file no longer has
+            recipes = {about["model"]: about["recipe"] for about in begun if "recipe" in about}
+            changed = "other settings or training data, which its configuration, --set or a file changed since; name another --out"
+            for name, about in points.items():  # all of them, before any is put into the queue
+                before = known[name].user_attrs if name in known else about
+                if before["settings"] != about["settings"] or before.get("recipe", about.get("recipe")) != about.get("recipe"):
+                    raise ConfigError(f"{self.folder}: '{name}' was begun with {changed}")
+                if "recipe" in about and recipes.setdefault(about["model"], about["recipe"]) != about["recipe"]:
+                    raise ConfigError(f"{self.folder}: another seed of '{name}' was begun with {changed}")
             for name, about in points.items():
                 trial = known.get(name)
-                if trial is not None and trial.user_attrs["settings"] != about["settings"]:
-                    raise ConfigError(
-                        f"{self.folder}: '{name}' was begun with other settings, which its configuration or --set changed since; name"
-                        " another --out"
-                    )
                 state = trial.state.name if trial else None
                 removed = state == "COMPLETE" and not is_done(points_folder(self.folder, name))
                 if trial is None or removed or (retry and state == "FAIL"):
-                    self._enqueue({"point": name, **about, "killed": 0})
+                    kept = about if trial is None else {key: trial.user_attrs[key] for key in about if key in trial.user_attrs}
+                    self._enqueue({"point": name, **kept, "killed": 0})
 
     def claim(self) -> Claim | None:
         """The next point for this process; None: nothing waits just now."""

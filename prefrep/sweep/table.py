@@ -206,20 +206,21 @@ def unfinished(out: Path, runs: Sequence[Run]) -> int:
 
 
 def models(runs: Sequence[Run]) -> list[Model]:
-    """Finished runs by model, the best first. Seeds that were judged on other comparisons are a model of their own."""
-    groups: dict[tuple[str, str | None], dict[int, Run]] = {}
+    """Finished runs by model, the best first.
+
+    Seeds that were trained in another way, or judged on other comparisons, are a model of their own.
+    """
+    groups: dict[tuple[str, str | None, str], dict[int, Run]] = {}
     for run in runs:
         if run.verdicts:
-            groups.setdefault((run.about["model"], run.about.get("data")), {})[int(run.about["seed"])] = run
-    names = [name for name, _ in groups]
-    found = [
-        Model(
-            name if names.count(name) == 1 else f"{name}, data {str(data)[:8]}",
-            next(iter(group.values())).about["values"],
-            dict(sorted(group.items())),
-        )
-        for (name, data), group in groups.items()
-    ]
+            key = run.about["model"], run.about.get("data"), run.about.get("recipe", "")
+            groups.setdefault(key, {})[int(run.about["seed"])] = run
+    found = []
+    for (name, data, recipe), group in groups.items():
+        alike = [key for key in groups if key[0] == name]
+        full = name + (f", data {str(data)[:8]}" if len({key[1] for key in alike}) > 1 else "")
+        full += f", recipe {recipe[:8] or 'unknown'}" if len({key[2] for key in alike}) > 1 else ""
+        found.append(Model(full, next(iter(group.values())).about["values"], dict(sorted(group.items()))))
     return sorted(found, key=lambda model: (-float(np.mean(model.accuracies())), model.name))
 
 

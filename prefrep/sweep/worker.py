@@ -18,7 +18,7 @@ from prefrep.disk import replace_text
 from prefrep.errors import PrefrepError
 from prefrep.metrics.verdicts import is_right
 from prefrep.sweep.spec import Point
-from prefrep.sweep.study import Progress, Study
+from prefrep.sweep.study import Claim, Progress, Study
 from prefrep.sweep.table import ABOUT, SCORES, Row, is_done, points_folder, read_about
 
 _SET_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of <linux/prctl.h>
@@ -82,7 +82,7 @@ def work(
         point, engine = points[claim.point]
         try:
             on_change(study.progress())
-            reason = _attempt(point, engine, points_folder(study.folder, claim.point), claim.lock, keep_models)
+            reason = _attempt(point, engine, points_folder(study.folder, claim.point), claim, keep_models)
         except BaseException:  # the worker was stopped, or cannot go on: the point is not to blame
             study.give_back(claim)
             raise
@@ -98,18 +98,18 @@ def work(
             _note(folder, point, engine.name, {"state": "failed", "reason": reason})
 
 
-def _attempt(point: Point, engine: Engine, folder: Path, lock: IO[bytes], keep_models: bool) -> str | None:
+def _attempt(point: Point, engine: Engine, folder: Path, claim: Claim, keep_models: bool) -> str | None:
     """Trains and scores a point, unless it is finished; returns why it cannot be done, None where it is."""
     folder.mkdir(parents=True, exist_ok=True)
     try:
         if not is_done(folder):  # killed between the last file and the note of it
             begin = time.monotonic()
-            rows, data = engine.run(point, folder, lock)
+            rows, data = engine.run(point, folder, claim.lock)
             verdicts = [won for row in rows if (won := is_right(row.score, row.probability)) is not None]
             if not verdicts:
                 raise PrefrepError("the validation set holds ties only, so nothing can be right")
-            done = {"accuracy": sum(verdicts) / len(verdicts), "n": len(verdicts), "seconds": time.monotonic() - begin, "data": data}
-            _note(folder, point, engine.name, {"state": "complete", **done})
+            done = {"accuracy": sum(verdicts) / len(verdicts), "n": len(verdicts), "seconds": time.monotonic() - begin}
+            _note(folder, point, engine.name, {"state": "complete", **done, "data": data, "recipe": claim.recipe})
         if not keep_models:
             for name in ("checkpoints", "checkpoints-aside", "export"):
                 shutil.rmtree(folder / name, ignore_errors=True)

@@ -16,10 +16,13 @@ import pytest
 from prefrep.cli import sweep_points
 from prefrep.cli.friendly import run
 from prefrep.cli.sweep import main
+from prefrep.cli.sweep_points import prepare
+from prefrep.errors import ConfigError
 from prefrep.evaluation.scores import described
 from prefrep.modules import GeneralPreference
 from prefrep.nn.backbone import Backbone
-from prefrep.sweep.study import alone
+from prefrep.sweep.spec import Point, parse_setting, read_sweep
+from prefrep.sweep.study import Study, alone
 
 ROOT = Path(__file__).parents[2]
 TINY = ROOT / "configs" / "sweep" / "tiny.yaml"
@@ -69,6 +72,7 @@ def test_both_engines_give_the_same(data: list[str], tmp_path: Path, capsys: pyt
     recipe = json.loads((folders[0] / "export" / "prefrep.json").read_text())["recipe"]
     assert recipe["checkpoint"] != f"step{recipe['step']}.ckpt"
     assert one == pytest.approx(other, abs=1e-4) and len(one) == 9 and max(map(abs, one)) > 0.1
+    assert all(len(about["recipe"]) == 16 for about in abouts) and abouts[0]["recipe"] != abouts[1]["recipe"], "one keeps what it reads"
     assert abouts[0]["data"] == abouts[1]["data"] and len(abouts[0]["data"]) == 64
     assert [described(folder)["data"] for folder in folders] == [about["data"] for about in abouts], "bin/report knows they can be compared"
     results = [json.loads((folder / "results.json").read_text()) for folder in folders]
@@ -178,6 +182,44 @@ def test_all_workers_killed_in_the_middle(data: list[str], tmp_path: Path) -> No
     assert sum("point.json" in name for name in after) == 14
     assert all(after[name] == stamp for name, stamp in before.items()), "a finished point was touched"
     assert main(arguments) == 0 and finished() == after, "a third start has nothing to do"
+
+
+def test_what_is_trained_does_not_change_between_seeds(data: list[str], tmp_path: Path) -> None:
+    """The base file, --set, and what is in the training file; the validation file has a digest of its own."""
+    base, out = tmp_path / "base.yaml", tmp_path / "out"
+    base.write_text((ROOT / "configs" / "tiny" / "gpm.yaml").read_text())
+
+    def begin(seeds: list[int], *more: tuple[str, object]) -> dict[str, str]:
+        file = tmp_path / "sweep.yaml"
+        file.write_text(f"base: {base}\n{FROZEN}seeds: {seeds}")
+        settings = dict(parse_setting(text) for text in data[1::2])
+        prepared = prepare(read_sweep(file, settings | dict(more)).points, out)
+        Study(out).enlist({each.point.name: each.about for each in prepared})
+        return {each.point.name: each.about["recipe"] for each in prepared}
+
+    assert len(set(begin([0, 1]).values())) == 1
+    assert begin([2, 7]) == dict.fromkeys(["base-seed=2", "base-seed=7"], begin([0])["base-seed=0"]), "a seed is no part of it"
+    with pytest.raises(ConfigError, match="another seed of 'base-seed=3' was begun with other settings or training data"):
+        begin([3], ("model.optimizer.lr", 0.5))
+    train, before = tmp_path / "train.jsonl", (tmp_path / "train.jsonl").read_text()
+    train.write_text(before.replace("it is", "it was"))
+    for seed, words in ((0, "'base-seed=0' was begun"), (3, "another seed of 'base-seed=3' was begun")):
+        with pytest.raises(ConfigError, match=words):
+            begin([seed])
+    train.write_text(before)
+    (tmp_path / "val.jsonl").write_text(before)
+    assert begin([0, 3])
+    base.write_text(base.read_text().replace("max_epochs: ", "max_epochs: 1"))
+    with pytest.raises(ConfigError, match="another seed of 'base-seed=4' was begun"):
+        begin([4])
+
+
+def test_values_that_follow_the_seed_are_of_one_recipe(data: list[str], tmp_path: Path) -> None:
+    base = tmp_path / "base.yaml"
+    base.write_text((ROOT / "configs" / "tiny" / "gpm.yaml").read_text().replace("name: logs}", "name: 'logs-${seed_everything}'}"))
+    points = [Point("m", seed, base, dict(parse_setting(text) for text in data[1::2])) for seed in (3, 4)]
+    one, two = (each.about for each in prepare(points, tmp_path / "out"))
+    assert one["recipe"] == two["recipe"] and one["settings"] != two["settings"]
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import pytest
 
-from prefrep.data.sources import Source, read, read_mixed, rows
+from prefrep.data.sources import Source, content, read, read_mixed, rows
 from prefrep.errors import ConfigError, DataError, PrefrepError, RecordError
 from prefrep.records import Comparison, text
 
@@ -317,3 +317,26 @@ def test_half_a_character_is_named(tmp_path: Path, name: str) -> None:
     skipped: list[RecordError] = []
     found = list(read(path, "skip", skipped))
     assert len(found) == 2 and len(skipped) == 1 and text(cast(Comparison, found[0]).chosen) == "\U0001f600"
+
+
+def test_content_is_of_the_files_that_are_read(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    names = {"train": "train.jsonl", "test": "test.jsonl"}
+    for name in names.values():
+        (folder / name).write_text("one")
+    file = str(folder / "train.jsonl")
+
+    def of_folder(split: str | None = None) -> str:
+        return content(str(folder), split, "train")
+
+    of_file, before = content(file), of_folder()
+    assert of_file and of_file == content(f"cyclic:{file}?omit=x") == before
+    (folder / "test.jsonl").write_text("two")
+    (folder / "notes.md").write_text("three")
+    assert of_folder() == before != of_folder("test"), "of another split"
+    (folder / "train.jsonl").write_text("two")
+    assert content(file) != of_file and of_folder() != before
+    (folder / "train.jsonl").write_text("one")
+    assert (content(file), of_folder()) == (of_file, before)
+    assert content("owner/name") == content("cyclic:owner/name?omit=x") == ""

@@ -188,6 +188,7 @@ def test_pairs_and_their_correction(out: Path) -> None:
 def test_the_report_says_what_is_real(out: Path) -> None:
     text = (out / "report.md").read_text()
     assert "**2 of the 3 differences are significant at the level 0.05.**" in text and "- GPM dim=8 is better than BT by" in text
+    assert "Not all" not in text, "one recipe, one validation set"
     assert "9 points of 3 models" in text and "no \\| luck" in text and "running" not in text
     assert "**Points that are not finished yet: 1." in text, "one has failed, one is running"
     assert "Student's t over seeds" in text and "Wilson" not in text and "pairs.csv" not in text
@@ -285,6 +286,19 @@ def test_equal_ids_of_other_comparisons_are_not_compared(tmp_path: Path) -> None
         tested = {(line["first"], line["second"]) for line in csv.DictReader(file)}
     assert tested == {("x, data after", "y"), ("x, data before", "z")}
     assert "**Not all points were judged on the same comparisons" in (tmp_path / "report.md").read_text()
+
+
+def test_seeds_of_other_recipes_are_other_models(tmp_path: Path) -> None:
+    """Their mean would be one of two models; a seed of an older version has no recipe."""
+    for seed, recipe in ((0, "aaaabbbbcccc"), (1, "aaaabbbbcccc"), (2, "ddddeeeeffff"), (3, "")):
+        make(tmp_path, "x", seed, [1.0] * 20 + [-1.0] * seed)
+        file = tmp_path / "points" / f"x-seed={seed}" / "point.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | ({"recipe": recipe} if recipe else {})))
+    make(tmp_path, "y", 0, [1.0] * 20)
+    write(tmp_path)
+    seeds = {row[0]: row[1] for row in cells(tmp_path, "Sweep")[1:]}
+    assert seeds == {"x, recipe aaaabbbb": "2", "x, recipe ddddeeee": "1", "x, recipe unknown": "1", "y": "1"}
+    assert "**Not all seeds of a model were trained with the same settings and data" in (tmp_path / "report.md").read_text()
 
 
 @pytest.mark.parametrize("count", [3, 40])

@@ -138,6 +138,43 @@ def test_other_settings_under_an_old_name(tmp_path: Path) -> None:
         study.enlist({"a": {"settings": "2"}})
 
 
+def told(settings: str, recipe: str, model: str = "m") -> dict[str, str]:
+    return {"settings": settings, "recipe": recipe, "model": model}
+
+
+def test_seeds_of_one_model_have_one_recipe(tmp_path: Path) -> None:
+    """A seed that is added, or runs again, is trained as the others were; what is refused leaves nothing in the queue."""
+    Study(tmp_path).enlist({"m0": told("s0", "1"), "other": told("s", "2", "other")})
+    for points, words in (
+        ({"m1": told("s1", "2")}, "another seed of 'm1' was begun with other settings or training data"),
+        ({"m0": told("s0", "2")}, "'m0' was begun with other settings or training data"),
+        ({"n0": told("s", "1", "n"), "n1": told("s", "2", "n")}, "another seed of 'n1'"),
+        ({"m1": told("s1", "1"), "m2": told("s2", "2")}, "another seed of 'm2'"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            Study(tmp_path).enlist(points)
+    assert Study(tmp_path).progress().waiting == 2
+    Study(tmp_path).enlist({"m1": told("s1", "1")})
+    assert Study(tmp_path).progress().waiting == 3
+
+
+def test_a_study_from_before_recipes_goes_on(tmp_path: Path) -> None:
+    """Its points stay what they were, retried ones too; a report could not tell otherwise that they belong together."""
+    old = Study(tmp_path)
+    old.enlist({name: {"settings": name, "model": "m"} for name in ("m0", "m1")})
+    for reason in ("no luck", None):
+        claim = old.claim()
+        assert claim is not None and claim.recipe == ""
+        old.fail(claim, reason) if reason else old.give_back(claim)
+    study = Study(tmp_path)
+    study.enlist({"m0": told("m0", "1"), "m1": told("m1", "1"), "m2": told("m2", "1")}, retry=True)
+    claims = [study.claim() for _ in range(3)]
+    assert sorted((claim.point, claim.recipe) for claim in claims if claim) == [("m0", ""), ("m1", ""), ("m2", "1")]
+    assert all("reason" not in claim.trial.user_attrs for claim in claims if claim)
+    with pytest.raises(ConfigError, match="'m0' was begun with other settings"):
+        study.enlist({"m0": told("changed", "1")})
+
+
 def test_a_point_that_kills_its_workers_ends(tmp_path: Path) -> None:
     """A claim whose lock is free is what a killed worker leaves."""
     Study(tmp_path).enlist({"a": {"settings": "1"}})
