@@ -50,6 +50,7 @@ def test_score_writes_the_same_file(model: str, data: str, tmp_path: Path) -> No
     one, two = tmp_path / "one.jsonl", tmp_path / "two.jsonl"
     score.main(["--model", model, "--data", data, "--out", str(one)])
     assert [json.loads(line)["row"] for line in one.read_text().splitlines()] == list(range(len(ROWS) + 1))
+    (tmp_path / "two.jsonl.about.json").write_text((tmp_path / "one.jsonl.about.json").read_text())
     two.write_bytes(one.read_bytes()[: one.read_bytes().index(b'"row": 140') + 3])
     score.main(["--model", model, "--data", data, "--out", str(two), "--workers", "2"])
     assert two.read_bytes() == one.read_bytes()
