@@ -201,7 +201,7 @@ class GPO(LanguageModule):
                 f"the checkpoint was made with the objective {before}, and this run has {self._taught()}; name another "
                 "--trainer.default_root_dir, or delete the run"
             )
-        if (before := checkpoint.get("round")) not in (None, self._round()):
+        if (before := checkpoint.get("round")) is not None and before != self._round():
             raise CheckpointError(
                 f"the checkpoint was made with rounds of {before}, and this run has {self._round()}; go on with its prompts, "
                 "--data.batch_size, --data.round_size and --trainer.limit_train_batches, or name another --trainer.default_root_dir"

@@ -118,11 +118,12 @@ class Study:
         with self.alone():
             self._ours = (self._ours or set()) | points.keys()
             known = self._latest()
-            begun = [trial.user_attrs for trial in self._study.get_trials(deepcopy=False)]  # also what the sweep file no longer has
-            recipes = {about["model"]: about["recipe"] for about in begun if "recipe" in about}
+            latest = {_point(trial): trial for trial in self._study.get_trials(deepcopy=False)}  # also what the sweep file no longer has
+            begun = {name: trial.user_attrs for name, trial in latest.items() if not self._left_nothing(trial)}
+            recipes = {about["model"]: about["recipe"] for about in begun.values() if "recipe" in about}
             changed = "other settings or training data, which its configuration, --set or a file changed since; name another --out"
             for name, about in points.items():  # all of them, before any is put into the queue
-                before = known[name].user_attrs if name in known else about
+                before = begun.get(name, about)
                 if before["settings"] != about["settings"] or before.get("recipe", about.get("recipe")) != about.get("recipe"):
                     raise ConfigError(f"{self.folder}: '{name}' was begun with {changed}")
                 if "recipe" in about and recipes.setdefault(about["model"], about["recipe"]) != about["recipe"]:
@@ -132,8 +133,14 @@ class Study:
                 state = trial.state.name if trial else None
                 removed = state == "COMPLETE" and not is_done(points_folder(self.folder, name))
                 if trial is None or removed or (retry and state == "FAIL"):
-                    kept = about if trial is None else {key: trial.user_attrs[key] for key in about if key in trial.user_attrs}
+                    kept = {key: begun[name][key] for key in about if key in begun[name]} if name in begun else about
                     self._enqueue({"point": name, **kept, "killed": 0})
+
+    def _left_nothing(self, trial: FrozenTrial) -> bool:
+        """Whether a point failed before it had learnt anything: who mends what was wrong, a file for one, may run it otherwise."""
+        folder = points_folder(self.folder, _point(trial))
+        learnt = any((folder / name).exists() for name in ("checkpoints", "export"))
+        return trial.state.name == "FAIL" and "recipe" in trial.user_attrs and not learnt
 
     def claim(self) -> Claim | None:
         """The next point for this process; None: nothing waits just now."""

@@ -158,6 +158,25 @@ def test_seeds_of_one_model_have_one_recipe(tmp_path: Path) -> None:
     assert Study(tmp_path).progress().waiting == 3
 
 
+def test_a_point_that_failed_before_it_learnt_anything_may_be_mended(tmp_path: Path) -> None:
+    """A broken training file is repaired, and --retry takes it; what left a checkpoint goes on as it was begun."""
+    study = Study(tmp_path)
+    study.enlist({"m0": told("s0", "broken")})
+    claim = study.claim()
+    assert claim is not None
+    study.fail(claim, "m.jsonl:25: broken JSON")
+    again = Study(tmp_path)
+    again.enlist({"m0": told("s0", "mended"), "m1": told("s1", "mended")}, retry=True)
+    claims = [again.claim(), again.claim()]
+    assert sorted((claim.point, claim.recipe) for claim in claims if claim) == [("m0", "mended"), ("m1", "mended")]
+    for each in claims:
+        assert each is not None
+        again.fail(each, "no luck")
+    (tmp_path / "points" / "m1" / "checkpoints").mkdir(parents=True)
+    with pytest.raises(ConfigError, match="another seed of 'm0' was begun with other settings"):
+        Study(tmp_path).enlist({"m0": told("s0", "third"), "m1": told("s1", "third")}, retry=True)
+
+
 def test_a_study_from_before_recipes_goes_on(tmp_path: Path) -> None:
     """Its points stay what they were, retried ones too; a report could not tell otherwise that they belong together."""
     old = Study(tmp_path)
