@@ -19,7 +19,8 @@ from prefrep.callbacks import Export
 from prefrep.cli.configured import ConfiguredCLI
 from prefrep.cli.main import quiet
 from prefrep.data.encode import Encoder
-from prefrep.data.preference import ROLES, PreferenceData, named
+from prefrep.data.files import ROLES
+from prefrep.data.preference import PreferenceData, named
 from prefrep.data.sources import Source, content, read
 from prefrep.errors import ConfigError, PrefrepError
 from prefrep.evaluation import pairs

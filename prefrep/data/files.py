@@ -18,6 +18,7 @@ Found = Iterator[tuple[Row | RecordError, str]]
 
 SUFFIXES = (".jsonl", ".json", ".jsonl.gz", ".json.gz", ".parquet")
 PROMPTS = ".txt"  # a prompt a line; not looked for in folders, where notes may lie beside the data
+ROLES = {"train": "train", "val": "validation", "test": "test", "predict": ""}  # the splits that a DataModule's data are read from
 _HUB = re.compile(r"(?P<id>[\w-][\w.-]*/[\w-][\w.-]*)(?:@(?P<config>[\w.-]+))?(?::(?P<split>\S+))?")
 _HALVES = re.compile(rb"\\u[dD][89a-fA-F]")
 _SPLITS = {"train": "train", "validation": "validation", "valid": "validation", "val": "validation", "dev": "validation", "test": "test"}

@@ -18,6 +18,7 @@ from transformers import PreTrainedTokenizerBase
 
 from prefrep.data.encode import EncodeConfig, Encoder, pad_id
 from prefrep.data.features import Features, Reads, identity, look_up, remember, root
+from prefrep.data.files import ROLES
 from prefrep.data.sampling import BatchOrder, ResumableLoader, batches_before
 from prefrep.data.sources import Source, read_mixed
 from prefrep.data.spool import Spool
@@ -28,7 +29,6 @@ from prefrep.records import Comparison, Record, preferred
 log = logging.getLogger(__name__)
 
 Sources = str | Source | list[str | Source]
-ROLES = {"train": "train", "val": "validation", "test": "test", "predict": ""}  # the splits that data are read from
 
 
 def named(given: Sources, format: str = "auto") -> list[Source]:

@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerBase
 
 from prefrep.data.encode import EncodeConfig, Encoder, pad_id
 from prefrep.data.fields import conversation
-from prefrep.data.files import Row, parts
+from prefrep.data.files import ROLES, Row, parts
 from prefrep.data.rounds import Line, Rounds
 from prefrep.data.sampling import BatchOrder, ResumableLoader, batches_before
 from prefrep.data.trees import Datum, Ids, Layout, Tree, TreeBatch, collate
@@ -30,7 +30,6 @@ from prefrep.records import Message, Messages, RankedResponses
 log = logging.getLogger(__name__)
 
 COLUMNS = ("prompt", "instruction", "question", "messages")
-ROLES = {"train": "train", "val": "validation"}
 CALLBACKS = "SampleResponses, UpdateReference and LabelPreferences, in this order"
 
 

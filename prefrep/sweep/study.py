@@ -117,7 +117,6 @@ class Study:
         """
         with self.alone():
             self._ours = (self._ours or set()) | points.keys()
-            known = self._latest()
             latest = {_point(trial): trial for trial in self._study.get_trials(deepcopy=False)}  # also what the sweep file no longer has
             begun = {name: trial.user_attrs for name, trial in latest.items() if not self._left_nothing(trial)}
             recipes = {about["model"]: about["recipe"] for about in begun.values() if "recipe" in about}
@@ -129,7 +128,7 @@ class Study:
                 if "recipe" in about and recipes.setdefault(about["model"], about["recipe"]) != about["recipe"]:
                     raise ConfigError(f"{self.folder}: another seed of '{name}' was begun with {changed}")
             for name, about in points.items():
-                trial = known.get(name)
+                trial = latest.get(name)
                 state = trial.state.name if trial else None
                 removed = state == "COMPLETE" and not is_done(points_folder(self.folder, name))
                 if trial is None or removed or (retry and state == "FAIL"):
