@@ -46,7 +46,7 @@ def main(args: list[str] | None = None) -> int:
     out = given.out or (given.runs[0] / f"{given.runs[0].resolve().name}.html" if len(given.runs) == 1 else Path("report.html"))
     if out.suffix not in (".html", ".htm"):
         it.error(f"--out {out}: the page is HTML; name a file that ends in .html")
-    from prefrep.report import found, page
+    from prefrep.reports import found, page
 
     written = page.write(page.build(found.find(given.runs)), out)
     print(f"written: {', '.join(map(str, written))}")

@@ -15,7 +15,7 @@ from prefrep.cli.options import positive
 from prefrep.errors import DataError
 
 if TYPE_CHECKING:
-    from prefrep.sweep.study import Progress, Study
+    from prefrep.sweeps.study import Progress, Study
 
 
 def parser() -> argparse.ArgumentParser:
@@ -59,7 +59,7 @@ def main(args: list[str] | None = None) -> int:
 
 
 def _sweep(options: argparse.Namespace) -> int:
-    from prefrep.sweep.spec import parse_setting, read_sweep
+    from prefrep.sweeps.spec import parse_setting, read_sweep
 
     sweep = read_sweep(options.config, dict(parse_setting(text) for text in options.set))
     if options.workers > 1:  # before anything counts the cores for itself
@@ -67,8 +67,8 @@ def _sweep(options: argparse.Namespace) -> int:
     from prefrep.cli.sweep_points import prepare
 
     prepared = prepare(sweep.points, options.out)
-    from prefrep.sweep.study import Study
-    from prefrep.sweep.worker import work
+    from prefrep.sweeps.study import Study
+    from prefrep.sweeps.worker import work
 
     study = Study(options.out, options.storage)
     study.enlist({each.point.name: each.about for each in prepared}, options.retry)
@@ -97,7 +97,7 @@ def _sweep(options: argparse.Namespace) -> int:
 
 def _join(options: argparse.Namespace) -> subprocess.Popen[bytes]:
     """Another worker of the same sweep; it ends with this process."""
-    from prefrep.sweep.worker import start
+    from prefrep.sweeps.worker import start
 
     command = [sys.executable, "-m", "prefrep.cli.sweep", "--joins", "--config", str(options.config), "--out", str(options.out)]
     command += [part for text in options.set for part in ("--set", text)]
@@ -152,8 +152,8 @@ def _report_only(out: Path) -> int:
 
 
 def _write(out: Path) -> None:
-    from prefrep.report.sweep import write
-    from prefrep.sweep.study import alone
+    from prefrep.reports.sweep import write
+    from prefrep.sweeps.study import alone
 
     with alone(out, "report"):  # another worker may be at it
         write(out)

@@ -30,11 +30,11 @@ from prefrep.modules.preference import PreferenceModule
 from prefrep.nn.heads import BTHead
 from prefrep.records import Comparison
 from prefrep.scoring import Scorer
-from prefrep.sweep.frozen import Shared
-from prefrep.sweep.spec import Point
-from prefrep.sweep.study import alone
-from prefrep.sweep.table import points_folder
-from prefrep.sweep.worker import Engine, Fit, Scored
+from prefrep.sweeps.frozen import Shared
+from prefrep.sweeps.spec import Point
+from prefrep.sweeps.study import alone
+from prefrep.sweeps.table import points_folder
+from prefrep.sweeps.worker import Engine, Fit, Scored
 
 _QUIET = ["--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"]
 
@@ -167,7 +167,7 @@ class Frozen:
         self.parsed: dict[str, Command] = {}  # parsing takes as long as training a head on a few hundred examples
 
     def run(self, point: Point, folder: Path, lock: IO[bytes]) -> Scored:
-        """See `prefrep.sweep.worker.Engine`."""
+        """See `prefrep.sweeps.worker.Engine`."""
         command = (self.parsed.pop(point.name, None) or Command(point, folder)).build()
         reads = command.reading_key
         # The first point that reads some texts does it for all: a worker that waits finds what another one has read.

@@ -21,8 +21,8 @@ from prefrep.errors import ConfigError
 from prefrep.evaluation.scores import described
 from prefrep.modules import GeneralPreference
 from prefrep.nn.backbone import Backbone
-from prefrep.sweep.spec import Point, parse_setting, read_sweep
-from prefrep.sweep.study import Study, alone
+from prefrep.sweeps.spec import Point, parse_setting, read_sweep
+from prefrep.sweeps.study import Study, alone
 
 ROOT = Path(__file__).parents[2]
 TINY = ROOT / "configs" / "sweep" / "tiny.yaml"

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from prefrep.disk import replace_text
-from prefrep.report.document import Block, Example, Folded, Notes, Plot, Section, Table, Text, is_number
+from prefrep.reports.document import Block, Example, Folded, Notes, Plot, Section, Table, Text, is_number
 
 # Underscores within a word are no emphasis, and most ampersands no entity: names stay readable.
 _SPECIAL = re.compile(r"([\\`*\[\]<>|~$]|(?<![^\W_])_|_(?![^\W_])|&(?=#?\w+;))")

@@ -22,8 +22,8 @@ from prefrep.evaluation import pairs
 from prefrep.evaluation.layout import write_official, write_results
 from prefrep.evaluation.scores import PairScore
 from prefrep.evaluation.summary import Bootstrap, pair_results
-from prefrep.report.figures import curves, smoothed
-from prefrep.report.markdown import escaped, fenced
+from prefrep.reports.figures import curves, smoothed
+from prefrep.reports.markdown import escaped, fenced
 
 EVIL = "<script>alert('x')</script> & \"quoted\" | `tick` $x_1$ *bold* \x01 日本 </pre></body>"
 Z2 = 1.959963984540054**2  # of the standard normal, 0.975

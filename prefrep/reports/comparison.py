@@ -9,10 +9,10 @@ import numpy as np
 
 from prefrep.errors import PrefrepError
 from prefrep.evaluation.summary import rule_of
-from prefrep.report.document import Block, Section, Text, interval, measured, notes, number, table
-from prefrep.report.found import Evaluation, Run
-from prefrep.report.samples import verdicts
-from prefrep.sweep import table as points
+from prefrep.reports.document import Block, Section, Text, interval, measured, notes, number, table
+from prefrep.reports.found import Evaluation, Run
+from prefrep.reports.samples import verdicts
+from prefrep.sweeps import table as points
 
 SHOWN = 20  # pairs of models in a report; a sweep's pairs.csv has all
 

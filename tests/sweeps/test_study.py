@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from prefrep.errors import ConfigError, DataError
-from prefrep.sweep.study import JOURNAL, KILLED, Study
-from prefrep.sweep.worker import work
+from prefrep.sweeps.study import JOURNAL, KILLED, Study
+from prefrep.sweeps.worker import work
 
 NAMES = [f"p{i}" for i in range(6)]
 # A worker whose points are lines in a log, one at the beginning and one at the end of each, and a moment between.
@@ -24,9 +24,9 @@ WORKER = """
 import sys, time
 from pathlib import Path
 from types import SimpleNamespace
-from prefrep.sweep.spec import Point
-from prefrep.sweep.study import Study
-from prefrep.sweep.worker import Scored, work
+from prefrep.sweeps.spec import Point
+from prefrep.sweeps.study import Study
+from prefrep.sweeps.worker import Scored, work
 
 out, wait, storage = Path(sys.argv[1]), float(sys.argv[2]), sys.argv[3] or None
 
@@ -271,7 +271,7 @@ def test_a_training_that_outlives_its_worker_keeps_the_point(tmp_path: Path) -> 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the death signal is Linux's")
 def test_a_training_ends_with_its_killed_worker(tmp_path: Path) -> None:
-    code = "import sys; from prefrep.sweep.worker import start\nstart([sys.executable, '-c', sys.argv[1], sys.argv[2]]).wait()"
+    code = "import sys; from prefrep.sweeps.worker import start\nstart([sys.executable, '-c', sys.argv[1], sys.argv[2]]).wait()"
     training = "import os, sys, time\nopen(sys.argv[1], 'w').write(str(os.getpid()))\ntime.sleep(60)"
     worker = subprocess.Popen([sys.executable, "-c", code, training, str(tmp_path / "pid")])
     until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text() != "")

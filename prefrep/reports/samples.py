@@ -15,8 +15,8 @@ from prefrep.evaluation.summary import credit
 from prefrep.metrics.rewardbench import TIES
 from prefrep.metrics.verdicts import Outcome, is_right
 from prefrep.metrics.winrate import win_probabilities
-from prefrep.report.document import Example
-from prefrep.report.found import Evaluation, read_lines
+from prefrep.reports.document import Example
+from prefrep.reports.found import Evaluation, read_lines
 
 SHOWN = 10  # examples of each evaluation
 CUT = 1200  # characters of a text

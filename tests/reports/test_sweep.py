@@ -18,11 +18,11 @@ from prefrep.errors import DataError
 from prefrep.evaluation.pairs import PairRow
 from prefrep.evaluation.scores import read_scores
 from prefrep.metrics.verdicts import Outcome
-from prefrep.report.sweep import write
-from prefrep.sweep import table
-from prefrep.sweep.plots import draw
-from prefrep.sweep.study import alone
-from prefrep.sweep.table import Difference, Model, Run, compare, models, read_runs
+from prefrep.reports.sweep import write
+from prefrep.sweeps import table
+from prefrep.sweeps.plots import draw
+from prefrep.sweeps.study import alone
+from prefrep.sweeps.table import Difference, Model, Run, compare, models, read_runs
 
 Z2 = 1.959963984540054**2  # of the standard normal, 0.975
 T2, T1 = 4.302652729911275, 12.706204736432095  # quantiles 0.975 of Student's t with 2 and 1 degrees of freedom
@@ -376,7 +376,7 @@ def test_report_only(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_report_only_waits_for_a_worker_that_writes(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[Path] = []
-    monkeypatch.setattr("prefrep.report.sweep.write", written.append)
+    monkeypatch.setattr("prefrep.reports.sweep.write", written.append)
     other = threading.Thread(target=main, args=(["--report-only", str(out)],))
     with alone(out, "report"):
         other.start()

@@ -12,11 +12,11 @@ from prefrep.disk import replace_text
 from prefrep.errors import PrefrepError
 from prefrep.evaluation.pairs import PairRow
 from prefrep.evaluation.scores import read_scores
-from prefrep.report.comparison import SHOWN, differences, mean
-from prefrep.report.document import Block, Plot, Section, Text, interval, notes, number, table
-from prefrep.report.markdown import write as write_markdown
-from prefrep.sweep import plots
-from prefrep.sweep.table import DRAWS, Model, PairTest, Run, as_csv, compare, models, pairs_csv, read_runs, subsets, unfinished
+from prefrep.reports.comparison import SHOWN, differences, mean
+from prefrep.reports.document import Block, Plot, Section, Text, interval, notes, number, table
+from prefrep.reports.markdown import write as write_markdown
+from prefrep.sweeps import plots
+from prefrep.sweeps.table import DRAWS, Model, PairTest, Run, as_csv, compare, models, pairs_csv, read_runs, subsets, unfinished
 
 
 def write(out: Path) -> None:

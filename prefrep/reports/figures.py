@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from prefrep.report.document import Plot
-from prefrep.sweep.plots import COLORS
+from prefrep.reports.document import Plot
+from prefrep.sweeps.plots import COLORS
 
 Lines = Sequence[Mapping[str, float]]
 

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from prefrep.errors import ConfigError
-from prefrep.sweep.spec import parse_setting, read_sweep
+from prefrep.sweeps.spec import parse_setting, read_sweep
 
 ROOT = Path(__file__).parents[2]
 

@@ -19,7 +19,7 @@ from uuid import uuid4
 
 from prefrep.disk import replace_text
 from prefrep.errors import ConfigError, DataError
-from prefrep.sweep.table import is_done, points_folder
+from prefrep.sweeps.table import is_done, points_folder
 
 if TYPE_CHECKING:
     from optuna import Study as OptunaStudy

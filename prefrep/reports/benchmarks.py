@@ -11,10 +11,10 @@ from prefrep.evaluation import intransitivity_plot
 from prefrep.evaluation.reliability import reliability_plot
 from prefrep.evaluation.summary import rule_of
 from prefrep.evaluation.tables import read_tables
-from prefrep.report import samples
-from prefrep.report.document import Block, Example, Plot, Section, Text, interval, measured, notes, number, table
-from prefrep.report.figures import agreement, svg
-from prefrep.report.found import Evaluation, read_lines
+from prefrep.reports import samples
+from prefrep.reports.document import Block, Example, Plot, Section, Text, interval, measured, notes, number, table
+from prefrep.reports.figures import agreement, svg
+from prefrep.reports.found import Evaluation, read_lines
 
 SCORED = ("", "n", "score", "95 %")
 

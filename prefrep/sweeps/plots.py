@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from prefrep.sweep.spec import short_names
-from prefrep.sweep.table import Model, subsets
+from prefrep.sweeps.spec import short_names
+from prefrep.sweeps.table import Model, subsets
 
 # Okabe and Ito's colours, which colour-blind readers tell apart; markers tell them apart in print.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")

@@ -12,10 +12,10 @@ from typing import IO, Any
 import pytest
 
 from prefrep.errors import PrefrepError
-from prefrep.sweep import worker
-from prefrep.sweep.spec import Point
-from prefrep.sweep.study import Study
-from prefrep.sweep.worker import Engine, Fit, Scored, work
+from prefrep.sweeps import worker
+from prefrep.sweeps.spec import Point
+from prefrep.sweeps.study import Study
+from prefrep.sweeps.worker import Engine, Fit, Scored, work
 
 ROW: Any = SimpleNamespace(id="0", subset="", score=1.0, probability=1.0)
 

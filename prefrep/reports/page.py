@@ -11,10 +11,10 @@ from jinja2 import Environment, StrictUndefined, Template
 
 from prefrep.disk import replace_text
 from prefrep.errors import DataError
-from prefrep.report import benchmarks, comparison, markdown, sweep
-from prefrep.report.document import Block, Folded, Section, Text, interval, notes, number, table
-from prefrep.report.figures import Lines, curves
-from prefrep.report.found import Run
+from prefrep.reports import benchmarks, comparison, markdown, sweep
+from prefrep.reports.document import Block, Folded, Section, Text, interval, notes, number, table
+from prefrep.reports.figures import Lines, curves
+from prefrep.reports.found import Run
 
 TEMPLATE = "page.html.j2"
 TITLE = "Report: "
@@ -99,7 +99,7 @@ def _rounds(rounds: Mapping[int, Mapping[str, float]]) -> Block:
 
 @cache
 def _template() -> Template:
-    source = files("prefrep.report").joinpath(TEMPLATE).read_text(encoding="utf-8")
+    source = files("prefrep.reports").joinpath(TEMPLATE).read_text(encoding="utf-8")
     return Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True).from_string(source)
 
 

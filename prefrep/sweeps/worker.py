@@ -17,9 +17,9 @@ from typing import IO, Any, NamedTuple, Protocol
 from prefrep.disk import replace_text
 from prefrep.errors import PrefrepError
 from prefrep.metrics.verdicts import is_right
-from prefrep.sweep.spec import Point
-from prefrep.sweep.study import Claim, Progress, Study
-from prefrep.sweep.table import ABOUT, SCORES, Row, is_done, points_folder, read_about
+from prefrep.sweeps.spec import Point
+from prefrep.sweeps.study import Claim, Progress, Study
+from prefrep.sweeps.table import ABOUT, SCORES, Row, is_done, points_folder, read_about
 
 _SET_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of <linux/prctl.h>
 # Found now: between fork and exec a child can take no lock that another thread may have held.
