@@ -22,6 +22,11 @@ def replace_lines(path: Path, rows: Iterable[object]) -> None:
     replace_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
+def replace_json(path: Path, content: object, sort_keys: bool = False) -> None:
+    """Write a JSON file in one step; see `replace_text`."""
+    replace_text(path, json.dumps(content, indent=4, sort_keys=sort_keys, ensure_ascii=False, allow_nan=False) + "\n")
+
+
 def keep_lines(path: Path, count: int | None = None) -> None:
     """Cuts a file off behind its first `count` lines; None: behind its last whole line, without what a killed process wrote of the next.
 

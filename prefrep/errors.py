@@ -41,3 +41,19 @@ class ConfigError(PrefrepError, ValueError):
 
     A `ValueError` too, so that jsonargparse reports it as a parse error.
     """
+
+
+class UsageError(ConfigError):
+    """A command line that does not parse: a program, option or value that does not exist. Exit code 2."""
+
+
+def require_at_least(name: str, value: float, least: float) -> None:
+    """Raise ConfigError where a number is too small.
+
+    Args:
+        name: Name of the setting, as the user wrote it.
+        value: Its value.
+        least: The smallest value that makes sense.
+    """
+    if value < least:
+        raise ConfigError(f"{name} must be at least {least}, got {value}")

@@ -1,35 +1,35 @@
-"""How programs end when something is wrong: one sentence and an exit code, no traceback."""
+"""How the command ends when something is wrong: one sentence and an exit code, no traceback."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable
 
-from prefrep.errors import PrefrepError
+from prefrep.errors import PrefrepError, UsageError
 
 
 def run(main: Callable[[], int | None]) -> None:
-    """Runs a program and ends the process.
+    """Run a program and end the process.
 
-    Exit codes: what the program returns (None: 0); 1 for an error in the input or the file system; 130 when interrupted, 143
-    when terminated.
+    Exit codes: what the program returns (None: 0); 1 for an error in the input or the file system; 2 for a command line that does not
+    parse; 130 when interrupted, 143 when terminated.
     """
     try:
         code = main() or 0
     except PrefrepError as error:
         print(f"prefrep: {error}", file=sys.stderr)
-        code = 1
+        code = 2 if isinstance(error, UsageError) else 1
     except KeyboardInterrupt:
-        print("prefrep: interrupted", file=sys.stderr)
+        print("prefrep: interrupted; what is written stays, and the same command resumes where the program can", file=sys.stderr)
         code = 130
     except SystemExit as error:
-        if type(error).__name__ != "SIGTERMException":  # Lightning's way to end a run that is told to; it has no code
+        if type(error).__name__ != "SIGTERMException":  # Lightning's way to end a run that receives SIGTERM; it has no code
             raise
         print("prefrep: terminated", file=sys.stderr)
         code = 143
     except BrokenPipeError:  # the reader of our output has gone
         code = 1
-    except OSError as error:  # no room, no permission, a folder where a file belongs: the place says more than a traceback
+    except OSError as error:  # no room, no permission, a folder where a file belongs: the path tells more than a traceback
         print(f"prefrep: {error.filename}: {error.strerror}" if error.filename else f"prefrep: {error}", file=sys.stderr)
         code = 1
     sys.exit(code)

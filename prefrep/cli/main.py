@@ -1,156 +1,97 @@
-"""`bin/prefrep fit|validate|test|predict`: LightningCLI over preference models, policies and their data."""
+"""The command `prefrep`: finds the program, derives its parser, runs it, and ends the process with one sentence where something is wrong."""
 
 from __future__ import annotations
 
-import logging
+import difflib
+import inspect
 import sys
-import warnings
-from pathlib import Path
-from typing import Any, cast
 
+from prefrep import programs
 from prefrep.cli import friendly
-from prefrep.disk import replace_lines
-from prefrep.errors import ConfigError, PrefrepError
+from prefrep.errors import UsageError
 
-HELP = """usage: bin/prefrep fit|validate|test|predict --config FILE [--KEY VALUE ...]
+EXAMPLES = """examples:
+  prefrep quickstart
+  prefrep fit --config preference/gpm --data.train train.jsonl --data.val val.jsonl --trainer.default_root_dir runs/mine
+  prefrep score --model runs/mine/export --data pairs.jsonl --out scores.jsonl
 
-Trains and tests preference models and policies.
-
-  fit       train; --ckpt_path FILE goes on where the run of that checkpoint was stopped
-  validate  the validation data's metrics, of the checkpoint that --ckpt_path names
-  test      likewise, of the test data
-  predict   log-odds of each pair into predictions.jsonl
-
--c, --config FILE  settings; of several files the later one wins. configs/preference trains preference models, configs/gpo policies
---KEY VALUE        one setting by its dotted name, such as --model.head.dim 8 or --data.train pairs.jsonl
---print_config     shows all settings, and what they are set to, without running
-
-Every setting: bin/prefrep fit --help; those of one class: bin/prefrep fit --model.help GeneralPreference"""
+`prefrep PROGRAM --help` shows a program's options. Each is a function too: prefrep.score(model=..., data=..., out=...)."""
 
 
 def main(args: list[str] | None = None) -> int:
-    """Runs the command line.
+    """Run a program.
 
     Args:
-        args: Arguments without the program's name; None: those of the process.
+        args: Arguments without `prefrep`; None: those of the process.
 
     Returns:
-        Exit code.
+        Exit code: 0; 2 where no program is named.
+
+    Raises:
+        PrefrepError: There is no such program or option, or what the program raises.
     """
     args = sys.argv[1:] if args is None else args
-    if not args or args in (["-h"], ["--help"]):
-        # Lightning's own help takes as long as importing it, five seconds on a slow core.
-        print(HELP, file=sys.stdout if args else sys.stderr)
+    if not args or args[0] in ("-h", "--help"):
+        print(overview(), file=sys.stdout if args else sys.stderr)
         return 0 if args else 2
+    if args[0] == "--version":
+        import prefrep
+
+        print(f"prefrep {prefrep.__version__}")
+        return 0
+    name, *rest = args
+    if name not in programs.NAMES:
+        raise _unknown(name, programs.NAMES, "prefrep")
+    from prefrep.console import quiet
+
     quiet()
-    from lightning.pytorch.cli import LightningArgumentParser
+    if name in programs.LIGHTNING:
+        from prefrep.training.cli import run as run_lightning
 
-    from prefrep.cli.configured import ConfiguredCLI, Parser
+        run_lightning(args)
+        return 0
+    program = programs.load(name)
+    if name == "eval":
+        benchmarks = program.__all__
+        if not rest or rest[0] in ("-h", "--help"):
+            print(_listing("usage: prefrep eval BENCHMARK [--option VALUE ...]", {program.__doc__: benchmarks}, program), end="",
+                  file=sys.stdout if rest else sys.stderr)  # fmt: skip
+            return 0 if rest else 2
+        benchmark, *rest = rest
+        if benchmark not in benchmarks:
+            raise _unknown(benchmark, benchmarks, "prefrep eval")
+        name, program = f"eval {benchmark}", getattr(program, benchmark)
+    from prefrep.cli.parser import call
 
-    class Printing(Parser):
-        """Ends the program as command lines do that were typed wrongly."""
-
-        def error(self, message: str, ex: Exception | None = None) -> Any:
-            try:
-                super().error(message, ex)
-            except ConfigError as error:
-                print(f"prefrep: {error}", file=sys.stderr)
-                sys.exit(2)
-
-    class CLI(ConfiguredCLI):
-        """The sub-commands."""
-
-        def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
-            """The parser, with options that appear in its help."""
-            kwargs.setdefault("dump_header", ["prefrep"])
-            parser = Printing(**kwargs)
-            parser.add_argument("-c", "--config", action="config", help="A YAML file; several are merged in turn.")
-            return parser
-
-        def _trained(self) -> None:
-            if self.config[self.subcommand].ckpt_path is None:
-                raise ConfigError(
-                    f"bin/prefrep {self.subcommand} needs a trained model: name a checkpoint with --ckpt_path; an exported folder is "
-                    "evaluated by bin/eval and read by bin/score"
-                )
-
-        before_validate = before_test = _trained
-
-        def before_predict(self) -> None:
-            """Refuses a run whose predictions would be scattered over processes."""
-            self._trained()
-            if self.trainer.world_size > 1:
-                raise ConfigError("bin/prefrep predict writes from one process; bin/score --workers scores with several")
-
-        def after_predict(self) -> None:
-            """Writes `predictions.jsonl`: the log-odds of each pair, one line each, in the order of the data.
-
-            Records that were dropped while encoding have none. Of several responses, `pair` says which two are compared.
-            """
-            out = Path(self.trainer.default_root_dir) / "predictions.jsonl"
-            scores = (float(score) for batch in self.trainer.predict_loop.predictions for score in batch)
-            places = (
-                {"row": row, "id": id} | ({} if pair is None else {"pair": pair})
-                for row, id, pairs in self.datamodule.predicted
-                for pair in ([None] if pairs is None else pairs)
-            )
-            limit = cast(Any, self.trainer).limit_predict_batches
-            whole = limit == 1.0 and isinstance(limit, float)  # the number 1 is one batch
-            replace_lines(out, (place | {"score": score} for place, score in zip(places, scores, strict=whole)))
-            print(f"written: {out}")
-
-    try:
-        CLI(args)
-    except ValueError as error:  # jsonargparse wraps what a class says when it is made
-        if (said := _said(error)) is None:
-            raise
-        raise said from None
+    call(program, f"prefrep {name}", rest)
     return 0
 
 
+def overview() -> str:
+    """Return what `prefrep --help` prints."""
+    return _listing("usage: prefrep PROGRAM [--option VALUE ...]", programs.GROUPS, None) + "\n" + EXAMPLES
+
+
+def _listing(usage: str, groups: dict[str, tuple[str, ...]], home: object) -> str:
+    """Programs with the first lines of their docstrings, in groups."""
+    lines = [usage]
+    for title, names in groups.items():
+        lines += ["", f"{title.strip()}"]
+        for name in names:
+            doc = inspect.getdoc(programs.load(name) if home is None else getattr(home, name)) or ""
+            lines.append(f"  {name:<16}{doc.splitlines()[0].rstrip('.')}")
+    return "\n".join(lines) + "\n"
+
+
+def _unknown(name: str, known: tuple[str, ...], where: str) -> UsageError:
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
+    return UsageError(f"there is no `{where} {name}`; {hint}")
+
+
 def run() -> None:
-    """The installed command: errors in the input end in one sentence."""
+    """Run the command of this process and end it."""
     friendly.run(main)
-
-
-def _said(error: BaseException) -> PrefrepError | None:
-    """Our own error among those that led to another."""
-    seen: BaseException | None = error
-    while seen is not None and not isinstance(seen, PrefrepError):
-        seen = seen.__cause__ or seen.__context__
-    return seen
-
-
-def quiet() -> None:
-    """Silences warnings of libraries that no user can act on."""
-    warnings.filterwarnings("ignore", category=DeprecationWarning)
-    # Our batches are trees: lightning warns about worker counts and about its own use of jsonargparse and pytree.
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    warnings.filterwarnings("ignore", message=".*custom batch sampler `BatchOrder`.*")
-    warnings.filterwarnings("ignore", message="Total length of `list` across ranks is zero.*")  # no validation data
-    warnings.filterwarnings("ignore", message=".*LightningCLI's args parameter.*")
-    warnings.filterwarnings("ignore", message=".*LeafSpec.*")
-    warnings.filterwarnings("ignore", message="Found .* in eval mode at the start of training.*")  # frozen backbones, on purpose
-    warnings.filterwarnings("ignore", module="jsonargparse")
-    ours = logging.getLogger("prefrep")
-    ours.setLevel(logging.INFO)
-    ours.propagate = False
-    if not ours.handlers:
-        ours.addHandler(_Stderr())
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "litlogger" not in record.getMessage())
-    from transformers.utils.logging import disable_progress_bar
-
-    disable_progress_bar()  # a bar for each file of weights that is loaded
-    for name in ("httpx", "transformers", "datasets", "fsspec", "absl", "jax"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-
-
-class _Stderr(logging.StreamHandler[Any]):
-    """Writes to whatever stderr is at the time, so that captured output is captured."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Prints one line."""
-        print(self.format(record), file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -16,9 +16,8 @@ from typing import Any
 from tqdm import tqdm
 
 from prefrep.data.sources import rows
-from prefrep.disk import keep_lines, replace_lines
+from prefrep.disk import keep_lines, replace_json, replace_lines
 from prefrep.errors import ConfigError, RecordError
-from prefrep.evaluation.scores import write_json
 from prefrep.generation import Sampler
 from prefrep.metrics.intervals import stream
 from prefrep.nn.backbone import Backbone
@@ -112,7 +111,7 @@ def alpaca_eval(
     said = {"benchmark": "alpaca_eval", "name": name, "batch": batch, "seed": seed, **identity}
     groups = [instructions[i : i + batch] for i in range(0, len(instructions), batch)]
     answers = _fill(out, said, groups, answer, restart)
-    write_json(out / ALPACA_OUTPUTS, answers)
+    replace_json(out / ALPACA_OUTPUTS, answers)
     return out / ALPACA_OUTPUTS
 
 
@@ -212,7 +211,7 @@ def _fill(
     if restart:
         log.unlink(missing_ok=True)
     done = _kept(log, sidecar, said, groups)
-    write_json(sidecar, said)
+    replace_json(sidecar, said)
     sizes = [len(group) for group in groups]
     with log.open("a", encoding="utf-8") as file, tqdm(desc="answering", unit=" prompts", total=sum(sizes), initial=len(done)) as bar:
         start = 0

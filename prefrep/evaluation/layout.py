@@ -5,14 +5,14 @@ Layout of the latter: rewardbench/utils.py (save_to_hub), scripts/run_rm.py and 
 
 from __future__ import annotations
 
-import hashlib
 import platform
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from prefrep.evaluation.scores import PairScore, RankedScore, write_json
+from prefrep.disk import replace_json
+from prefrep.evaluation.scores import PairScore, RankedScore
 from prefrep.evaluation.summary import credit
 from prefrep.records import Comparison, Message, RankedResponses, Record
 
@@ -30,19 +30,6 @@ def versions(of_model: Mapping[str, Any] | None = None) -> dict[str, str]:
     return found | {str(name): str(number) for name, number in (of_model or {}).items()}
 
 
-def fingerprint(folder: str | Path) -> str:
-    """Tells one exported folder from the next one at the same place, so that old scores are not taken for new ones.
-
-    Every byte is read: a frozen backbone, or LoRA, leaves most of a file as it was. Loading needs the same bytes, so they are cached.
-    """
-    found = hashlib.sha256()
-    for file in sorted(Path(folder).rglob("*")):
-        if file.is_file():
-            with file.open("rb") as stream:
-                found.update(f"{file.relative_to(folder)}:{hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode())
-    return found.hexdigest()
-
-
 def model_name(path: str | Path) -> str:
     """A name in the form `owner/model` for the official files: the last two parts of a path or hub id.
 
@@ -54,7 +41,7 @@ def model_name(path: str | Path) -> str:
 def write_results(out: Path, results: Mapping[str, Any]) -> Path:
     """Writes `results.json`; returns its path."""
     path = out / RESULTS
-    write_json(path, results)
+    replace_json(path, results)
     return path
 
 
@@ -88,7 +75,7 @@ def write_official(
     fields = {"model": "model", "model_type": "Custom Classifier", "chat_template": "tokenizer"} | dict(model or {})
     name = "/".join(part for part in Path(fields["model"]).parts if part not in ("/", "..", "."))
     paths = [out / folder / f"{name}.json" for folder in ("eval-set", "eval-set-scores")]
-    write_json(paths[0], {subset: value["score"] for subset, value in results["subsets"].items()} | fields, sort_keys=True)
+    replace_json(paths[0], {subset: value["score"] for subset, value in results["subsets"].items()} | fields, sort_keys=True)
     columns: dict[str, list[Any]] = {"id": [row.id for row in rows], "subset": [row.subset for row in rows]}
     pairs = [row for row in rows if isinstance(row, PairScore)]
     ranked = [row for row in rows if isinstance(row, RankedScore)]
@@ -110,5 +97,5 @@ def write_official(
             "num_correct": [row.num_correct for row in ranked],
             "text": [[rendered(record.prompt, each) for each in record.responses] for record in prompts] or [[] for _ in ranked],
         }
-    write_json(paths[1], columns | fields, sort_keys=True)
+    replace_json(paths[1], columns | fields, sort_keys=True)
     return paths

@@ -11,11 +11,11 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from prefrep.disk import replace_lines
-from prefrep.errors import DataError, RecordError
+from prefrep.disk import replace_json, replace_lines
+from prefrep.errors import ConfigError, DataError, RecordError
 from prefrep.evaluation.layout import rendered
 from prefrep.evaluation.reliability import Scored, reliability
-from prefrep.evaluation.scores import SCORES, SIDECAR, PairScore, distinct, write_json
+from prefrep.evaluation.scores import SCORES, SIDECAR, DescribedComparer, PairScore, add_counts, distinct, log_pairs
 from prefrep.evaluation.summary import Bootstrap
 from prefrep.evaluation.winrate import answer_length
 from prefrep.metrics import calibration, intervals
@@ -111,7 +111,7 @@ def pair_rows(comparisons: Iterable[Comparison], scores: Iterable[float]) -> lis
 
 def write_rows(folder: Path, rows: Iterable[PairRow], identity: Mapping[str, Any]) -> Path:
     """Writes `scores.jsonl` of scores that are all there, and beside it what they belong to (see `ScoreLog`); returns its path."""
-    write_json(folder / SIDECAR, identity)
+    replace_json(folder / SIDECAR, identity)
     replace_lines(folder / SCORES, map(asdict, rows))
     return folder / SCORES
 
@@ -265,3 +265,40 @@ def mistakes(rows: Sequence[PairRow], comparisons: Sequence[Comparison], limit: 
 
 def _shown(messages: Messages) -> str:
     return text(messages) if len(messages) < 2 else rendered(messages, ())
+
+
+def check_apart(name: str, held_out: Sequence[Comparison], data: Sequence[Comparison]) -> list[str]:
+    """Refuse a temperature that would be fitted on the data that it is measured on, and return a note where the two overlap.
+
+    Raises:
+        ConfigError: All held-out comparisons are in the data.
+    """
+    both = shared(held_out, data)
+    if both == len(held_out):
+        raise ConfigError(
+            f"--calibrate-on {name}: all of its comparisons are in --data too, and a temperature fitted on what it is measured on shows "
+            "nothing; name other comparisons"
+        )
+    return [f"{both} of the {len(held_out)} comparisons that the temperature was fitted on are evaluated too"] if both else []
+
+
+def score(
+    scorer: DescribedComparer, comparisons: Sequence[Comparison], out: Path, model: Mapping[str, Any], restart: bool
+) -> tuple[list[PairRow], dict[str, Any]]:
+    """Score comparisons into `out/scores.jsonl`, resuming an interrupted run.
+
+    Args:
+        scorer: The model.
+        comparisons: What is compared.
+        out: Output folder.
+        model: Description of the model before it scores, kept beside the scores.
+        restart: Discard the scores that the folder holds.
+
+    Returns:
+        Rows, and the description with what was counted while these comparisons were encoded.
+    """
+    before = dict(scorer.describe()["encoded"])
+    rows = log_pairs(scorer, comparisons, out, PairRow, "pairs", model, restart)
+    described = scorer.describe()
+    counted = {what: n - before.get(what, 0) for what, n in described["encoded"].items()}
+    return rows, add_counts(out, {**model, **described, "encoded": counted})

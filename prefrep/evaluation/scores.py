@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar, cast
 
-from prefrep.disk import keep_lines, replace_text
+from prefrep.disk import keep_lines, replace_json
 from prefrep.errors import ConfigError, DataError, RecordError
 from prefrep.records import Comparison, Record
 
@@ -152,11 +152,6 @@ def distinct(names: Iterable[str]) -> Iterator[str]:
         yield found
 
 
-def write_json(path: Path, content: object, sort_keys: bool = False) -> None:
-    """Writes a JSON file in one step, so that an interruption leaves the old one or the new one."""
-    replace_text(path, json.dumps(content, indent=4, sort_keys=sort_keys, ensure_ascii=False, allow_nan=False) + "\n")
-
-
 def described(folder: Path) -> dict[str, Any]:
     """What stands beside the scores of a folder about where they come from; nothing, for scores from elsewhere."""
     try:
@@ -179,7 +174,7 @@ def add_counts(folder: Path, model: Mapping[str, Any]) -> dict[str, Any]:
     counts = Counter(sidecar["model"].get("encoded", {}))
     counts.update(model.get("encoded", {}))
     counted = {**model, "encoded": dict(counts)}
-    write_json(folder / SIDECAR, {**sidecar, "model": json.loads(json.dumps(counted, default=str))})
+    replace_json(folder / SIDECAR, {**sidecar, "model": json.loads(json.dumps(counted, default=str))})
     return counted
 
 
@@ -233,7 +228,7 @@ class ScoreLog(Generic[Row]):
         else:
             if not restart and (other := described(folder).get("benchmark", stated["benchmark"])) != stated["benchmark"]:
                 raise ConfigError(f"{folder}: holds an evaluation of another kind ({other}); choose another --out, or --restart it")
-            write_json(folder / SIDECAR, stated)
+            replace_json(folder / SIDECAR, stated)
 
     def _check_owner(self, sidecar: Path, stated: dict[str, Any]) -> None:
         way_out = "choose another --out, or --restart to throw them away"
@@ -290,6 +285,13 @@ class Comparer(Protocol):
 
     def compare(self, comparisons: Iterable[Comparison], *, progress: str | None = None) -> Iterator[float]:
         """Log-odds of chosen over rejected, in nats, streamed in the order of what goes in."""
+
+
+class DescribedComparer(Comparer, Protocol):
+    """A comparer that can tell what it is."""
+
+    def describe(self) -> dict[str, Any]:
+        """Return everything that can move a score, with `encoded`: what was counted while encoding."""
 
 
 def log_pairs(

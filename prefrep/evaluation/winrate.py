@@ -10,6 +10,7 @@ from typing import Any
 
 from prefrep.data.sources import rows
 from prefrep.errors import DataError, RecordError
+from prefrep.evaluation.generation import read_questions
 from prefrep.evaluation.summary import Bootstrap, entry
 from prefrep.metrics import intervals
 from prefrep.metrics.winrate import bootstrap_length_controlled, length_controlled, length_feature, win_probabilities
@@ -29,6 +30,26 @@ class Answers:
 
     name: str
     found: Mapping[str, tuple[Messages, Messages]]
+
+
+def is_answer_file(path: str) -> bool:
+    """Return whether a path names a file of answers, by its ending; anything else is a language model."""
+    return path.endswith((".json", ".jsonl", ".json.gz", ".jsonl.gz"))
+
+
+def read_side(path: str, questions: str | None) -> Answers:
+    """Read an answer file.
+
+    Args:
+        path: The file.
+        questions: File of MT-Bench's questions, which FastChat's answers need.
+
+    Raises:
+        DataError: A file cannot be read.
+        RecordError: A row is wrong, see `read_answers`.
+    """
+    first, _ = next(rows(path))
+    return read_answers(path, read_questions(questions) if questions and "choices" in first else None)
 
 
 def read_answers(path: str, questions: Sequence[Mapping[str, Any]] | None = None) -> Answers:

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from prefrep.errors import ConfigError
+from prefrep.shipped import config_file
 
 _KEYS = {"base", "set", "grid", "points", "seeds", "keep_models"}
 _POINT_KEYS = {"base", "set", "grid"}
@@ -224,11 +225,12 @@ def _says(value: object, path: Sequence[str]) -> bool:
 
 def _base(value: object, path: Path, where: str) -> Path:
     if not isinstance(value, str):
-        raise ConfigError(f"{where}: no base configuration; write base: configs/preference/gpm.yaml")
-    found = next((place for place in (path.parent / value, Path(value).expanduser()) if place.is_file()), None)
-    if found is None:
-        raise ConfigError(f"{where}: base {value}: no such file, neither beside the sweep file nor here")
-    return found.absolute()
+        raise ConfigError(f"{where}: no base configuration; write base: preference/gpm")
+    beside = path.parent / value
+    try:
+        return (beside if beside.is_file() else config_file(value)).absolute()
+    except ConfigError as error:
+        raise ConfigError(f"{where}: base {value}: no such file beside the sweep file or here, and no shipped configuration") from error
 
 
 def _products(grid: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:

@@ -128,7 +128,7 @@ def _note(folder: Path, point: Point, engine: str, found: Mapping[str, Any]) -> 
 
 
 class Fit:
-    """A point as a run of `bin/prefrep fit` in a process of its own, scored from the folder that it exports.
+    """A point as a run of `prefrep fit` in a process of its own, scored from the folder that it exports.
 
     Args:
         score: Scores an exported model (first) on the point's validation set into the point's folder (second).
@@ -149,9 +149,9 @@ class Fit:
             if code < 0:  # its last words have nothing to do with it
                 memory = " (out of memory?)" if -code == signal.SIGKILL else ""
                 goes_on = "goes on from its checkpoint" if (folder / "checkpoints" / "last.ckpt").exists() else "begins again"
-                raise PrefrepError(f"bin/prefrep fit was killed by signal {-code}{memory}; --retry {goes_on}")
+                raise PrefrepError(f"prefrep fit was killed by signal {-code}{memory}; --retry {goes_on}")
             if code:
-                raise PrefrepError(f"bin/prefrep fit ended with code {code}: {_last_words(folder / 'fit.log')}")
+                raise PrefrepError(f"prefrep fit ended with code {code}: {_last_words(folder / 'fit.log')}")
             if not (export / "prefrep.json").exists():
                 raise PrefrepError(f"{folder}: training left no export/; the base configuration needs the callback Export")
         return self._score(point, export, folder)
@@ -177,7 +177,7 @@ class Fit:
 
 
 def fit(arguments: Sequence[str], log: Path, lock: IO[bytes]) -> int:
-    """Runs `bin/prefrep fit` to its end; its output goes to a file.
+    """Runs `prefrep fit` to its end; its output goes to a file.
 
     Args:
         arguments: Of the command line.
@@ -187,7 +187,7 @@ def fit(arguments: Sequence[str], log: Path, lock: IO[bytes]) -> int:
     Returns:
         The exit code.
     """
-    command = [sys.executable, "-m", "prefrep.cli.main", "fit", *arguments, "--trainer.enable_progress_bar", "false"]
+    command = [sys.executable, "-m", "prefrep", "fit", *arguments, "--trainer.enable_progress_bar", "false"]
     with log.open("ab") as out:
         child = start(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, pass_fds=[lock.fileno()])
         try:

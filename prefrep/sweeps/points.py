@@ -16,16 +16,15 @@ import torch
 from lightning.pytorch import seed_everything
 
 from prefrep.callbacks import Export
-from prefrep.cli.configured import ConfiguredCLI
-from prefrep.cli.main import quiet
 from prefrep.data.encode import Encoder
 from prefrep.data.files import ROLES
 from prefrep.data.preference import PreferenceData, named
 from prefrep.data.sources import Source, content, read
 from prefrep.errors import ConfigError, PrefrepError
 from prefrep.evaluation import pairs
-from prefrep.evaluation.layout import fingerprint, model_name, versions, write_results
+from prefrep.evaluation.layout import model_name, versions, write_results
 from prefrep.evaluation.scores import digest, log_pairs
+from prefrep.io.fingerprint import fingerprint
 from prefrep.modules.preference import PreferenceModule
 from prefrep.nn.heads import BTHead
 from prefrep.records import Comparison
@@ -35,6 +34,7 @@ from prefrep.sweeps.spec import Point
 from prefrep.sweeps.study import alone
 from prefrep.sweeps.table import points_folder
 from prefrep.sweeps.worker import Engine, Fit, Scored
+from prefrep.training.parser import ConfiguredCLI
 
 _QUIET = ["--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"]
 
@@ -64,7 +64,6 @@ def prepare(points: Sequence[Point], out: Path) -> list[Prepared]:
     Raises:
         ConfigError: A point's configuration is wrong, or it has no validation data.
     """
-    quiet()
     for name in ("prefrep", "lightning.pytorch.utilities.rank_zero", "lightning.pytorch.accelerators.cuda"):
         logging.getLogger(name).setLevel(logging.WARNING)  # what every run says, many times over
     shared, fit = Frozen(out), Fit(_score)

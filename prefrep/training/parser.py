@@ -1,4 +1,4 @@
-"""`bin/prefrep`'s command line as LightningCLI reads it: what runs of one's own and the points of a sweep are configured by."""
+"""LightningCLI's parser over our modules and data: it reads the configurations of runs and of sweep trials."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ import prefrep.callbacks
 import prefrep.modules
 from prefrep import generation, judges
 from prefrep.data import preference, prompts
-from prefrep.errors import ConfigError
+from prefrep.errors import UsageError
 from prefrep.nn import heads, losses, objectives, skew
+from prefrep.shipped import config_file
 
 # Classes of these modules can be named without their module.
 CATALOGUE: tuple[ModuleType, ...] = (
@@ -26,15 +27,18 @@ CATALOGUE: tuple[ModuleType, ...] = (
 )  # fmt: skip
 
 
+_CONFIG_FLAGS = ("-c", "--config")
+
+
 class Parser(LightningArgumentParser):
-    """Raises what is wrong as one sentence instead of printing the usage of everything."""
+    """LightningCLI's parser, which raises an error as one sentence instead of printing the usage of all options."""
 
     def error(self, message: str, ex: Exception | None = None) -> Any:
-        """See the class."""
-        raise ConfigError(sentence(message))
+        """Raise UsageError."""
+        raise UsageError(sentence(message))
 
     def add_class_arguments(self, *args: Any, **kwargs: Any) -> Any:
-        """Never takes a value for the name of a configuration file: `--data.train FILE` would be read whole, as YAML."""
+        """Add arguments whose values are never names of YAML files: `--data.train FILE` would be parsed as one."""
         return super().add_class_arguments(*args, **{**kwargs, "sub_configs": False})
 
 
@@ -43,7 +47,7 @@ class ConfiguredCLI(LightningCLI):
 
     Args:
         args: Arguments without the program's name.
-        run: Whether the first argument is a sub-command, to be run.
+        run: Whether the first argument is a sub-command, which is then run.
     """
 
     def __init__(self, args: list[str], run: bool = True) -> None:
@@ -60,17 +64,38 @@ class ConfiguredCLI(LightningCLI):
             parser_kwargs={"parser_mode": "omegaconf+", "prog": "prefrep"},
             parser_class=Parser,
             trainer_defaults={"use_distributed_sampler": False, "log_every_n_steps": 1},
-            args=nulls(args),
+            args=nulls(shipped(args)),
             run=run,
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Preference data are what `data` is about where no class is named."""
+        """Make PreferenceData the default class of `data`."""
         parser.set_defaults({"data": {"class_path": "prefrep.data.preference.PreferenceData"}})
 
 
+def shipped(args: list[str]) -> list[str]:
+    """Replace names of shipped configurations behind `--config` by their files.
+
+    Args:
+        args: Arguments without the program's name.
+
+    Raises:
+        ConfigError: There is neither such a file nor such a configuration.
+    """
+    found: list[str] = []
+    for arg in args:
+        flag, equals, value = arg.partition("=")
+        if found and found[-1] in _CONFIG_FLAGS:
+            found.append(arg if arg.startswith(("{", "-")) else str(config_file(arg)))
+        elif flag in _CONFIG_FLAGS and equals and not value.startswith("{"):
+            found.append(f"{flag}={config_file(value)}")
+        else:
+            found.append(arg)
+    return found
+
+
 def nulls(args: list[str]) -> list[str]:
-    """Writes `--model.backbone.lora null` as configuration: jsonargparse 4.53 hands nested options the text "None" instead.
+    """Write `--model.backbone.lora null` as configuration: jsonargparse 4.53 hands nested options the text "None" instead.
 
     Args:
         args: Arguments without the program's name.
@@ -85,7 +110,7 @@ def nulls(args: list[str]) -> list[str]:
 
 
 def _null(flag: str) -> str:
-    """`--model.backbone.lora` as a configuration that sets null: with the `init_args` that options omit."""
+    """Return `--model.backbone.lora` as a configuration that sets null, with the `init_args` that options omit."""
     content: Any = None
     for name in reversed([key for key in flag.split(".")[1:] if key != "init_args"]):
         content = {"init_args": {name: content}}
@@ -93,10 +118,10 @@ def _null(flag: str) -> str:
 
 
 def sentence(message: str) -> str:
-    """The part of a parser's message that says what is wrong, with the way out where a class was meant."""
+    """Return a parser's message as one sentence, with a remedy where a class was meant."""
     text = re.sub(r"\s+", " ", message.strip())
     if text.endswith(".model") and "are required" in text:
-        return "no model is named; give a complete file with --config, such as configs/preference/gpm.yaml"
+        return "no model is named; name a configuration with --config, such as preference/gpm"
     if match := re.search(r'key "([\w.]+)".*Expected a dot import path string: (\S+)', text):
         key, name = match.groups()
         known = _known_classes()
@@ -111,7 +136,7 @@ def sentence(message: str) -> str:
 
 
 def _known_classes() -> set[str]:
-    """Names of the classes that configurations choose between."""
+    """Names of the classes that configurations can name."""
     found = {name: value for part in CATALOGUE for name, value in vars(part).items() if isinstance(value, type)}
     return {
         name

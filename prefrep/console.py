@@ -1,0 +1,40 @@
+"""What a person sees on the terminal: our log lines, and no warnings that only a developer of a library could act on."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from typing import Any
+
+
+def quiet() -> None:
+    """Filter library warnings that no user can act on, and print prefrep's log records on stderr.
+
+    The command line and worker processes call it. A program that is called from Python leaves warnings and logging to the caller.
+    """
+    warnings.filterwarnings("ignore", category=DeprecationWarning)
+    # Batches are trees, so Lightning warns about worker counts, and about its own use of jsonargparse and pytree.
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*custom batch sampler `BatchOrder`.*")
+    warnings.filterwarnings("ignore", message="Total length of `list` across ranks is zero.*")  # no validation data
+    warnings.filterwarnings("ignore", message=".*LightningCLI's args parameter.*")
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+    warnings.filterwarnings("ignore", message="Found .* in eval mode at the start of training.*")  # frozen backbones, on purpose
+    warnings.filterwarnings("ignore", module="jsonargparse")
+    ours = logging.getLogger("prefrep")
+    ours.setLevel(logging.INFO)
+    ours.propagate = False
+    if not ours.handlers:
+        ours.addHandler(_Stderr())
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "litlogger" not in record.getMessage())
+    for name in ("httpx", "transformers", "datasets", "fsspec", "absl", "jax"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+class _Stderr(logging.StreamHandler[Any]):
+    """Writes to the current `sys.stderr`, so that captured output is captured."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print one line."""
+        print(self.format(record), file=sys.stderr)

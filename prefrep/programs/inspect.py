@@ -1,0 +1,84 @@
+"""What preference data hold, before anyone trains on them."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+
+def inspect(
+    data: list[str],
+    *,
+    tokenizer: str | None = None,
+    max_length: int | None = None,
+    format: str = "auto",
+    column: list[str] | None = None,
+    split: str | None = None,
+    limit: int | None = None,
+    on_bad_row: Literal["skip", "error"] = "skip",
+    json: str | None = None,
+) -> dict[str, Any]:
+    """Print what preference data hold.
+
+    Rows, format, lengths, duplicates, prompts that files share, empty responses, label balance, cycles among the responses to a prompt,
+    and bad rows; several sources stand side by side.
+
+    Examples:
+        prefrep inspect train.jsonl val.jsonl --tokenizer bundled:smollm2-135m --max-length 2048
+        prefrep inspect pairs.parquet --column rejected=worse
+
+    Args:
+        data: Files (.jsonl, .json, .parquet, .gz), folders, or hub data sets owner/name.
+        tokenizer: Model whose tokens lengths are counted in: folder, hub id or bundled:NAME; default: words.
+        max_length: Count what is longer than so many tokens.
+        format: Format of the rows; `auto` detects it from the columns.
+        column: Another name of a column, as OURS=THEIRS; may be repeated.
+        split: Split of a hub data set (default: train), or of a folder that holds several.
+        limit: Read at most so many records of each source.
+        on_bad_row: List bad rows, or stop at the first.
+        json: Write the numbers to this file as well.
+
+    Returns:
+        All numbers, which --json writes too.
+
+    Raises:
+        ConfigError: Options that do not go together.
+        PrefrepError: A source or the tokenizer cannot be read; the other sources are printed first.
+    """
+    from pathlib import Path
+
+    from prefrep.data.encode import EncodeConfig, Encoder
+    from prefrep.data.inspection import numbers, report, summarise
+    from prefrep.data.sources import Source
+    from prefrep.data.summary import by_tokens, by_words
+    from prefrep.disk import replace_json
+    from prefrep.errors import ConfigError, PrefrepError
+
+    if not data:
+        raise ConfigError("name the data to inspect: prefrep inspect FILE ...")
+    if max_length is not None and not tokenizer:
+        raise ConfigError("--max-length counts tokens: give --tokenizer too")
+    if max_length is not None and max_length < 1:
+        raise ConfigError("--max-length must be at least 1")
+    columns = {}
+    for pair in column or []:
+        ours, equals, theirs = pair.partition("=")
+        if not (ours and equals and theirs):
+            raise ConfigError(f"--column takes OURS=THEIRS, for example rejected=worse, not '{pair}'")
+        columns[ours] = theirs
+    sources = [Source(path, format, split, limit=limit, columns=columns or None) for path in data]
+    lengths = by_words
+    if tokenizer:
+        from prefrep.nn.backbone import load_tokenizer
+
+        lengths = by_tokens(Encoder(load_tokenizer(tokenizer), EncodeConfig(max_length=2**40), "single"))
+    found, unread = summarise(sources, lengths, max_length, on_bad_row)
+    if not found:
+        raise unread[0]
+    unit = "tokens" if tokenizer else "words"
+    print("\n".join(report(found, unit, max_length)))
+    result = numbers(found, unit, max_length)
+    if json:
+        replace_json(Path(json), result)
+    if unread:
+        raise PrefrepError("\nprefrep: ".join(map(str, unread)))
+    return result

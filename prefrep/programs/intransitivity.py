@@ -1,0 +1,99 @@
+"""How far preferences run in cycles."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from prefrep.scoring.workers import load_block_scorer
+
+
+def intransitivity(
+    *,
+    data: str,
+    out: str,
+    model: str | None = None,
+    against: str | None = None,
+    format: str = "auto",
+    restart: bool = False,
+    bootstrap: int = 2000,
+    seed: int = 0,
+    null: int = 1000,
+    **loading: Any,
+) -> dict[str, Any]:
+    """Cycles in the preferences of a model, or of the data: how many, how strong, more than noise?
+
+    K x K tables per prompt come from a model, or from the data alone: comparisons that share a prompt, ratings by aspect (by majority), or
+    rankings. The output has cyclic triples, minimum feedback arc sets, the Hodge split, the spectrum and the agreement of rankings, each
+    with an interval over prompts, and compares cycle rates with those of a transitive model with the same noise.
+
+    Examples:
+        prefrep eval intransitivity --model runs/mine/export --data bundled:ultrafeedback-mini --out runs/mine/intransitivity
+
+    Args:
+        data: File, folder, hub data set, or bundled:ultrafeedback-mini.
+        out: Folder for the results; an interrupted run there is resumed.
+        model: Exported folder of a model; default: the verdicts of the data.
+        against: Output folder of an earlier evaluation of the same data, by another seed or of the data alone: are the cycles the same?
+        format: Format of the rows; `auto` detects it from the columns.
+        restart: Discard the tables that the output folder holds.
+        bootstrap: Resamples for the intervals.
+        seed: Seed of everything that is drawn.
+        null: Draws of the transitive null model.
+        **loading: See `prefrep.scoring.workers.load_block_scorer`.
+
+    Returns:
+        The content of `results.json`.
+
+    Raises:
+        PrefrepError: Model, data or the earlier evaluation cannot be read.
+    """
+    from prefrep.data.sources import Source, read
+    from prefrep.disk import replace_lines
+    from prefrep.errors import require_at_least
+    from prefrep.evaluation import intransitivity as evaluation
+    from prefrep.evaluation import intransitivity_plot, tables
+    from prefrep.evaluation.layout import versions, write_results
+    from prefrep.evaluation.printed import intransitivity_lines
+    from prefrep.evaluation.scores import add_counts, described, digest
+    from prefrep.evaluation.summary import Bootstrap
+    from prefrep.evaluation.transitive_null import agreement
+    from prefrep.io.fingerprint import fingerprint
+    from prefrep.records import text
+
+    require_at_least("--null", null, 1)
+    draws, folder, earlier = Bootstrap(bootstrap, seed), Path(out), Path(against) if against else None
+    # Data first: a wrong path should not cost the loading of a model.
+    records = list(read(Source(data, format=format)))
+    prompts = tables.gather(records)
+    others = tables.read_tables(earlier) if earlier else []
+    scorer, about = None, dict[str, Any]()
+    if model:
+        scorer = load_block_scorer(model, **loading)
+        about = {"path": str(model), "fingerprint": fingerprint(model), **scorer.describe()}
+    said = {"benchmark": "intransitivity", "model": about, "data": digest(records)}
+    elsewhere = earlier is not None and described(earlier).get("data", said["data"]) != said["data"]
+    rows = tables.write(prompts, folder, said, scorer, restart)
+    if scorer is not None:
+        about = add_counts(folder, {**about, **scorer.describe()})
+
+    results, circles = evaluation.evaluate(rows, draws, null)
+    if earlier is not None:
+        results["against"] = {"path": str(against), **agreement(rows, others, null, seed)}
+    if elsewhere:
+        results["notes"].append(f"{against} is of other data, or other ratings of them; prompts were matched by subset and id alone")
+    if len(rows) < len(prompts):
+        results["notes"].append(f"{len(prompts) - len(rows)} of {len(prompts)} prompts have neither verdicts, ratings nor scores")
+    results |= {"data": data, "model": {key: value for key, value in about.items() if key != "versions"} if scorer else None}
+    results["versions"] = versions(about.get("versions"))
+    by_name = dict(zip(tables.named(prompts), prompts, strict=True))
+    texts = [[text(record.prompt), *map(text, record.responses)] for record in (by_name[row.id, row.subset].record for row in rows)]
+    chosen = intransitivity_plot.most_cyclic(circles)
+    results["most_cyclic"] = {"id": rows[chosen].id, "subset": rows[chosen].subset}
+    lines = [{**found, "prompt": each[0], "texts": each[1:]} for found, each in zip(circles, texts, strict=True)]
+    replace_lines(folder / "prompts.jsonl", lines)
+    intransitivity_plot.draw(folder / "intransitivity.png", rows[chosen], circles[chosen], texts[chosen], results)
+    path = write_results(folder, results)
+    print("\n".join(intransitivity_lines(results)))
+    print(f"\nwritten: {path}, tables.jsonl, prompts.jsonl, intransitivity.png")
+    return results

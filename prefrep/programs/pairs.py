@@ -1,0 +1,87 @@
+"""Any file of comparisons."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from prefrep.scoring.workers import load_scorer
+
+if TYPE_CHECKING:
+    from prefrep.records import Comparison
+
+
+def pairs(
+    *,
+    model: str,
+    data: str,
+    out: str,
+    calibrate_on: str | None = None,
+    format: str = "auto",
+    restart: bool = False,
+    bootstrap: int = 2000,
+    seed: int = 0,
+    **loading: Any,
+) -> dict[str, Any]:
+    """Any comparisons: accuracy, agreement by length and margin, calibration.
+
+    Calibration: Brier score, log loss, calibration error and a reliability diagram. Every pair among K scored responses is one comparison.
+
+    Examples:
+        prefrep eval pairs --model runs/mine/export --data test.jsonl --calibrate-on val.jsonl --out runs/mine/pairs
+
+    Args:
+        model: Exported folder of a model.
+        data: Comparisons: file, folder or hub data set.
+        out: Folder for the results; an interrupted run there is resumed.
+        calibrate_on: Other comparisons, on which one temperature is fitted.
+        format: Format of the rows; `auto` detects it from the columns.
+        restart: Discard the scores that the output folder holds.
+        bootstrap: Resamples for the intervals.
+        seed: Seed of the resampling.
+        **loading: See `prefrep.scoring.workers.load_scorer`.
+
+    Returns:
+        The content of `results.json`.
+
+    Raises:
+        ConfigError: The temperature would be fitted on the data that it is measured on.
+        PrefrepError: Model or data cannot be read.
+    """
+    from prefrep.data.sources import Source, read
+    from prefrep.disk import replace_lines
+    from prefrep.evaluation import pairs as evaluation
+    from prefrep.evaluation.layout import model_name, versions, write_results
+    from prefrep.evaluation.printed import pair_lines
+    from prefrep.evaluation.reliability import PLOT, reliability_plot
+    from prefrep.evaluation.scores import encoding_notes
+    from prefrep.evaluation.summary import Bootstrap
+    from prefrep.io.fingerprint import fingerprint
+
+    draws, folder = Bootstrap(bootstrap, seed), Path(out)
+
+    def comparisons(path: str) -> list[Comparison]:
+        return evaluation.comparisons_of(read(Source(path, format)))
+
+    # Data first and the model last: a wrong path should not cost the loading of a model.
+    evaluated = comparisons(data)
+    held_out = comparisons(calibrate_on) if calibrate_on else None
+    notes = [] if held_out is None else evaluation.check_apart(str(calibrate_on), held_out, evaluated)
+    scorer = load_scorer(model, **loading)
+    about = {"path": str(model), "fingerprint": fingerprint(model), **scorer.describe()}
+    rows, described = evaluation.score(scorer, evaluated, folder, about, restart)
+    others = None if held_out is None else evaluation.score(scorer, held_out, folder / "calibration", about, restart)[0]
+    results = evaluation.evaluate(rows, others, draws)
+    results["notes"] += notes + encoding_notes(described, len(rows))
+    results |= {
+        "data": data,
+        "calibrate_on": calibrate_on,
+        "model": {"name": model_name(model), **{key: value for key, value in described.items() if key != "versions"}},
+        "versions": versions(described["versions"]),
+    }
+    replace_lines(folder / evaluation.MISTAKES, evaluation.mistakes(rows, evaluated))
+    reliability_plot(results, folder / PLOT)
+    path = write_results(folder, results)
+    print("\n".join(pair_lines(results)))
+    print(f"\nwritten: {path}, scores.jsonl, {evaluation.MISTAKES}, {PLOT}")
+    return results

@@ -1,0 +1,131 @@
+"""A sweep from its file to its reports: this process and the workers that it starts."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from tqdm import tqdm
+
+from prefrep.console import quiet
+from prefrep.errors import PrefrepError
+from prefrep.shipped import config_file
+from prefrep.sweeps.spec import parse_setting, read_sweep
+
+if TYPE_CHECKING:
+    from prefrep.sweeps.study import Progress, Study
+
+Report = Callable[[Path], None]
+
+
+def run(
+    config: str, out: Path, settings: Sequence[str], workers: int = 1, storage: str | None = None, retry: bool = False,
+    report: Report | None = None,
+) -> None:  # fmt: skip
+    """Run a sweep, or this process's share of it.
+
+    Args:
+        config: The sweep file, or the name of a shipped one.
+        out: The sweep's folder.
+        settings: Values for all points, each as `key=value`.
+        workers: Processes that take points, this one included.
+        storage: URL of an Optuna database; None: a journal in the folder.
+        retry: Run the points again that failed.
+        report: Writes the reports of a folder; None: another process does, and shows the progress bar.
+
+    Raises:
+        ConfigError: The sweep file or a point's configuration is wrong.
+        PrefrepError: Points failed.
+    """
+    sweep = read_sweep(config_file(config), dict(parse_setting(text) for text in settings))
+    if workers > 1:  # before anything counts the cores for itself
+        os.environ.setdefault("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // workers, 1)))
+    from prefrep.sweeps.points import prepare
+
+    prepared = prepare(sweep.points, out)
+    from prefrep.sweeps.study import Study
+    from prefrep.sweeps.worker import work
+
+    study = Study(out, storage)
+    study.enlist({each.point.name: each.about for each in prepared}, retry)
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # a stop that is asked for gives the point back
+    others = [_join(config, out, settings, storage) for _ in range(workers - 1)]
+    try:
+        with _Display(study, len(prepared), report) as display:
+            work(study, {each.point.name: (each.point, each.engine) for each in prepared}, sweep.keep_models, display)
+    except BaseException:
+        for other in others:
+            other.terminate()
+        raise
+    finally:
+        for other in others:
+            other.wait()
+        signal.signal(signal.SIGTERM, before)
+    failed = study.reasons()
+    if report is not None:
+        report(out)
+        print(f"{study.progress().complete} of {len(prepared)} points are done; written: {out}/report.md, table.csv, pairs.csv")
+    if failed:
+        raise PrefrepError("\nprefrep: ".join(f"{name} failed: {reason}" for name, reason in failed.items()))
+
+
+def _join(config: str, out: Path, settings: Sequence[str], storage: str | None) -> subprocess.Popen[bytes]:
+    """Start another worker of the same sweep, which ends with this process."""
+    from prefrep.sweeps.worker import start
+
+    share = {"config": config, "out": str(out), "settings": list(settings), "storage": storage}
+    return start([sys.executable, "-m", "prefrep.sweeps.run", json.dumps(share)])
+
+
+class _Display:
+    """A bar over all points with the time left, and reports that are never far behind.
+
+    Args:
+        study: The queue.
+        total: Number of points.
+        report: Writes the reports; None: nothing is shown or written.
+    """
+
+    def __init__(self, study: Study, total: int, report: Report | None) -> None:
+        done = study.progress().complete + study.progress().failed
+        self._study, self._report, self._done = study, report, done
+        self._next = 0.0
+        self._bar = tqdm(total=total, initial=done, desc="points", unit=" points", disable=report is None)
+
+    def __enter__(self) -> _Display:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def __call__(self, progress: Progress) -> None:
+        """Show where the points are."""
+        done = progress.complete + progress.failed
+        self._bar.set_postfix(running=progress.running, failed=progress.failed, refresh=False)
+        self._bar.update(done - self._bar.n)
+        self._bar.refresh()
+        if self._report is None or done == self._done or monotonic() < self._next:
+            return
+        self._done, begin = done, monotonic()
+        self._report(self._study.folder)
+        self._next = monotonic() + 19 * (monotonic() - begin)  # a twentieth of the time, at most
+
+
+def _share(arguments: dict[str, Any]) -> None:
+    """Work as a worker that another process started: it reports failures, so this one only ends."""
+    quiet()
+    try:
+        run(**(arguments | {"out": Path(arguments["out"])}))
+    except (PrefrepError, KeyboardInterrupt):
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    _share(json.loads(sys.argv[1]))

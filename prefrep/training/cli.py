@@ -1,0 +1,130 @@
+"""`prefrep fit|validate|test|predict`: LightningCLI over preference models, policies and their data."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+from typing import Any, cast
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
+from lightning.pytorch.cli import LightningArgumentParser
+
+from prefrep.disk import replace_lines
+from prefrep.errors import ConfigError, PrefrepError
+from prefrep.training.parser import ConfiguredCLI, Parser
+from prefrep.training.progress import ProgressLine
+
+log = logging.getLogger(__name__)
+
+
+class CommandLine(ConfiguredCLI):
+    """The four sub-commands.
+
+    Args:
+        args: The sub-command and its options.
+    """
+
+    def __init__(self, args: list[str]) -> None:
+        self._typed = args
+        super().__init__(args)
+
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        """Return the parser, with options that appear in its help."""
+        kwargs.setdefault("dump_header", ["prefrep"])
+        parser = Parser(**kwargs)
+        parser.add_argument("-c", "--config", action="config", help="YAML file or shipped configuration; several are merged in turn.")
+        return parser
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Return the trainer, with our progress line unless the configuration has a progress bar of its own or none."""
+        config = self.config_init[self.subcommand]["trainer"]
+        callbacks = config["callbacks"] or []
+        if config["enable_progress_bar"] is not False and not any(isinstance(each, ProgressBar) for each in callbacks):
+            kwargs.setdefault("callbacks", [*callbacks, ProgressLine()])
+        return super().instantiate_trainer(**kwargs)
+
+    def before_fit(self) -> None:
+        """Refuse to resume at a checkpoint that is not there, where a person asks for it at a terminal.
+
+        Lightning trains from scratch behind `ckpt_path: last` where there is no checkpoint. Configurations and job scripts rely on it: one
+        command begins a run and resumes it. A person who types it means a run that exists.
+        """
+        if self.config[self.subcommand].ckpt_path != "last" or self._last_checkpoints():
+            return
+        where = self.trainer.default_root_dir
+        if "last" in _values_of("--ckpt_path", self._typed) and sys.stdin is not None and sys.stdin.isatty():
+            raise ConfigError(
+                f"--ckpt_path last: {where} holds no checkpoint; name the run's folder with --trainer.default_root_dir, or drop --ckpt_path "
+                "to train from scratch"
+            )
+        log.info("%s holds no checkpoint to resume from: training from scratch", where)
+
+    def _last_checkpoints(self) -> list[Path]:
+        callbacks = [each for each in cast(Any, self.trainer).checkpoint_callbacks if isinstance(each, ModelCheckpoint)]
+        folders = [Path(each.dirpath) for each in callbacks if each.dirpath is not None]
+        return [file for folder in folders for file in folder.glob("last*.ckpt")]
+
+    def _trained(self) -> None:
+        if self.config[self.subcommand].ckpt_path is None:
+            raise ConfigError(
+                f"prefrep {self.subcommand} needs a trained model: name a checkpoint with --ckpt_path; an exported folder is "
+                "evaluated by `prefrep eval` and read by `prefrep score`"
+            )
+
+    before_validate = before_test = _trained
+
+    def before_predict(self) -> None:
+        """Refuse a run whose predictions would be scattered over processes."""
+        self._trained()
+        if self.trainer.world_size > 1:
+            raise ConfigError("prefrep predict writes from one process; `prefrep score --workers N` scores with several")
+
+    def after_predict(self) -> None:
+        """Write `predictions.jsonl`: the log-odds of each pair, one line each, in the order of the data.
+
+        Records that were dropped while encoding have none. Of several responses, `pair` names the two that are compared.
+        """
+        out = Path(self.trainer.default_root_dir) / "predictions.jsonl"
+        scores = (float(score) for batch in self.trainer.predict_loop.predictions for score in batch)
+        places = (
+            {"row": row, "id": id} | ({} if pair is None else {"pair": pair})
+            for row, id, pairs in self.datamodule.predicted
+            for pair in ([None] if pairs is None else pairs)
+        )
+        limit = cast(Any, self.trainer).limit_predict_batches
+        whole = limit == 1.0 and isinstance(limit, float)  # the number 1 is one batch
+        replace_lines(out, (place | {"score": score} for place, score in zip(places, scores, strict=whole)))
+        print(f"written: {out}")
+
+
+def run(args: list[str]) -> None:
+    """Run a sub-command of LightningCLI.
+
+    Args:
+        args: The sub-command and its options.
+
+    Raises:
+        PrefrepError: The configuration is wrong, or what the run itself raises.
+    """
+    try:
+        CommandLine(args)
+    except ValueError as error:  # jsonargparse wraps what a class raises when it is built
+        if (ours := _ours(error)) is None:
+            raise
+        raise ours from None
+
+
+def _ours(error: BaseException) -> PrefrepError | None:
+    """Return our own error among those that led to another."""
+    seen: BaseException | None = error
+    while seen is not None and not isinstance(seen, PrefrepError):
+        seen = seen.__cause__ or seen.__context__
+    return seen
+
+
+def _values_of(flag: str, args: list[str]) -> list[str]:
+    return [after for before, after in zip(args, args[1:], strict=False) if before == flag] + [
+        arg.removeprefix(f"{flag}=") for arg in args if arg.startswith(f"{flag}=")
+    ]
