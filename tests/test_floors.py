@@ -116,7 +116,7 @@ def test_these_tests_see_what_is_wrong() -> None:
     assert cycle({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == ["b", "c", "b"]
 
 
-@pytest.mark.parametrize("module", ["prefrep.records", "prefrep.errors", "prefrep.cli.friendly"])
+@pytest.mark.parametrize("module", ["prefrep.records", "prefrep.errors", "prefrep.scoring.workers", "prefrep.cli.friendly"])
 def test_light_modules_stay_light(module: str) -> None:
     heavy = "{'torch', 'transformers', 'lightning', 'datasets', 'numpy'}"
     code = f"import sys, {module}; print(*sorted({heavy} & sys.modules.keys()))"

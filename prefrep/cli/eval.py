@@ -8,8 +8,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from prefrep.cli import eval_generate, eval_intransitivity, eval_pairs, eval_winrate, workers
-from prefrep.cli.options import add_bootstrap, add_loading
+from prefrep.cli import eval_generate, eval_intransitivity, eval_pairs, eval_winrate
+from prefrep.cli.options import add_bootstrap, add_loading, add_workers
+from prefrep.scoring import workers
 
 if TYPE_CHECKING:
     from prefrep.evaluation.rewardbench import PreferenceScorer
@@ -95,7 +96,7 @@ def _add_shared(parser: argparse.ArgumentParser, benchmark: str) -> None:
     model = add_loading(parser)
     model.add_argument("--attention", default="auto", help="attention kernel (default: auto)")
     model.add_argument("--layout", choices=["auto", "trees", "padded"], default="auto", help="of the batches (default: auto)")
-    workers.add_option(model)
+    add_workers(model)
 
 
 def _rewardbench(parser: argparse.ArgumentParser, given: argparse.Namespace) -> int:

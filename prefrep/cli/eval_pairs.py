@@ -6,8 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prefrep.cli import workers
-from prefrep.cli.options import add_bootstrap, add_loading
+from prefrep.cli.options import add_bootstrap, add_loading, add_workers
+from prefrep.scoring import workers
 
 if TYPE_CHECKING:
     from prefrep.records import Comparison
@@ -30,7 +30,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument("--restart", action="store_true", help="throw away the scores that --out holds")
     add_bootstrap(parser)
     model = add_loading(parser)
-    workers.add_option(model)
+    add_workers(model)
     parser.set_defaults(run=_pairs, parser=parser)
 
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from prefrep.cli.eval_generate import add_generation, check, load_policy, make_sampler, model_name
 
 if TYPE_CHECKING:
-    from prefrep.evaluation.scores import Comparer
     from prefrep.evaluation.winrate import Answers
+    from prefrep.judges import Comparer
 
 _FILES = (".json", ".jsonl", ".json.gz", ".jsonl.gz")
 
@@ -73,15 +73,13 @@ def _winrate(parser: argparse.ArgumentParser, given: argparse.Namespace) -> int:
 
 
 def _judge(given: argparse.Namespace) -> tuple[Comparer, dict[str, Any]]:
-    """The judge, and what tells it from others."""
+    """Return the judge and the settings that affect its scores."""
     from prefrep.evaluation.layout import fingerprint
-    from prefrep.judges import RuleJudge
-    from prefrep.scoring import Scorer
+    from prefrep.judges import comparer
 
-    if "/" not in given.judge and not Path(given.judge).exists():
-        return RuleJudge(given.judge), {"path": given.judge}
-    scorer = Scorer.from_pretrained(given.judge, given.device, batch_tokens=given.judge_batch_tokens)
-    return scorer, {"path": given.judge, "fingerprint": fingerprint(given.judge), **scorer.describe()}
+    judge = comparer(given.judge, given.device, given.judge_batch_tokens)
+    folder = {"fingerprint": fingerprint(given.judge)} if Path(given.judge).is_dir() else {}
+    return judge, {"path": given.judge, **folder, **judge.describe()}
 
 
 def _read(given: argparse.Namespace, path: str) -> Answers:

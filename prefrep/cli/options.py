@@ -24,6 +24,17 @@ def add_loading(parser: Any) -> Any:
     return group
 
 
+def add_workers(parser: Any) -> None:
+    """Adds `--workers`."""
+    parser.add_argument(
+        "--workers",
+        metavar="N",
+        type=positive,
+        default=1,
+        help="processes that score, one GPU each where there are any; what is written does not depend on it (default: 1)",
+    )
+
+
 def add_bootstrap(parser: Any) -> None:
     """Adds how intervals are drawn: `--bootstrap`, `--seed`."""
     parser.add_argument("--bootstrap", metavar="N", type=positive, default=2000, help="resamples for the intervals (default: 2000)")

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from prefrep.cli import friendly
-from prefrep.cli.options import add_loading
-from prefrep.cli.workers import WINDOW, Loading, Workers, add_option, start
+from prefrep.cli.options import add_loading, add_workers
 from prefrep.disk import keep_lines
 from prefrep.errors import DataError
 from prefrep.records import Comparison, RankedResponses, Record
+from prefrep.scoring.workers import WINDOW, Loading, Workers, start
 
 if TYPE_CHECKING:
     from prefrep.scoring import Scorer
@@ -31,7 +31,7 @@ def parser() -> argparse.ArgumentParser:
     it.add_argument("--out", required=True, help="JSONL to write; a half-written one is continued")
     it.add_argument("--format", default="auto", help="format of the rows (default: told from the columns)")
     it.add_argument("--tables", action="store_true", help="with K responses: write the whole K x K table of log-odds too")
-    add_option(add_loading(it))
+    add_workers(add_loading(it))
     return it
 
 

@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prefrep.errors import ConfigError, DataError
-from prefrep.evaluation.scores import Comparer, PairScore, RankedScore, ScoreLog, digest, log_pairs
+from prefrep.evaluation.scores import PairScore, RankedScore, ScoreLog, digest, log_pairs
 from prefrep.evaluation.summary import Scalarisation
+from prefrep.judges import Comparer
 from prefrep.metrics import intervals
 from prefrep.records import Comparison, RankedResponses, Record
 
