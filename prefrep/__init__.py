@@ -30,8 +30,9 @@ def __getattr__(name: str) -> Any:
         from importlib.metadata import version
 
         return version("prefrep")
-    from prefrep import programs
+    from importlib import import_module  # `from prefrep import` would ask this function again
 
+    programs = import_module("prefrep.programs")
     if name in programs.NAMES:
         return programs.load(name)
     raise AttributeError(f"module 'prefrep' has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""Where things are kept that can be made again."""
+"""Location of caches, whose contents can always be recomputed."""
 
 from __future__ import annotations
 
@@ -7,6 +7,6 @@ from pathlib import Path
 
 
 def cache_folder() -> Path:
-    """`$PREFREP_CACHE`, else `prefrep` in the user's cache folder."""
+    """Return `$PREFREP_CACHE`, or else `prefrep` in the user's cache folder."""
     chosen = os.environ.get("PREFREP_CACHE")
     return Path(chosen).expanduser() if chosen else Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "prefrep"

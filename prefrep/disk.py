@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and files of lines that grow."""
+"""Atomic replacement of files, and truncation of partly written lines."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Writes a text file in one step, so that a killed process leaves the old one or the new one; its folder is made if needed."""
+    """Replace a text file atomically, so that a killed process leaves the old or the new content; creates the folder if needed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(path.name + ".part")
     draft.write_text(text, encoding="utf-8")
@@ -18,7 +18,7 @@ def replace_text(path: Path, text: str) -> None:
 
 
 def replace_lines(path: Path, rows: Iterable[object]) -> None:
-    """Writes a file of JSON lines in one step, one row a line; see `replace_text`."""
+    """Replace a JSONL file atomically, one row per line; see `replace_text`."""
     replace_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
@@ -28,9 +28,9 @@ def replace_json(path: Path, content: object, sort_keys: bool = False) -> None:
 
 
 def keep_lines(path: Path, count: int | None = None) -> None:
-    """Cuts a file off behind its first `count` lines; None: behind its last whole line, without what a killed process wrote of the next.
+    """Truncate a file after its first `count` lines; None: after the last complete line, dropping what a killed process left unfinished.
 
-    A line without a line break at its end is none. A file that is not there stays so.
+    A line is complete if it ends in a line break. A missing file stays missing.
     """
     if path.exists():
         with path.open("rb+") as file:

@@ -1,19 +1,19 @@
-"""Errors that people can act on: each is one sentence that says where, what, and the way out."""
+"""Errors with a remedy: each message is one sentence, `where: what was wrong; what to do`."""
 
 from __future__ import annotations
 
 
 class PrefrepError(Exception):
-    """Base of every error that is the input's fault: the command line prints it without a traceback."""
+    """Base class of errors in the user's input, which programs print without a traceback."""
 
 
 class RecordError(PrefrepError):
-    """A row of data cannot be used.
+    """A bad row of data.
 
     Args:
-        source: Where the row stands, as `file:line`.
-        problem: What is wrong with it.
-        remedy: What to do about it.
+        source: Location of the row, as `file:line`.
+        problem: What is wrong.
+        remedy: How to fix it.
     """
 
     def __init__(self, source: str, problem: str, remedy: str = "") -> None:
@@ -25,21 +25,21 @@ class RecordError(PrefrepError):
 
 
 class DataError(PrefrepError):
-    """A data source cannot be read, or holds nothing usable."""
+    """A data source that cannot be read or holds no usable rows."""
 
 
 class CheckpointError(PrefrepError):
-    """A model folder is missing, incomplete or of another kind."""
+    """A model folder that is missing, incomplete or of another kind."""
 
 
 class TrainingError(PrefrepError):
-    """Training has diverged, and what it would leave behind is of no use."""
+    """A training run that has diverged, so that its weights are useless."""
 
 
 class ConfigError(PrefrepError, ValueError):
-    """Settings that cannot go together, or a value outside its range.
+    """Settings that conflict, or a value outside its range.
 
-    A `ValueError` too, so that jsonargparse reports it as a parse error.
+    It is also a `ValueError`, which jsonargparse reports as a parse error.
     """
 
 

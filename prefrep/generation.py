@@ -22,6 +22,7 @@ from prefrep.data.encode import EncodeConfig, Encoder, pad_id
 from prefrep.data.trees import Ids
 from prefrep.errors import ConfigError, RecordError
 from prefrep.nn.backbone import Backbone
+from prefrep.nn.quietly import quietly
 from prefrep.records import Messages
 
 Template = Literal["auto", "chat", "plain"]
@@ -249,7 +250,8 @@ class VLLMSampler(_Settings):
         if self._engine.get("state") != state:
             self._engine.clear()  # frees the memory before the next engine asks for it
             with TemporaryDirectory() as folder:
-                backbone.model.save_pretrained(Path(folder), state_dict=backbone.merged_state())
+                with quietly():
+                    backbone.model.save_pretrained(Path(folder), state_dict=backbone.merged_state())
                 tokenizer.save_pretrained(folder)
                 self._engine |= {"state": state, "engine": vllm.LLM(model=folder, gpu_memory_utilization=self.gpu_memory)}
         return self._engine["engine"]

@@ -1,4 +1,4 @@
-"""What a preference is, before any tokenizer or tensor: frozen records, checked where they are made."""
+"""Preference data before tokenisation: frozen records, validated on construction."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ class Message:
     Args:
         role: `system`, `user`, `assistant` or `tool`.
         content: The text of the turn.
+
+    Raises:
+        ValueError: Role or content is not text.
     """
 
     role: str
@@ -22,7 +25,7 @@ class Message:
 
     def __post_init__(self) -> None:
         if not isinstance(self.role, str) or not isinstance(self.content, str):
-            raise ValueError(f"a message needs a role and a content that are text, got {self.role!r}: {self.content!r:.40}")
+            raise ValueError(f"role and content of a message must be text, got {self.role!r}: {self.content!r:.40}")
 
 
 Messages = tuple[Message, ...]
@@ -33,14 +36,17 @@ class RankedResponses:
     """A prompt and K responses to it, with or without scores.
 
     Args:
-        prompt: The conversation up to the response. Empty for plain texts that have no prompt.
-        responses: K responses; each is one or more messages and ends with the assistant's (or is one plain text).
-        scores: One number per response, higher is better; equal scores are ties. None: nothing is known.
-        ratings: Scores by aspect (UltraFeedback), each with K numbers; NaN where a rating is missing.
-        subset: The group that metrics are reported for.
-        id: The row's own name, kept in outputs.
-        source: Where the row came from, as `file:line`.
+        prompt: The conversation up to the response; empty for plain texts without a prompt.
+        responses: K responses; each has one or more messages, the last one from the assistant, or is a plain text.
+        scores: One number per response, higher is better, equal scores are ties; None: unknown.
+        ratings: K numbers for each aspect (UltraFeedback); NaN for a missing rating.
+        subset: Group for which metrics are reported.
+        id: Name of the row, repeated in outputs.
+        source: Origin of the row, as `file:line`.
         tags: Other names and values of the row, for grouping.
+
+    Raises:
+        ValueError: A response is missing or empty, or the number of scores or ratings is not K.
     """
 
     prompt: Messages
@@ -54,9 +60,9 @@ class RankedResponses:
 
     def __post_init__(self) -> None:
         if not self.responses:
-            raise ValueError("no responses")
+            raise ValueError("there are no responses")
         if any(not response for response in self.responses):
-            raise ValueError("a response without a message")
+            raise ValueError("a response has no message")
         for name, numbers in [("scores", self.scores), *self.ratings.items()]:
             if numbers is not None and len(numbers) != len(self.responses):
                 raise ValueError(f"{len(numbers)} {name} for {len(self.responses)} responses")
@@ -64,19 +70,22 @@ class RankedResponses:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Two responses to one prompt, and which one people prefer.
+    """Two responses to one prompt, the preferred one first.
 
     Args:
-        prompt: The conversation up to the response. Empty for plain texts that have no prompt.
+        prompt: The conversation up to the response; empty for plain texts without a prompt.
         chosen: The preferred response: one or more messages.
         rejected: The other response.
         probability: P(chosen > rejected) in [0, 1]; 1 is a hard label, 0.5 a tie.
-        margin: By how much chosen is better, in log-odds (what losses subtract), if the data say so.
-        weight: Of this comparison in the loss.
-        subset: The group that metrics are reported for.
-        id: The row's own name, kept in outputs.
-        source: Where the row came from, as `file:line`.
+        margin: Margin of the preference in log-odds, which losses subtract.
+        weight: Weight of the comparison in the loss.
+        subset: Group for which metrics are reported.
+        id: Name of the row, repeated in outputs.
+        source: Origin of the row, as `file:line`.
         tags: Other names and values of the row, for grouping.
+
+    Raises:
+        ValueError: A response has no message, or a number is outside its range.
     """
 
     prompt: Messages
@@ -92,7 +101,7 @@ class Comparison:
 
     def __post_init__(self) -> None:
         if not self.chosen or not self.rejected:
-            raise ValueError("a response without a message")
+            raise ValueError("a response has no message")
         if not 0.0 <= self.probability <= 1.0:
             raise ValueError(f"P(chosen > rejected) must lie in [0, 1], got {self.probability}")
         if not (math.isfinite(self.weight) and self.weight >= 0):
@@ -104,12 +113,17 @@ class Comparison:
 Record = Comparison | RankedResponses
 
 
+def responses_of(record: Record) -> tuple[Messages, ...]:
+    """Return the responses of a record; of a comparison, the chosen one first."""
+    return (record.chosen, record.rejected) if isinstance(record, Comparison) else record.responses
+
+
 def preferred(scores: Sequence[float]) -> list[tuple[int, int]]:
-    """Pairs (better, worse) of responses whose scores differ, as indices, in the order of i < j."""
+    """Return the pairs (better, worse) of indices with unequal scores, in the order of i < j."""
     pairs = [(i, j) for i, j in combinations(range(len(scores)), 2) if scores[i] != scores[j]]
     return [(i, j) if scores[i] > scores[j] else (j, i) for i, j in pairs]
 
 
 def text(messages: Messages) -> str:
-    """The contents of some messages, one after the other: for reports, not for models."""
+    """Join the contents of messages, for reports; models read rendered templates."""
     return "\n".join(message.content for message in messages)

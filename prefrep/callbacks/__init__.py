@@ -2,7 +2,7 @@
 
 from prefrep.callbacks.export import Export
 from prefrep.callbacks.heldout import HeldOut
-from prefrep.callbacks.labelling import LabelPreferences, ModelJudge, OfficialJudge
+from prefrep.callbacks.labelling import LabelPreferences
 from prefrep.callbacks.policy import ExportPolicy
 from prefrep.callbacks.projector import Projector
 from prefrep.callbacks.records import MetricsFile
@@ -16,8 +16,6 @@ __all__ = (
     "HeldOut",
     "LabelPreferences",
     "MetricsFile",
-    "ModelJudge",
-    "OfficialJudge",
     "Projector",
     "SampleResponses",
     "Throughput",

@@ -17,7 +17,7 @@ from prefrep.data.prompts import PromptData
 from prefrep.data.rounds import Line, batches, digest
 from prefrep.errors import ConfigError
 from prefrep.generation import TransformersSampler, VLLMSampler
-from prefrep.judges import Judge, check_finite
+from prefrep.judges import Judge
 from prefrep.metrics.intervals import bootstrap_means, percentile_interval, stream
 from prefrep.modules.gpo import GPO
 
@@ -100,8 +100,7 @@ class HeldOut(RoundCallback):
             def compare(rows: Sequence[int]) -> Iterator[Line]:
                 sides = [[side[row]["responses"] for side in (own, *rivals)] for row in rows]
                 records = [prompts[row].answered([text for side in three for text in side]) for row, three in zip(rows, sides, strict=True)]
-                for row, three, verdict in zip(rows, sides, self.judge.judge(records), strict=True):
-                    check_finite(verdict.table, "the judge of HeldOut", prompts[row].messages[-1].content)
+                for three, verdict in zip(sides, self.judge.judge(records), strict=True):
                     count, first = len(three[0]), len(three[0]) + len(three[1])
                     table = verdict.table[:count]
                     yield {"initial": table[:, count:first].tolist(), "previous": table[:, first:].tolist()}

@@ -8,7 +8,8 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 
 from prefrep.callbacks.rounds import RoundCallback, parts, report
-from prefrep.data.prompts import PromptData, Sample
+from prefrep.data.prompts import PromptData
+from prefrep.data.round_batch import Sample
 from prefrep.data.rounds import Line, batches
 from prefrep.errors import ConfigError
 from prefrep.modules.gpo import GPO

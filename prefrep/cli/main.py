@@ -1,4 +1,4 @@
-"""The command `prefrep`: finds the program, derives its parser, runs it, and ends the process with one sentence where something is wrong."""
+"""The command `prefrep`: finds the program, derives its parser, and runs it."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def main(args: list[str] | None = None) -> int:
     if name == "eval":
         benchmarks = program.__all__
         if not rest or rest[0] in ("-h", "--help"):
-            print(_listing("usage: prefrep eval BENCHMARK [--option VALUE ...]", {program.__doc__: benchmarks}, program), end="",
+            print(_listing("usage: prefrep eval BENCHMARK [--option VALUE ...]", {"benchmarks and measures": benchmarks}, program), end="",
                   file=sys.stdout if rest else sys.stderr)  # fmt: skip
             return 0 if rest else 2
         benchmark, *rest = rest

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import difflib
 import inspect
 import json
@@ -126,10 +127,31 @@ class Parser(jsonargparse.ArgumentParser):
 
 
 class _Formatter(jsonargparse.DefaultHelpFormatter):
-    """Help with paragraphs and examples as they are written."""
+    """Help as a person would write it: paragraphs and examples as they are, options with dashes, choices instead of types."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=26, width=100)  # type: ignore[no-untyped-call]
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         return textwrap.indent(text, indent)
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        if action.option_strings in (["-h", "--help"], ["--print_config"]):
+            return str(action.option_strings[-1])
+        spelt = str(action.option_strings[0]).rstrip("_").replace("_", "-")
+        shown = action.metavar if action.metavar and action.metavar[0] not in "[{" else action.dest.strip("_").upper()
+        return spelt if "{true," in (action.metavar or "") else f"{spelt} {shown}"
+
+    def _expand_help(self, action: argparse.Action) -> str:
+        if action.option_strings == ["--print_config"]:
+            return "Print the values of all options as YAML and exit."
+        text, _, types = super()._expand_help(action).partition(" (type: ")
+        text, required, _ = text.partition(" (required")
+        choices = re.findall(r"'([^']*)'", types) if "Literal" in types else []
+        default = re.search(r"default: (.*)\)$", types, re.S)
+        shown = ["required"] if required else [f"one of {', '.join(choices)}"] if choices else []
+        shown += [f"default: {default[1]}"] if default and default[1] not in ("null", "False") else []
+        return text + (f" ({'; '.join(shown)})" if shown else "")
 
 
 def _without_none(hint: Any) -> Any:

@@ -1,10 +1,9 @@
-"""Prompts for post-training, and the batches of a round once it is sampled and judged."""
+"""The DataModule of post-training: prompts, and the batches of a round once it is sampled and labelled."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from functools import partial
 from math import nan
 from pathlib import Path
@@ -18,151 +17,22 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
 
 from prefrep.data.encode import EncodeConfig, Encoder, pad_id
-from prefrep.data.fields import conversation
-from prefrep.data.files import ROLES, Row, parts
+from prefrep.data.files import ROLES
+from prefrep.data.prompt_sources import Prompt, read_prompts
+from prefrep.data.round_batch import RoundBatch, Sample, encode_samples
 from prefrep.data.rounds import Line, Rounds
 from prefrep.data.sampling import BatchOrder, ResumableLoader, batches_before
-from prefrep.data.trees import Datum, Ids, Layout, Tree, TreeBatch, collate
+from prefrep.data.trees import Layout, TreeBatch, collate
 from prefrep.errors import ConfigError, DataError, RecordError
 from prefrep.functional.gpo import Judged
-from prefrep.records import Message, Messages, RankedResponses
 
 log = logging.getLogger(__name__)
 
-COLUMNS = ("prompt", "instruction", "question", "messages")
 CALLBACKS = "SampleResponses, UpdateReference and LabelPreferences, in this order"
 
 
-@dataclass(frozen=True, slots=True)
-class Prompt:
-    """A conversation that waits for a response.
-
-    Args:
-        messages: The conversation; the last turn is not the assistant's.
-        id: The row's own name.
-        source: Where the row came from, as `file:line`.
-    """
-
-    messages: Messages
-    id: str
-    source: str
-
-    def longer(self, suffix: str) -> Prompt:
-        """The prompt with more text behind its last turn."""
-        last = self.messages[-1]
-        return replace(self, messages=(*self.messages[:-1], replace(last, content=last.content + suffix)))
-
-    def answered(self, responses: list[str]) -> RankedResponses:
-        """The record of K responses to the prompt."""
-        return RankedResponses(self.messages, tuple((Message("assistant", text),) for text in responses), id=self.id, source=self.source)
-
-
-def read_prompts(path: str, role: str = "") -> Iterator[Prompt | RecordError]:
-    """Reads prompts: a text file with one a line, or rows with a column `prompt`, `instruction`, `question` or `messages`.
-
-    Rows of preference data serve too: whatever else they hold is not looked at.
-
-    Args:
-        path: A file (.txt, .jsonl, .json, .parquet, .gz), a folder or a hub id.
-        role: What the prompts are for, see `files.parts`.
-
-    Yields:
-        A prompt, or what is wrong with a row.
-
-    Raises:
-        DataError: The source cannot be read or is empty.
-    """
-    for _, found in parts(path, None, False, role):
-        for row, place in found:
-            yield row if isinstance(row, RecordError) else _prompt(row, place)
-
-
-def _prompt(row: Row, place: str) -> Prompt | RecordError:
-    name = next((column for column in COLUMNS if row.get(column) is not None), None)
-    if name is None:
-        return RecordError(place, f"no prompt (found: {', '.join(row) or 'nothing'})", f"name a column one of {', '.join(COLUMNS)}")
-    try:
-        value = row[name]
-        messages = (Message("user", value),) if isinstance(value, str) else conversation(value, name)
-    except ValueError as error:
-        return RecordError(place, str(error))
-    if name == "messages" and messages[-1].role == "assistant":
-        messages = messages[:-1]
-    if not messages or not messages[-1].content.strip():
-        return RecordError(place, "the prompt is empty", "remove the row, or set --data.on_bad_row skip")
-    if messages[-1].role == "assistant":
-        return RecordError(place, "the prompt ends with the assistant's turn, so nothing waits for a response", "cut that turn off")
-    return Prompt(messages, str(row.get("id", "")), place)
-
-
-@dataclass(frozen=True)
-class RoundBatch:
-    """Prompts of a round with their K responses, of which the policy reads S. N prompts, M responses of pi_0.
-
-    Args:
-        trees: Prompts and responses; its sequences are the N * S responses that are read, in order.
-        surplus: How many tokens at the end of each of them were not sampled [N * S]: the EOS behind a response that was cut off, for one.
-        selected: Which of the K responses they are [N, S].
-        table: Log-odds among the responses [N, K, K].
-        initial_table: Log-odds against responses of pi_0 [N, K, M].
-        reference: log pi_t of the responses [N, K].
-        initial: log pi_0 of the responses [N, K]; not a number where nobody asked.
-        lengths: Sampled tokens of the responses [N, K].
-        weight: Of each prompt in the loss [N].
-    """
-
-    trees: TreeBatch
-    surplus: Tensor
-    selected: Tensor
-    table: Tensor
-    initial_table: Tensor
-    reference: Tensor
-    initial: Tensor
-    lengths: Tensor
-    weight: Tensor
-
-    def __len__(self) -> int:
-        return len(self.weight)
-
-    @property
-    def tokens(self) -> int:
-        """Number of distinct tokens."""
-        return self.trees.tokens
-
-    @property
-    def judged(self) -> Judged:
-        """What objectives know of all K responses."""
-        return Judged(self.table, self.initial_table, self.reference, self.initial, self.lengths)
-
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> RoundBatch:
-        """The batch on another device."""
-        return RoundBatch(**{f.name: getattr(self, f.name).to(device, non_blocking=non_blocking) for f in fields(self)})
-
-    def pin_memory(self) -> RoundBatch:
-        """The batch in page-locked memory."""
-        return RoundBatch(**{f.name: getattr(self, f.name).pin_memory() for f in fields(self)})
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """K encoded responses to a prompt.
-
-    Args:
-        datum: A tree with K sequences.
-        surplus: How many tokens at the end of each were not sampled.
-    """
-
-    datum: Datum
-    surplus: tuple[int, ...]
-
-    def some(self, places: Sequence[int]) -> Sample:
-        """Some of the responses, in the order asked for."""
-        (tree,) = self.datum.trees
-        return Sample(Datum((Tree(tuple(tree.sequences[i] for i in places), tree.prompt),)), tuple(self.surplus[i] for i in places))
-
-
 class Policy(Protocol):
-    """What the data needs to know of a policy."""
+    """The part of a policy that `PromptData` uses."""
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -170,33 +40,33 @@ class Policy(Protocol):
 
     @property
     def backbone(self) -> Any:
-        """Its language model, which knows how much it can read."""
+        """Its language model, with the context length `room`."""
 
     def supports_trees(self) -> bool:
-        """Whether it honours a tree mask."""
+        """Return whether the backbone supports tree masks."""
 
     def selected(self, judged: Judged) -> Tensor:
-        """Which responses its loss reads [N, S]."""
+        """Return the indices of the responses that the loss reads [N, S]."""
 
 
 class PromptData(LightningDataModule):
-    """Prompts for post-training. An epoch is a round: its batches come from `rounds/t`, which the callbacks fill when it begins.
+    """Prompts for post-training. An epoch is a round: its batches come from `rounds/t`, which callbacks fill at the start of the epoch.
 
     Args:
-        train: Prompts to learn from: a path or a hub id, or a list of them; see `read_prompts`.
+        train: Training prompts: a path or a hub id, or a list of them; see `read_prompts`. Preference data serve too.
         val: Held-out prompts, for `HeldOut`.
-        batch_size: Prompts in a batch, over all processes.
-        round_size: Prompts of a round, which go through all prompts in a seeded order, round after round; null: all of them.
-        suffix: Text behind every prompt's last turn, such as a wish for the form of responses.
-        on_bad_row: `error`: a bad row, or a prompt that is too long or that the template refuses, stops the run. `skip`: it is counted and
-            listed.
-        template: How prompts and responses are rendered, see `EncodeConfig`; it must be the sampler's.
-        max_length: Longest prompt with response, tokens.
-        max_prompt_length: Longest prompt, tokens. Prompts are never cut: what is scored would not be what was answered.
-        layout: `trees`: shared prefixes are read once, several trees a row. `padded`: one sequence a row. `auto`: trees where the backbone
-            honours their mask.
-        row_tokens: Tokens in a row of trees; a longer tree widens the rows.
-        seed: Of the order of prompts.
+        batch_size: Prompts per batch, over all processes.
+        round_size: Prompts per round; rounds go through all prompts in a seeded order. null: all prompts in every round.
+        suffix: Text appended to the last turn of every prompt, such as an instruction about the form of responses.
+        on_bad_row: What to do about a bad row, a prompt that is too long, or one that the chat template rejects. `error`: stop. `skip`:
+            count and list it.
+        template: Template of prompts and responses, see `EncodeConfig`; it must be the sampler's.
+        max_length: Maximum length of a prompt with its response, tokens.
+        max_prompt_length: Maximum length of a prompt, tokens. Longer prompts are bad rows, since a truncated prompt is another prompt.
+        layout: `trees`: prefix sharing, several trees per row. `padded`: one sequence per row. `auto`: trees if the backbone supports tree
+            masks.
+        row_tokens: Tokens per row of trees; a longer tree widens the rows.
+        seed: Seed of the order of prompts.
     """
 
     def __init__(
@@ -219,7 +89,7 @@ class PromptData(LightningDataModule):
             raise ConfigError(f"batch_size and round_size must be 1 or more, got {batch_size} and {round_size}")
         if not 0 < max_prompt_length < max_length:
             raise ConfigError(f"max_prompt_length {max_prompt_length} must leave room for a response in max_length {max_length}")
-        # Responses may lose their ends, prompts nothing: both policies must have read the same.
+        # Truncation may only shorten responses: policy and reference must read the same prompt.
         self.encode_config = EncodeConfig(template, max_length, "keep_start")
         self.batch_size, self.max_prompt_length, self.on_bad_row = batch_size, max_prompt_length, on_bad_row
         self.layout, self.row_tokens, self.seed = layout, row_tokens, seed
@@ -232,12 +102,12 @@ class PromptData(LightningDataModule):
     # ---- prompts
 
     def setup(self, stage: str) -> None:
-        """Reads the prompts.
+        """Read the prompts.
 
         Raises:
-            ConfigError: No prompts are named, or the stage is not `fit`.
+            ConfigError: There is no source of training prompts, or the stage is not `fit`.
             DataError: A file cannot be read or is empty.
-            RecordError: A row cannot be used.
+            RecordError: A row is bad, under `on_bad_row: error`.
         """
         if stage != "fit":
             raise ConfigError(
@@ -268,11 +138,11 @@ class PromptData(LightningDataModule):
         return good
 
     def prompts(self, name: Literal["train", "val"]) -> list[Prompt]:
-        """The prompts that fit into the model's context, in the order of the files.
+        """Return the prompts of at most max_prompt_length tokens, in the order of the files.
 
         Raises:
-            ConfigError: max_length is more than the model can read.
-            RecordError: A prompt is too long, or the chat template refuses it.
+            ConfigError: max_length exceeds the model's context length.
+            RecordError: A prompt is too long, or the chat template rejects it, under `on_bad_row: error`.
         """
         if name not in self._fitting:
             room = self._policy.backbone.room
@@ -285,7 +155,7 @@ class PromptData(LightningDataModule):
     def _checked(self, prompt: Prompt, encoder: Encoder) -> Prompt | RecordError:
         try:
             length = len(encoder.prompts([prompt.messages])[0])
-        except RecordError as error:  # the chat template refuses it; where it stands says more than its words
+        except RecordError as error:  # the location of the row helps more than its text
             return RecordError(prompt.source, error.problem, f"{error.remedy}, or set --data.on_bad_row skip")
         if length <= self.max_prompt_length:
             return prompt
@@ -297,11 +167,11 @@ class PromptData(LightningDataModule):
 
     @property
     def round_size(self) -> int:
-        """Prompts in a round."""
+        """Number of prompts per round."""
         return self._round_size or len(self.prompts("train"))
 
     def round_prompts(self, number: int) -> list[Prompt]:
-        """The prompts of a round."""
+        """Return the prompts of a round."""
         prompts = self.prompts("train")
         if self._round_size is None:
             return prompts
@@ -315,45 +185,31 @@ class PromptData(LightningDataModule):
 
     @property
     def rounds(self) -> Rounds:
-        """The rounds of this run, on disk."""
+        """The files of this run's rounds."""
         assert self.trainer is not None
         return Rounds(Path(self.trainer.default_root_dir) / "rounds")
 
     @property
     def done(self) -> int:
-        """Batches that this run has trained on so far, over all rounds and before a resume."""
+        """Number of batches trained so far, over all rounds and across resumes."""
         return int(cast(Any, self.trainer).fit_loop.epoch_loop.batch_progress.total.processed)
 
     @property
     def round_number(self) -> int:
-        """The present round."""
+        """Number of the current round."""
         return self.done // max(int(cast(Any, self.trainer).num_training_batches), 1)
 
     @property
     def round_begins(self) -> bool:
-        """Whether no batch of the present round has been trained on: the policy is still the one that the round is about."""
+        """Whether the current round has not trained on any batch yet, so that the policy is still pi_t."""
         return self.done % max(int(cast(Any, self.trainer).num_training_batches), 1) == 0
 
     def encoded(self, prompts: list[Prompt], samples: list[Line]) -> list[Sample]:
-        """Prompts with their sampled responses as trees, each with its lead (`Encoder.lead`); without `leads` in a line, the template's."""
-        encoder = self._encoder()
-        ends = encoder.end_ids()
-
-        def as_sampled(line: Line) -> list[str]:
-            texts = line["responses"]
-            return [lead + text for lead, text in zip(line.get("leads", [encoder.lead] * len(texts)), texts, strict=True)]
-
-        records = (prompt.answered(as_sampled(line)) for prompt, line in zip(prompts, samples, strict=True))
-        found = []
-        for (_, datum), line in zip(encoder.encode_tables(records), samples, strict=True):
-            assert datum is not None, "prompts were checked to leave room"
-            sequences = datum.trees[0].sequences
-            whole = [flag and len(ids) < self.encode_config.max_length for ids, flag in zip(sequences, line["finished"], strict=True)]
-            found.append(Sample(datum, tuple(_trailing(ids, ends) - flag for ids, flag in zip(sequences, whole, strict=True))))
-        return found
+        """Encode sampled responses for the policy, see `encode_samples`."""
+        return encode_samples(self._encoder(), prompts, samples)
 
     def together(self, samples: list[Sample]) -> tuple[TreeBatch, Tensor]:
-        """A batch of samples, and the surplus of each response [N * K]."""
+        """Collate samples; return the batch and the surplus of each response [N * K]."""
         trees = collate([sample.datum for sample in samples], pad_id(self._policy.tokenizer), self._batch_layout(), self.row_tokens)
         return trees, torch.tensor([each for sample in samples for each in sample.surplus])
 
@@ -373,18 +229,18 @@ class PromptData(LightningDataModule):
         return [lines[row] for row in range(size)]
 
     def train_dataloader(self) -> DataLoader[RoundBatch]:
-        """Batches of the present round; a round must be complete when its first batch is asked for."""
+        """Return the batches of the current round, whose files must be complete before the first batch."""
         trainer = self.trainer
         assert trainer is not None
         order = BatchOrder(
             self.round_size, self.batch_size, shuffle=True, seed=self.seed, rank=trainer.global_rank, world_size=trainer.world_size,
             done=lambda: batches_before(trainer, -(-self.round_size // self.batch_size)),
         )  # fmt: skip
-        # No workers: batches are small work, and a worker would have forked before the round was there.
+        # No workers: batches are cheap, and workers would fork before the round's files are complete.
         return ResumableLoader(cast(Any, _Rows()), batch_sampler=order, collate_fn=partial(_collated, self))
 
     def batch(self, rows: list[tuple[int, bool]]) -> RoundBatch:
-        """The batch of some rows of the present round; a row that does not count weighs nothing."""
+        """Return the batch of some rows (index, whether it counts) of the current round; rows that do not count have weight 0."""
         entries = [self._entries(self.round_number)[row] for row, _ in rows]
         width = len(entries[0].sample.surplus)
         table, initial_table, reference, initial, lengths = (
@@ -421,13 +277,13 @@ class PromptData(LightningDataModule):
     def _batch_layout(self) -> Layout:
         supported = self._policy.supports_trees()
         if self.layout == "trees" and not supported:
-            raise ConfigError("layout: trees needs a backbone that honours a tree mask, and this one does not; use layout: auto or padded")
+            raise ConfigError("layout: trees needs a backbone that supports tree masks, and this one does not; use layout: auto or padded")
         return "trees" if supported and self.layout != "padded" else "padded"
 
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    """All that is known of one prompt of a round."""
+    """A prompt of a round with its lines of samples, reference and labels."""
 
     sample: Sample
     reference: Line
@@ -435,16 +291,10 @@ class _Entry:
 
 
 class _Rows:
-    """A data set whose items are the rows that the sampler draws."""
+    """A dataset whose items are the rows that the sampler draws."""
 
     def __getitem__(self, item: tuple[int, bool]) -> tuple[int, bool]:
         return item
-
-
-def _trailing(ids: Ids, ends: list[int]) -> int:
-    """How many tokens at the end are ends of a response: templates write one of their own before the EOS."""
-    others = np.flatnonzero(~np.isin(ids, ends))
-    return len(ids) - 1 - int(others[-1])
 
 
 def _collated(data: PromptData, rows: list[tuple[int, bool]]) -> RoundBatch:

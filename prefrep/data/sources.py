@@ -75,7 +75,7 @@ def rows(
         DataError: If the source cannot be read or holds no rows.
         RecordError: If a row is broken.
     """
-    for _, found in parts(_located(path), split, streaming):
+    for _, found in parts(located(path), split, streaming):
         for row, place in found:
             if isinstance(row, RecordError):
                 raise row
@@ -112,7 +112,7 @@ def read(
         return
     bad = [] if skipped is None else skipped
     bad_before, records = len(bad), 0
-    for _, found in parts(_located(source.path), source.split, source.streaming, role):
+    for _, found in parts(located(source.path), source.split, source.streaming, role):
         format = source.format
         for row, place in found:
             try:
@@ -184,8 +184,8 @@ def read_mixed(
 def files_of(path: str, split: str | None = None, role: str = "") -> list[Path]:
     """The files that a source is read from on this machine; none for a name on the hub. Arguments and errors as for `read`."""
     if path.startswith(cyclic.PREFIX):
-        return files.files_of(_located(cyclic.Subset.parse(path).ratings), split)
-    return files.files_of(_located(path), split, role)
+        return files.files_of(located(cyclic.Subset.parse(path).ratings), split)
+    return files.files_of(located(path), split, role)
 
 
 def content(path: str, split: str | None = None, role: str = "") -> str:
@@ -200,8 +200,8 @@ def content(path: str, split: str | None = None, role: str = "") -> str:
     return hashlib.sha256(repr(found).encode()).hexdigest() if found else ""
 
 
-def _located(path: str | Path) -> str | Path:
-    """Where a path is, which is the path itself but for data that prefrep ships."""
+def located(path: str | Path) -> str | Path:
+    """Return a path, or the file of `bundled:NAME`. Raises DataError: there are no such bundled data."""
     kind, _, name = str(path).partition(":")
     if kind != "bundled":
         return path

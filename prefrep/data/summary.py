@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from prefrep.errors import RecordError
-from prefrep.records import Comparison, Messages, RankedResponses, Record, text
+from prefrep.records import Comparison, Messages, RankedResponses, Record, responses_of, text
 
 if TYPE_CHECKING:
     from prefrep.data.encode import Encoder
@@ -105,11 +105,6 @@ class Summary:
             for what, found in self.lengths.items()
             if found
         }
-
-
-def responses_of(record: Record) -> tuple[Messages, ...]:
-    """The responses of a record, the chosen one first."""
-    return (record.chosen, record.rejected) if isinstance(record, Comparison) else record.responses
 
 
 def pairs(record: Record) -> Iterator[tuple[int, int, str]]:

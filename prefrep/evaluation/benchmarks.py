@@ -8,15 +8,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
 from prefrep.errors import ConfigError
-
-if TYPE_CHECKING:
-    from prefrep.evaluation.rewardbench import PreferenceScorer
-    from prefrep.evaluation.scores import PairScore, RankedScore
-    from prefrep.evaluation.summary import Bootstrap
-    from prefrep.records import Record
+from prefrep.evaluation.scores import PairScore, RankedScore, add_counts, encoding_notes, read_scores
+from prefrep.evaluation.scores import described as sidecar_of
+from prefrep.evaluation.summary import Bootstrap
+from prefrep.records import Record
+from prefrep.scoring.interface import PreferenceScorer
+from prefrep.scoring.loading import load_scorer
 
 
 @dataclass(frozen=True)
@@ -26,14 +26,14 @@ class Benchmark:
     Args:
         name: Name, which is also the format of its rows.
         hub: Where its rows are, unless the caller names data.
-        kind: Class of a scored row, in `evaluation.scores`.
+        kind: Class of a scored row.
         score: Scores records into a folder: (scorer, records, folder, description of the model, whether to restart) -> rows.
         results: Numbers of scored rows: (rows, what is known of their model, bootstrap) -> content of `results.json`.
     """
 
     name: str
     hub: str
-    kind: Literal["PairScore", "RankedScore"]
+    kind: type[PairScore] | type[RankedScore]
     score: Callable[[PreferenceScorer, list[Record], Path, Mapping[str, Any], bool], list[Any]]
     results: Callable[[list[Any], Mapping[str, Any], Bootstrap], dict[str, Any]]
 
@@ -65,7 +65,7 @@ def run(
         also_swap: Also compare with chosen and rejected swapped.
         bootstrap: Resamples for the intervals.
         seed: Seed of the resampling.
-        **loading: See `prefrep.scoring.workers.load_scorer`.
+        **loading: See `prefrep.scoring.loading.load_scorer`.
 
     Returns:
         The content of `results.json`.
@@ -73,9 +73,6 @@ def run(
     Raises:
         PrefrepError: Options that do not go together; model, data or saved scores cannot be read.
     """
-    from prefrep.evaluation import scores as evaluation_scores
-    from prefrep.evaluation.summary import Bootstrap
-
     if (model is None) == (scores is None):
         raise ConfigError("name either --model FOLDER or --scores FILE")
     if needless := [option for option, value in (("--data", data), ("--also-swap", also_swap), ("--restart", restart)) if scores and value]:
@@ -86,12 +83,12 @@ def run(
     swap = None
     if scores is not None:
         beside = _beside(Path(scores), folder, benchmark.name)
-        rows, described = evaluation_scores.read_scores(scores, getattr(evaluation_scores, benchmark.kind)), beside.get("model", {})
+        rows, described = read_scores(scores, benchmark.kind), beside.get("model", {})
         source = {"scores": str(scores)}
     else:
         assert model is not None
         beside, source = {}, {"data": data or benchmark.hub}
-        rows, described, records, swap = _scored(benchmark, model, data or benchmark.hub, folder, restart, also_swap, loading)
+        rows, described, records, swap = _scored(benchmark, model, data or benchmark.hub, folder, restart, also_swap, **loading)
     results = benchmark.results(rows, beside | {"pairwise": described.get("pairwise")}, draws) | source
     if swap is not None:
         results["swap"] = swap
@@ -104,28 +101,24 @@ def run(
 
 def _beside(scores: Path, out: Path, benchmark: str) -> dict[str, Any]:
     """What stands beside saved scores about the model that gave them; nothing, for scores from elsewhere."""
-    from prefrep.evaluation.scores import described
-
     folder = scores.resolve().parent
     if out.resolve() == folder:
         raise ConfigError(f"--out {out}: holds the scores themselves, and its results know the data; choose another folder")
-    if (other := described(out).get("benchmark", benchmark)) != benchmark:
+    if (other := sidecar_of(out).get("benchmark", benchmark)) != benchmark:
         raise ConfigError(f"--out {out}: holds an evaluation of another kind ({other}); choose another folder")
-    found = described(folder)
+    found = sidecar_of(folder)
     if found.get("benchmark", benchmark) != benchmark:
         raise ConfigError(f"{scores}: scores of {found.get('benchmark')}; use `prefrep eval {found.get('benchmark')}`")
     return found
 
 
 def _scored(
-    benchmark: Benchmark, model: str, data: str, out: Path, restart: bool, also_swap: bool, loading: Mapping[str, Any]
+    benchmark: Benchmark, model: str, data: str, out: Path, restart: bool, also_swap: bool, **loading: Any
 ) -> tuple[list[Any], dict[str, Any], list[Record], dict[str, Any] | None]:
     """Rows, the model's description with what it counted while encoding, the records, and consistency under swapping."""
     from prefrep.data.sources import Source, read
     from prefrep.evaluation.rewardbench import swap_consistency
-    from prefrep.evaluation.scores import add_counts
     from prefrep.io.fingerprint import fingerprint
-    from prefrep.scoring.workers import load_scorer
 
     records = list(read(Source(data, format=benchmark.name)))  # before the model: a wrong path should not cost its loading
     scorer = load_scorer(model, **loading)
@@ -141,7 +134,6 @@ def _write(
     """Write `results.json` and the official files, and print the table."""
     from prefrep.evaluation.layout import versions, write_official, write_results
     from prefrep.evaluation.printed import benchmark_lines
-    from prefrep.evaluation.scores import encoding_notes
 
     plain = {key: value for key, value in model.items() if key != "versions"}
     results |= {"model": {"name": name, **plain}, "versions": versions(model.get("versions"))}

@@ -15,9 +15,10 @@ from prefrep.disk import replace_json, replace_lines
 from prefrep.errors import ConfigError, DataError, RecordError
 from prefrep.evaluation.layout import rendered
 from prefrep.evaluation.reliability import Scored, reliability
-from prefrep.evaluation.scores import SCORES, SIDECAR, DescribedComparer, PairScore, add_counts, distinct, log_pairs
+from prefrep.evaluation.scores import SCORES, SIDECAR, PairScore, add_counts, distinct, log_pairs
 from prefrep.evaluation.summary import Bootstrap
 from prefrep.evaluation.winrate import answer_length
+from prefrep.judges import Comparer
 from prefrep.metrics import calibration, intervals
 from prefrep.metrics.verdicts import is_right
 from prefrep.metrics.winrate import win_probabilities
@@ -85,7 +86,7 @@ def comparisons_of(records: Iterable[Record]) -> list[Comparison]:
         for pair in _pairs(record):
             found.append((name if isinstance(record, Comparison) else f"{name}:{pair.id}", pair))
     if not found:
-        raise DataError("no comparisons to evaluate; look at the data with bin/inspect")
+        raise DataError("no comparisons to evaluate; look at the data with prefrep inspect")
     names = distinct(name for name, _ in found)
     return [replace(pair, id=name) for name, (_, pair) in zip(names, found, strict=True)]
 
@@ -283,7 +284,7 @@ def check_apart(name: str, held_out: Sequence[Comparison], data: Sequence[Compar
 
 
 def score(
-    scorer: DescribedComparer, comparisons: Sequence[Comparison], out: Path, model: Mapping[str, Any], restart: bool
+    scorer: Comparer, comparisons: Sequence[Comparison], out: Path, model: Mapping[str, Any], restart: bool
 ) -> tuple[list[PairRow], dict[str, Any]]:
     """Score comparisons into `out/scores.jsonl`, resuming an interrupted run.
 

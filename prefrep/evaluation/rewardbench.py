@@ -16,29 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prefrep.errors import ConfigError, DataError
-from prefrep.evaluation.scores import Comparer, PairScore, RankedScore, ScoreLog, digest, log_pairs
+from prefrep.evaluation.scores import PairScore, RankedScore, ScoreLog, digest, log_pairs
 from prefrep.evaluation.summary import Scalarisation
 from prefrep.metrics import intervals
 from prefrep.records import Comparison, RankedResponses, Record
+from prefrep.scoring.interface import PreferenceScorer
 
 Kind = TypeVar("Kind", Comparison, RankedResponses)
-
-
-class PreferenceScorer(Comparer, Protocol):
-    """What an evaluation asks of a model. Scores are log-odds in nats, streamed in the order of what goes in."""
-
-    @property
-    def pairwise(self) -> bool:
-        """Whether a response has no score of its own (pair models, GPM); False for Bradley-Terry."""
-
-    def tables(self, records: Iterable[RankedResponses], *, progress: str | None = None) -> Iterator[NDArray[np.float32]]:
-        """Log-odds of i over j, [K, K], exactly skew."""
-
-    def rewards(self, records: Iterable[RankedResponses], *, progress: str | None = None) -> Iterator[NDArray[np.float32]]:
-        """One score per response, [K]; Bradley-Terry only."""
-
-    def describe(self) -> dict[str, Any]:
-        """The model's recipe: dtype, batch size, attention, truncation, template, versions, ..."""
 
 
 @runtime_checkable
@@ -150,14 +134,14 @@ def num_correct(prompt: RankedResponses) -> int:
 def _some(records: Iterable[Record]) -> list[Record]:
     found = list(records)
     if not found:
-        raise DataError("no rows to evaluate; look at the data with bin/inspect")
+        raise DataError("no rows to evaluate; look at the data with prefrep inspect")
     return found
 
 
 def _named(record: Record, number: int, kind: type[Kind], other: str) -> Kind:
     if not isinstance(record, kind):
         where = record.source or f"row {number + 1}"
-        raise DataError(f"{where}: found {type(record).__name__}, need {kind.__name__}; this data may be meant for `bin/eval {other}`")
+        raise DataError(f"{where}: found {type(record).__name__}, need {kind.__name__}; this data may be meant for `prefrep eval {other}`")
     return record if record.id else replace(record, id=str(number))
 
 

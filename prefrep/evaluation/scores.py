@@ -10,10 +10,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar, cast
+from typing import Any, ClassVar, Generic, Self, TypeVar, cast
 
 from prefrep.disk import keep_lines, replace_json
 from prefrep.errors import ConfigError, DataError, RecordError
+from prefrep.judges import Comparer
 from prefrep.records import Comparison, Record
 
 SCORES = "scores.jsonl"
@@ -278,20 +279,6 @@ class ScoreLog(Generic[Row]):
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._file.close()
-
-
-class Comparer(Protocol):
-    """Whoever compares answers: a `Scorer`, a `judges.RuleJudge`."""
-
-    def compare(self, comparisons: Iterable[Comparison], *, progress: str | None = None) -> Iterator[float]:
-        """Log-odds of chosen over rejected, in nats, streamed in the order of what goes in."""
-
-
-class DescribedComparer(Comparer, Protocol):
-    """A comparer that can tell what it is."""
-
-    def describe(self) -> dict[str, Any]:
-        """Return everything that can move a score, with `encoded`: what was counted while encoding."""
 
 
 def log_pairs(

@@ -248,7 +248,7 @@ def read_tables(folder: Path) -> list[TableRow]:
     """
     path = folder / TableLog.name
     if not path.is_file():
-        raise DataError(f"{path}: no such file; name the --out of an earlier `bin/eval intransitivity`")
+        raise DataError(f"{path}: no such file; name the --out of an earlier `prefrep eval intransitivity`")
     return read_scores(path, cast(Any, TableRow))
 
 

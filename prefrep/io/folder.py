@@ -29,6 +29,7 @@ from prefrep.data.encode import EncodeConfig
 from prefrep.errors import CheckpointError, ConfigError
 from prefrep.nn.backbone import Backbone, LoRA
 from prefrep.nn.heads import BTHead, GPMHead, HybridHead, PairHead, PreferenceHead
+from prefrep.nn.quietly import quietly
 from prefrep.nn.skew import BlockSkew, GatedSkew, LearnedSkew, SkewOperator
 
 FORMAT = 1
@@ -170,7 +171,8 @@ def save(
     trained = {name: t.detach().cpu().contiguous() for name, t in backbone.model.named_parameters() if t.requires_grad}
     with replacing(folder) as staging:
         if weights == "full":
-            backbone.model.save_pretrained(staging, state_dict=backbone.merged_state())
+            with quietly():
+                backbone.model.save_pretrained(staging, state_dict=backbone.merged_state())
             tokenizer.save_pretrained(staging)
         elif trained:
             save_file(trained, staging / "adapter.safetensors")

@@ -23,6 +23,7 @@ from prefrep.io.folder import PreferenceModel, describe_head, replacing
 from prefrep.io.shards import read_config, read_tensors, stored_dtype
 from prefrep.nn.backbone import Backbone
 from prefrep.nn.heads import BTHead, GPMHead, PreferenceHead
+from prefrep.nn.quietly import quietly
 from prefrep.nn.skew import BlockSkew, GatedSkew
 
 VALUE, PROMPT = "value_head.weight", "prompt_head.weight"
@@ -120,7 +121,8 @@ def write(folder: str | Path, model: PreferenceModel) -> dict[str, Any]:
         heads[PROMPT] = head.skew.prompt_head.weight
     state = backbone.merged_state() | {name: weight.detach().float().cpu().contiguous() for name, weight in heads.items()}
     with replacing(folder) as staging:
-        backbone.model.save_pretrained(staging, state_dict=state)
+        with quietly():
+            backbone.model.save_pretrained(staging, state_dict=state)
         model.tokenizer.save_pretrained(staging)
         file = staging / "config.json"
         file.write_text(json.dumps(json.loads(file.read_text()) | {"architectures": [ARCHITECTURE]}, indent=2) + "\n")

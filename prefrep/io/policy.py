@@ -17,6 +17,7 @@ from prefrep.errors import ConfigError
 from prefrep.io.folder import replacing
 from prefrep.nn.backbone import Backbone
 from prefrep.nn.bundled import resolve
+from prefrep.nn.quietly import quietly
 
 PolicyWeights = Literal["merged", "adapter"]
 
@@ -39,7 +40,8 @@ def save(
     check(backbone, weights)
     with replacing(folder) as staging:
         if weights == "merged":
-            backbone.model.save_pretrained(staging, state_dict=backbone.merged_state())
+            with quietly():
+                backbone.model.save_pretrained(staging, state_dict=backbone.merged_state())
         else:
             _save_adapter(staging, backbone)
         tokenizer.save_pretrained(staging)

@@ -24,6 +24,7 @@ from prefrep.io.folder import PreferenceModel, describe_head, replacing
 from prefrep.io.shards import read_config, read_tensors, stored_dtype
 from prefrep.nn.backbone import Backbone, load_tokenizer
 from prefrep.nn.heads import BTHead
+from prefrep.nn.quietly import quietly
 from prefrep.records import Message, Messages, RankedResponses
 
 SCORE = "score.weight"
@@ -103,7 +104,8 @@ def write(folder: str | Path, model: PreferenceModel) -> None:
     except RuntimeError as error:
         raise ConfigError(f"weights of {config.model_type} do not fit transformers' sequence classifier ({str(error)[:200]})") from error
     with replacing(folder) as staging:
-        target.save_pretrained(staging, state_dict=state)
+        with quietly():
+            target.save_pretrained(staging, state_dict=state)
         tokenizer.save_pretrained(staging)
         (staging / "README.md").write_text(_readme(model, tokenizer, encoder))
         _check(load_tokenizer(str(staging)), encoder)

@@ -13,7 +13,7 @@ from lightning.pytorch.cli import OptimizerCallable
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor
 
-from prefrep.data.prompts import RoundBatch
+from prefrep.data.round_batch import RoundBatch
 from prefrep.data.rounds import digest, plain
 from prefrep.data.trees import TreeBatch
 from prefrep.errors import CheckpointError, ConfigError

@@ -23,6 +23,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 from prefrep.errors import CheckpointError, ConfigError
 from prefrep.nn.attention import Places, block_masks, in_blocks, masks
 from prefrep.nn.bundled import resolve
+from prefrep.nn.quietly import quietly
 
 log = logging.getLogger(__name__)
 
@@ -504,7 +505,8 @@ def load_causal(
             options["gguf_file"] = gguf
         else:
             options["use_safetensors"] = True
-        loaded: Any = AutoModelForCausalLM.from_pretrained(place, **common, **options, output_loading_info=True)
+        with quietly():  # missing weights are checked below
+            loaded: Any = AutoModelForCausalLM.from_pretrained(place, **common, **options, output_loading_info=True)
     except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
         raise CheckpointError(_not_found(path, "model", error)) from error
     model, info = loaded

@@ -1,4 +1,4 @@
-"""benchmarks and measures, one a name"""
+"""Evaluate a model on a benchmark, or measure its preferences: one program per benchmark."""
 
 from prefrep.programs.generate import generate
 from prefrep.programs.intransitivity import intransitivity

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 
 def export(
@@ -19,14 +19,15 @@ def export(
     gate: Literal["none", "softmax", "scaled_softmax", "nonnegative"] | None = None,
     template: Literal["official", "auto"] | None = None,
 ) -> Path:
-    """Convert an exported folder to another program's layout, or read such a layout.
+    r"""Convert an exported folder to another program's layout, or read such a layout.
 
     The official GPM layout leaves open what --tau, --normalize, --gate and --template state: --from official needs all four. The second
     example has those of the released models.
 
     Examples:
         prefrep export --model runs/bt/export --to seqcls --out reward-model
-        prefrep export --from official --model general-preference/GPM-Gemma-2B --out gpm --tau 0.1 --normalize --gate softmax --template official
+        prefrep export --from official --model general-preference/GPM-Gemma-2B --out gpm \
+            --tau 0.1 --normalize --gate softmax --template official
 
     Args:
         model: Folder to read; with --from, a hub id as well.
@@ -73,7 +74,7 @@ def export(
             settings = official.write(folder_out, loaded)
             print(f"wrote {folder_out}; what it cannot say: " + ", ".join(f"{name} {value}" for name, value in settings.items()))
         return folder_out
-    length = {} if max_length is None else {"max_length": max_length}
+    length: dict[str, Any] = {} if max_length is None else {"max_length": max_length}
     if from_ == "seqcls":
         loaded = seqcls.read(model, dtype=dtype, **length)
     else:

@@ -46,16 +46,19 @@ def generate(
         PrefrepError: Model or data cannot be read, or a value is out of range.
     """
     how = Answering(**answering)
-    from prefrep.evaluation import generation
+    from prefrep.evaluation import answers, generation
 
     alpaca, folder, shown = benchmark == "alpaca_eval", Path(out), name or policy_name(model)
     nucleus = top_p if top_p is not None else 0.9 if alpaca else 1.0
     if alpaca:
-        path, count = how.alpaca(model, data, folder, 0.7 if temperature is None else temperature, nucleus, name=shown, restart=restart)
+        warmth = 0.7 if temperature is None else temperature
+        path, count = answers.alpaca(how, model, data, folder, warmth, nucleus, name=shown, restart=restart)
+            how, model, data, folder, 0.7 if temperature is None else temperature, nucleus, name=shown, restart=restart
+        )
     else:
-        sampler = how.sampler(temperature or 0.0, nucleus)
+        sampler = answers.make_sampler(how, temperature or 0.0, nucleus)
         questions = generation.read_questions(data)
-        backbone, described = how.load(model)
+        backbone, described = answers.load_policy(how, model)
         identity = {"model": described, "top_p": nucleus, **how.describe()}
         path = generation.mt_bench(
             backbone, sampler.at, questions, folder, shown, identity, temperature=temperature, batch=how.batch_size, seed=how.seed,

@@ -49,7 +49,7 @@ def inspect(
     from prefrep.data.encode import EncodeConfig, Encoder
     from prefrep.data.inspection import numbers, report, summarise
     from prefrep.data.sources import Source
-    from prefrep.data.summary import by_tokens, by_words
+    from prefrep.data.summary import Lengths, by_tokens, by_words
     from prefrep.disk import replace_json
     from prefrep.errors import ConfigError, PrefrepError
 
@@ -66,7 +66,7 @@ def inspect(
             raise ConfigError(f"--column takes OURS=THEIRS, for example rejected=worse, not '{pair}'")
         columns[ours] = theirs
     sources = [Source(path, format, split, limit=limit, columns=columns or None) for path in data]
-    lengths = by_words
+    lengths: Lengths = by_words
     if tokenizer:
         from prefrep.nn.backbone import load_tokenizer
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from prefrep.scoring.workers import load_block_scorer
+from prefrep.scoring.loading import load_block_scorer
 
 
 def intransitivity(
@@ -40,7 +40,7 @@ def intransitivity(
         bootstrap: Resamples for the intervals.
         seed: Seed of everything that is drawn.
         null: Draws of the transitive null model.
-        **loading: See `prefrep.scoring.workers.load_block_scorer`.
+        **loading: See `prefrep.scoring.loading.load_block_scorer`.
 
     Returns:
         The content of `results.json`.

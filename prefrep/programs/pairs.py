@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from prefrep.scoring.workers import load_scorer
-
-if TYPE_CHECKING:
-    from prefrep.records import Comparison
+from prefrep.records import Comparison
+from prefrep.scoring.loading import load_scorer
 
 
 def pairs(
@@ -39,7 +37,7 @@ def pairs(
         restart: Discard the scores that the output folder holds.
         bootstrap: Resamples for the intervals.
         seed: Seed of the resampling.
-        **loading: See `prefrep.scoring.workers.load_scorer`.
+        **loading: See `prefrep.scoring.loading.load_scorer`.
 
     Returns:
         The content of `results.json`.

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from prefrep.evaluation.benchmarks import Benchmark, run
-
-if TYPE_CHECKING:
-    from prefrep.evaluation.rewardbench import PreferenceScorer
-    from prefrep.evaluation.scores import PairScore, RankedScore
-    from prefrep.evaluation.summary import Bootstrap, Scalarisation
-    from prefrep.records import Record
+from prefrep.evaluation.scores import PairScore, RankedScore
+from prefrep.evaluation.summary import Bootstrap, Scalarisation
+from prefrep.records import Record
+from prefrep.scoring.interface import PreferenceScorer
 
 
-def rewardbench(*, weights: Literal["current", "0.1.2"] = "current", also_swap: bool = False, restart: bool = False, **options: Any) -> dict[str, Any]:
+def rewardbench(
+    *, weights: Literal["current", "0.1.2"] = "current", also_swap: bool = False, restart: bool = False, **options: Any
+) -> dict[str, Any]:
     """RewardBench: does the chosen answer win? 23 subsets, 4 sections.
 
     A pair counts when the chosen answer scores strictly higher. Overall is the mean of the weighted sections.
@@ -47,7 +47,7 @@ def rewardbench(*, weights: Literal["current", "0.1.2"] = "current", also_swap: 
 
         return pair_results(rows, weights, bootstrap)
 
-    benchmark = Benchmark("rewardbench", "allenai/reward-bench:filtered", "PairScore", score, results)
+    benchmark = Benchmark("rewardbench", "allenai/reward-bench:filtered", PairScore, score, results)
     return run(benchmark, also_swap=also_swap, restart=restart, **options)
 
 
@@ -97,5 +97,5 @@ def rewardbench2(
     def rule(pairwise: bool | None) -> Scalarisation:
         return scalarisation or ("round-robin" if pairwise else "rewards")
 
-    benchmark = Benchmark("rewardbench2", "allenai/reward-bench-2:test", "RankedScore", score, results)
+    benchmark = Benchmark("rewardbench2", "allenai/reward-bench-2:test", RankedScore, score, results)
     return run(benchmark, also_swap=also_swap, restart=restart, **options)

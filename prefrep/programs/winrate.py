@@ -22,14 +22,15 @@ def winrate(
     top_p: float = 0.9,
     **answering: Any,
 ) -> dict[str, Any]:
-    """Two policies or two answer files, compared by a preference model.
+    r"""Two policies or two answer files, compared by a preference model.
 
     The output has the win rate of A (--model) against B (--against), raw and length-controlled, each with an interval. Answers come from
     files (AlpacaEval's model_outputs.json, FastChat's answers), or are generated for the prompts of --data.
 
     Examples:
         prefrep eval winrate --model A.json --against B.json --judge runs/mine/export --out runs/winrate
-        prefrep eval winrate --model runs/policy/export --against bundled:smollm2-135m --data prompts.txt --judge runs/mine/export --out runs/winrate
+        prefrep eval winrate --model runs/policy/export --against bundled:smollm2-135m --data prompts.txt \
+            --judge runs/mine/export --out runs/winrate
 
     Args:
         model: Answer file of A, or a language model.
@@ -53,6 +54,7 @@ def winrate(
     from prefrep.disk import replace_json, replace_lines
     from prefrep.errors import ConfigError
     from prefrep.evaluation import winrate as evaluation
+    from prefrep.evaluation.answers import alpaca
     from prefrep.evaluation.layout import RESULTS, versions
     from prefrep.evaluation.printed import winrate_lines
     from prefrep.evaluation.scores import PairScore, log_pairs
@@ -73,8 +75,8 @@ def winrate(
     # Two models with one seed would share their luck: the same model against itself should not tie on every prompt.
     for number, side in enumerate(sides):
         if side not in files:
-            file, _ = how.alpaca(
-                sides[side], str(data), folder / f"answers-{side}", temperature, top_p, seed=how.seed + number, distinct=True,
+            file, _ = alpaca(
+                how, sides[side], str(data), folder / f"answers-{side}", temperature, top_p, seed=how.seed + number, distinct=True,
                 restart=restart,
             )  # fmt: skip
             answers[side] = evaluation.read_answers(str(file))

@@ -30,7 +30,7 @@ def section(evaluation: Evaluation) -> Section:
         except PrefrepError as error:
             problems.append(str(error))
         except (KeyError, TypeError, ValueError, IndexError) as error:  # a file of another version, or of another hand
-            problems.append(f"{evaluation.folder}: not what this version of bin/eval writes ({error!r}); run the evaluation again")
+            problems.append(f"{evaluation.folder}: not what this version of prefrep eval writes ({error!r}); run the evaluation again")
     return Section(title, (*(Text(problem, strong=True) for problem in problems), *blocks))
 
 

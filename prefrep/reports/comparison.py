@@ -56,7 +56,7 @@ def section(runs: Sequence[Run]) -> Section | None:
         except PrefrepError as error:
             compared = [Text(f"Not compared: {error}", strong=True)]
         except (KeyError, TypeError, ValueError, IndexError) as error:  # a file of another version, or of another hand
-            words = f"one of them holds results that are not what this version of bin/eval writes ({error!r}); run that evaluation again"
+            words = f"one of them holds results that this version of prefrep eval does not write ({error!r}); run that evaluation again"
             compared = [Text(f"Not compared: {words}", strong=True)]
         blocks.append(Section(title, tuple(compared)))
     if len(runs) < 2 and not blocks:

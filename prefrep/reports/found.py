@@ -85,7 +85,7 @@ def find(folders: Sequence[Path]) -> list[Run]:
 
 def _run(folder: Path, name: str) -> Run:
     if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder; name folders that bin/prefrep fit, bin/eval or bin/sweep wrote")
+        raise DataError(f"{folder}: no such folder; name folders that prefrep fit, prefrep eval or prefrep sweep wrote")
     problems: list[str] = []
     evaluations, sweeps = _below(folder, name, problems)
     metrics, config = _metrics(folder / METRICS, problems), _config(folder)
@@ -99,7 +99,7 @@ def _run(folder: Path, name: str) -> Run:
         said = f" ({'; '.join(problems)})" if problems else ""
         raise DataError(
             f"{folder}: nothing to report on{said}: no {METRICS} of a training, no {RESULTS} of an evaluation, no points/ of a sweep; "
-            "name a folder that bin/prefrep fit, bin/eval or bin/sweep wrote"
+            "name a folder that prefrep fit, prefrep eval or prefrep sweep wrote"
         )
     return Run(folder, name, config, export, metrics, dict(sorted(rounds.items())), evaluations, sweeps, problems)
 

@@ -123,7 +123,7 @@ def write(report: Section, out: Path) -> list[Path]:
     """
     beside = out.with_suffix(".md")
     if beside.exists() and not beside.read_text(encoding="utf-8", errors="replace").startswith(f"# {TITLE}"):
-        raise DataError(f"{beside} is there already and is no report of bin/report; name another file with --out")
+        raise DataError(f"{beside} is there already and is no report of prefrep report; name another file with --out")
     markdown.write(report, beside)
     replace_text(out, html(report))
     return [out, beside]

@@ -1,4 +1,4 @@
-"""The points of a sweep as the command line of `bin/prefrep fit` understands them: checked before anything runs, each with its engine."""
+"""The points of a sweep as the command line of `prefrep fit` understands them: checked before anything runs, each with its engine."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def prepare(points: Sequence[Point], out: Path) -> list[Prepared]:
 
 
 class Command(ConfiguredCLI):
-    """`bin/prefrep fit` of a point, parsed in this process; nothing is made of it before `build`.
+    """`prefrep fit` of a point, parsed in this process; nothing is made of it before `build`.
 
     Args:
         point: The point.
@@ -211,7 +211,7 @@ def _score(point: Point, export: Path, folder: Path) -> Scored:
 
 
 def _results(folder: Path, rows: Sequence[pairs.PairRow], config: Any, model: dict[str, Any]) -> None:
-    """Writes `results.json`, as `bin/eval pairs` does."""
+    """Writes `results.json`, as `prefrep eval pairs` does."""
     found = pairs.evaluate(rows) | {"data": [source.path for source in _sources(config, "val")], "model": model, "versions": versions()}
     write_results(folder, found)
 

@@ -63,7 +63,7 @@ class Point:
         return name.encode()[: _LONGEST - len(mark)].decode(errors="ignore") + mark
 
     def arguments(self, folder: Path) -> list[str]:
-        """What `bin/prefrep fit` is told."""
+        """What `prefrep fit` is told."""
         found = ["--config", str(self.base)]
         ours = {"seed_everything": self.seed, "data.seed": self.seed, "trainer.default_root_dir": str(folder)}
         for key, value in {**self.settings, **ours}.items():

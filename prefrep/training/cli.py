@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
 
@@ -56,8 +57,8 @@ class CommandLine(ConfiguredCLI):
         where = self.trainer.default_root_dir
         if "last" in _values_of("--ckpt_path", self._typed) and sys.stdin is not None and sys.stdin.isatty():
             raise ConfigError(
-                f"--ckpt_path last: {where} holds no checkpoint; name the run's folder with --trainer.default_root_dir, or drop --ckpt_path "
-                "to train from scratch"
+                f"--ckpt_path last: {where} holds no checkpoint; name the run's folder with --trainer.default_root_dir, or drop "
+                "--ckpt_path to train from scratch"
             )
         log.info("%s holds no checkpoint to resume from: training from scratch", where)
 
@@ -125,6 +126,6 @@ def _ours(error: BaseException) -> PrefrepError | None:
 
 
 def _values_of(flag: str, args: list[str]) -> list[str]:
-    return [after for before, after in zip(args, args[1:], strict=False) if before == flag] + [
+    return [after for before, after in pairwise(args) if before == flag] + [
         arg.removeprefix(f"{flag}=") for arg in args if arg.startswith(f"{flag}=")
     ]

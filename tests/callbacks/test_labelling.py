@@ -5,10 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import pytest
 
 from prefrep.callbacks.labelling import labels
-from prefrep.errors import ConfigError
 from prefrep.judges import Verdict
 
 SAMPLE: dict[str, Any] = {"id": "", "prompt": [{"role": "user", "content": "Why?"}], "responses": ["a", "b"]}
@@ -20,12 +18,3 @@ def test_scores_are_means_among_the_responses_of_the_round() -> None:
     line = labels(SAMPLE, Verdict(table))
     assert line["scores"] == [1.0, -1.0] and (line["best"], line["worst"]) == (0, 1)
     assert line["table"] == [[0, 2], [-2, 0]] and line["initial_table"] == [[5], [7]]
-
-
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_verdicts_that_are_no_numbers_are_refused(value: float) -> None:
-    """Whoever judges; also where only an opponent is concerned."""
-    table = np.zeros((3, 3), np.float32)
-    table[1, 2] = value
-    with pytest.raises(ConfigError, match=r"LabelPreferences gave the log-odds -?(nan|inf) on the prompt 'Why[?]'"):
-        labels(SAMPLE, Verdict(table))

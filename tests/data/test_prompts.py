@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from prefrep.data.prompts import Prompt, PromptData, read_prompts
+from prefrep.data.prompt_sources import Prompt, read_prompts
+from prefrep.data.prompts import PromptData
+from prefrep.data.sources import read
 from prefrep.data.trees import Tree
 from prefrep.errors import ConfigError, DataError, RecordError
 from prefrep.nn.backbone import Backbone
@@ -56,11 +58,51 @@ def test_prompts_come_in_many_shapes(tmp_path: Path) -> None:
     assert isinstance(third, RecordError) and "p.txt:3: the line is not UTF-8" in str(third)
 
 
+def user(*contents: str) -> list[dict[str, str]]:
+    """A conversation that begins with the user."""
+    return [{"role": ("user", "assistant")[i % 2], "content": content} for i, content in enumerate(contents)]
+
+
+SYSTEM = {"role": "system", "content": "Be kind."}
+
+
+@pytest.mark.parametrize(
+    ("row", "prompt"),
+    [
+        ({"chosen": user("a", "b", "c", "yes"), "rejected": user("a", "b", "c", "no")}, user("a", "b", "c")),
+        ({"chosen": [SYSTEM, *user("a", "yes")], "rejected": [SYSTEM, *user("a", "no")]}, [SYSTEM, *user("a")]),
+        ({"prompt": "a", "chosen": user("a", "yes"), "rejected": user("a", "no")}, user("a")),
+        ({"chosen": "\n\nHuman: a\n\nAssistant: yes", "rejected": "\n\nHuman: a\n\nAssistant: no"}, user("a")),
+        ({"prompt": "\n\nHuman: a\n\nAssistant:", "chosen": " yes", "rejected": " no"}, user("a")),
+        ({"instruction": "a", "input": "b", "chosen": "yes", "reject": "no"}, user("a\nb")),
+        ({"prompt": "a", "system": "Be kind.", "responses": ["yes", "no"]}, [SYSTEM, *user("a")]),
+        ({"question": "a", "chosen": "yes", "rejected": "no"}, user("a")),
+        ({"prompt": "a", "chosen": "yes", "rejected": 3}, user("a")),
+    ],
+)
+def test_preference_data_give_the_prompts_that_training_reads(tmp_path: Path, row: dict[str, Any], prompt: list[dict[str, str]]) -> None:
+    """Except that prompts in columns of their own do not need sound responses."""
+    path = write(tmp_path / "p.jsonl", [row])
+    (found,) = read_prompts(path)
+    assert isinstance(found, Prompt) and [{"role": m.role, "content": m.content} for m in found.messages] == prompt
+    if not ({"question"} & row.keys() or row.get("rejected") == 3):
+        (record,) = read(path)
+        assert record.prompt == found.messages
+
+
+def test_bundled_data_give_prompts() -> None:
+    found = list(read_prompts("bundled:ultrafeedback-mini"))
+    assert len(found) == 150 and all(isinstance(each, Prompt) for each in found)
+
+
 @pytest.mark.parametrize(
     ("row", "words"),
     [
+        ({"chosen": "yes", "rejected": "no"}, r"no prompt \(found: chosen, rejected\)"),
+        ({"chosen": user("a", "b", "c"), "rejected": user("a", "b", "d")}, "no assistant turn"),
+        ({"chosen": user("yes"), "rejected": user("no")}, "no assistant turn"),
         ({"prompt": "  "}, "p.jsonl:2: the prompt is empty"),
-        ({"prompt": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}, "assistant's turn"),
+        ({"prompt": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}, "assistant turn"),
         ({"text": "a"}, r"no prompt \(found: text\)"),
         ({"prompt": 3}, "must be a list of messages"),
         ({"messages": [{"role": "assistant", "content": "b"}]}, "empty"),

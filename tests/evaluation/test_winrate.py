@@ -80,7 +80,7 @@ def test_interrupted_judging_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyP
             raise ValueError
         return float(len(a) - len(b))
 
-    monkeypatch.setattr("prefrep.judges.function", lambda path: rule)
+    monkeypatch.setattr("prefrep.judges.rules.function", lambda path: rule)
     pairs, _ = paired(*(_answers(n, {each.prompt[0].content: n * i for i, each in enumerate(COMPARISONS, 1)}) for n in ("A", "BB")))
     with pytest.raises(ConfigError):
         log_pairs(RuleJudge("r"), pairs, tmp_path, PairScore, "winrate", {"path": "r"})

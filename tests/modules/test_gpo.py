@@ -16,7 +16,7 @@ from torch import Tensor
 from prefrep.callbacks.rounds import RoundCallback
 from prefrep.callbacks.throughput import Throughput
 from prefrep.data.encode import pad_id
-from prefrep.data.prompts import RoundBatch, Sample
+from prefrep.data.round_batch import RoundBatch, Sample
 from prefrep.data.trees import Datum, collate
 from prefrep.errors import ConfigError
 from prefrep.modules import GPO, Schedule

@@ -161,7 +161,7 @@ def test_rank_of_a_reward_model_sorts_its_rewards(llama: Backbone) -> None:
 def test_only_reward_models_have_rewards(general: str, llama: Backbone) -> None:
     scorer = Scorer(model(general, llama))
     assert scorer.pairwise
-    with pytest.raises(ConfigError, match=r"Head compares responses and has no reward"):
+    with pytest.raises(ConfigError, match=r"Head compares responses and gives no reward"):
         list(scorer.rewards([TABLES[0]]))
 
 

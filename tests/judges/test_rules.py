@@ -62,7 +62,11 @@ def test_a_place_gives_no_advantage() -> None:
 
 @pytest.mark.parametrize(
     ("rule", "words"),
-    [("prefrep.judges.nothing", "nor a Python function"), ("nowhere", "nor a Python function"), ("prefrep.judges.LONGEST", "found int")],
+    [
+        ("prefrep.judges.nothing", "nor a Python function"),
+        ("nowhere", "nor a Python function"),
+        ("prefrep.judges.rules.LONGEST", "of type int"),
+    ],
 )
 def test_a_rule_that_is_not_there(rule: str, words: str) -> None:
     with pytest.raises(ConfigError, match=words):

@@ -1,8 +1,8 @@
-"""Scorer: a preference model that answers questions. Evaluation, files and post-training all ask here."""
+"""Scoring responses with a preference model, for evaluation, files and post-training alike."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from itertools import accumulate, islice
@@ -28,25 +28,28 @@ Said = str | Sequence[Message | Mapping[str, str]]
 
 
 class Scorer:
-    """Scores responses with a preference model.
+    """A preference model that scores responses.
 
     Args:
         model: Backbone, head, temperature, tokenizer.
-        batch_tokens: Distinct tokens that are read at a time; speed and memory depend on it, scores do not.
-        layout: `trees`, `padded`, or `auto`: trees where the backbone honours their mask.
+        batch_tokens: Distinct tokens per forward pass; affects speed and memory, not scores.
+        layout: `trees` (prefix sharing), `padded` (one sequence per row), or `auto`: trees if the backbone supports tree masks.
+
+    Raises:
+        ConfigError: batch_tokens is below 1, or the backbone does not support the layout.
     """
 
     def __init__(self, model: PreferenceModel, batch_tokens: int = 4096, layout: Literal["auto", "trees", "padded"] = "auto") -> None:
         if batch_tokens < 1:
             raise ConfigError(f"batch_tokens must be 1 or more, got {batch_tokens}")
         self.model, self.batch_tokens = model, batch_tokens
-        # `drop` is a choice for training data; whoever asks for a score gets one.
+        # Scoring never drops a record: `drop` is for training data.
         truncation = "keep_end" if model.encode.truncation == "drop" else model.encode.truncation
         length = min(model.encode.max_length, model.backbone.room or model.encode.max_length)
         self._encoder = Encoder(model.tokenizer, replace(model.encode, truncation=truncation, max_length=length), model.head.layout)
-        trees = model.backbone.supports_trees() and layout != "padded"  # padded too: the trial settles the attention kernel
+        trees = model.backbone.supports_trees() and layout != "padded"  # also if padded: the probe selects the attention kernel
         if layout == "trees" and not trees:
-            raise ConfigError(f"{model.backbone.path} does not honour a tree mask, so scores would leak between responses; use layout auto")
+            raise ConfigError(f"{model.backbone.path} does not support tree masks, so branches would leak into each other; use layout auto")
         self._layout: Layout = "trees" if trees else "padded"
         self._device = next(model.head.parameters()).device
 
@@ -60,24 +63,27 @@ class Scorer:
         batch_tokens: int = 4096,
         layout: Literal["auto", "trees", "padded"] = "auto",
     ) -> Scorer:
-        """Loads an exported folder.
+        """Load an exported folder.
 
         Args:
             path: The folder.
-            device: `auto`: CUDA where there is one.
-            dtype: Type of the backbone's weights; None: as they were trained.
-            attention: Attention kernel.
+            device: Name of a torch device, or `auto`: CUDA if available.
+            dtype: Type of the backbone's weights; None: the type they were trained in.
+            attention: Attention kernel, see `Backbone`.
             batch_tokens: See `Scorer`.
             layout: See `Scorer`.
 
+        Returns:
+            A scorer; for a pair model a `PairScorer`.
+
         Raises:
             CheckpointError: The folder is missing or incomplete.
-            ConfigError: There is no such device.
+            ConfigError: The device is not available.
         """
         place = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
         try:
             torch.empty(0, device=place)
-        except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch has no common base for what can be wrong
+        except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch raises all three
             raise ConfigError(f"device '{place}' cannot be used here ({str(error).splitlines()[0]:.200}); use cpu or auto") from error
         model = load(path, dtype, attention, place)
         kind = PairScorer if isinstance(model.head, PairHead) and issubclass(PairScorer, cls) else cls
@@ -86,10 +92,10 @@ class Scorer:
     # ---- questions about one prompt
 
     def table(self, prompt: Said, responses: Sequence[Said]) -> Floats:
-        """All comparisons among K responses.
+        """Compare all pairs of K responses.
 
         Args:
-            prompt: The prompt, as text or as a conversation: `Message`s, or {"role", "content"}.
+            prompt: The prompt, as text or as a conversation: `Message`s, or dicts {"role", "content"}.
             responses: K responses, each as text or as a conversation.
 
         Returns:
@@ -98,14 +104,14 @@ class Scorer:
         return next(self.tables([ranked(prompt, responses)]))
 
     def rank(self, prompt: Said, responses: Sequence[Said]) -> list[int]:
-        """Indices of the responses, best first, by mean log-odds against the others (the row mean of GPO, eq. 5.2)."""
+        """Return the indices of the responses, best first, by mean log-odds over all responses (the row mean of GPO, eq. 5.2)."""
         return [int(i) for i in np.argsort(-self.table(prompt, responses).mean(axis=1), kind="stable")]
 
     # ---- streams
 
     @property
     def encode(self) -> EncodeConfig:
-        """How it reads text: as the model was trained to, and no more at a time than the model can."""
+        """Template, maximum length and truncation: those of training, limited to the model's context length."""
         return self._encoder.config
 
     @property
@@ -114,39 +120,40 @@ class Scorer:
         return not isinstance(self.model.head, BTHead)
 
     def compare(self, comparisons: Iterable[Comparison], *, progress: str | None = None) -> Iterator[float]:
-        """Log-odds of chosen over rejected, in the order given.
+        """Yield the log-odds of chosen over rejected, in order.
 
         Args:
-            comparisons: Any number of comparisons, read as they are needed.
+            comparisons: A stream of any length; the scorer reads ahead by at most 128 comparisons.
             progress: Label of a progress bar; None: no bar.
 
         Yields:
-            One log-odds per comparison, in nats.
+            Log-odds in nats, one per comparison.
 
         Raises:
             RecordError: A comparison cannot be encoded.
+            DataError: A score is not finite.
         """
         for _, batch_scores in self._stream(self._encoder.encode(comparisons), progress):
             yield float(batch_scores[0])
 
     def tables(self, records: Iterable[RankedResponses], *, progress: str | None = None) -> Iterator[Floats]:
-        """Log-odds tables [K, K], exactly skew-symmetric; arguments and errors as for `compare`."""
+        """Yield log-odds tables [K, K], exactly skew-symmetric; arguments and errors as in `compare`."""
         for record, found in self._stream(self._encoder.encode_tables(records), progress):
             yield found if self._encoder.layout == "single" else _skew(found, len(cast(RankedResponses, record).responses))
 
     def rewards(self, records: Iterable[RankedResponses], *, progress: str | None = None) -> Iterator[Floats]:
-        """Rewards [K] of a Bradley-Terry model, divided by tau; arguments and errors as for `compare`.
+        """Yield the rewards [K] of a Bradley-Terry model, divided by tau; arguments and errors as in `compare`.
 
         Raises:
-            ConfigError: The model has no rewards.
+            ConfigError: The model gives no rewards.
         """
         if self.pairwise:
-            raise ConfigError(f"{type(self.model.head).__name__} compares responses and has no reward for one alone; ask for tables")
+            raise ConfigError(f"{type(self.model.head).__name__} compares responses and gives no reward to a single one; use tables")
         for _, found in self._stream(self._encoder.encode_tables(records), progress, embedded=True):
             yield found
 
     def describe(self) -> dict[str, Any]:
-        """Everything that can move a score, as plain data."""
+        """Return all settings and versions that affect a score, as plain data."""
         backbone = self.model.backbone
         return {
             "recipe": self.model.recipe,
@@ -166,7 +173,7 @@ class Scorer:
     def _stream(
         self, encoded: Iterable[tuple[Record, Datum | None]], progress: str | None, embedded: bool = False
     ) -> Iterator[tuple[Record, Floats]]:
-        """Scores in windows: within one, data of like size share a batch; the order that comes out is the order that went in."""
+        """Yield each record with its scores, in order. Within a window of 128 records, data of similar size share a batch."""
         with tqdm(desc=progress, unit=" prompts", disable=progress is None) as bar:
             encoded = iter(encoded)
             while window := list(islice(encoded, 128)):
@@ -181,12 +188,12 @@ class Scorer:
                     scores = [found[i] for i in range(end - len(parts), end)]
                     if not all(np.isfinite(each).all() for each in scores):
                         place = record.source or "a record"
-                        raise DataError(f"{place}: the model gave a score that is not finite; try dtype float32, or train it again")
-                    # One response to a pair model makes no pair, so there is nothing to read.
+                        raise DataError(f"{place}: the model gave a score that is not finite; try dtype float32, or train the model again")
+                    # A single response makes no pair, so a pair model has nothing to read.
                     yield record, scores[0] if len(scores) == 1 else np.concatenate([np.zeros(0, np.float32), *scores])
 
     def _pieces(self, datum: Datum) -> list[Datum]:
-        """A datum in parts that a batch can hold: a pair model reads a tree for each of K (K - 1) / 2 pairs."""
+        """Split a datum into parts that fit a batch: a pair model reads one tree for each of K (K - 1) / 2 pairs."""
         if len(datum.trees) < 2 or self._size(datum) <= self.batch_tokens:
             return [datum] if datum.trees else []
         groups: list[list[int]] = []
@@ -223,12 +230,12 @@ class Scorer:
             yield batch
 
     def _size(self, datum: Datum) -> int:
-        """Tokens that are read: padded rows repeat what a tree shares."""
+        """Return the number of tokens in a forward pass; padded rows repeat shared prefixes."""
         return datum.size if self._layout == "trees" else sum(len(ids) for tree in datum.trees for ids in tree.sequences)
 
     @torch.inference_mode()
     def _score(self, data: list[Datum], embedded: bool) -> list[Floats]:
-        """Per datum: the log-odds of its pairs [P], its table [K, K] where it has none, or (`embedded`) one number per sequence."""
+        """Return one array per datum: log-odds of its pairs [P], its table without pairs, or (`embedded`) one number per sequence."""
         head, tau = self.model.head, self.model.tau
         batch = collate(data, pad_id(self.model.tokenizer), self._layout).to(self._device)
         hidden = self._hidden(batch)
@@ -244,9 +251,13 @@ class Scorer:
                 a, b = batch.pairs[pair : pair + pairs].unbind(1)
                 results.append(head.compare(embedding[a], embedding[b], None if prompt is None else prompt[a]))
             else:
-                results.append(head.table(e, None if prompt is None else prompt[sequence]))
+                results.append(self._table(e, None if prompt is None else prompt[sequence]))
             sequence, pair = sequence + sequences, pair + pairs
         return [(result / tau).cpu().numpy() for result in results]
+
+    def _table(self, e: Tensor, prompt: Tensor | None) -> Tensor:
+        """Return the scores [K, K] of embeddings [K, D], not yet divided by tau."""
+        return self.model.head.table(e, prompt)
 
     def _hidden(self, batch: TreeBatch) -> Tensor:
         hidden: Tensor = self.model.backbone(batch.ids, batch.positions, batch.tree, batch.branch, batch.padded)
@@ -254,49 +265,22 @@ class Scorer:
 
 
 class PairScorer(Scorer):
-    """A scorer of a pair model, which also says what it would answer in one order alone.
+    """A scorer of a pair model, which can also score a single order.
 
-    `compare` averages over both orders; how often the two orders agree says how much the averaging has to hide.
+    `compare` averages over both orders; the agreement of the two orders measures position bias.
     """
 
     def compare_one_order(self, comparisons: Iterable[Comparison], *, progress: str | None = None) -> Iterator[float]:
-        """Log-odds of chosen over rejected with chosen read first, f(chosen, rejected) / tau; arguments and errors as for `compare`."""
+        """Yield the log-odds with chosen read first, f(chosen, rejected) / tau; arguments and errors as in `compare`."""
         for _, found in self._stream(self._encoder.encode(comparisons), progress, embedded=True):
             yield float(found[0])
 
 
-class BlockScorer(Scorer):
-    """A scorer whose tables come apart into the 2 x 2 blocks of a general preference model.
-
-    `tables` then yields [D/2, K, K], the log-odds by block, which add up to the table. Models whose head has no `block_scores` give
-    tables as ever.
-    """
-
-    @torch.inference_mode()
-    def _score(self, data: list[Datum], embedded: bool) -> list[Floats]:
-        head, tau = self.model.head, self.model.tau
-        block_scores: Callable[[Tensor, Tensor, Tensor | None], Tensor] | None = getattr(head, "block_scores", None)
-        if block_scores is None:
-            return super()._score(data, embedded)
-        batch = collate(data, pad_id(self.model.tokenizer), self._layout).to(self._device)
-        hidden = self._hidden(batch)
-        embeddings = head.embed(hidden[batch.end])
-        prompts = hidden[batch.prompt_end].float() if head.needs_prompt else None
-        results, start = [], 0
-        for count, _ in batch.sizes.tolist():
-            e = embeddings[start : start + count]
-            prompt = None if prompts is None else prompts[start].expand(count, count, -1)
-            blocks = block_scores(e[:, None].expand(-1, count, -1), e[None].expand(count, -1, -1), prompt)
-            results.append((blocks / tau).permute(2, 0, 1).cpu().numpy())
-            start += count
-        return results
-
-
 def ranked(prompt: Said, responses: Sequence[Said]) -> RankedResponses:
-    """A record from plain texts: a string is one user message, or one assistant message.
+    """Return a record of a prompt and K responses; strings become one user message, or one assistant message.
 
     Raises:
-        ValueError: A conversation is not one of messages.
+        ValueError: A conversation is not a list of messages.
     """
     return RankedResponses(_messages(prompt, "user"), tuple(_messages(response, "assistant") for response in responses))
 
@@ -308,7 +292,7 @@ def _messages(said: Said, role: str) -> Messages:
 
 
 def _skew(scores: Floats, count: int) -> Floats:
-    """Scores of the pairs i < j as a table [K, K]."""
+    """Return the scores of the pairs i < j as a table [K, K]."""
     table = np.zeros((count, count), np.float32)
     table[np.triu_indices(count, 1)] = scores
     return table - table.T

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 from prefrep.cli import eval, score
-from prefrep.cli.workers import WINDOW, Loading, Workers
 from prefrep.data.encode import EncodeConfig
 from prefrep.data.sources import read
 from prefrep.errors import CheckpointError, PrefrepError
 from prefrep.io.folder import save
 from prefrep.nn.backbone import Backbone, load_tokenizer
 from prefrep.nn.heads import PairHead
+from prefrep.scoring.workers import WINDOW, Loading, Workers
 
 ROWS = [
     {"prompt": f"Say {i}", "chosen": "it is " * (i % 5 + 1), "rejected": f"no {i}", "id": f"r{i}", "subset": "hep-go"}

@@ -1,7 +1,7 @@
-"""Several processes that score as one: `--workers N` of bin/score and bin/eval.
+"""Scoring in several processes: `--workers N` of `prefrep score` and `prefrep eval`.
 
-One process reads, writes and keeps the order; the others only score windows of records. So nothing has to be merged, an interrupted file
-goes on as if one process had written it, and whatever takes a `Scorer` takes `Workers`.
+The main process reads, writes and keeps the order; the workers score windows of records. So there is nothing to merge, an interrupted file
+resumes whatever the number of workers, and code that takes a `Scorer` also takes `Workers`.
 """
 
 from __future__ import annotations
@@ -20,19 +20,18 @@ from multiprocessing import get_context, parent_process
 from threading import Thread
 from typing import TYPE_CHECKING, Any
 
-from prefrep.cli.options import positive
 from prefrep.errors import ConfigError, PrefrepError
 from prefrep.records import Comparison, RankedResponses
 
 if TYPE_CHECKING:
-    from prefrep.scoring import Floats, Scorer
+    from prefrep.scoring.scorer import Floats, Scorer
 
-WINDOW = 128  # records that a process is handed at a time: as many as a Scorer sorts by size, so batches are those of one process
+WINDOW = 128  # records per task: the window that a `Scorer` sorts by size, so batches equal those of a single process
 
 
 @dataclass(frozen=True)
 class Loading:
-    """How each process loads the model; the arguments of `Scorer.from_pretrained`."""
+    """The arguments of `Scorer.from_pretrained`, for each process to load the model."""
 
     path: str
     device: str = "auto"
@@ -42,39 +41,21 @@ class Loading:
     layout: Any = "auto"
 
     def scorer(self) -> Scorer:
-        """Loads the model into this process."""
-        from prefrep.scoring import Scorer
+        """Load the model in this process."""
+        from prefrep.scoring.scorer import Scorer
 
         return Scorer.from_pretrained(self.path, self.device, self.dtype, self.attention, self.batch_tokens, self.layout)
 
 
-def add_option(parser: Any) -> None:
-    """Adds `--workers`."""
-    parser.add_argument(
-        "--workers",
-        metavar="N",
-        type=positive,
-        default=1,
-        help="processes that score, one GPU each where there are any; what is written does not depend on it (default: 1)",
-    )
-
-
-def start(loading: Loading, workers: int) -> Scorer | Workers:
-    """A scorer in this process, or several processes that act as one."""
-    if workers == 1:
-        return loading.scorer()
-    return Workers(loading, workers)
-
-
 class Workers:
-    """Scores as a `Scorer` does, in several processes. Results come in the order of the records; few windows are in memory at a time.
+    """A `Scorer` over several processes. Results keep the order of the records; at most two windows per process are in memory.
 
     Args:
-        loading: The model. `device: auto` gives the processes the GPUs in turn, or equal shares of the CPU's cores.
+        loading: The model. `device: auto` assigns the GPUs round-robin, or else an equal share of the CPU cores to each process.
         workers: Number of processes.
 
     Raises:
-        PrefrepError: What loading raises, or a process dies.
+        PrefrepError: Loading fails, or a process dies.
     """
 
     def __init__(self, loading: Loading, workers: int) -> None:
@@ -86,7 +67,7 @@ class Workers:
         self._pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(loading, workers, ranks))
         self._encoded: Counter[str] = Counter()
         one_order, self._described = _result(self._pool.submit(_describe))
-        if one_order:  # evaluation asks a scorer whether it has this method, see `PairScorer`
+        if one_order:  # only a `PairScorer` has this method, and evaluation checks for it
             self.compare_one_order = partial(self._stream, "compare_one_order")
 
     @property
@@ -105,11 +86,11 @@ class Workers:
     def rewards(self, records: Iterable[RankedResponses], *, progress: str | None = None) -> Iterator[Floats]:
         """See `Scorer.rewards`."""
         if self.pairwise:
-            raise ConfigError("this model compares responses and has no reward for one alone; ask for tables")
+            raise ConfigError("this model compares responses and gives no reward to a single one; use tables")
         return self._stream("rewards", records, progress)
 
     def describe(self) -> dict[str, Any]:
-        """See `Scorer.describe`; what was encoded is counted over all processes."""
+        """See `Scorer.describe`; `encoded` counts over all processes."""
         return {**self._described, "encoded": dict(self._encoded)}
 
     def _stream(self, question: str, records: Iterable[Any], progress: str | None) -> Iterator[Any]:
@@ -128,26 +109,23 @@ class Workers:
                     self._encoded.update(encoded)
                     bar.update(len(answers))
                     yield from answers
-        finally:  # interrupted: do not work on what nobody waits for
+        finally:  # the consumer stopped early
             for future in waiting:
                 future.cancel()
 
 
-# ---- in the processes
+# ---- worker processes
 
 _scorer: Scorer | None = None
 _failure: PrefrepError | None = None
 
 
 def _begin(loading: Loading, workers: int, ranks: Any) -> None:
-    """Loads the model. An error is kept for the first question: raised here, all that the parent hears is that a process died."""
+    """Load the model. An error waits for the first task: an exception in an initializer reaches the parent as a broken pool only."""
     global _scorer, _failure
     import torch
 
-    from prefrep.cli.main import quiet
-
-    quiet()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent says that it was interrupted, once
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent reports the interrupt
     Thread(target=_end_with_parent, daemon=True).start()
     rank = ranks.get()
     device = loading.device
@@ -162,7 +140,7 @@ def _begin(loading: Loading, workers: int, ranks: Any) -> None:
 
 
 def _end_with_parent() -> None:
-    """A killed parent must not leave processes that hold a GPU."""
+    """Exit with the parent, so that no orphan holds a GPU after the parent is killed."""
     parent = parent_process()
     assert parent is not None
     parent.join()
@@ -182,7 +160,7 @@ def _describe() -> tuple[bool, dict[str, Any]]:
 
 
 def _answer(question: str, window: list[Any]) -> tuple[list[Any], Counter[str]]:
-    """Answers to a window of records, and what encoding them counted."""
+    """Return the answers to a window of records, and the encoder's counts."""
     scorer = _loaded()
     before = Counter(scorer.describe()["encoded"])
     answers = list(getattr(scorer, question)(window))
@@ -196,10 +174,8 @@ def _result(future: Future[Any]) -> Any:
 
 @contextmanager
 def _alive() -> Iterator[None]:
-    """Says in a sentence that a process has died: asking one more question is when one hears of it, as well as waiting for an answer."""
+    """Convert a broken pool, which both submitting and waiting can raise, to an error with a remedy."""
     try:
         yield
     except BrokenProcessPool:
-        raise PrefrepError(
-            "a process that scores has died, most likely out of memory; take fewer --workers, and what is written is gone on with"
-        ) from None
+        raise PrefrepError("a worker process has died, probably out of memory; use fewer --workers and run again to resume") from None

@@ -1,0 +1,79 @@
+"""Text -> token ids: exactly one BOS where the model has one, exactly one EOS at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from prefrep.data.render import Template, Text
+from prefrep.data.trees import Ids
+from prefrep.errors import ConfigError
+
+
+class TextTokenizer:
+    """Tokenises rendered texts.
+
+    Args:
+        tokenizer: A fast Hugging Face tokenizer with an EOS token.
+        template: See `EncodeConfig`.
+
+    Attributes:
+        bos: Id of the BOS token; None if the tokenizer adds none.
+        eos: Id of the EOS token.
+
+    Raises:
+        ConfigError: The tokenizer is slow, has no EOS token, or no chat template where the template needs one.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, template: Template) -> None:
+        name = tokenizer.name_or_path
+        if not tokenizer.is_fast:
+            raise ConfigError(f"{name}: prefrep needs character offsets and this tokenizer is slow; use one with a tokenizer.json")
+        if tokenizer.eos_token_id is None:
+            raise ConfigError(f"{name}: the tokenizer has no EOS token, where responses are read; set one in its folder")
+        if template in ("chat", "official", "classifier") and not tokenizer.chat_template:
+            raise ConfigError(f"{name}: template '{template}' needs a chat template and this tokenizer has none; use template: plain")
+        self._tokenizer, self._template = tokenizer, template
+        ids, bos = tokenizer("a")["input_ids"], tokenizer.bos_token_id
+        self.bos: int | None = bos if bos is not None and ids[:1] == [bos] else None
+        self.eos = int(tokenizer.eos_token_id)
+
+    @property
+    def start(self) -> str:
+        """Text in front of responses without a prompt, for a gate to read a token that all responses share; empty if that is the BOS."""
+        return "" if self.bos is not None else str(self._tokenizer.bos_token or self._tokenizer.eos_token)
+
+    def __call__(self, texts: Sequence[Text]) -> list[tuple[Ids, int]]:
+        """Return the ids of each text and how many of them belong to the prompt, before truncation."""
+        if not texts:
+            return []
+        official = self._template == "official"
+        encoded = self._tokenizer([text.text for text in texts], add_special_tokens=official, return_offsets_mapping=True)
+        results: list[tuple[Ids, int]] = []
+        for text, ids, offsets in zip(texts, encoded["input_ids"], encoded["offset_mapping"], strict=True):
+            if official:
+                results.append((np.asarray(ids, np.int32), len(self._tokenizer(text.first)["input_ids"])))
+                continue
+            prompt = sum(1 for _, stop in offsets if stop <= text.prompt) if text.prompt else 0
+            ids, prompt = self._trimmed(list(ids), prompt) if self._template == "classifier" else self._framed(list(ids), prompt, text.ends)
+            results.append((np.asarray(ids, np.int32), min(prompt, len(ids) - 1)))
+        return results
+
+    def _trimmed(self, ids: list[int], prompt: int) -> tuple[list[int], int]:
+        """Drop pad tokens at the end, which transformers' sequence classifiers skip."""
+        while len(ids) > 1 and ids[-1] == self._tokenizer.pad_token_id:
+            ids.pop()
+        return ids, prompt
+
+    def _framed(self, ids: list[int], prompt: int, ends: bool) -> tuple[list[int], int]:
+        """Set exactly one BOS and, if the text ends, one EOS, however many the template wrote."""
+        if self.bos is not None:
+            written = next((i for i, token in enumerate(ids) if token != self.bos), len(ids))
+            ids, prompt = [self.bos, *ids[written:]], max(prompt - written, 0) + 1
+        if ends:
+            while ids and ids[-1] == self.eos:
+                ids.pop()
+            ids.append(self.eos)
+        return ids, prompt

@@ -1,0 +1,82 @@
+"""Answers of policies under evaluation: models and samplers as options state them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from prefrep.errors import ConfigError
+from prefrep.evaluation import generation
+from prefrep.evaluation.policies import Answering, policy_name
+from prefrep.generation import TransformersSampler, VLLMSampler
+from prefrep.io.fingerprint import fingerprint
+from prefrep.io.shards import read_config, stored_dtype
+from prefrep.nn.backbone import Backbone
+
+
+def make_sampler(how: Answering, temperature: float, top_p: float) -> TransformersSampler | VLLMSampler:
+    """Return the engine. Raises ConfigError: a value is out of range, or vLLM is not installed."""
+    kind = VLLMSampler if how.engine == "vllm" else TransformersSampler
+    return kind(temperature, top_p, how.max_new_tokens, how.template)
+
+
+def load_policy(how: Answering, path: str) -> tuple[Backbone, dict[str, Any]]:
+    """Load a language model.
+
+    Args:
+        how: How policies answer.
+        path: Folder, hub id or bundled:NAME.
+
+    Returns:
+        The model, and what tells it from others.
+
+    Raises:
+        ConfigError: The folder is an adapter without its base.
+        CheckpointError: The model cannot be read, or has no output layer.
+    """
+    if (Path(path) / "adapter_config.json").exists() and not (Path(path) / "config.json").exists():
+        raise ConfigError(f"{path}: an adapter without its base; export it with ExportPolicy.weights: merged, or merge it with peft")
+    device = ("cuda" if torch.cuda.is_available() else "cpu") if how.device == "auto" else how.device
+    dtype: Any = how.dtype or stored_dtype(read_config(path, None))
+    backbone = Backbone(path, dtype=dtype, frozen=True).to(device)
+    backbone.check_output()
+    return backbone, {"path": path, "dtype": dtype, "fingerprint": fingerprint(path) if Path(path).is_dir() else None}
+
+
+def alpaca(
+    how: Answering, path: str, data: str, out: Path, temperature: float, top_p: float, *, name: str | None = None, seed: int | None = None,
+    distinct: bool = False, restart: bool = False,
+) -> tuple[Path, int]:  # fmt: skip
+    """Answer instructions into AlpacaEval's `model_outputs.json`, resuming an interrupted run.
+
+    Args:
+        how: How policies answer.
+        path: The language model.
+        data: Rows with instructions.
+        out: Output folder.
+        temperature: Sampling temperature.
+        top_p: Nucleus of the sampling.
+        name: Name of the model in the file; default: the last part of its path.
+        seed: Seed of the sampling, instead of the one of `how`.
+        distinct: Answer an instruction that occurs again only once.
+        restart: Discard the answers that the folder holds.
+
+    Returns:
+        The file, and the number of its answers.
+
+    Raises:
+        PrefrepError: Data or model cannot be read.
+    """
+    sampler = make_sampler(how, temperature, top_p)
+    instructions = generation.read_instructions(data)
+    if distinct:
+        instructions = list({row["instruction"]: row for row in instructions}.values())
+    backbone, model = load_policy(how, path)
+    identity = {"model": model, "temperature": temperature, "top_p": top_p, **how.describe()}
+    file = generation.alpaca_eval(
+        backbone, sampler, instructions, out, name or policy_name(path), identity, batch=how.batch_size,
+        seed=how.seed if seed is None else seed, restart=restart,
+    )  # fmt: skip
+    return file, len(instructions)

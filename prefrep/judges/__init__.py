@@ -1,0 +1,24 @@
+"""Judges: who compares the responses to a prompt, whether a rule or a model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from prefrep.judges.base import Comparer, Judge, Verdict
+from prefrep.judges.named import comparer
+from prefrep.judges.rules import RuleJudge, concise, conciseness
+
+if TYPE_CHECKING:
+    from prefrep.judges.models import ModelJudge, OfficialJudge
+
+__all__ = ("Comparer", "Judge", "ModelJudge", "OfficialJudge", "RuleJudge", "Verdict", "comparer", "concise", "conciseness")
+
+
+def __getattr__(name: str) -> Any:
+    """Import the judges that need torch on first use."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from prefrep.judges import models
+
+    globals().update(ModelJudge=models.ModelJudge, OfficialJudge=models.OfficialJudge)
+    return globals()[name]

@@ -1,0 +1,27 @@
+"""Judges that command lines name: an exported folder or a Python function."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from prefrep.judges.base import Comparer
+from prefrep.judges.rules import RuleJudge
+
+
+def comparer(name: str, device: str = "auto", batch_tokens: int = 4096) -> Comparer:
+    """Return a scorer of an exported folder, or the judge of a rule.
+
+    Args:
+        name: Path of an exported folder, or dotted path of a function (`RuleJudge`). Names with a slash and existing paths are folders.
+        device: See `Scorer.from_pretrained`.
+        batch_tokens: See `Scorer`.
+
+    Raises:
+        CheckpointError: The folder cannot be loaded.
+        ConfigError: The function cannot be imported, or the device is not available.
+    """
+    if "/" not in name and not Path(name).exists():
+        return RuleJudge(name)
+    from prefrep.scoring import Scorer  # imports torch, which rules do not need
+
+    return Scorer.from_pretrained(name, device, batch_tokens=batch_tokens)

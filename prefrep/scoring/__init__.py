@@ -1,0 +1,20 @@
+"""Scoring with preference models, in one process or several."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from prefrep.scoring.blocks import BlockScorer
+    from prefrep.scoring.scorer import Floats, PairScorer, Said, Scorer, ranked
+
+__all__ = ("BlockScorer", "Floats", "PairScorer", "Said", "Scorer", "ranked")
+
+
+def __getattr__(name: str) -> Any:
+    """Import scorers, and with them torch, on first use: programs import `prefrep.scoring.workers` to parse their options."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from prefrep.scoring import blocks, scorer
+
+    return getattr(blocks if name == "BlockScorer" else scorer, name)

@@ -1,0 +1,136 @@
+"""The output of `prefrep score`: a file of JSON lines that grows, and that an interrupted run resumes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections import deque
+from collections.abc import Callable, Iterator
+from itertools import groupby, islice
+from pathlib import Path
+from typing import Any, cast
+
+from prefrep.data.sources import Source, files_of, read
+from prefrep.disk import keep_lines
+from prefrep.errors import DataError
+from prefrep.io.fingerprint import fingerprint
+from prefrep.records import Comparison, RankedResponses, Record
+from prefrep.scoring.interface import PreferenceScorer
+from prefrep.scoring.workers import WINDOW
+
+
+def write(out: Path, model: str, source: Source, settings: str, tables: bool, load: Callable[[], PreferenceScorer]) -> Path:
+    """Score a source into a file.
+
+    Args:
+        out: The file; rows that an interrupted run of the same model, data and settings left are kept.
+        model: Exported folder.
+        source: What is scored.
+        settings: Options that move what is written, in words.
+        tables: With K responses, also write the K x K table.
+        load: Loads the scorer, once it is needed.
+
+    Returns:
+        The file.
+
+    Raises:
+        PrefrepError: The file belongs to something else, or what reading and scoring raise.
+    """
+    done = _resume(out, _belongs_to(model, source, settings))
+    if done and next(islice(read(source), done, None), None) is None:
+        print(f"{out}: all {done} rows are there already")
+        return out
+    # Only whole windows are kept: a resumed file is then, to the last bit, the one that an uninterrupted run writes.
+    done -= done % WINDOW
+    keep_lines(out, done)
+    if done:
+        print(f"{out}: {done} rows are there already, going on after them")
+    scorer = load()
+    from tqdm import tqdm
+
+    lines = _lines(scorer, islice(read(source), done, None), tables)
+    with out.open("a") as file:
+        for row, line in enumerate(tqdm(lines, "scoring", unit=" rows", initial=done), start=done):
+            file.write(json.dumps({"row": row, **line}) + "\n")
+            if (row + 1) % WINDOW == 0:
+                file.flush()
+    return out
+
+
+def _belongs_to(model: str, source: Source, settings: str) -> dict[str, str]:
+    """What the rows of an output follow from: the model, by its bytes, the data, and what is written of them."""
+    data = source.path
+    return {
+        "model": f"{os.path.realpath(model)} ({fingerprint(model)[:16]})",
+        "data": f"{os.path.realpath(data) if os.path.exists(data) else data} ({_digest(data)})",
+        "settings": settings,
+    }
+
+
+def _digest(data: str) -> str:
+    """Tells files from others: size, first and last megabyte of each, so that files of any length cost nothing."""
+    digest, end, files = hashlib.sha256(), 1 << 20, files_of(data)
+    for file in files:
+        size = file.stat().st_size
+        with file.open("rb") as content:
+            digest.update(f"{file.name if len(files) > 1 else ''}:{size}:".encode() + content.read(end))
+            content.seek(max(size - end, 0))
+            digest.update(content.read(end))
+    return digest.hexdigest()[:16] if files else "by name"
+
+
+def _resume(out: Path, about: dict[str, str]) -> int:
+    """Rows that a previous run has written to their end."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    note = out.with_name(out.name + ".about.json")
+    if out.name.endswith(".gz"):
+        raise DataError(f"{out}: the output is plain text, since a half-written file is continued; drop .gz from its name")
+    if out.exists() and out.stat().st_size:
+        if not note.exists():
+            raise DataError(f"{out}: it is not known which model wrote it (no {note.name} beside it); name another --out or delete it")
+        before = json.loads(note.read_text())
+        for what, now in about.items():
+            if before.get(what) != now:
+                raise DataError(f"{out}: begun with other {what}, {before.get(what)}, and now it is {now}; name another --out or delete it")
+    rows = _whole_rows(out) if out.exists() else 0
+    note.write_text(json.dumps(about, indent=1) + "\n")
+    return rows
+
+
+def _whole_rows(out: Path) -> int:
+    """Rows of a file that are written to their end; the program may have been killed in the last one."""
+    rows = 0
+    with out.open("rb") as file:
+        for line in file:
+            if not line.endswith(b"\n"):
+                break
+            try:
+                row = json.loads(line)["row"]
+            except (ValueError, KeyError, TypeError):
+                raise DataError(f"{out}:{rows + 1}: not a line that this program wrote; name another --out or delete it") from None
+            if row != rows:
+                raise DataError(f"{out}:{rows + 1}: row {row} stands where row {rows} belongs; delete the file and start again")
+            rows += 1
+    return rows
+
+
+def _lines(scorer: PreferenceScorer, records: Iterator[Record], tables: bool) -> Iterator[dict[str, Any]]:
+    """Output lines, streamed; neighbouring records of one kind are scored together."""
+    for kind, group in groupby(records, key=type):
+        ids: deque[str] = deque()  # of the records that the scorer has read ahead
+        noted = _noted(group, ids)
+        if kind is Comparison:
+            for score in scorer.compare(cast(Iterator[Comparison], noted)):
+                yield {"id": ids.popleft(), "score": score}
+        else:
+            for table in scorer.tables(cast(Iterator[RankedResponses], noted)):
+                means = table.mean(axis=1)
+                line = {"id": ids.popleft(), "scores": means.tolist(), "order": (-means).argsort(kind="stable").tolist()}
+                yield line | ({"table": table.tolist()} if tables else {})
+
+
+def _noted(records: Iterator[Record], ids: deque[str]) -> Iterator[Record]:
+    for record in records:
+        ids.append(record.id)
+        yield record
