@@ -48,7 +48,7 @@ class UsageError(ConfigError):
 
 
 def require_at_least(name: str, value: float, least: float) -> None:
-    """Raise ConfigError where a number is too small.
+    """Raise UsageError where a number is too small.
 
     Args:
         name: Name of the setting, as the user wrote it.
@@ -56,4 +56,4 @@ def require_at_least(name: str, value: float, least: float) -> None:
         least: The smallest value that makes sense.
     """
     if value < least:
-        raise ConfigError(f"{name} must be at least {least}, got {value}")
+        raise UsageError(f"{name} must be at least {least}, got {value}")

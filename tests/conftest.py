@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,13 @@ COMPARISONS = [
     comparison("Why?", "Because it rains, and rain is wet; that is all there is to it.", "No."),
     comparison("Same beginning", "Sure, here it is: one", "Sure, here it is: two"),
 ]
+
+
+def program(*name: str) -> Callable[[list[str]], int]:
+    """A program as the shell calls it, without a process of its own."""
+    from prefrep.cli.main import main
+
+    return lambda args: main([*name, *args])
 
 
 @pytest.fixture(autouse=True)

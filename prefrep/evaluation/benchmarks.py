@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prefrep.errors import ConfigError
+from prefrep.errors import ConfigError, UsageError
 from prefrep.evaluation.scores import PairScore, RankedScore, add_counts, encoding_notes, read_scores
 from prefrep.evaluation.scores import described as sidecar_of
 from prefrep.evaluation.summary import Bootstrap
@@ -74,9 +74,9 @@ def run(
         PrefrepError: Options that do not go together; model, data or saved scores cannot be read.
     """
     if (model is None) == (scores is None):
-        raise ConfigError("name either --model FOLDER or --scores FILE")
+        raise UsageError("name either --model FOLDER or --scores FILE")
     if needless := [option for option, value in (("--data", data), ("--also-swap", also_swap), ("--restart", restart)) if scores and value]:
-        raise ConfigError(f"{needless[0]} needs --model; --scores only reads saved scores")
+        raise UsageError(f"{needless[0]} needs --model; --scores only reads saved scores")
     draws, folder = Bootstrap(bootstrap, seed), Path(out)
     records: list[Record] = []
     described: dict[str, Any] = {}
@@ -128,9 +128,7 @@ def _scored(
     return rows, described, records, swap_consistency(scorer, records) if also_swap else None
 
 
-def _write(
-    out: Path, results: dict[str, Any], rows: list[PairScore] | list[RankedScore], records: list[Record], model: dict[str, Any], name: str
-) -> None:
+def _write(out: Path, results: dict[str, Any], rows: list[Any], records: list[Record], model: dict[str, Any], name: str) -> None:
     """Write `results.json` and the official files, and print the table."""
     from prefrep.evaluation.layout import versions, write_official, write_results
     from prefrep.evaluation.printed import benchmark_lines

@@ -45,20 +45,20 @@ def export(
         The folder.
 
     Raises:
-        ConfigError: Options that do not go together.
+        UsageError: Options that do not go together.
         PrefrepError: The model cannot be read, or the layout cannot express it.
     """
-    from prefrep.errors import CheckpointError, ConfigError
+    from prefrep.errors import CheckpointError, UsageError
 
     if (to is None) == (from_ is None):
-        raise ConfigError("export writes another layout (--to) or reads one (--from); name one of the two")
+        raise UsageError("export writes another layout (--to) or reads one (--from); name one of the two")
     stated = {"tau": tau, "normalize": normalize, "gate": gate, "template": template}
     if from_ == "official" and (missing := [name for name, value in stated.items() if value is None]):
-        raise ConfigError("--from official: state " + ", ".join(f"--{name}" for name in missing) + "; the checkpoint does not say")
+        raise UsageError("--from official: state " + ", ".join(f"--{name}" for name in missing) + "; the checkpoint does not say")
     if from_ != "official" and (needless := [name for name, value in stated.items() if value is not None]):
-        raise ConfigError(f"--{needless[0]} belongs to --from official; drop it")
+        raise UsageError(f"--{needless[0]} belongs to --from official; drop it")
     if to and max_length is not None:
-        raise ConfigError("--max-length belongs to --from; drop it")
+        raise UsageError("--max-length belongs to --from; drop it")
     folder_out = Path(out).expanduser().absolute()
     if folder_out.resolve() == Path(model).expanduser().resolve():
         raise CheckpointError(f"{folder_out}: --out would replace --model; name another folder")

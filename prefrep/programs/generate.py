@@ -53,8 +53,6 @@ def generate(
     if alpaca:
         warmth = 0.7 if temperature is None else temperature
         path, count = answers.alpaca(how, model, data, folder, warmth, nucleus, name=shown, restart=restart)
-            how, model, data, folder, 0.7 if temperature is None else temperature, nucleus, name=shown, restart=restart
-        )
     else:
         sampler = answers.make_sampler(how, temperature or 0.0, nucleus)
         questions = generation.read_questions(data)

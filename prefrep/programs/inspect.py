@@ -41,7 +41,7 @@ def inspect(
         All numbers, which --json writes too.
 
     Raises:
-        ConfigError: Options that do not go together.
+        UsageError: Options that do not go together.
         PrefrepError: A source or the tokenizer cannot be read; the other sources are printed first.
     """
     from pathlib import Path
@@ -51,19 +51,19 @@ def inspect(
     from prefrep.data.sources import Source
     from prefrep.data.summary import Lengths, by_tokens, by_words
     from prefrep.disk import replace_json
-    from prefrep.errors import ConfigError, PrefrepError
+    from prefrep.errors import PrefrepError, UsageError
 
     if not data:
-        raise ConfigError("name the data to inspect: prefrep inspect FILE ...")
+        raise UsageError("name the data to inspect: prefrep inspect FILE ...")
     if max_length is not None and not tokenizer:
-        raise ConfigError("--max-length counts tokens: give --tokenizer too")
+        raise UsageError("--max-length counts tokens: give --tokenizer too")
     if max_length is not None and max_length < 1:
-        raise ConfigError("--max-length must be at least 1")
+        raise UsageError("--max-length must be at least 1")
     columns = {}
     for pair in column or []:
         ours, equals, theirs = pair.partition("=")
         if not (ours and equals and theirs):
-            raise ConfigError(f"--column takes OURS=THEIRS, for example rejected=worse, not '{pair}'")
+            raise UsageError(f"--column takes OURS=THEIRS, for example rejected=worse, not '{pair}'")
         columns[ours] = theirs
     sources = [Source(path, format, split, limit=limit, columns=columns or None) for path in data]
     lengths: Lengths = by_words

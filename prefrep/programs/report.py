@@ -25,14 +25,14 @@ def report(runs: list[str], *, out: str | None = None) -> list[Path]:
     Raises:
         PrefrepError: A folder holds nothing to report on.
     """
-    from prefrep.errors import ConfigError
+    from prefrep.errors import UsageError
     from prefrep.reports import found, page
 
     folders = [Path(run) for run in runs]
     # Not report.html inside a run: its Markdown would be report.md, and a sweep has one of its own.
     file = Path(out) if out else folders[0] / f"{folders[0].resolve().name}.html" if len(folders) == 1 else Path("report.html")
     if file.suffix not in (".html", ".htm"):
-        raise ConfigError(f"--out {file}: the page is HTML; name a file that ends in .html")
+        raise UsageError(f"--out {file}: the page is HTML; name a file that ends in .html")
     written = page.write(page.build(found.find(folders)), file)
     print(f"written: {', '.join(map(str, written))}")
     return written

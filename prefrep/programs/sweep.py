@@ -40,7 +40,7 @@ def sweep(
         ConfigError: The sweep file or a point's configuration is wrong.
         PrefrepError: Points failed; the report covers the others.
     """
-    from prefrep.errors import ConfigError, DataError, require_at_least
+    from prefrep.errors import DataError, UsageError, require_at_least
     from prefrep.reports.sweep import write
     from prefrep.sweeps.study import alone
 
@@ -56,7 +56,7 @@ def sweep(
         print((folder / "report.md").read_text())
         return folder / "report.md"
     if not config or not out:
-        raise ConfigError("a sweep needs --config FILE and --out DIR; --report-only DIR needs neither")
+        raise UsageError("a sweep needs --config FILE and --out DIR; --report-only DIR needs neither")
     require_at_least("--workers", workers, 1)
     from prefrep.sweeps.run import run
 

@@ -52,7 +52,7 @@ def winrate(
         PrefrepError: Options that do not go together; answers, prompts, models or the judge cannot be read.
     """
     from prefrep.disk import replace_json, replace_lines
-    from prefrep.errors import ConfigError
+    from prefrep.errors import UsageError
     from prefrep.evaluation import winrate as evaluation
     from prefrep.evaluation.answers import alpaca
     from prefrep.evaluation.layout import RESULTS, versions
@@ -65,7 +65,7 @@ def winrate(
     sides = {"a": model, "b": against}
     files = {side for side, path in sides.items() if evaluation.is_answer_file(path)}
     if data is None and len(files) < len(sides):
-        raise ConfigError("--data must name the prompts when a language model is to answer them")
+        raise UsageError("--data must name the prompts when a language model is to answer them")
     how, folder = Answering(**answering), Path(out)
     draws = Bootstrap(bootstrap, how.seed)
     # Files first and models last: a wrong path should not cost a generation.

@@ -7,14 +7,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from conftest import program
 
-from prefrep.cli import cyclic
 from prefrep.data.sources import read
 from prefrep.errors import DataError
 
+main = program("cyclic")
+
 
 def test_files_hold_what_the_source_gives(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cyclic.main(["bundled:ultrafeedback-mini", "--out", str(tmp_path)]) == 0
+    assert main(["bundled:ultrafeedback-mini", "--out", str(tmp_path)]) == 0
     printed = capsys.readouterr().out.splitlines()
     files = sorted(tmp_path.iterdir())
     assert [file.name for file in files] == [f"without-{aspect}.jsonl" for aspect in ("brevity", "plainness", "relevance", "warmth")]
@@ -29,7 +31,7 @@ def test_data_without_ratings_are_refused(tmp_path: Path) -> None:
     pairs = tmp_path / "pairs.jsonl"
     pairs.write_text(json.dumps({"prompt": "a", "chosen": "b", "rejected": "c"}) + "\n")
     with pytest.raises(DataError, match=r"pairs\.jsonl: no ratings by aspect"):
-        cyclic.main([str(pairs), "--out", str(tmp_path / "out")])
+        main([str(pairs), "--out", str(tmp_path / "out")])
     with pytest.raises(DataError, match=r"no ratings on the aspect 'honesty' \(found: none\)"):
         list(read(f"cyclic:{pairs}?omit=honesty"))
 
@@ -46,10 +48,10 @@ def test_a_sub_set_without_cycles_does_not_stop_the_others(tmp_path: Path, capsy
     ]
     file = tmp_path / "ratings.jsonl"
     file.write_text(json.dumps({"instruction": "Q", "completions": completions}) + "\n")
-    assert cyclic.main([str(file), "--out", str(tmp_path / "out")]) == 0
+    assert main([str(file), "--out", str(tmp_path / "out")]) == 0
     assert [each.name for each in (tmp_path / "out").iterdir()] == ["without-style.jsonl"]
     said = capsys.readouterr().out
     assert said.count("no file: ") == 3 and "other than 'R&D'" in said and "3 comparisons, cycles on 1 prompts" in said
     file.write_text(file.read_text().replace('"3"', '"2"').replace('"1"', '"2"'))
     with pytest.raises(DataError, match="no prompt has a cycle"):
-        cyclic.main([str(file), "--out", str(tmp_path / "nothing")])
+        main([str(file), "--out", str(tmp_path / "nothing")])

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import program
 
-from prefrep.cli.inspect import main
 from prefrep.data.summary import Summary, by_words, has_cycle, pairs
-from prefrep.errors import DataError, RecordError
+from prefrep.errors import DataError, PrefrepError, RecordError, UsageError
 from prefrep.records import Comparison, Message, RankedResponses
+
+main = program("inspect")
 
 TINY = "bundled:tiny-llama"
 
@@ -180,24 +182,23 @@ def test_errors(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such file or folder"):
         main([path + "x"])
     for wrong in (["--max-length", "9"], ["--column", "chosen"], ["--max-length", "0", "--tokenizer", TINY], ["--on-bad-row", "maybe"]):
-        with pytest.raises(SystemExit) as caught:
+        with pytest.raises(UsageError):
             main([path, *wrong])
-        assert caught.value.code == 2
 
 
 def test_a_source_that_cannot_be_read_does_not_hide_the_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     good, bad = tmp_path / "good.jsonl", tmp_path / "none.jsonl"
     good.write_text(json.dumps({"prompt": "a", "chosen": "b", "rejected": "c"}) + "\n")
-    assert main([str(bad), str(good)]) == 1
-    out, err = capsys.readouterr()
-    assert "good.jsonl" in out and err.strip().splitlines()[-1].startswith(f"prefrep: {bad}: no such file")
+    with pytest.raises(PrefrepError, match=f"^{bad}: no such file"):
+        main([str(bad), str(good)])
+    assert "good.jsonl" in capsys.readouterr().out
     with pytest.raises(DataError, match="none.jsonl: no such file"):
         main([str(bad)])
 
 
 def test_as_a_program(tmp_path: Path) -> None:
     """One sentence and exit code 1, no traceback."""
-    program = [sys.executable, "-m", "prefrep.cli.inspect"]
+    program = [sys.executable, "-m", "prefrep", "inspect"]
     failed = subprocess.run([*program, str(tmp_path / "no.jsonl")], check=False, capture_output=True, text=True)
     assert failed.returncode == 1 and failed.stdout == ""
     assert failed.stderr == f"prefrep: {tmp_path}/no.jsonl: no such file or folder (and not a hub data set, which is written owner/name)\n"

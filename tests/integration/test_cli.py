@@ -18,14 +18,16 @@ import lightning.pytorch  # noqa: F401  now: its log handlers keep the stderr th
 import pytest
 import torch
 import yaml
+from conftest import program
 from safetensors.torch import load_file
 
-from prefrep.cli import score
 from prefrep.cli.friendly import run
 from prefrep.cli.main import main
-from prefrep.errors import ConfigError, DataError
+from prefrep.errors import ConfigError, DataError, UsageError
 from prefrep.modules.base import LanguageModule
 from prefrep.scoring import Scorer
+
+score = program("score")
 
 ROOT = Path(__file__).parents[2]
 # Policies run in test_gpo, several processes in test_scale, a thousand epochs in test_cyclic.
@@ -156,9 +158,8 @@ def test_wrong_input_gets_one_sentence(
 
 
 def test_a_model_must_be_named(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as stop:
+    with pytest.raises(UsageError, match="no model is named; name a configuration with --config"):
         main(["fit"])
-    assert stop.value.code == 2 and "no model is named; give a complete file with --config" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("null", [["--model.backbone.lora", "null"], ["--model.backbone.init_args.lora=null"]])
@@ -174,7 +175,7 @@ def test_a_device_that_is_not_there(data: Path, tmp_path: Path, capsys: pytest.C
     for device in ("meta:9x", "nonsense"):
         with pytest.raises(SystemExit) as stop:
             arguments = ["--model", str(tmp_path / "run" / "export"), "--data", str(data), "--out", str(tmp_path / "o.jsonl")]
-            run(lambda arguments=arguments, device=device: score.main([*arguments, "--device", device]))  # type: ignore[misc]
+            run(lambda arguments=arguments, device=device: score([*arguments, "--device", device]))  # type: ignore[misc]
         assert stop.value.code == 1 and f"prefrep: device '{device}' cannot be used here" in capsys.readouterr().err
 
 
@@ -183,25 +184,25 @@ def test_a_fitted_model_scores_files(data: Path, tmp_path: Path) -> None:
     fit(TINY, data, tmp_path / "run")
     export = tmp_path / "run" / "export"
     options = ["--model", str(export), "--data", str(data), "--out"]
-    assert score.main([*options, str(tmp_path / "a.jsonl")]) == 0
+    assert score([*options, str(tmp_path / "a.jsonl")]) == 0
     whole = (tmp_path / "a.jsonl").read_text()
     rows: list[dict[str, Any]] = [json.loads(line) for line in whole.splitlines()]
     assert [row["id"] for row in rows] == [row["id"] for row in ROWS] and [row["row"] for row in rows] == list(range(6))
     table = Scorer.from_pretrained(export).table("Say 3", ["3 it is", "no 1, thanks"])
     assert rows[3]["score"] == pytest.approx(float(table[0, 1]), abs=1e-4)
-    assert score.main([*options, str(tmp_path / "b.jsonl")]) == 0
+    assert score([*options, str(tmp_path / "b.jsonl")]) == 0
     (tmp_path / "b.jsonl").write_text(whole[: whole.index('"r3"') + 2])
-    assert score.main([*options, str(tmp_path / "b.jsonl")]) == 0
+    assert score([*options, str(tmp_path / "b.jsonl")]) == 0
     again = [json.loads(line) for line in (tmp_path / "b.jsonl").read_text().splitlines()]
     assert [row["row"] for row in again] == list(range(6))
     assert [row["score"] for row in again] == pytest.approx([row["score"] for row in rows], abs=1e-4)
     other = tmp_path / "other.jsonl"
     other.write_text(data.read_text().replace("Say 3", "Say 4"))
     with pytest.raises(DataError, match="begun with other data"):
-        score.main(["--model", str(export), "--data", str(other), "--out", str(tmp_path / "b.jsonl")])
+        score(["--model", str(export), "--data", str(other), "--out", str(tmp_path / "b.jsonl")])
     (export / "head.safetensors").write_bytes((export / "head.safetensors").read_bytes() + b" ")
     with pytest.raises(DataError, match="begun with other model"):
-        score.main([*options, str(tmp_path / "b.jsonl")])
+        score([*options, str(tmp_path / "b.jsonl")])
 
 
 def test_predict_and_validate_need_a_checkpoint(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -215,7 +216,7 @@ def test_predict_and_validate_need_a_checkpoint(data: Path, tmp_path: Path, caps
     checkpoint = str(out / "checkpoints" / "last.ckpt")
     assert main(["predict", *common, "--data.predict", str(data), "--ckpt_path", checkpoint]) == 0
     rows = [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
-    assert score.main(["--model", str(out / "export"), "--data", str(data), "--out", str(tmp_path / "s.jsonl")]) == 0
+    assert score(["--model", str(out / "export"), "--data", str(data), "--out", str(tmp_path / "s.jsonl")]) == 0
     scored = [json.loads(line) for line in (tmp_path / "s.jsonl").read_text().splitlines()]
     assert [row["row"] for row in rows] == list(range(len(scored)))
     assert [row["score"] for row in rows] == pytest.approx([row["score"] for row in scored], abs=1e-4)
@@ -256,14 +257,14 @@ def test_score_leaves_other_files_alone(data: Path, tmp_path: Path) -> None:
     out.write_text('{"precious": true}')
     options = ["--model", str(tmp_path / "run" / "export"), "--data", str(data), "--out"]
     with pytest.raises(DataError, match="notes.json: it is not known which model wrote it"):
-        score.main([*options, str(out)])
+        score([*options, str(out)])
     assert out.read_text() == '{"precious": true}' and not (tmp_path / "notes.json.about.json").exists()
     with pytest.raises(DataError, match=r"drop .gz from its name"):
-        score.main([*options, str(tmp_path / "s.jsonl.gz")])
-    assert score.main([*options, str(tmp_path / "s.jsonl")]) == 0
+        score([*options, str(tmp_path / "s.jsonl.gz")])
+    assert score([*options, str(tmp_path / "s.jsonl")]) == 0
     (tmp_path / "s.jsonl").write_text("no line\n")
     with pytest.raises(DataError, match="s.jsonl:1: not a line that this program wrote"):
-        score.main([*options, str(tmp_path / "s.jsonl")])
+        score([*options, str(tmp_path / "s.jsonl")])
 
 
 def test_score_notices_that_a_folder_has_changed(data: Path, tmp_path: Path) -> None:
@@ -273,11 +274,11 @@ def test_score_notices_that_a_folder_has_changed(data: Path, tmp_path: Path) -> 
     folder.mkdir()
     (folder / "b.jsonl").write_text(data.read_text())
     options = ["--model", str(tmp_path / "run" / "export"), "--out", str(out), "--data"]
-    assert score.main([*options, str(folder)]) == 0
-    assert score.main([*options, str(folder.parent / "run" / ".." / "folder")]) == 0, "the same folder by another name"
+    assert score([*options, str(folder)]) == 0
+    assert score([*options, str(folder.parent / "run" / ".." / "folder")]) == 0, "the same folder by another name"
     (folder / "a.jsonl").write_text(data.read_text())
     with pytest.raises(DataError, match="begun with other data"):
-        score.main([*options, str(folder)])
+        score([*options, str(folder)])
 
 
 def test_exports_say_which_step_they_are_of(data: Path, tmp_path: Path) -> None:
@@ -323,7 +324,7 @@ def test_score_ranks_many_responses(data: Path, tmp_path: Path) -> None:
     ranked = tmp_path / "ranked.jsonl"
     ranked.write_text(json.dumps({"prompt": "Say hi", "responses": ["hi", "hello", "go away"]}) + "\n")
     out = tmp_path / "out.jsonl"
-    score.main(["--model", str(tmp_path / "run" / "export"), "--data", str(ranked), "--out", str(out), "--tables"])
+    score(["--model", str(tmp_path / "run" / "export"), "--data", str(ranked), "--out", str(out), "--tables"])
     line = json.loads(out.read_text())
     assert sorted(line["order"]) == [0, 1, 2]
     assert line["scores"] == pytest.approx([sum(row) / 3 for row in line["table"]])
@@ -342,7 +343,7 @@ def test_two_processes_give_the_curve_of_one(data: Path, tmp_path: Path) -> None
         arguments += ["--trainer.accumulate_grad_batches=1"]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
         done = subprocess.run(
-            [sys.executable, "-m", "prefrep.cli.main", *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
+            [sys.executable, "-m", "prefrep", *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
         )
         assert done.returncode == 0, done.stderr[-2000:]
         curves.append([json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()])

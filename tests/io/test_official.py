@@ -10,18 +10,19 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import COMPARISONS
+from conftest import COMPARISONS, program
 from safetensors.torch import load_file, save_file
 
-from prefrep.cli import export
 from prefrep.data.encode import EncodeConfig
-from prefrep.errors import CheckpointError, ConfigError
+from prefrep.errors import CheckpointError, ConfigError, UsageError
 from prefrep.io import folder, official
 from prefrep.io.folder import PreferenceModel
 from prefrep.nn.backbone import Backbone, LoRA
 from prefrep.nn.heads import BTHead, GPMHead, PairHead, PreferenceHead
 from prefrep.nn.skew import BlockSkew, GatedSkew, LearnedSkew
 from prefrep.scoring import Scorer
+
+export = program("export")
 
 HEADS = {
     "bt": (BTHead, {"gate": "none", "normalize": False}),
@@ -188,15 +189,13 @@ def test_d2_with_a_softmax_gate_scores_as_without(tmp_path: Path) -> None:
 def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = model_of(HEADS["scaled_softmax"][0])
     folder.save(tmp_path / "a", model.backbone, model.head, model.tau, model.encode, model.tokenizer, {})
-    assert export.main(["--model", str(tmp_path / "a"), "--to", "official", "--out", str(tmp_path / "b")]) == 0
+    assert export(["--model", str(tmp_path / "a"), "--to", "official", "--out", str(tmp_path / "b")]) == 0
     assert "tau 0.25, normalize True, gate scaled_softmax, template official" in capsys.readouterr().out
     back = ["--model", str(tmp_path / "b"), "--from", "official", "--out", str(tmp_path / "c"), "--tau", "0.25", "--gate", "scaled_softmax"]
-    assert export.main([*back, "--normalize", "--template", "official"]) == 0
+    assert export([*back, "--normalize", "--template", "official"]) == 0
     assert list(Scorer.from_pretrained(tmp_path / "c", device="cpu").compare(COMPARISONS)) == pytest.approx(scores(model), abs=1e-5)
-    with pytest.raises(SystemExit) as caught:
-        export.main(back)
-    assert caught.value.code == 2
-    assert "state --normalize, --template" in capsys.readouterr().err
+    with pytest.raises(UsageError, match="state --normalize, --template"):
+        export(back)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import COMPARISONS
+from conftest import COMPARISONS, program
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
@@ -18,7 +18,6 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from prefrep.cli import export
 from prefrep.data.encode import EncodeConfig
 from prefrep.errors import CheckpointError, ConfigError
 from prefrep.io import folder, seqcls
@@ -27,6 +26,8 @@ from prefrep.nn.backbone import Backbone, LoRA
 from prefrep.nn.heads import BTHead, GPMHead, PairHead
 from prefrep.records import Message, RankedResponses
 from prefrep.scoring import Scorer, ranked
+
+export = program("export")
 
 FAMILIES = ("llama", "qwen2", "gpt2", "gpt_neox", "gemma2")
 
@@ -257,9 +258,9 @@ def test_a_foreign_folder_without_a_template_is_refused(tmp_path: Path) -> None:
 def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = model_of("gpt2")
     folder.save(tmp_path / "a", model.backbone, model.head, model.tau, model.encode, model.tokenizer, {})
-    assert export.main(["--model", str(tmp_path / "a"), "--to", "seqcls", "--out", str(tmp_path / "b")]) == 0
-    assert export.main(["--model", str(tmp_path / "b"), "--from", "seqcls", "--out", str(tmp_path / "c")]) == 0
+    assert export(["--model", str(tmp_path / "a"), "--to", "seqcls", "--out", str(tmp_path / "b")]) == 0
+    assert export(["--model", str(tmp_path / "b"), "--from", "seqcls", "--out", str(tmp_path / "c")]) == 0
     assert ours(folder.load(tmp_path / "c")) == pytest.approx(ours(model), abs=1e-4)
     assert "README.md" in capsys.readouterr().out
     with pytest.raises(CheckpointError, match="would replace"):
-        export.main(["--model", str(tmp_path / "a"), "--to", "seqcls", "--out", str(tmp_path / "b" / ".." / "a")])
+        export(["--model", str(tmp_path / "a"), "--to", "seqcls", "--out", str(tmp_path / "b" / ".." / "a")])

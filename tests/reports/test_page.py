@@ -13,17 +13,17 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from conftest import comparison
+from conftest import comparison, program
 
-from prefrep.cli.eval import main as evaluate
-from prefrep.cli.report import main
-from prefrep.errors import DataError
+from prefrep.errors import DataError, UsageError
 from prefrep.evaluation import pairs
 from prefrep.evaluation.layout import write_official, write_results
 from prefrep.evaluation.scores import PairScore
 from prefrep.evaluation.summary import Bootstrap, pair_results
 from prefrep.reports.figures import curves, smoothed
 from prefrep.reports.markdown import escaped, fenced
+
+evaluate, main = program("eval"), program("report")
 
 EVIL = "<script>alert('x')</script> & \"quoted\" | `tick` $x_1$ *bold* \x01 日本 </pre></body>"
 Z2 = 1.959963984540054**2  # of the standard normal, 0.975
@@ -462,9 +462,8 @@ def test_a_damaged_file_is_named_and_the_rest_is_shown(damage: str, tmp_path: Pa
 
 def test_usage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_training(tmp_path / "run")
-    with pytest.raises(SystemExit) as end:
+    with pytest.raises(UsageError, match="name a file that ends in .html"):
         main([str(tmp_path / "run"), "--out", "report.pdf"])
-    assert end.value.code == 2
     assert main([str(tmp_path / "run")]) == 0  # beside what it reports on
     assert (tmp_path / "run" / "run.html").is_file() and (tmp_path / "run" / "run.md").is_file()
     assert "run.html" in capsys.readouterr().out

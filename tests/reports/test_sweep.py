@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import program
 
-from prefrep.cli.sweep import main
 from prefrep.errors import DataError
 from prefrep.evaluation.pairs import PairRow
 from prefrep.evaluation.scores import read_scores
@@ -23,6 +23,8 @@ from prefrep.sweeps import table
 from prefrep.sweeps.plots import draw
 from prefrep.sweeps.study import alone
 from prefrep.sweeps.table import Difference, Model, Run, compare, models, read_runs
+
+main = program("sweep")
 
 Z2 = 1.959963984540054**2  # of the standard normal, 0.975
 T2, T1 = 4.302652729911275, 12.706204736432095  # quantiles 0.975 of Student's t with 2 and 1 degrees of freedom

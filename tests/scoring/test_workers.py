@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import program
 
-from prefrep.cli import eval, score
 from prefrep.data.encode import EncodeConfig
 from prefrep.data.sources import read
-from prefrep.errors import CheckpointError, PrefrepError
+from prefrep.errors import CheckpointError, PrefrepError, UsageError
 from prefrep.io.folder import save
 from prefrep.nn.backbone import Backbone, load_tokenizer
 from prefrep.nn.heads import PairHead
@@ -21,6 +21,9 @@ ROWS = [
     {"prompt": f"Say {i}", "chosen": "it is " * (i % 5 + 1), "rejected": f"no {i}", "id": f"r{i}", "subset": "hep-go"}
     for i in range(WINDOW + 30)
 ]
+
+
+score, evaluate = program("score"), program("eval")
 
 
 @pytest.fixture(scope="module")
@@ -48,19 +51,19 @@ def test_score_writes_the_same_file(model: str, data: str, tmp_path: Path) -> No
     with open(data, "a") as more:
         more.write(json.dumps({"prompt": "hi", "chosen": "a", "rejected": "b", "id": "last"}) + "\n")
     one, two = tmp_path / "one.jsonl", tmp_path / "two.jsonl"
-    score.main(["--model", model, "--data", data, "--out", str(one)])
+    score(["--model", model, "--data", data, "--out", str(one)])
     assert [json.loads(line)["row"] for line in one.read_text().splitlines()] == list(range(len(ROWS) + 1))
     (tmp_path / "two.jsonl.about.json").write_text((tmp_path / "one.jsonl.about.json").read_text())
     two.write_bytes(one.read_bytes()[: one.read_bytes().index(b'"row": 140') + 3])
-    score.main(["--model", model, "--data", data, "--out", str(two), "--workers", "2"])
+    score(["--model", model, "--data", data, "--out", str(two), "--workers", "2"])
     assert two.read_bytes() == one.read_bytes()
 
 
 def test_what_is_finished_is_left_alone(model: str, data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out.jsonl"
-    score.main(["--model", model, "--data", data, "--out", str(out)])
+    score(["--model", model, "--data", data, "--out", str(out)])
     before = out.stat().st_mtime_ns
-    score.main(["--model", model, "--data", data, "--out", str(out), "--workers", "2"])
+    score(["--model", model, "--data", data, "--out", str(out), "--workers", "2"])
     assert "all 158 rows are there already" in capsys.readouterr().out and out.stat().st_mtime_ns == before
 
 
@@ -69,7 +72,7 @@ def test_eval_writes_the_same_results(model: str, data: str, tmp_path: Path) -> 
     for workers in ("1", "2"):
         out = tmp_path / workers
         options = ["--out", str(out), "--also-swap", "--bootstrap", "50", "--workers", workers]
-        assert eval.main(["rewardbench", "--model", model, "--data", data, *options]) == 0
+        assert evaluate(["rewardbench", "--model", model, "--data", data, *options]) == 0
         found.append(json.loads((out / "results.json").read_text()))
     assert (tmp_path / "1" / "scores.jsonl").read_bytes() == (tmp_path / "2" / "scores.jsonl").read_bytes()
     assert found[0] == found[1] and found[0]["swap"]["orders"] == "single" and found[0]["model"]["encoded"]["records"] == len(ROWS)
@@ -90,7 +93,6 @@ def test_errors_cross_the_border(model: str, data: str) -> None:
 
 
 @pytest.mark.parametrize("workers", ["0", "two"])
-def test_numbers_of_workers(workers: str, model: str, data: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as stop:
-        score.main(["--model", model, "--data", data, "--out", "never", "--workers", workers])
-    assert stop.value.code == 2 and "--workers" in capsys.readouterr().err
+def test_numbers_of_workers(workers: str, model: str, data: str) -> None:
+    with pytest.raises(UsageError, match="--workers"):
+        score(["--model", model, "--data", data, "--out", "never", "--workers", workers])
