@@ -17,8 +17,10 @@ from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from prefrep.data.encode import EncodeConfig, Encoder, pad_id
-from prefrep.data.features import Features, Reads, identity, look_up, remember, root
+from prefrep.data.features import Features, root
 from prefrep.data.files import ROLES
+from prefrep.data.identity import Reads, identity
+from prefrep.data.remember import look_up, remember
 from prefrep.data.sampling import BatchOrder, ResumableLoader, batches_before
 from prefrep.data.sources import Source, read_mixed
 from prefrep.data.spool import Spool
@@ -55,7 +57,7 @@ class Reader(Protocol):
 
     @property
     def backbone(self) -> Any:
-        """What reads, `frozen` or not; a frozen one is a `data.features.Reads`."""
+        """What reads, `frozen` or not; a frozen one is a `data.identity.Reads`."""
 
     @property
     def device(self) -> torch.device:
