@@ -148,9 +148,7 @@ def _head(path: str, tensors: dict[str, Tensor], hidden_size: int, normalize: bo
         raise CheckpointError(f"{path}: {PROMPT} is {list(prompt.shape)}, which does not fit {VALUE} {list(value.shape)}")
     if dim == 1:
         if normalize:
-            raise CheckpointError(
-                f"{path}: Bradley-Terry rewards (one row in {VALUE}) are not normalised; set normalize to false"
-            )
+            raise CheckpointError(f"{path}: Bradley-Terry rewards (one row in {VALUE}) are not normalised; set normalize to false")
         bt = BTHead(hidden_size)
         bt.load_state_dict({VALUE: value})
         return bt
