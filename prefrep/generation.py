@@ -1,4 +1,4 @@
-"""Sampling: a language model answers prompts. Post-training draws its responses here, and so do the answer files of benchmarks."""
+"""Sampling of responses from a language model, for post-training and for the answer files of benchmarks."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ Template = Literal["auto", "chat", "plain"]
 
 @dataclass(frozen=True)
 class Sampled:
-    """A response of a language model.
+    """A sampled response.
 
     Args:
-        text: What it says, without special tokens.
-        finished: It ended by itself (in EOS, or in the chat template's end of turn), not because the room was used up.
-        lead: What was sampled in front of the text and belongs to the template, see `Encoder.lead`; empty where the text came at once.
+        text: The response without special tokens.
+        finished: Whether it ended in EOS or the chat template's end of turn, and not at the length limit.
+        lead: Sampled text in front of the response that belongs to the template, see `Encoder.lead`; empty if there is none.
     """
 
     text: str
@@ -44,42 +44,42 @@ class Sampled:
 
 
 class Sampler(Protocol):
-    """Draws responses. One call is one batch."""
+    """An engine that samples responses. One call is one batch."""
 
     def sample(
         self, backbone: Backbone, prompts: Sequence[Messages], responses: int, seed: int, shorten: bool = False
     ) -> Iterator[tuple[Sampled, ...]]:
-        """Draws responses to each of N prompts.
+        """Sample K responses to each of N prompts.
 
-        Equal weights, prompts and seed give equal responses; the global random numbers stay where they were.
+        Equal weights, prompts and seeds give equal responses. The global random state does not change.
 
         Args:
             backbone: The language model, in training or evaluation mode.
             prompts: N conversations up to the response.
-            responses: K, how many per prompt.
-            seed: Of the draws.
-            shorten: Give a response the room that its prompt leaves of the model's context, where that is less than the longest response.
+            responses: K, the number of responses per prompt.
+            seed: Seed of the draws.
+            shorten: Limit responses to the context length that their prompt leaves, instead of raising.
 
         Yields:
             K responses per prompt, in the order of the prompts.
 
         Raises:
-            RecordError: A prompt is empty, or does not leave room for the longest response; with `shorten`, for any.
+            RecordError: A prompt is empty, or leaves no room for the longest response; with `shorten`, for none at all.
         """
         ...
 
 
 class _Settings:
-    """What samplers have in common: the distribution, the length, and how prompts become tokens.
+    """Settings and encoding that samplers share.
 
     Args:
-        temperature: Divides the logits; 0 takes the likeliest token each time.
-        top_p: Tokens are drawn from the smallest set that holds this much probability (nucleus sampling, arXiv 1904.09751).
-        max_new_tokens: Longest response.
-        template: As for encoding, see `EncodeConfig`; it must be the one that the log-probabilities are computed with.
+        temperature: Divides the logits; 0: greedy decoding.
+        top_p: Probability mass of nucleus sampling (arXiv 1904.09751).
+        max_new_tokens: Maximum length of a response.
+        template: See `EncodeConfig`; it must be the template of the log-probabilities.
 
     Raises:
-        ConfigError: A value is out of its range.
+        ConfigError: A value is outside its range.
     """
 
     def __init__(self, temperature: float = 0.7, top_p: float = 0.9, max_new_tokens: int = 256, template: Template = "auto") -> None:
@@ -88,10 +88,10 @@ class _Settings:
         if max_new_tokens < 1:
             raise ConfigError(f"max_new_tokens must be 1 or more, got {max_new_tokens}")
         self.temperature, self.top_p, self.max_new_tokens, self.template = _temperature(temperature), top_p, max_new_tokens, template
-        self._known: dict[tuple[str, Any], tuple[Encoder, list[int]]] = {}  # copies of `at` share it
+        self._known: dict[tuple[str, Any], tuple[Encoder, list[int]]] = {}  # shared by the copies of `at`
 
     def encoder(self, backbone: Backbone) -> tuple[Encoder, list[int]]:
-        """The encoder of a model's prompts, and the ids that end its responses."""
+        """Return the encoder of a model's prompts, and the ids that end its responses."""
         key = (backbone.path, backbone.settings["revision"])
         if key not in self._known:
             encoder = Encoder(backbone.tokenizer(), EncodeConfig(self.template), "single")
@@ -101,19 +101,19 @@ class _Settings:
         return self._known[key]
 
     def at(self, temperature: float) -> Self:
-        """The same sampler at another temperature."""
+        """Return the sampler with another temperature."""
         other = copy(self)
         other.temperature = _temperature(temperature)
         return other
 
     def _prompts(self, backbone: Backbone, prompts: Sequence[Messages], responses: int) -> tuple[list[Ids], Encoder, list[int]]:
         if responses < 1:
-            raise ConfigError(f"at least 1 response per prompt must be asked for, got {responses}")
+            raise ConfigError(f"responses must be 1 or more per prompt, got {responses}")
         encoder, ends = self.encoder(backbone)
         return encoder.prompts(prompts), encoder, ends
 
     def _limits(self, backbone: Backbone, prompts: Sequence[Messages], encoded: Sequence[Ids], shorten: bool) -> list[int]:
-        """The longest response to each prompt, in tokens."""
+        """Return the maximum length of the response to each prompt, in tokens."""
         room = backbone.room
         if room is None:
             return [self.max_new_tokens] * len(encoded)
@@ -130,10 +130,10 @@ class _Settings:
 
 
 class TransformersSampler(_Settings):
-    """Samples with `generate` of transformers: any model that loads, any device.
+    """Sampling with `generate` of transformers, for any model and device.
 
-    The K responses of a prompt share the work of reading it: all tokens but the last go through the model once, and their cache is
-    repeated K times. Prompts of one call are padded on the left.
+    The K responses share the prefill of their prompt: all tokens but the last go through the model once, and their cache is repeated K
+    times. Prompts of one call are padded on the left.
 
     Args:
         temperature: See `_Settings`.
@@ -145,14 +145,14 @@ class TransformersSampler(_Settings):
     def sample(
         self, backbone: Backbone, prompts: Sequence[Messages], responses: int, seed: int, shorten: bool = False
     ) -> Iterator[tuple[Sampled, ...]]:
-        """See `Sampler`. Under temperature 0 a response does not depend on the other prompts of the call; a drawn one does."""
+        """See `Sampler`. Greedy responses do not depend on the other prompts of the call; sampled ones do."""
         if not prompts:
             return iter(())
         encoded, encoder, ends = self._prompts(backbone, prompts, responses)
         limits, found = self._limits(backbone, prompts, encoded, shorten), dict[int, tuple[Sampled, ...]]()
-        for limit in set(limits):  # a row that went on behind its own limit would read positions that the model does not have
+        for limit in set(limits):  # `generate` has one limit per call, and positions beyond the context length do not exist
             places = [i for i, own in enumerate(limits) if own == limit]
-            some, own_seed = [encoded[i] for i in places], seed + self.max_new_tokens - limit  # equal seeds would draw equal noise
+            some, own_seed = [encoded[i] for i in places], seed + self.max_new_tokens - limit  # equal seeds draw equal noise
             new = self._generate(backbone, some, pad_id(encoder.tokenizer), ends, responses, own_seed, limit)
             texts = [_sampled(ids, encoder, set(ends)) for ids in new.tolist()]
             found |= {i: tuple(texts[n * responses : (n + 1) * responses]) for n, i in enumerate(places)}
@@ -162,11 +162,11 @@ class TransformersSampler(_Settings):
     def _generate(
         self, backbone: Backbone, prompts: Sequence[Ids], pad: int, ends: list[int], responses: int, seed: int, longest: int
     ) -> Tensor:
-        """New tokens [N * K, T], T at most `longest`, each row padded behind its end."""
+        """Return new tokens [N * K, T] with T at most `longest`, each row padded after its end."""
         model = backbone.model
         device = next(model.parameters()).device
         ids, mask = (each.to(device) for each in _left_padded(prompts, pad))
-        # Everything is said here: what a model's own generation settings hold (top_k, repetition penalties) must not leak in.
+        # Complete settings, so that those of the model (top_k, repetition penalties) do not apply.
         drawn = {"do_sample": True, "temperature": self.temperature, "top_p": self.top_p, "top_k": 0}
         settings = GenerationConfig(
             max_new_tokens=longest,
@@ -186,7 +186,7 @@ class TransformersSampler(_Settings):
 
     @staticmethod
     def _read(model: Any, ids: Tensor, mask: Tensor, responses: int) -> DynamicCache:
-        """The cache of prompts [N, L] after one pass, repeated for K responses each."""
+        """Return the cache of prompts [N, L] after one forward pass, repeated K times."""
         cache = DynamicCache(config=model.config)
         positions = (mask.cumsum(1) - 1).clamp(min=0)
         model.base_model(input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True)
@@ -195,19 +195,19 @@ class TransformersSampler(_Settings):
 
 
 class VLLMSampler(_Settings):
-    """Samples with vLLM (extra `vllm`), which needs a CUDA device. Tested against a stand-in only, never run with vLLM itself.
+    """Sampling with vLLM (extra `vllm`), which needs a CUDA device. Tested with a mock only, never with vLLM itself.
 
-    vLLM reads weights from disk, so each change of the model's weights costs an export and a new engine.
+    vLLM reads weights from disk, so each update of the model costs an export and a new engine.
 
     Args:
         temperature: See `_Settings`.
         top_p: See `_Settings`.
         max_new_tokens: See `_Settings`.
         template: See `_Settings`.
-        gpu_memory: Share of the device's memory that the engine may take, beside the model in training.
+        gpu_memory: Fraction of the device's memory for the engine, beside the model in training.
 
     Raises:
-        ConfigError: vLLM is not installed, or a value is out of its range.
+        ConfigError: vLLM is not installed, or a value is outside its range.
     """
 
     def __init__(
@@ -222,33 +222,33 @@ class VLLMSampler(_Settings):
             raise ConfigError("VLLMSampler: vllm is not installed; pip install 'prefrep[vllm]', or use TransformersSampler")
         super().__init__(temperature, top_p, max_new_tokens, template)
         self.gpu_memory = gpu_memory
-        self._engine: dict[str, Any] = {}  # copies of `at` share it
+        self._engine: dict[str, Any] = {}  # shared by the copies of `at`
 
     def sample(
         self, backbone: Backbone, prompts: Sequence[Messages], responses: int, seed: int, shorten: bool = False
     ) -> Iterator[tuple[Sampled, ...]]:
         """See `Sampler`."""
-        vllm = import_module("vllm")  # has no stubs, and is mostly not there
+        vllm = import_module("vllm")  # an optional dependency without stubs
 
         if not prompts:
             return iter(())
         encoded, encoder, ends = self._prompts(backbone, prompts, responses)
         limits = self._limits(backbone, prompts, encoded, shorten)
         common = {"n": responses, "temperature": self.temperature, "top_p": self.top_p, "stop_token_ids": ends}
-        # Equal seeds would draw equal noise for every prompt.
+        # With equal seeds every prompt would draw equal noise.
         seeds = np.random.SeedSequence(seed).generate_state(len(prompts))
         options = [vllm.SamplingParams(**common, max_tokens=limit, seed=int(each)) for limit, each in zip(limits, seeds, strict=True)]
         results = self._load(vllm, backbone, encoder.tokenizer).generate(
             [{"prompt_token_ids": ids.tolist()} for ids in encoded], options, use_tqdm=False
         )
-        return iter([tuple(_said(each.text, each.finish_reason == "stop", encoder) for each in result.outputs) for result in results])
+        return iter([tuple(_split(each.text, each.finish_reason == "stop", encoder) for each in result.outputs) for result in results])
 
     def _load(self, vllm: Any, backbone: Backbone, tokenizer: PreTrainedTokenizerBase) -> Any:
-        # In-place updates, which optimizers make, raise a tensor's version.
+        # Optimizers update in place, which increases `_version`.
         state: list[object] = [(id(tensor), tensor._version) for tensor in backbone.model.parameters()]
         state += [module.disable_adapters for module in backbone.model.modules() if isinstance(module, BaseTunerLayer)]
         if self._engine.get("state") != state:
-            self._engine.clear()  # frees the memory before the next engine asks for it
+            self._engine.clear()  # frees the memory before the next engine allocates
             with TemporaryDirectory() as folder:
                 with quietly():
                     backbone.model.save_pretrained(Path(folder), state_dict=backbone.merged_state())
@@ -265,7 +265,7 @@ def _temperature(value: float) -> float:
 
 @contextmanager
 def _for_sampling(backbone: Backbone) -> Iterator[None]:
-    """Evaluation mode (no dropout, no checkpointing) without the model's own generation settings; all is put back afterwards."""
+    """Set evaluation mode and default generation settings, and restore both afterwards."""
     model, mode = backbone.model, backbone.training
     own = model.generation_config
     backbone.eval()
@@ -278,7 +278,7 @@ def _for_sampling(backbone: Backbone) -> Iterator[None]:
 
 
 def _left_padded(prompts: Sequence[Ids], pad: int) -> tuple[Tensor, Tensor]:
-    """Ids [N, L] with every prompt at the right, and the mask [N, L] of what is no padding."""
+    """Return left-padded ids [N, L] and their attention mask [N, L]."""
     longest = max(len(ids) for ids in prompts)
     ids = np.full((len(prompts), longest), pad, np.int64)
     mask = np.zeros_like(ids)
@@ -289,12 +289,12 @@ def _left_padded(prompts: Sequence[Ids], pad: int) -> tuple[Tensor, Tensor]:
 
 
 def _sampled(ids: list[int], encoder: Encoder, ends: set[int]) -> Sampled:
-    """The response in a row of new tokens, which may go on behind its end."""
+    """Return the response in a row of new tokens, which can continue after its end."""
     stop = next((i for i, token in enumerate(ids) if token in ends), None)
-    return _said(encoder.continued(ids[:stop]), stop is not None, encoder)
+    return _split(encoder.continued(ids[:stop]), stop is not None, encoder)
 
 
-def _said(whole: str, finished: bool, encoder: Encoder) -> Sampled:
-    """A response whose text is taken apart from the lead in front of it."""
+def _split(whole: str, finished: bool, encoder: Encoder) -> Sampled:
+    """Return a response with its text and lead separated."""
     text = whole.removeprefix(encoder.lead)
     return Sampled(text, finished, whole[: len(whole) - len(text)])

@@ -248,7 +248,7 @@ def test_bad_prompts(llama: Backbone) -> None:
     for empty in ((), user(" ")):
         with pytest.raises(RecordError, match="empty"):
             sampler.sample(llama, [empty], 1, 0)
-    with pytest.raises(ConfigError, match="at least 1"):
+    with pytest.raises(ConfigError, match="must be 1 or more"):
         sampler.sample(llama, [SHORT], 0, 0)
     assert list(sampler.sample(llama, [], 1, 0)) == []
 

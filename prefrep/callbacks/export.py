@@ -15,6 +15,7 @@ from torch import nn
 from prefrep.data.preference import PreferenceData
 from prefrep.errors import ConfigError
 from prefrep.io import folder
+from prefrep.io.replacing import check_free
 from prefrep.modules.preference import PreferenceModule
 from prefrep.modules.sharding import class_name, is_sharded, whole_state
 
@@ -43,7 +44,7 @@ class Export(Callback):
         """
         backbone = cast(PreferenceModule, pl_module).backbone
         folder.check_base(backbone.path, "reference" if backbone.settings["quantize"] != "none" else self.weights)
-        folder.check_free(self._target(trainer))
+        check_free(self._target(trainer))
         monitored = any(isinstance(c, ModelCheckpoint) and c.monitor for c in trainer.checkpoint_callbacks)
         if self.which == "best" and monitored and not _whole_checkpoints(trainer):
             raise ConfigError(

@@ -10,7 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from prefrep.callbacks.rounds import parts
 from prefrep.io import policy
-from prefrep.io.folder import check_free
+from prefrep.io.replacing import check_free
 
 log = logging.getLogger(__name__)
 

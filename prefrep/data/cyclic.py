@@ -1,10 +1,10 @@
-"""Comparisons from ratings on several aspects: cyclic ones, which no single score can explain, and transitive ones.
+"""Cyclic and transitive comparisons from ratings on several aspects.
 
-Three responses a, b, c form a cycle when a is rated strictly higher than b on one aspect, b than c on a second and c than a on a third
-(the cyclic data of arXiv:2410.02197, Table 1). A model that gives each response one number orders the three, so it gets at most two of
-the three comparisons right: 2/3 is Bradley-Terry's ceiling here, whatever its backbone.
+Three responses a, b, c form a cycle if a is rated strictly higher than b on one aspect, b than c on a second and c than a on a third (the
+cyclic data of arXiv:2410.02197, Table 1). A model with one score per response orders the three, so it gets at most two of the three
+comparisons right: the upper bound of Bradley-Terry models is 2/3, whatever the backbone.
 
-Everything that reads data takes `cyclic:RATINGS?omit=ASPECT` as a path (`Subset`): rated responses in, comparisons out.
+Every path of data can be `cyclic:RATINGS?omit=ASPECT` (`Subset`), which turns rated responses into comparisons.
 """
 
 from __future__ import annotations
@@ -27,52 +27,54 @@ Triple = tuple[Comparison, Comparison, Comparison]
 
 
 class Cycle(NamedTuple):
-    """Response `responses[n]` beats `responses[n + 1]` (and the last one the first) on `criteria[n]`."""
+    """A cycle: `responses[n]` beats `responses[n + 1]`, and the last one the first, on `criteria[n]`."""
 
     responses: tuple[int, int, int]
     criteria: tuple[str, str, str]
 
 
 def aspects_of(records: Iterable[RankedResponses]) -> tuple[str, ...]:
-    """The aspects that any record is rated on, in order of appearance."""
+    """Return all rated aspects, in order of appearance."""
     return tuple(dict.fromkeys(aspect for record in records for aspect in record.ratings))
 
 
 def find_cycle(record: RankedResponses, aspects: Sequence[str]) -> Cycle | None:
-    """The clearest cycle among a record's responses: the one whose smallest rating difference is largest, the first of equals.
+    """Return the clearest cycle of a record: the first one with the largest minimum rating difference.
 
     Args:
         record: Rated responses to one prompt.
-        aspects: The criteria to choose from; a cycle uses three different ones.
+        aspects: Candidate criteria; a cycle uses three of them.
+
+    Returns:
+        The cycle, or None if there is none.
     """
     best, clearest = None, 0.0
     rated = [aspect for aspect in aspects if aspect in record.ratings]
     for a, b, c in itertools.permutations(range(len(record.responses)), 3):
-        if a != min(a, b, c):  # the same cycle, told from another of its members
+        if a != min(a, b, c):  # the same cycle, starting at another response
             continue
         for criteria in itertools.permutations(rated, 3):
             differences = [
                 record.ratings[criterion][first] - record.ratings[criterion][second]
                 for criterion, (first, second) in zip(criteria, ((a, b), (b, c), (c, a)), strict=True)
             ]
-            # A missing rating is NaN, and no comparison with NaN is true.
+            # Missing ratings are NaN, which compares false.
             if all(difference > 0 for difference in differences) and min(differences) > clearest:
                 best, clearest = Cycle((a, b, c), criteria), min(differences)
     return best
 
 
 def cycles(records: Iterable[Record], omit: str) -> Iterator[Triple]:
-    """One of the paper's sub-sets: the comparisons a > b, b > c, c > a of every prompt that has a cycle by the aspects other than `omit`.
+    """Yield a subset of the paper: the comparisons a > b, b > c, c > a of each prompt with a cycle in the aspects other than `omit`.
 
-    Sub-sets of different `omit` can contradict each other, as they judge by different aspects: train on one of them at a time, or on
-    `cyclic_shares`.
+    Subsets of different `omit` can contradict each other, since they use different aspects. Train on one of them, or on `cyclic_shares`.
 
     Args:
         records: Rated responses, read once; records without ratings or without a cycle are left out.
-        omit: The aspect that is not used. The comparisons' subset is `without-<omit>`.
+        omit: The unused aspect. The subset of the comparisons is `without-<omit>`.
 
     Raises:
-        DataError: No record is rated on that aspect, or there are fewer than three others.
+        DataError: No record is rated on `omit`, or there are fewer than three other aspects.
     """
     known: dict[str, None] = {}
     for record in records:
@@ -84,9 +86,9 @@ def cycles(records: Iterable[Record], omit: str) -> Iterator[Triple]:
 
 
 def cyclic_shares(records: Sequence[RankedResponses]) -> list[Comparison]:
-    """At most one cycle per prompt, over all sub-sets: comparisons that one model can learn together.
+    """Return at most one cycle per prompt over all subsets, which a single model can learn together.
 
-    Each prompt goes to the sub-set that is smallest so far, among those in which it has a cycle.
+    Each prompt goes to the smallest subset so far among those in which it has a cycle.
 
     Raises:
         DataError: There are fewer than four aspects.
@@ -102,13 +104,13 @@ def cyclic_shares(records: Sequence[RankedResponses]) -> list[Comparison]:
 
 
 def transitive(records: Iterable[RankedResponses], gap: float = 0.0) -> list[Comparison]:
-    """All pairs of responses that differ in their mean rating over the aspects on which all of a record's responses are rated.
+    """Return all pairs of responses with different mean ratings, as comparisons of the subset `transitive`.
 
-    Their subset is `transitive`.
+    The mean is over the aspects on which all responses of a record are rated.
 
     Args:
         records: Rated responses.
-        gap: Leave out pairs whose means differ by less; equal ones are always left out.
+        gap: Minimum difference of the means; pairs with equal means are always left out.
     """
     comparisons = []
     for record in records:
@@ -123,13 +125,13 @@ def transitive(records: Iterable[RankedResponses], gap: float = 0.0) -> list[Com
 
 
 def split_by_prompt(records: Iterable[RankedResponses], seed: int = 0) -> tuple[list[RankedResponses], list[RankedResponses]]:
-    """Training and held-out records, `HELD_OUT` of the prompts on average.
+    """Split records into training and held-out ones, with `HELD_OUT` of the prompts held out on average.
 
-    The same prompt always lands on the same side, also when it occurs twice or the file grows.
+    The side of a prompt depends on its text and the seed only, also when it occurs twice or the file grows.
 
     Args:
-        records: What to divide.
-        seed: Another seed, another division.
+        records: The records.
+        seed: Seed of the split.
     """
     train: list[RankedResponses] = []
     rest: list[RankedResponses] = []
@@ -140,24 +142,24 @@ def split_by_prompt(records: Iterable[RankedResponses], seed: int = 0) -> tuple[
 
 @dataclass(frozen=True)
 class Subset:
-    """A cyclic sub-set, or a part of it, as a source of data.
+    """A cyclic subset, or a part of it, as a source of data.
 
-    Parts with `seen` are for training, those with `unseen` for testing what was trained on the `seen` ones:
+    Train on the `seen` parts and test on the `unseen` ones:
 
-    * `all`: train and test on the same comparisons, as the paper does. This says what a model can represent, not whether it generalises.
-    * `seen-prompts`, `unseen-prompts`: whole cycles, 30 % of the prompts unseen.
-    * `seen-comparisons`, `unseen-comparisons`: of each cycle two comparisons are seen and the third, drawn by the seed, is not. Nothing in
-      the two says which way the third goes: a model of one number per response that fits a > b and b > c says a > c, so it gets every
-      unseen comparison wrong. Only who takes cycles for the rule gets them right.
+    * `all`: train and test on the same comparisons, as in the paper. This measures what a model can represent, not generalisation.
+    * `seen-prompts`, `unseen-prompts`: complete cycles, 30 % of the prompts unseen.
+    * `seen-comparisons`, `unseen-comparisons`: two comparisons of each cycle are seen, the third one, drawn by the seed, is not. The two
+      do not determine the third: a model with one score per response that fits a > b and b > c implies a > c, so it gets every unseen
+      comparison wrong. Only a model that expects cycles gets them right.
 
     Args:
-        ratings: Where rated responses are read: what `Source.path` takes.
-        omit: The aspect that is not used.
-        part: Which comparisons.
-        seed: Of the division into seen and unseen.
+        ratings: Source of rated responses, see `Source.path`.
+        omit: The unused aspect.
+        part: The comparisons to use.
+        seed: Seed of the split into seen and unseen.
 
     Raises:
-        ConfigError: There is no such part.
+        ConfigError: The part is unknown.
     """
 
     ratings: str
@@ -171,23 +173,23 @@ class Subset:
 
     @classmethod
     def parse(cls, path: str) -> Subset:
-        """Reads `cyclic:RATINGS?omit=ASPECT&part=PART&seed=N`; part and seed may be left out.
+        """Parse `cyclic:RATINGS?omit=ASPECT&part=PART&seed=N`, where part and seed are optional.
 
         Raises:
-            ConfigError: It is written in another way.
+            ConfigError: The path has another form.
         """
         ratings, _, query = path.removeprefix(PREFIX).partition("?")
         given = dict(parse_qsl(query, keep_blank_values=True))
-        usage = f"write {PREFIX}RATINGS?omit=ASPECT, and if need be &part=PART and &seed=N behind it, in quotes"
+        usage = f"write {PREFIX}RATINGS?omit=ASPECT, optionally with &part=PART and &seed=N, in quotes"
         if not ratings or "omit" not in given or set(given) - {"omit", "part", "seed"}:
             raise ConfigError(f"{path}: {usage}")
         seed = given.get("seed", "0")
         if not seed.isdecimal():
             raise ConfigError(f"{path}: the seed must be a whole number, 0 or more; {usage}")
-        return cls(ratings, given["omit"], given.get("part", "all"), int(seed))  # type: ignore[arg-type]  # checked where it is made
+        return cls(ratings, given["omit"], given.get("part", "all"), int(seed))  # type: ignore[arg-type]  # checked in __post_init__
 
     def comparisons(self, records: Iterable[Record]) -> Iterator[Comparison]:
-        """The comparisons of rated responses, in their order, one prompt at a time.
+        """Yield the comparisons of rated responses, in order, one prompt at a time.
 
         Raises:
             DataError: See `cycles`; or no prompt has a cycle.
@@ -206,14 +208,14 @@ class Subset:
 
 
 def _draw(prompt: Messages, seed: int) -> float:
-    """A number in [0, 1) that follows from the prompt and the seed, whatever stands beside it."""
+    """Return a number in [0, 1) that depends on the prompt and the seed only."""
     key = "\0".join([str(seed), *(part for message in prompt for part in (message.role, message.content.strip()))])
     return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") / 2**64
 
 
 def _others(known: Sequence[str], omit: str) -> list[str]:
     if omit not in known:
-        raise DataError(f"no ratings on the aspect '{omit}' (found: {', '.join(known) or 'none'}); omit one of those that are there")
+        raise DataError(f"no ratings on the aspect '{omit}' (found: {', '.join(known) or 'none'}); omit one of the rated aspects")
     if len(known) < 4:
         raise DataError(f"a cycle needs three aspects besides '{omit}', and there are {len(known) - 1}; give ratings on four or more")
     return [aspect for aspect in known if aspect != omit]
@@ -228,7 +230,7 @@ def _triple(record: RankedResponses, aspects: Sequence[str], omit: str) -> Tripl
 
 
 def _comparison(record: RankedResponses, chosen: int, rejected: int, subset: str, criterion: str) -> Comparison:
-    name = record.id or record.source.rpartition("/")[2]  # an id must not depend on where the file lies
+    name = record.id or record.source.rpartition("/")[2]  # ids must not depend on the folder of the file
     return Comparison(
         prompt=record.prompt,
         chosen=record.responses[chosen],

@@ -1,4 +1,4 @@
-"""The parts of a row that formats share: texts, conversations, numbers, and what to say when one is not there."""
+"""Fields of rows that formats share: texts, conversations, numbers, and the errors when one is missing."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _OTHER = "name another format, or leave format: auto"
 
 
 class MisfitError(ValueError):
-    """A row does not hold what its format needs; becomes a `RecordError` once the row's source is known.
+    """A row that does not fit its format; becomes a `RecordError` once the source of the row is known.
 
     Args:
         problem: What is wrong.
-        remedy: What to do about it.
+        remedy: How to fix it.
     """
 
     def __init__(self, problem: str, remedy: str = "") -> None:
@@ -30,10 +30,10 @@ class MisfitError(ValueError):
 
 
 def need(row: Row, *names: str) -> None:
-    """Checks that columns are there and not null.
+    """Check that columns exist and are not null.
 
     Raises:
-        MisfitError: If one is not; says which columns there are.
+        MisfitError: A column is missing or null.
     """
     for name in names:
         if row.get(name) is None:
@@ -42,16 +42,16 @@ def need(row: Row, *names: str) -> None:
 
 
 def kind(value: object) -> str:
-    """What a value is, in words that people who do not write Python know."""
+    """Return the type of a value in the words of JSON."""
     named = {str: "text", list: "a list", dict: "an object", bool: "a truth value", int: "a number", float: "a number"}
     return "nothing" if value is None else named.get(type(value), type(value).__name__)
 
 
 def text(value: object, name: str) -> str:
-    """Checks that a column holds text.
+    """Return a value that must be text.
 
     Raises:
-        MisfitError: If it does not.
+        MisfitError: It is not.
     """
     if not isinstance(value, str):
         raise MisfitError(f"'{name}' must be text, found {kind(value)}", _OTHER)
@@ -59,10 +59,10 @@ def text(value: object, name: str) -> str:
 
 
 def number(value: object, name: str) -> float:
-    """Checks that a column holds a number, and not NaN.
+    """Return a value that must be a number other than NaN.
 
     Raises:
-        MisfitError: If it does not.
+        MisfitError: It is not, or exceeds the range of floats.
     """
     if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value:
         raise MisfitError(f"'{name}' must be a number, found {value!r}")
@@ -73,10 +73,10 @@ def number(value: object, name: str) -> float:
 
 
 def rating(value: object, aspect: str) -> float:
-    """Reads a rating as UltraFeedback writes it: a number, a numeral, or N/A, which becomes NaN.
+    """Read a rating of UltraFeedback: a number, also as text, or N/A, which becomes NaN.
 
     Raises:
-        MisfitError: If it is none of these.
+        MisfitError: It is none of these.
     """
     if value is None or (isinstance(value, str) and value.strip().upper() in {"", "N/A", "NA", "NAN"}):
         return math.nan
@@ -87,10 +87,10 @@ def rating(value: object, aspect: str) -> float:
 
 
 def conversation(value: object, name: str) -> Messages:
-    """Reads a list of {"role", "content"}; a content may be a list of text parts.
+    """Read a list of {"role", "content"}, where content is text or a list of text parts.
 
     Raises:
-        MisfitError: If it is no such list, or an empty one.
+        MisfitError: It is no such list, or empty.
     """
     if not isinstance(value, list):
         raise MisfitError(f"'{name}' must be a list of messages, found {kind(value)}", _OTHER)
@@ -109,10 +109,10 @@ def conversation(value: object, name: str) -> Messages:
 
 
 def transcript(value: object, name: str) -> Messages:
-    r"""Reads "\n\nHuman: ...\n\nAssistant: ..." as messages.
+    r"""Read "\n\nHuman: ...\n\nAssistant: ..." as messages.
 
     Raises:
-        MisfitError: If it does not begin with a turn.
+        MisfitError: It does not begin with a turn.
     """
     parts = TURN.split(text(value, name))
     if len(parts) < 3 or parts[0].strip():
@@ -122,10 +122,10 @@ def transcript(value: object, name: str) -> Messages:
 
 
 def prompt_of(row: Row, name: str = "prompt") -> Messages:
-    """The prompt column, as text or messages.
+    """Return the prompt of a column of text or messages.
 
     Raises:
-        MisfitError: If there is no such column, or nothing in it.
+        MisfitError: The column is missing or empty.
     """
     if name not in row:
         need(row, name)
@@ -136,28 +136,28 @@ def prompt_of(row: Row, name: str = "prompt") -> Messages:
 
 
 def response(value: object, name: str) -> Messages:
-    """A response, as text or messages.
+    """Return a response given as text or messages.
 
     Raises:
-        MisfitError: If it is neither.
+        MisfitError: It is neither.
     """
     return (Message("assistant", value),) if isinstance(value, str) else conversation(value, name)
 
 
 def text_response(value: object, name: str) -> Messages:
-    """A response that must be text.
+    """Return a response that must be text.
 
     Raises:
-        MisfitError: If it is not.
+        MisfitError: It is not.
     """
     return (Message("assistant", text(value, name)),)
 
 
 def check_answers(sides: Iterable[tuple[str, Messages]]) -> None:
-    """Checks that what remains of each conversation holds an answer.
+    """Check that each response has an assistant turn.
 
     Raises:
-        MisfitError: If one has no assistant turn.
+        MisfitError: A response has none.
     """
     for name, side in sides:
         if not any(message.role == "assistant" for message in side):
@@ -165,12 +165,12 @@ def check_answers(sides: Iterable[tuple[str, Messages]]) -> None:
 
 
 def branch(chosen: Messages, rejected: Messages) -> tuple[Messages, Messages, Messages]:
-    """Splits two conversations into the turns they share and the two rests.
+    """Split two conversations into the turns that they share and two responses.
 
-    Each rest keeps at least its last turn, so that equal conversations are still two (equal) responses.
+    Each response keeps at least the last turn, so that equal conversations give two equal responses.
 
     Raises:
-        MisfitError: If a rest has no assistant turn.
+        MisfitError: A response has no assistant turn.
     """
     shared, longest = 0, min(len(chosen), len(rejected)) - 1
     while shared < longest and chosen[shared] == rejected[shared]:
@@ -180,10 +180,10 @@ def branch(chosen: Messages, rejected: Messages) -> tuple[Messages, Messages, Me
 
 
 def named(row: Row) -> dict[str, Any]:
-    """The columns every record may have: `subset`, `id`, `tags`.
+    """Return the columns that every record may have: `subset`, `id`, `tags`.
 
     Raises:
-        MisfitError: If the tags are not an object.
+        MisfitError: The tags are not an object.
     """
     tags = row.get("tags")
     if tags is not None and not isinstance(tags, Mapping):
@@ -193,10 +193,10 @@ def named(row: Row) -> dict[str, Any]:
 
 
 def pair(row: Row, prompt: Messages, chosen: Messages, rejected: Messages) -> Comparison:
-    """Two responses with the optional columns of a comparison: margin, weight, a soft label, and those of `named`.
+    """Return a comparison with its optional columns: margin, weight, a soft label, and those of `named`.
 
     Raises:
-        ValueError: If one of them does not hold what it should.
+        ValueError: A column holds a wrong value.
     """
     numbers: dict[str, Any] = {key: number(row[key], key) for key in ("margin", "weight") if row.get(key) is not None}
     soft = [name for name in SOFT_LABELS if row.get(name) is not None]

@@ -1,4 +1,4 @@
-"""Containers of rows: JSONL(.gz), JSON, Parquet, texts of one prompt a line, folders, hub data sets; each row comes with its place."""
+"""Rows of JSONL(.gz), JSON, Parquet, text files with one prompt per line, folders and hub datasets, each with its location."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ Row = dict[str, Any]
 Found = Iterator[tuple[Row | RecordError, str]]
 
 SUFFIXES = (".jsonl", ".json", ".jsonl.gz", ".json.gz", ".parquet")
-PROMPTS = ".txt"  # a prompt a line; not looked for in folders, where notes may lie beside the data
-ROLES = {"train": "train", "val": "validation", "test": "test", "predict": ""}  # the splits that a DataModule's data are read from
+PROMPTS = ".txt"  # one prompt per line; ignored in folders, where notes may lie beside the data
+ROLES = {"train": "train", "val": "validation", "test": "test", "predict": ""}  # the split that each dataset of a DataModule reads
 _HUB = re.compile(r"(?P<id>[\w-][\w.-]*/[\w-][\w.-]*)(?:@(?P<config>[\w.-]+))?(?::(?P<split>\S+))?")
 _HALVES = re.compile(rb"\\u[dD][89a-fA-F]")
 _SPLITS = {"train": "train", "validation": "validation", "valid": "validation", "val": "validation", "dev": "validation", "test": "test"}
 
 
 def files_of(path: str | Path, split: str | None = None, role: str = "") -> list[Path]:
-    """The files that a path stands for on this machine; none for a name on the hub. Arguments and errors as for `parts`."""
+    """Return the local files of a path; none for a hub dataset. Arguments and errors as in `parts`."""
     local = Path(path).expanduser()
     if local.is_dir():
         return _files(local, split, role)
@@ -33,17 +33,17 @@ def files_of(path: str | Path, split: str | None = None, role: str = "") -> list
 
 
 def parts(path: str | Path, split: str | None, streaming: bool, role: str = "") -> Iterator[tuple[str, Found]]:
-    """The files of a source, or the hub data set, each with its rows; a row that is broken is an error among the rows.
+    """Yield the files of a source, or its hub dataset, with their rows; a broken row is a RecordError among them.
 
     Args:
         path: A file, a folder or a hub id.
-        split: Of a hub data set, or of a folder whose sub-folders or file names say splits. None: what `role` says.
-        streaming: Read a hub data set while it downloads.
-        role: What the data are for: `train`, `validation`, `test`. A folder of several splits, and a hub data set, give the one of this
-            name. Empty: any of the former is refused, the latter gives `train`.
+        split: Split of a hub dataset, or of a folder whose sub-folders or file names are splits. None: that of `role`.
+        streaming: Read a hub dataset while it downloads.
+        role: Purpose of the data: `train`, `validation`, `test`, which is the default split. Empty: `train` for hub datasets, and an error
+            for a folder of several splits.
 
     Raises:
-        DataError: If it cannot be read or is empty.
+        DataError: The source cannot be read or is empty.
     """
     text, local = str(path), Path(path).expanduser()
     if local.is_dir():
@@ -54,7 +54,7 @@ def parts(path: str | Path, split: str | None, streaming: bool, role: str = "") 
     elif (hub := _HUB.fullmatch(text)) and not text.endswith((*SUFFIXES, PROMPTS)):
         yield text, _hub_rows(hub["id"], hub["config"], hub["split"] or split or role or "train", streaming)
     else:
-        raise DataError(f"{text}: no such file or folder (and not a hub data set, which is written owner/name)")
+        raise DataError(f"{text}: no such file or folder; hub datasets are written owner/name")
 
 
 def _files(folder: Path, split: str | None, role: str) -> list[Path]:
@@ -72,12 +72,12 @@ def _files(folder: Path, split: str | None, role: str) -> list[Path]:
         if not splits:
             return files
         raise DataError(f"{folder}: no file for split '{wanted}' (found: {', '.join(splits)}); set split, or name one file")
-    # A test split must not slip into the training data, nor may both be given a file that names none.
+    # Files without a split belong to `train` alone, so that no file is in two splits.
     return [file for file in files if named[file] == wanted or (named[file] is None and wanted == "train")]
 
 
 def _split_of(file: Path) -> str | None:
-    """The split that a folder above a file is called by, else the one that the file's name begins with."""
+    """Return the split that a parent folder is named after, or else the one that the file name begins with."""
     above = [_SPLITS[part.lower()] for part in file.parts[:-1] if part.lower() in _SPLITS]
     return above[0] if above else _SPLITS.get(re.split(r"[^a-z]", file.name.lower())[0])
 
@@ -96,9 +96,9 @@ def _rows_of(file: Path) -> Found:
                 row = RecordError(place, f"a row must be an object {{...}}, found {kind(row)}")
             yield row, place
     except EOFError:
-        raise DataError(f"{file}: the compressed file breaks off after row {number}; fetch or write it again") from None
+        raise DataError(f"{file}: the compressed file breaks off after row {number}; download or write it again") from None
     except (gzip.BadGzipFile, zlib.error) as error:
-        raise DataError(f"{file}: not a sound gzip file ({error}); fetch it again, or drop .gz from the name if it is plain text") from None
+        raise DataError(f"{file}: not a valid gzip file ({error}); download it again, or remove .gz from the name of a text") from None
     except OSError as error:
         raise DataError(f"{file}: cannot be read ({error.strerror or error})") from None
     if not number:
@@ -120,7 +120,7 @@ def _not_utf8(place: str) -> RecordError:
 
 
 def _json(file: Path) -> Iterator[tuple[Any, str]]:
-    """JSON lines; or one list, where the name says .json and the text begins so."""
+    """Yield the rows of JSON lines, or of one list in a .json file."""
     with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as lines:
         if file.name.endswith((".json", ".json.gz")):
             begin = lines.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()
@@ -138,7 +138,7 @@ def _json(file: Path) -> Iterator[tuple[Any, str]]:
             except UnicodeDecodeError:
                 yield _not_utf8(place), place
             except json.JSONDecodeError as error:
-                remedy = "each line must be one object" if file.suffix != ".json" else "a .json file must be a list, or an object a line"
+                remedy = "each line must be one object" if file.suffix != ".json" else "a .json file must be a list, or one object per line"
                 yield RecordError(place, f"broken JSON: {error.msg} at character {error.colno}", remedy), place
 
 
@@ -156,12 +156,12 @@ def _json_list(file: Path, content: bytes) -> Iterator[tuple[Any, str]]:
 
 
 def _whole(row: Any, place: str) -> Any:
-    """The row; what is wrong where a text in it has half a character, which JSON can spell and no tokenizer reads."""
+    """Return the row, or an error if a text has a lone surrogate, which JSON can encode and tokenizers cannot read."""
     try:
         json.dumps(row, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
         half = error.object[error.start]
-        return RecordError(place, f"half a character ({half!a}, a lone surrogate) stands in a text", "repair the program that wrote it")
+        return RecordError(place, f"half a character ({half!a}, a lone surrogate) stands in a text", "fix the program that wrote the file")
     return row
 
 
@@ -177,7 +177,7 @@ def _parquet(file: Path) -> Iterator[tuple[Any, str]]:
                     number += 1
                     yield row, f"{file}:{number}"
     except pyarrow.ArrowException as error:
-        raise DataError(f"{file}: not a sound Parquet file ({_first_line(error)}); fetch it again") from None
+        raise DataError(f"{file}: not a valid Parquet file ({_first_line(error)}); download it again") from None
 
 
 def _hub_rows(name: str, config: str | None, split: str, streaming: bool) -> Found:
@@ -190,10 +190,10 @@ def _hub_rows(name: str, config: str | None, split: str, streaming: bool) -> Fou
             yield dict(row), f"{name}[{split}]:{number}"
     except (RecordError, DataError):
         raise
-    except Exception as error:  # the hub's client has no common base for what can go wrong
+    except Exception as error:  # the errors of `datasets` have no common base class
         raise DataError(f"{name}: not a file or folder here, and the hub could not give it ({_first_line(error)})") from error
     if not number:
-        raise DataError(f"{name}[{split}]: the data set holds no rows")
+        raise DataError(f"{name}[{split}]: the dataset holds no rows")
 
 
 def _first_line(error: Exception) -> str:

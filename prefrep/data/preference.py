@@ -1,4 +1,4 @@
-"""The DataModule that Bradley-Terry, pair and general preference models share."""
+"""The DataModule of preference models."""
 
 from __future__ import annotations
 
@@ -17,8 +17,10 @@ from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from prefrep.data.encode import EncodeConfig, Encoder, pad_id
-from prefrep.data.features import Features, Reads, identity, look_up, remember, root
+from prefrep.data.features import Features, root
 from prefrep.data.files import ROLES
+from prefrep.data.identity import Reads, identity
+from prefrep.data.remember import look_up, remember
 from prefrep.data.sampling import BatchOrder, ResumableLoader, batches_before
 from prefrep.data.sources import Source, read_mixed
 from prefrep.data.spool import Spool
@@ -32,18 +34,18 @@ Sources = str | Source | list[str | Source]
 
 
 def named(given: Sources, format: str = "auto") -> list[Source]:
-    """Data as a configuration names them.
+    """Return the sources of a configuration.
 
     Args:
         given: A path, a hub id, a `Source`, or a list of them.
-        format: Format of rows whose source names none.
+        format: Format of sources that have none of their own.
     """
     sources = [Source(each) if isinstance(each, str) else each for each in (given if isinstance(given, list) else [given])]
     return [replace(source, format=format) if source.format == "auto" else source for source in sources]
 
 
 class Reader(Protocol):
-    """What the data needs to know of a model."""
+    """The part of a model that `PreferenceData` uses."""
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -51,30 +53,30 @@ class Reader(Protocol):
 
     @property
     def layout(self) -> Literal["single", "pair"]:
-        """Whether it reads responses or pairs of them."""
+        """Whether it reads single responses or pairs."""
 
     @property
     def backbone(self) -> Any:
-        """What reads, `frozen` or not; a frozen one is a `data.features.Reads`."""
+        """Its backbone; if `frozen`, a `data.identity.Reads`."""
 
     @property
     def device(self) -> torch.device:
-        """Where it is."""
+        """Its device."""
 
     def supports_trees(self) -> bool:
-        """Whether it honours a tree mask."""
+        """Return whether the backbone supports tree masks."""
 
     def hidden(self, batch: TreeBatch) -> Tensor:
-        """Hidden states of all tokens of a batch [R * L, H]."""
+        """Return the hidden states of all tokens of a batch [R * L, H]."""
 
 
 class Predicted(NamedTuple):
-    """What a prediction is about.
+    """The record of a prediction.
 
     Args:
-        row: Number of the record, from 0.
-        id: Its name.
-        pairs: Of several responses, which were compared, the better one by the data first; None: the record is a comparison.
+        row: Index of the record.
+        id: Name of the record.
+        pairs: Compared pairs (better, worse) of ranked responses; None: the record is a comparison.
     """
 
     row: int
@@ -85,26 +87,26 @@ class Predicted(NamedTuple):
 class PreferenceData(LightningDataModule):
     """Preference data from files or the hub, for any preference model.
 
-    Records are read (and bad ones reported) before a model is loaded, encoded when the model is known, and laid out as token trees.
+    Rows are read and checked before the model is loaded, then encoded with its tokenizer and collated into token trees.
 
     Args:
         train: Training data: a path, a hub id, a `Source`, or a list of them.
         val: Validation data.
         test: Test data.
         predict: Data to score with `predict`.
-        batch_size: Prompts in a batch, over all processes.
-        format: Format of rows whose source names none; `auto` detects it from the columns.
-        on_bad_row: `error`: a row that is bad, or that the chat template refuses, stops the run. `skip`: it is counted and listed.
+        batch_size: Prompts per batch, over all processes.
+        format: Format of sources that have none of their own; `auto` detects it from the columns.
+        on_bad_row: What to do about a bad row, or one that the chat template rejects. `error`: stop. `skip`: count and list it.
         template: See `EncodeConfig`.
-        max_length: Longest sequence, tokens; no more than the model can read.
-        truncation: What gives way when a sequence is longer, see `EncodeConfig`.
-        layout: `trees`: shared prefixes are read once, several trees a row. `padded`: one sequence a row. `auto`: trees where the backbone
-            honours their mask.
-        row_tokens: Tokens in a row of trees; a longer tree widens the rows.
-        num_workers: Processes that lay out batches.
-        seed: Of the order of training batches and of mixing by weight.
-        cache: Folder for the hidden states of a frozen backbone, which then reads each text once, whatever the number of epochs, heads
-            and runs (`data.features`). `auto`: in prefrep's cache folder. null: nothing is kept.
+        max_length: Maximum sequence length in tokens, at most the model's context length.
+        truncation: What to cut from longer sequences, see `EncodeConfig`.
+        layout: `trees`: prefix sharing, several trees per row. `padded`: one sequence per row. `auto`: trees if the backbone supports tree
+            masks.
+        row_tokens: Tokens per row of trees; a longer tree widens the rows.
+        num_workers: Processes that collate batches.
+        seed: Seed of the order of training batches and of mixing by weight.
+        cache: Folder for the hidden states of a frozen backbone, which then reads each text once over all epochs, heads and runs
+            (`data.features`). `auto`: in prefrep's cache folder. null: no cache.
     """
 
     def __init__(
@@ -140,12 +142,12 @@ class PreferenceData(LightningDataModule):
         self.predicted: list[Predicted] = []
 
     def setup(self, stage: str) -> None:
-        """Reads the records that a stage needs.
+        """Read the records of a stage.
 
         Raises:
-            ConfigError: No data are named for the stage.
+            ConfigError: The stage has no source of data.
             DataError: A file cannot be read or is empty.
-            RecordError: A row cannot be used.
+            RecordError: A row is bad, under `on_bad_row: error`.
         """
         for name in {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": ("predict",)}[stage]:
             if name in self._records or name in self._data:
@@ -165,11 +167,11 @@ class PreferenceData(LightningDataModule):
         if skipped:
             log.warning("%s: %d bad rows skipped, %d records kept", name, len(skipped), len(records))
         if not records:
-            raise DataError(f"{', '.join(s.path for s in sources)}: no usable rows; look with bin/inspect")
+            raise DataError(f"{', '.join(s.path for s in sources)}: no usable rows; examine the data with bin/inspect")
         return records
 
     def encoded(self, name: str, records: Iterable[Record], encoder: Encoder) -> Iterator[tuple[int, Record, Datum]]:
-        """Number, record and datum of what can be encoded; what the template refuses is skipped where `on_bad_row` says so."""
+        """Yield index, record and datum of each encoded record; `on_bad_row` decides about records that the template rejects."""
         refused: list[RecordError] | None = [] if self.on_bad_row == "skip" else None
         for number, (record, datum) in enumerate(encoder.encode(records, refused)):
             if datum is not None:
@@ -183,12 +185,12 @@ class PreferenceData(LightningDataModule):
             asked = self.encode_config.max_length
             raise ConfigError(f"max_length {asked} is more than the {room} tokens that the model can read; set --data.max_length {room}")
         encoder = Encoder(self._reader.tokenizer, self.encode_config, self._reader.layout)
-        # Base and instruct models have one tokenizer.json and two ends of a response: special tokens stand in tokenizer_config.json.
+        # Base and instruct models can share a tokenizer.json and differ in the EOS, which is in tokenizer_config.json.
         tokenizer = encoder.tokenizer
         speaks = (
             encoder.layout, tokenizer.backend_tokenizer.to_str(), tokenizer.chat_template, tokenizer.special_tokens_map, self.encode_config
         )  # fmt: skip
-        if self._encoded_for != speaks:  # another model may have another tokenizer, or read pairs
+        if self._encoded_for != speaks:  # another tokenizer, or another layout
             self._encoded_for = speaks
             self._data.clear()
             self._rows.clear()
@@ -201,7 +203,7 @@ class PreferenceData(LightningDataModule):
         return self._data[name]
 
     def _noting(self, name: str, found: Iterable[tuple[int, Record, Datum]]) -> Iterator[Datum]:
-        """Data alone; of those that are predicted it is noted what they are."""
+        """Yield the data, and record in `predicted` what each prediction refers to."""
         self.predicted = [] if name == "predict" else self.predicted
         for number, record, datum in found:
             if name == "predict":
@@ -217,21 +219,21 @@ class PreferenceData(LightningDataModule):
     def _batch_layout(self) -> Layout:
         supported = self._reader.supports_trees()
         if self.layout == "trees" and not supported:
-            raise ConfigError("layout: trees needs a backbone that honours a tree mask, and this one does not; use layout: auto or padded")
+            raise ConfigError("layout: trees needs a backbone that supports tree masks, and this one does not; use layout: auto or padded")
         if self.layout == "auto" and not supported:
-            log.info("this backbone does not honour a tree mask: layout padded")
+            log.info("this backbone does not support tree masks: layout padded")
         return "trees" if supported and self.layout != "padded" else "padded"
 
     def _remembered(self, name: str, data: Sequence[Datum]) -> Features | None:
-        """Hidden states of all of some data, read now where they are new; None: they change, or are not to be kept."""
+        """Return the cache with the hidden states of all data, reading what is missing; None: the backbone trains, or caching is off."""
         reader, trainer = self._reader, self.trainer
         assert trainer is not None
         if self.cache is None or not reader.backbone.frozen:
             return None
         if any(isinstance(parameter, DTensor) for parameter in reader.backbone.parameters()):
-            log.info("the backbone's weights are spread over processes: its hidden states are not kept")
+            log.info("the backbone is sharded over processes: its hidden states are not cached")
             return None
-        layout = self._batch_layout()  # which also settles the attention kernel, a part of the identity
+        layout = self._batch_layout()  # also selects the attention kernel, a part of the identity
         precision = trainer.precision_plugin.forward_context
         with precision():
             about = identity(cast(Reads, reader.backbone), reader.device.type)
@@ -255,7 +257,7 @@ class PreferenceData(LightningDataModule):
         trainer = self.trainer
         assert trainer is not None
         if trainer.world_size > 1 and trainer._accelerator_connector.use_distributed_sampler:
-            raise ConfigError("PreferenceData shares out batches itself; set trainer.use_distributed_sampler: false")
+            raise ConfigError("PreferenceData distributes batches itself; set trainer.use_distributed_sampler: false")
         data = self._encoded(name)
         features = self._remembered(name, data)
         order = BatchOrder(
@@ -274,24 +276,24 @@ class PreferenceData(LightningDataModule):
         )  # fmt: skip
 
     def train_dataloader(self) -> DataLoader[TreeBatch]:
-        """Training batches, in the seeded order."""
+        """Return training batches, in the seeded order."""
         return self._loader("train")
 
     def val_dataloader(self) -> DataLoader[TreeBatch] | list[Any]:
-        """Validation batches, in the order of the data; empty when no validation data are named."""
+        """Return validation batches, in the order of the data; empty without validation data."""
         return self._loader("val") if self._sources["val"] is not None else []
 
     def test_dataloader(self) -> DataLoader[TreeBatch]:
-        """Test batches, in the order of the data."""
+        """Return test batches, in the order of the data."""
         return self._loader("test")
 
     def predict_dataloader(self) -> DataLoader[TreeBatch]:
-        """Batches to score, in the order of the data."""
+        """Return batches to score, in the order of the data."""
         return self._loader("predict")
 
 
 class _Indices:
-    """A data set whose items are the indices that the sampler draws."""
+    """A dataset whose items are the indices that the sampler draws."""
 
     def __getitem__(self, item: tuple[int, bool]) -> tuple[int, bool]:
         return item

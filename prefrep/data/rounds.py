@@ -1,14 +1,14 @@
-"""The rounds of a post-training run on disk: what was sampled, what the reference says of it, how it was judged.
+"""The rounds of a post-training run on disk: samples, reference log-probabilities, labels.
 
-    rounds/0/samples.jsonl      K responses of pi_0 to each prompt, whether they ended by themselves, and the blank that a
-                                plain template writes in front of them, where it was sampled (`leads`)
-    rounds/0/opponents.jsonl    M responses of pi_0 to each, for objectives whose opponent is a mixture
+    rounds/0/samples.jsonl      K responses of pi_0 to each prompt, whether they are finished, and the space that a plain template
+                                puts in front of them, if it was sampled (`leads`)
+    rounds/0/opponents.jsonl    M responses of pi_0 to each prompt, for objectives with a mixture as the opponent
     rounds/0/reference.jsonl    log-probabilities of these responses under pi_0 (round t: under pi_t, and under pi_0)
-    rounds/0/labels.jsonl       prompt, responses, scores, best, worst, the whole table: a ranked list that PreferenceData reads
-    rounds/0/about.json         what made them
+    rounds/0/labels.jsonl       prompt, responses, scores, best, worst, table: ranked responses that PreferenceData reads
+    rounds/0/about.json         the settings behind each of them
 
-The files are the interface: callbacks write them, batch by batch, and training reads them. Whoever dies in between goes on after the last
-whole batch; since every batch is made from the same weights and a seed of its own, the result is that of an undisturbed run.
+Callbacks write the files batch by batch, and training reads them. An interrupted run resumes after the last complete batch. Every batch
+depends on the weights and a seed of its own only, so the result equals that of an uninterrupted run.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ Line = dict[str, Any]
 
 
 class Rounds:
-    """Tables of lines, one folder per round, each line about one prompt of the round.
+    """Tables of lines, one folder per round, one line per prompt.
 
     Args:
-        root: The folder of all rounds.
+        root: Folder of all rounds.
     """
 
     def __init__(self, root: Path) -> None:
         self.root = root
 
     def folder(self, number: int) -> Path:
-        """The folder of a round."""
+        """Return the folder of a round."""
         return self.root / str(number)
 
     def read(self, number: int, name: str) -> dict[int, Line]:
-        """The whole lines of a table so far, by row."""
+        """Return the complete lines of a table so far, by row. Raises DataError: a line is broken."""
         found: dict[int, Line] = {}
         for file in self._parts(number, name):
             content = file.read_bytes()
@@ -51,7 +51,7 @@ class Rounds:
                     entry = json.loads(line)
                     found[entry["row"]] = entry
                 except (ValueError, KeyError, TypeError):
-                    raise DataError(f"{file}:{place}: not a line that prefrep wrote; delete the file, and it is made again") from None
+                    raise DataError(f"{file}:{place}: not a line that prefrep wrote; delete the file to compute it again") from None
         return found
 
     def fill(
@@ -67,21 +67,21 @@ class Rounds:
         fresh: bool = True,
         begins: bool = True,
     ) -> None:
-        """Makes what a table still lacks, group by group; each group is on disk before the next one begins.
+        """Compute the missing lines of a table, group by group; each group is on disk before the next one starts.
 
         Args:
-            number: The round.
-            name: The table.
-            about: Everything that decides what the lines say, as plain data; lines made from other things are not mixed with it.
-            groups: The rows of the table, in the batches that they are made in.
-            make: Lines of the rows of a group, in their order, without the key `row`. It must not depend on earlier calls.
-            rank: This process, which makes every `world_size`-th group.
+            number: Number of the round.
+            name: Name of the table.
+            about: All settings that the lines depend on, as plain data; a table never mixes settings.
+            groups: Rows of the table, in batches.
+            make: Computes the lines of a group, in order, without the key `row`. It must not depend on earlier calls.
+            rank: Rank of this process, which computes every `world_size`-th group.
             world_size: Number of processes.
-            fresh: Whether the present weights are those that the lines are about, so that lines can be made at all.
-            begins: Whether nothing was learnt from the round yet, so that all of it can be made again.
+            fresh: Whether the current weights are those of the round, so that missing lines can be computed.
+            begins: Whether the round has not trained yet, so that all of it can be computed again.
 
         Raises:
-            DataError: The table was begun from other things, or lacks lines that can no longer be made.
+            DataError: The table has other settings, or missing lines can no longer be computed.
         """
         self._check(number, name, about, fresh, begins, write=rank == 0)
         done = self.read(number, name).keys()
@@ -90,11 +90,11 @@ class Rounds:
             return
         if not fresh:
             raise DataError(
-                f"{self.folder(number)}: {name}.jsonl is not complete, and the policy that it is about is gone; go on from a checkpoint "
-                f"of the beginning of round {number}, or begin again in another default_root_dir"
+                f"{self.folder(number)}: {name}.jsonl is not complete, and the policy of the round no longer exists; resume from a "
+                f"checkpoint of the beginning of round {number}, or start again in another default_root_dir"
             )
         file = self.folder(number) / (f"{name}.jsonl" if rank == 0 else f"{name}.{rank}.jsonl")
-        file.parent.mkdir(parents=True, exist_ok=True)  # this process may be the first
+        file.parent.mkdir(parents=True, exist_ok=True)  # this process can be the first
         keep_lines(file)
         total, had = sum(map(len, groups[rank::world_size])), sum(map(len, groups[rank::world_size])) - sum(map(len, missing))
         with (
@@ -120,8 +120,8 @@ class Rounds:
             if differences:
                 key = differences[0]
                 what = "other weights" if key == "weights" else f"{key} {known[name].get(key)!r:.80}, not {settings.get(key)!r:.80}"
-                # Deleted in its middle, a round cannot be made again: its policy is gone. Earlier rounds are always wanted.
-                way = f"delete {file.parent}" if begins else "go on with the settings that made them, since steps of it are taken already"
+                # After its first step the policy of a round no longer exists, and later rounds need all earlier ones.
+                way = f"delete {file.parent}" if begins else "go on with the settings that made them, since the round has trained already"
                 raise DataError(
                     f"{file.parent}: its {name} were made by another run ({what}); name another --trainer.default_root_dir, or {way}"
                 )
@@ -130,25 +130,25 @@ class Rounds:
 
 
 def batches(rows: int, size: int) -> list[range]:
-    """Rows 0, 1, .. in groups of `size`, the last one perhaps smaller."""
+    """Return rows 0, 1, .. in groups of `size`; the last group can be smaller."""
     return [range(start, min(start + size, rows)) for start in range(0, rows, size)]
 
 
 def _agrees(before: Any, now: Any) -> bool:
-    """Whether settings are those of before; what older versions wrote down beside them decides nothing."""
+    """Return whether settings agree; keys that only older versions wrote do not count."""
     if isinstance(before, dict) and isinstance(now, dict):
         return all(_agrees(before.get(key), now[key]) for key in now)
     return bool(before == now)
 
 
 def plain(thing: object) -> Line:
-    """The settings of an object: its class and its public attributes that are plain data."""
+    """Return the class of an object and its public attributes that are plain data."""
     settings = {name: value for name, value in vars(thing).items() if not name.startswith("_")}
     return {"class": type(thing).__name__} | {n: v for n, v in settings.items() if isinstance(v, (int, float, str, bool, list, type(None)))}
 
 
 def digest(texts: Iterable[str | bytes]) -> str:
-    """A short fingerprint of some texts in their order."""
+    """Return a short digest of a sequence of texts."""
     found = hashlib.sha256()
     for text in texts:
         content = text.encode() if isinstance(text, str) else text

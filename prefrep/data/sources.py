@@ -1,4 +1,4 @@
-"""Where rows come from: JSONL(.gz), JSON, Parquet, a folder of those, or a data set on the hub; each row knows its place."""
+"""Sources of preference data: rows of files, folders and hub datasets, and the records that they become."""
 
 from __future__ import annotations
 
@@ -24,19 +24,22 @@ BUNDLED = {path.stem: path for path in (Path(__file__).parent / "samples").glob(
 
 @dataclass(frozen=True)
 class Source:
-    """Data to read.
+    """A source of data.
 
     Args:
-        path: A file (.jsonl, .json, .parquet, .jsonl.gz, .json.gz), a folder of them, a hub data set as `owner/name`,
-            `owner/name:split` or `owner/name@config:split`, data that prefrep ships as `bundled:NAME`, or the cyclic comparisons of any of
-            these as `cyclic:PATH?omit=ASPECT` (`prefrep.data.cyclic.Subset`; the other fields are then about the ratings).
-        format: How rows are written, see `prefrep.data.formats`; `auto`: told from the columns of the first row.
-        split: Which part of a hub data set, or of a folder whose sub-folders or file names say splits. None: the one that the data are
-            for, `train`, `validation` or `test`; in a folder that has one split only, that.
-        weight: How often each row is used, relative to 1: 2 reads all twice, 0.5 a random half, 1.5 all and a random half again.
-        limit: Read this many records at most.
-        columns: Other names of columns, ours to theirs: `{rejected: worse}`.
-        streaming: Read a hub data set while it downloads, without storing it.
+        path: A file (.jsonl, .json, .parquet, .jsonl.gz, .json.gz), a folder of them, a hub dataset as `owner/name`,
+            `owner/name:split` or `owner/name@config:split`, bundled data as `bundled:NAME`, or the cyclic comparisons of any of these as
+            `cyclic:PATH?omit=ASPECT` (`prefrep.data.cyclic.Subset`; the other fields then describe the ratings).
+        format: Format of the rows, see `prefrep.data.formats`; `auto`: detected from the columns of the first row.
+        split: Split of a hub dataset, or of a folder whose sub-folders or file names are splits. None: the purpose of the data, `train`,
+            `validation` or `test`; in a folder with a single split, that one.
+        weight: How often to use each row: 2 reads all twice, 0.5 a random half, 1.5 all and a random half again.
+        limit: Maximum number of records.
+        columns: Renamed columns, from prefrep's name to the source's: `{rejected: worse}`.
+        streaming: Read a hub dataset while it downloads, without storing it.
+
+    Raises:
+        ConfigError: A value is outside its range.
     """
 
     path: str
@@ -60,7 +63,7 @@ class Source:
 def rows(
     path: str | Path, *, split: str | None = None, columns: Mapping[str, str] | None = None, streaming: bool = False
 ) -> Iterator[tuple[Row, str]]:
-    """Reads rows.
+    """Read rows.
 
     Args:
         path: See `Source`.
@@ -69,11 +72,11 @@ def rows(
         streaming: See `Source`.
 
     Yields:
-        A row and its place: `file:line` (in JSON lists and Parquet `file:row`; on the hub `owner/name[split]:row`), from 1.
+        A row and its location: `file:line` (in JSON lists and Parquet `file:row`; on the hub `owner/name[split]:row`), from 1.
 
     Raises:
-        DataError: If the source cannot be read or holds no rows.
-        RecordError: If a row is broken.
+        DataError: The source cannot be read or holds no rows.
+        RecordError: A row is broken.
     """
     for _, found in parts(located(path), split, streaming):
         for row, place in found:
@@ -89,25 +92,25 @@ def read(
     formats: Counter[str] | None = None,
     role: str = "",
 ) -> Iterator[Record]:
-    """Reads records, one after the other. `Source.weight` is not applied here, see `read_mixed`.
+    """Yield the records of a source. `read_mixed` applies `Source.weight`, this function does not.
 
-    The format that the first row of a file has holds for the whole file: a row without its prompt is an error, not another format.
+    The first row of a file determines the format of all its rows, so that a missing prompt is an error and not another format.
 
     Args:
-        source: Where to read.
+        source: The source.
         on_bad_row: `error`: raise at the first bad row. `skip`: leave it out.
-        skipped: Rows left out are added here.
-        formats: Records are counted here by their format.
-        role: What the data are for, see `files.parts`.
+        skipped: Collects the errors of skipped rows.
+        formats: Counts the records of each format.
+        role: Purpose of the data, see `files.parts`.
 
     Raises:
-        DataError: If the source cannot be read, or holds no row that can be used.
-        RecordError: If a row is bad, under `error`.
+        DataError: The source cannot be read or holds no usable rows.
+        RecordError: A row is bad, under `error`.
     """
     source = source if isinstance(source, Source) else Source(str(source))
     if source.path.startswith(cyclic.PREFIX):
         subset = cyclic.Subset.parse(source.path)
-        # Cycles are split by prompt (`part=`), and rating data have one split on the hub: what they are for says nothing.
+        # `part=` splits cycles by prompt, and rating data have a single split on the hub: the role does not matter.
         yield from subset.comparisons(read(replace(source, path=subset.ratings), on_bad_row, skipped, formats))
         return
     bad = [] if skipped is None else skipped
@@ -143,14 +146,14 @@ def read_mixed(
     skipped: list[RecordError] | None = None,
     role: str = "",
 ) -> Sequence[Record]:
-    """Reads several sources and applies their weights. Records wait on disk (`data.spool`), each once, whatever its source's weight.
+    """Read several sources and apply their weights. Records are stored on disk (`data.spool`), each once, whatever the weight.
 
-    Records keep their order: those of the first source come first. A weight of 2.5 gives all rows twice, then a random half of them;
-    which half depends on the seed and on the source's place in the list, not on the other sources.
+    Records keep their order: those of the first source come first. A weight of 2.5 gives all rows twice, then a random half of them,
+    which depends on the seed and on the index of the source, not on the other sources.
 
     Args:
-        sources: What to read.
-        seed: Of the random parts.
+        sources: The sources.
+        seed: Seed of the random parts.
         on_bad_row: See `read`.
         skipped: See `read`.
         role: See `read`.
@@ -175,21 +178,21 @@ def read_mixed(
             order.extend(range(first, first + size))
         count = round(part * size)
         if times == 0:
-            count = max(count, 1)  # a source that is named is never left out altogether
+            count = max(count, 1)  # every source contributes at least one record
         order.extend(first + i for i in sorted(random.Random(f"{seed}:{number}").sample(range(size), count)))
         first += size
     return records.reordered(order)
 
 
 def files_of(path: str, split: str | None = None, role: str = "") -> list[Path]:
-    """The files that a source is read from on this machine; none for a name on the hub. Arguments and errors as for `read`."""
+    """Return the local files of a source; none for a hub dataset. Arguments and errors as in `read`."""
     if path.startswith(cyclic.PREFIX):
         return files.files_of(located(cyclic.Subset.parse(path).ratings), split)
     return files.files_of(located(path), split, role)
 
 
 def content(path: str, split: str | None = None, role: str = "") -> str:
-    """Digest of what is in the files of a source; empty for a name on the hub. Arguments and errors as for `read`."""
+    """Return a digest of the files of a source; empty for a hub dataset. Arguments and errors as in `read`."""
     found = []
     for file in files_of(path, split, role):
         try:
@@ -211,7 +214,7 @@ def located(path: str | Path) -> str | Path:
 
 
 def _explained(error: RecordError, row: Row | RecordError, format: str, source: Source) -> RecordError:
-    """Adds, where it is so, that the row has the shape of another format than the file's first row."""
+    """Return the error, with a note if the row fits another format than the first row of the file."""
     if source.format != "auto" or isinstance(row, RecordError):
         return error
     other = next((name for name, each in FORMATS.items() if each.fits(row)), format)

@@ -1,4 +1,4 @@
-"""A sequence that lies on disk: data sets may be larger than memory."""
+"""Sequences on disk, for datasets larger than memory."""
 
 from __future__ import annotations
 
@@ -13,13 +13,12 @@ Item = TypeVar("Item")
 
 
 class Spool(Sequence[Item], Generic[Item]):
-    """Items in a temporary file of this process; what stays in memory is 8 bytes an item. The file goes when the spool does.
+    """A sequence in a temporary file, with 8 bytes per item in memory. The file is deleted with the spool.
 
-    Any item is read at the same price, from any process that was forked off, so the order of batches is as free as with a list. The file
-    lies in the folder that `TMPDIR` names; the system keeps what was read lately in memory that nobody else wants.
+    Access is random and works in forked processes. The file is in `TMPDIR`; the page cache holds recently read items.
 
     Args:
-        items: What to keep; consumed one by one.
+        items: The items, consumed one by one.
     """
 
     def __init__(self, items: Iterable[Item]) -> None:
@@ -33,7 +32,7 @@ class Spool(Sequence[Item], Generic[Item]):
         self._order: Sequence[int] | None = None
 
     def reordered(self, order: Sequence[int]) -> Spool[Item]:
-        """The same items in another order, any number of times each; the file is shared."""
+        """Return a view of the items in another order, with repetitions; it shares the file."""
         other: Spool[Item] = object.__new__(Spool)
         other.__dict__ |= self.__dict__ | {"_order": order}
         return other
@@ -53,11 +52,11 @@ class Spool(Sequence[Item], Generic[Item]):
         index %= len(self)
         place = index if self._order is None else self._order[index]
         start, stop = self._ends[place], self._ends[place + 1]
-        item: Item = pickle.loads(os.pread(self._file.fileno(), stop - start, start))  # pread: forked processes share the file's position
+        item: Item = pickle.loads(os.pread(self._file.fileno(), stop - start, start))  # pread, since forked processes share the file offset
         return item
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """For processes that are not forked: they open the file by its name, and leave it there when they end."""
+        """Pickle for spawned processes, which open the file by its name and do not delete it."""
         return _opened, (self._file.name, self._ends, self._order)
 
 

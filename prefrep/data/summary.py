@@ -1,4 +1,4 @@
-"""What a data set holds, counted before anyone trains on it: lengths, duplicates, label balance, leaks between files, cycles."""
+"""Statistics of datasets: lengths, duplicates, label balance, leaks between files, cycles."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ PERCENTILES = (50, 90, 99, 100)
 
 @dataclass
 class Summary:
-    """What one source holds.
+    """Statistics of one source.
 
     Args:
-        name: Of the source.
+        name: Name of the source.
 
     Attributes:
         counts: Rows of each kind: `records`, `comparisons`, `ranked`, `duplicates`, `chosen == rejected`, ...
         formats: Records by format.
         subsets: Records by subset.
-        labels: Pairs by label: `hard`, `soft`, `tie`; of the decided ones `longer`, `shorter`, `equal` by the preferred response's length.
+        labels: Pairs by label (`hard`, `soft`, `tie`), and without ties by the preferred response's length (`longer`, `shorter`, `equal`).
         lengths: Lengths of prompts, responses, and both together.
-        prompts: Records by prompt; texts without a prompt are not in it.
-        edges: For each prompt the pairs (better, worse) of its responses.
+        prompts: Records by prompt, without texts that have none.
+        edges: Pairs (better, worse) of responses by prompt.
     """
 
     name: str
@@ -50,13 +50,13 @@ class Summary:
     _seen: set[Key] = field(default_factory=set)
 
     def add(self, record: Record, prompt: int, whole: Sequence[int], max_length: int | None = None) -> None:
-        """Counts one record.
+        """Add a record to the statistics.
 
         Args:
             record: The record.
             prompt: Length of its prompt.
             whole: Length of the prompt with each of the responses.
-            max_length: Lengths above it are counted as truncated.
+            max_length: Longer responses count as truncated.
         """
         responses = responses_of(record)
         alone = [length - prompt for length in whole]
@@ -73,7 +73,7 @@ class Summary:
         self.subsets[record.subset] += 1
         keys = [_key(response) for response in responses]
         prompt_key = _key(record.prompt)
-        # The label counts: two annotators who agree made a duplicate row, two who disagree a cycle.
+        # The digest covers the label: two annotators who agree make a duplicate, two who disagree a cycle.
         said = record.probability if isinstance(record, Comparison) else record.scores
         row = _digest(prompt_key, *keys, repr(said).encode())
         self.counts["duplicates"] += row in self._seen
@@ -93,12 +93,12 @@ class Summary:
                 self.edges[prompt_key].add((keys[better], keys[worse]))
 
     def cycles(self) -> tuple[int, int]:
-        """Prompts whose comparisons contain a directed cycle, and those that still do without pairs that were labelled both ways."""
+        """Return the numbers of prompts with a directed cycle, and with a cycle of three or more (without pairs labelled both ways)."""
         with_any = [edges for edges in self.edges.values() if has_cycle(edges)]
         return len(with_any), sum(has_cycle({(a, b) for a, b in edges if (b, a) not in edges}) for edges in with_any)
 
     def percentiles(self) -> dict[str, dict[str, int]]:
-        """Percentiles of the lengths: p50, p90, p99 and the longest."""
+        """Return percentiles of the lengths: p50, p90, p99 and the maximum."""
         names = [f"p{p}" if p < 100 else "max" for p in PERCENTILES]
         return {
             what: dict(zip(names, map(int, np.percentile(found, PERCENTILES, method="higher")), strict=True))
@@ -108,7 +108,7 @@ class Summary:
 
 
 def pairs(record: Record) -> Iterator[tuple[int, int, str]]:
-    """The labelled pairs of a record: better, worse, and `hard`, `soft` or `tie`; scores label each pair of ranked responses."""
+    """Yield the labelled pairs of a record: better, worse, and `hard`, `soft` or `tie`; scores label every pair of ranked responses."""
     if isinstance(record, Comparison):
         p = record.probability
         label = "tie" if p == 0.5 else "hard" if p in (0.0, 1.0) else "soft"
@@ -120,7 +120,7 @@ def pairs(record: Record) -> Iterator[tuple[int, int, str]]:
 
 
 def has_cycle(edges: Iterable[tuple[Key, Key]]) -> bool:
-    """Whether a directed graph has a cycle: some node cannot be removed by removing, again and again, nodes that nothing points to.
+    """Return whether a directed graph has a cycle, by topological sorting.
 
     Args:
         edges: Pairs (from, to).
@@ -142,27 +142,27 @@ def has_cycle(edges: Iterable[tuple[Key, Key]]) -> bool:
 
 
 def shared_prompts(a: Summary, b: Summary) -> tuple[int, int, int]:
-    """Prompts that are in both sources, and how many records of each they take up."""
+    """Return the number of prompts in both sources, and of their records in each."""
     both = a.prompts.keys() & b.prompts.keys()
     return len(both), sum(a.prompts[key] for key in both), sum(b.prompts[key] for key in both)
 
 
 def by_words(records: Iterable[Record], refused: list[RecordError] | None = None) -> Iterator[tuple[Record, int, tuple[int, ...]]]:
-    """Lengths in words, which any text has."""
+    """Yield lengths in words."""
     for record in records:
         prompt = len(text(record.prompt).split())
         yield record, prompt, tuple(prompt + len(text(response).split()) for response in responses_of(record))
 
 
 def by_tokens(encoder: Encoder) -> Lengths:
-    """Lengths in tokens, as the model will read them: template, BOS and EOS included.
+    """Return a function that yields lengths in tokens, with template, BOS and EOS.
 
     Args:
-        encoder: With a `max_length` that nothing exceeds, so that what is measured is what there is.
+        encoder: An encoder whose `max_length` no record exceeds.
     """
 
     def measure(records: Iterable[Record], refused: list[RecordError] | None = None) -> Iterator[tuple[Record, int, tuple[int, ...]]]:
-        waiting: deque[Record] = deque()  # the encoder works in chunks and hands on its own copy of each record
+        waiting: deque[Record] = deque()  # the encoder reads ahead, and yields copies
 
         def copies() -> Iterator[RankedResponses]:
             for record in records:
@@ -171,14 +171,14 @@ def by_tokens(encoder: Encoder) -> Lengths:
 
         for _, datum in encoder.encode_tables(copies(), refused):
             record = waiting.popleft()
-            if datum is not None:  # nothing is too long, so it was refused
+            if datum is not None:  # None: rejected, since nothing is too long
                 yield record, datum.trees[0].prompt, tuple(len(ids) for ids in datum.trees[0].sequences)
 
     return measure
 
 
 def as_json(summary: Summary) -> Mapping[str, Any]:
-    """The numbers of a summary, ready for JSON."""
+    """Return the statistics as plain data."""
     cycles, strict = summary.cycles()
     return {
         "name": summary.name,

@@ -1,8 +1,8 @@
-"""Token sequences -> trees -> packed rows: what a batch is when responses share their prompt.
+"""Token sequences -> trees -> packed rows: batches with prefix sharing.
 
-Sequences that begin alike are read once up to the *branch point*, the first place where their token ids differ; every branch then
-attends to the shared prefix and to itself alone, at the positions it would have on its own (`functional.trees`). Results equal those
-of unshared sequences, whatever a tokenizer merges, because the common prefix is found on token ids.
+The model reads a common prefix once, up to the *branch point*, the first position where token ids differ. Each branch attends to the prefix
+and to itself, at the positions of a separate sequence (`functional.trees`). The prefix is found on token ids, so results equal those of
+separate sequences, whatever the tokenizer merges.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ Layout = Literal["trees", "padded"]
 
 @dataclass(frozen=True, slots=True)
 class Tree:
-    """Token sequences that begin alike.
+    """Token sequences with a common prefix.
 
     Args:
-        sequences: Whole sequences, prompt and response, each ending with the token that it is read at.
-        prompt: How many tokens lie wholly in the prompt and are common to all sequences; a gate reads the last of them.
+        sequences: Complete sequences of prompt and response, each read at its last token.
+        prompt: Number of tokens that lie entirely in the prompt and that all sequences share; a gate reads the last of them.
     """
 
     sequences: tuple[Ids, ...]
@@ -34,7 +34,7 @@ class Tree:
 
     @property
     def shared(self) -> int:
-        """Length of the common prefix: at most one less than the shortest sequence, so that each keeps a token to be read at."""
+        """Length of the common prefix, less than that of the shortest sequence, so that every branch has a token to read."""
         first, shortest = self.sequences[0], min(len(ids) for ids in self.sequences) - 1
         for ids in self.sequences[1:]:
             different = np.flatnonzero(ids[:shortest] != first[:shortest])
@@ -50,11 +50,11 @@ class Tree:
 
 @dataclass(frozen=True, slots=True)
 class Datum:
-    """An encoded record: its trees, and which of their sequences are compared.
+    """An encoded record: its trees, and the pairs of sequences to compare.
 
     Args:
         trees: One tree for heads that read responses, one per comparison for heads that read pairs.
-        pairs: (a, b), indices into the sequences of all trees in turn; a is the preferred one.
+        pairs: (preferred, other), as indices into the sequences of all trees.
         probability: P(a > b) of each pair.
         margin: Margin of each pair, log-odds.
         weight: Weight of each pair in the loss.
@@ -72,35 +72,35 @@ class Datum:
         return sum(tree.size for tree in self.trees)
 
     def part(self, trees: Sequence[int]) -> Datum:
-        """Some of the trees, where each holds the two orders of a comparison."""
+        """Return a datum of some of the trees, each of which holds both orders of a comparison."""
         chosen = [tuple(values[i] for i in trees) for values in (self.probability, self.margin, self.weight)]
         return Datum(tuple(self.trees[i] for i in trees), tuple((2 * i, 2 * i + 1) for i in range(len(trees))), *chosen)
 
     def unweighted(self) -> Datum:
-        """The same datum with no say in any loss or metric: fills up the last batch of a distributed epoch."""
+        """Return the datum with weight 0, which fills up the last batch of a distributed epoch."""
         return replace(self, weight=tuple(0.0 for _ in self.weight))
 
 
 @dataclass(frozen=True)
 class TreeBatch:
-    """A batch of trees in rows. N trees, M sequences, P pairs, R rows, L tokens in a row.
+    """A batch of trees in rows. N trees, M sequences, P pairs, R rows, L tokens per row.
 
     Args:
         ids: Token ids [R, L].
         positions: Position of each token on its own path [R, L].
         tree: Tree of each token [R, L]; -1: padding.
-        branch: Branch of each token [R, L]; 0: shared prefix. Zero everywhere when `padded`.
-        end: Where a sequence is read [M], as an index into the R * L tokens.
+        branch: Branch of each token [R, L]; 0: shared prefix. All zero when `padded`.
+        end: Last token of each sequence [M], as an index into the R * L tokens.
         prompt_end: Last prompt token of each sequence's tree [M], as an index into the R * L tokens.
-        pairs: Sequences that are compared [P, 2], the preferred one first.
+        pairs: Indices of compared sequences [P, 2], the preferred one first.
         probability: P(first > second) [P].
-        margin: Margins, log-odds [P].
-        weight: Weights [P].
-        labels: Next-token pairs of the responses [T, 3]: the token that predicts, the token predicted (both as indices into the R * L
-            tokens), the sequence. The first token of a branch is predicted by the last token of the shared prefix.
-        sizes: Sequences and pairs of each datum [data, 2], to take results apart again.
-        padded: One sequence a row and no shared tokens, so that an ordinary causal mask is right.
-        states: Hidden states [R, L, H] of the tokens, where they are known already (`data.features`); the backbone is then not asked.
+        margin: Margins in log-odds [P].
+        weight: Weights in the loss [P].
+        labels: Next-token labels of the responses [T, 3]: predicting token, predicted token (both as indices into the R * L tokens),
+            sequence. The last token of the shared prefix predicts the first token of each branch.
+        sizes: Numbers of sequences and pairs of each datum [data, 2], to split results by datum.
+        padded: One sequence per row without sharing, so that a causal mask suffices.
+        states: Hidden states [R, L, H] of the tokens, if they are cached (`data.features`); the model then skips the backbone.
     """
 
     ids: Tensor
@@ -123,7 +123,7 @@ class TreeBatch:
 
     @property
     def tokens(self) -> int:
-        """Number of tokens that are not padding."""
+        """Number of tokens without padding."""
         return int((self.tree >= 0).sum())
 
     def _each(self, change: Any) -> TreeBatch:
@@ -131,23 +131,23 @@ class TreeBatch:
         return TreeBatch(**{name: change(value) if isinstance(value, Tensor) else value for name, value in changed.items()})
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> TreeBatch:
-        """The batch on another device."""
+        """Return the batch on another device."""
         return self._each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> TreeBatch:
-        """The batch in page-locked memory."""
+        """Return the batch in page-locked memory."""
         return self._each(lambda tensor: tensor.pin_memory())
 
 
 def pack(sizes: Sequence[int], capacity: int) -> list[list[int]]:
-    """Best-fit decreasing: which items go into which row.
+    """Pack items into rows by best-fit decreasing.
 
     Args:
         sizes: Size of each item.
-        capacity: Tokens that fit into a row; a larger item gets a row of its own.
+        capacity: Tokens per row; a larger item gets a row of its own.
 
     Returns:
-        Indices of the items of each row, every item exactly once.
+        Indices of the items of each row; every item occurs once.
     """
     rows: list[list[int]] = []
     room: list[int] = []
@@ -164,22 +164,22 @@ def pack(sizes: Sequence[int], capacity: int) -> list[list[int]]:
 
 
 def collate(data: Sequence[Datum], pad_id: int, layout: Layout = "trees", row_tokens: int = 256) -> TreeBatch:
-    """Lays out encoded records as one batch.
+    """Collate encoded records into a batch.
 
     Args:
         data: The records.
-        pad_id: Token id of padding; any id does, since padding is never attended to nor read.
-        layout: `trees`: shared prefixes once, several trees a row. `padded`: every sequence in full, a row each.
+        pad_id: Token id of padding; any id will do, since padding is masked.
+        layout: `trees`: prefix sharing, several trees per row. `padded`: one complete sequence per row.
         row_tokens: Capacity of a row of trees; a longer tree widens the rows.
 
     Returns:
-        The batch. Its order of sequences and pairs is that of `data`, whatever the layout.
+        The batch, with sequences and pairs in the order of `data`, whatever the layout.
     """
     trees = [tree for datum in data for tree in datum.trees]
     padded = layout == "padded"
-    # A piece is what is placed as a whole: (sequence's rank or -1 for a shared prefix, ids, first position, branch).
+    # Each unit of row content is a list of pieces: (index of the sequence or -1 for a shared prefix, ids, first position, branch).
     pieces: list[list[tuple[int, Ids, int, int]]] = []
-    prompt_of: list[tuple[int, int]] = []  # per sequence: its unit (row content) and the offset of its last prompt token in it
+    prompt_of: list[tuple[int, int]] = []  # per sequence: its unit, and the offset of its last prompt token there
     rank = 0
     for tree in trees:
         last_prompt = max(tree.prompt - 1, 0)
@@ -192,7 +192,7 @@ def collate(data: Sequence[Datum], pad_id: int, layout: Layout = "trees", row_to
         shared = tree.shared
         unit: list[tuple[int, Ids, int, int]] = [(-1, tree.sequences[0][:shared], 0, 0)]
         for number, ids in enumerate(tree.sequences, start=1):
-            # A prompt that outlasts the shared part belongs to one-sequence trees (or is cut off by the last shared token).
+            # Only the prompt of a one-sequence tree can extend beyond the shared prefix.
             prompt_of.append((len(pieces), min(last_prompt, shared) if len(tree.sequences) == 1 else min(last_prompt, max(shared - 1, 0))))
             unit.append((rank, ids[shared:], shared, number))
             rank += 1
@@ -240,7 +240,7 @@ def collate(data: Sequence[Datum], pad_id: int, layout: Layout = "trees", row_to
 
 
 def _labels(trees: Sequence[Tree], begin: NDArray[np.int64], origin: Sequence[int], padded: bool) -> NDArray[np.int64]:
-    """Next-token pairs [T, 3] of every response, along each sequence's own path."""
+    """Return the next-token labels [T, 3] of every response, along the path of its sequence."""
     found: list[NDArray[np.int64]] = [np.zeros((0, 3), np.int64)]
     rank = 0
     for tree in trees:

@@ -1,4 +1,4 @@
-"""What gives way when sequences are longer than a model reads: a stated policy, and everything that gave way is named."""
+"""Truncation of trees to a maximum sequence length, with a report of what was cut."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ PROMPTS, RESPONSES = "truncated prompts", "truncated responses"
 
 
 def truncate(tree: Tree, limit: int, policy: Policy, *, bos: int | None, eos: int | None, responses: bool) -> tuple[Tree | None, set[str]]:
-    """Shortens the sequences of a tree, their common prompt alike for all.
+    """Truncate the sequences of a tree, with the same cut in their common prompt.
 
-    `keep_end` takes from the prompt first: both sides of a comparison lose the same there, while a cut response may look worse than it
-    is. But without its question no response can be judged, so an eighth of the limit stays with the prompt.
+    `keep_end` cuts the prompt first, which affects both sides of a comparison alike, while a cut response may look worse than it is. But a
+    response cannot be judged without its prompt, so the prompt keeps at least limit / 8 tokens.
 
     Args:
         tree: The sequences.
-        limit: Longest sequence, in tokens.
-        policy: What gives way, see `data.encode.EncodeConfig`.
-        bos: A token that stays in front when a prompt loses its beginning.
-        eos: What a cut response ends in; None: in its own last token that fits.
-        responses: Whether responses may lose their ends. In a text that holds two of them, what is cut off is the question.
+        limit: Maximum sequence length in tokens.
+        policy: What to cut, see `data.encode.EncodeConfig`.
+        bos: Token that stays in front of a cut prompt.
+        eos: Token appended to a cut response; None: append none.
+        responses: Whether to cut the ends of responses. In pair formats they hold the question for the answer A or B.
 
     Returns:
-        The shortened tree, None if nothing would be left of what is compared; and what gave way, `PROMPTS` or `RESPONSES`.
+        The truncated tree, or None if nothing of the responses would be left; and what was cut, `PROMPTS` or `RESPONSES`.
     """
     longest = max(len(ids) for ids in tree.sequences)
     if longest <= limit:
@@ -38,7 +38,7 @@ def truncate(tree: Tree, limit: int, policy: Policy, *, bos: int | None, eos: in
     sequences, prompt = tree.sequences, tree.prompt
     gave_way: set[str] = set()
     if policy == "keep_end":
-        first = int(all(ids[0] == bos for ids in sequences))  # a BOS, whoever wrote it
+        first = int(all(ids[0] == bos for ids in sequences))  # a BOS, from the template or the tokenizer
         cut = max(min(longest - limit, prompt - first - max(limit // 8, 1)), 0)
         if cut:
             gave_way.add(PROMPTS)
@@ -54,13 +54,13 @@ def truncate(tree: Tree, limit: int, policy: Policy, *, bos: int | None, eos: in
 
 
 def truncate_official(tree: Tree, limit: int, eos: int) -> Tree:
-    """The recipe of the released GPM checkpoints (general_preference/datasets/reward_dataset.py at a376d95).
+    """Truncate with the recipe of the released GPM checkpoints (general_preference/datasets/reward_dataset.py at a376d95).
 
-    Right truncation, and the last token overwritten by EOS whatever it was; the prompt is counted from the end, as there.
+    It truncates on the right, overwrites the last token with EOS, and counts the prompt from the end.
 
     Args:
         tree: The sequences.
-        limit: Longest sequence, in tokens.
+        limit: Maximum sequence length in tokens.
         eos: The EOS token.
     """
     sequences = []

@@ -1,20 +1,16 @@
-"""The exported folder: what travels between training, evaluation, scoring and post-training.
+"""Exported folders: the models that training hands to evaluation, scoring and post-training.
 
     config.json, model*.safetensors, tokenizer files   the language model, as `transformers` writes it (LoRA merged in)
     head.safetensors                                   the head
-    prefrep.json                                       what weights cannot say: head, operator, normalisation, tau, template, EOS, recipe
+    prefrep.json                                       what weights leave open: head, operator, normalisation, tau, template, EOS, recipe
 
-A folder of *references* leaves the language model out and holds what was trained (adapters) beside the path of the base.
+A folder of *references* has the path of the base and the trained weights (adapters) in place of the language model.
 """
 
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -27,10 +23,11 @@ from transformers import PreTrainedTokenizerBase
 
 from prefrep.data.encode import EncodeConfig
 from prefrep.errors import CheckpointError, ConfigError
+from prefrep.io.heads import describe_head, make_head
+from prefrep.io.replacing import replacing
 from prefrep.nn.backbone import Backbone, LoRA
-from prefrep.nn.heads import BTHead, GPMHead, HybridHead, PairHead, PreferenceHead
+from prefrep.nn.heads import PreferenceHead
 from prefrep.nn.quietly import quietly
-from prefrep.nn.skew import BlockSkew, GatedSkew, LearnedSkew, SkewOperator
 
 FORMAT = 1
 Weights = Literal["full", "reference"]
@@ -38,15 +35,15 @@ Weights = Literal["full", "reference"]
 
 @dataclass
 class PreferenceModel:
-    """A model ready to score: the parts that a folder holds.
+    """A model ready to score: the contents of a folder.
 
     Args:
         backbone: The language model.
-        head: The head, fp32.
+        head: The head, float32.
         tau: Temperature; scores divided by it are log-odds.
         encode: How text becomes token ids.
         tokenizer: The tokenizer.
-        recipe: How it was trained, as plain data.
+        recipe: Training configuration, as plain data.
     """
 
     backbone: Backbone
@@ -57,88 +54,14 @@ class PreferenceModel:
     recipe: dict[str, Any]
 
 
-def describe_head(head: PreferenceHead) -> dict[str, Any]:
-    """A head's settings as plain data."""
-    settings: dict[str, Any] = {"class": type(head).__name__}
-    if isinstance(head, HybridHead):
-        settings = describe_head(head.preference) | settings
-    if isinstance(head, GPMHead):
-        settings |= {"dim": head.dim, "normalize": head.normalize, "skew": {"class": type(head.skew).__name__}}
-        if isinstance(head.skew, GatedSkew):
-            settings["skew"]["variant"] = head.skew.variant
-    if isinstance(head, PairHead):
-        settings |= {"readout": head.readout, "answers": list(head.answers)}
-    return settings
-
-
-def make_head(settings: dict[str, Any], hidden_size: int) -> PreferenceHead:
-    """The head of some settings, with fresh weights. The inverse of `describe_head`; KeyError: no such head, or settings are missing."""
-    kind = settings["class"]
-    if kind == "BTHead":
-        return BTHead(hidden_size)
-    if kind == "PairHead":
-        first, second = settings["answers"]
-        return PairHead(hidden_size, readout=settings["readout"], answers=(first, second))
-    if kind in ("GPMHead", "HybridHead"):
-        operators: dict[str, type[SkewOperator]] = {"BlockSkew": BlockSkew, "GatedSkew": GatedSkew, "LearnedSkew": LearnedSkew}
-        options = dict(settings["skew"])
-        operator = operators[options.pop("class")]
-        skew = partial(operator, **options)
-        head = GPMHead if kind == "GPMHead" else HybridHead
-        return head(hidden_size, dim=settings["dim"], skew=skew, normalize=settings["normalize"])
-    raise KeyError(f"unknown head {kind!r}")
-
-
-@contextmanager
-def replacing(folder: Path | str) -> Iterator[Path]:
-    """A folder to write into that takes the place of `folder` when all went well; an older model there survives a failure, and a kill.
-
-    Args:
-        folder: Where the model shall be.
-
-    Raises:
-        CheckpointError: See `check_free`.
-    """
-    folder = Path(folder).expanduser().resolve()
-    old, staging = (folder.with_name(folder.name + ending) for ending in (".old", ".partial"))
-    if old.exists() and not folder.exists():  # killed between the two renames below
-        old.rename(folder)
-    check_free(folder)
-    for left in (old, staging):
-        shutil.rmtree(left, ignore_errors=True)
-    staging.mkdir(parents=True)
-    yield staging
-    if folder.exists():
-        folder.rename(old)
-    staging.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def check_free(folder: Path | str) -> None:
-    """Makes sure that a model can be written to a folder: it is not there, is empty, or holds a model and nothing else.
-
-    Raises:
-        CheckpointError: Something else is there already.
-    """
-    folder = Path(folder).expanduser().resolve()
-    if not folder.exists():
-        return
-    if not folder.is_dir():
-        raise CheckpointError(f"{folder}: a file is there already; name another folder for the model")
-    inside = list(folder.iterdir())
-    marks, ours = {"prefrep.json", "config.json", "policy.json"}, "additional_chat_templates"  # the one folder that a tokenizer may write
-    if inside and (not marks & {file.name for file in inside} or any(file.is_dir() and file.name != ours for file in inside)):
-        raise CheckpointError(f"{folder}: the folder holds other things than a model, which would be lost; name another one")
-
-
 def check_base(path: str, weights: Weights) -> None:
-    """Makes sure that a model can be exported with a base that is named by its path.
+    """Check that an exported folder can refer to a base by its path.
 
     Raises:
-        ConfigError: That base is an exported folder itself, which names another base.
+        ConfigError: The base is an exported folder itself.
     """
     if weights == "reference" and (Path(path).expanduser() / "prefrep.json").exists():
-        raise ConfigError(f"{path} was exported itself and cannot be a base of references; save full weights, or copy that folder")
+        raise ConfigError(f"{path}: an exported folder cannot be the base of references; save full weights, or copy that folder")
 
 
 def save(
@@ -151,18 +74,22 @@ def save(
     recipe: dict[str, Any],
     weights: Weights = "full",
 ) -> None:
-    """Writes a folder; an older one at the same place is replaced only when the new one is complete.
+    """Write a folder, which replaces an older one atomically.
 
     Args:
-        folder: Where.
+        folder: Output folder.
         backbone: The language model; LoRA is merged into a copy of its weights.
         head: The head.
         tau: Temperature of the scores.
         encode: How text becomes token ids.
         tokenizer: The tokenizer.
-        recipe: Anything worth knowing later, as plain data (training configuration, metrics).
-        weights: `full`: the whole language model. `reference`: what was trained of it, beside the path of the base; always so for a
-            quantised base, whose weights cannot be merged.
+        recipe: Training configuration and metrics, as plain data.
+        weights: `full`: the whole language model. `reference`: its trained weights and the path of the base. A quantised base is always
+            saved as a reference, since LoRA cannot be merged into its weights.
+
+    Raises:
+        CheckpointError: See `check_free`.
+        ConfigError: See `check_base`.
     """
     if backbone.settings["quantize"] != "none":
         weights = "reference"
@@ -193,20 +120,20 @@ def save(
 
 
 def load(folder: Path | str, dtype: str | None = None, attention: str = "auto", device: str | torch.device = "cpu") -> PreferenceModel:
-    """Reads a folder.
+    """Load a folder.
 
     Args:
         folder: An exported folder.
-        dtype: Type of the backbone's weights; None: as they were trained.
+        dtype: Type of the backbone's weights; None: the type they were trained in.
         attention: Attention kernel, see `Backbone`.
-        device: Where the model goes.
+        device: Device of the model.
 
     Raises:
-        CheckpointError: There is no such folder, it is not an exported one, or its head is missing or does not fit.
+        CheckpointError: The folder is missing or not an exported one, or its head is missing or does not fit.
     """
     folder = Path(folder).expanduser()
     if not folder.is_dir():
-        raise CheckpointError(f"{folder}: no such folder; a run writes one to <default_root_dir>/export when it ends")
+        raise CheckpointError(f"{folder}: no such folder; a training run writes one to <default_root_dir>/export when it ends")
     about_file, head_file = folder / "prefrep.json", folder / "head.safetensors"
     if not about_file.exists():
         raise CheckpointError(f"{folder}: no prefrep.json, so this is not an exported preference model; export one with bin/prefrep fit")
@@ -256,7 +183,11 @@ def load(folder: Path | str, dtype: str | None = None, attention: str = "auto", 
 
 
 def _fill(model: nn.Module, folder: Path, listed: list[str] | None) -> None:
-    """Puts what was trained into a base model: everything that the folder lists, or nothing at all."""
+    """Load the trained weights into a base model: all that `prefrep.json` lists, or none.
+
+    Raises:
+        CheckpointError: Weights are missing or do not fit the base.
+    """
     file = folder / "adapter.safetensors"
     wanted = {name for name, parameter in model.named_parameters() if parameter.requires_grad} if listed is None else set(listed)
     try:

@@ -1,9 +1,9 @@
-"""The official GPM layout (github.com/general-preference/general-preference-model), both ways.
+"""The official GPM layout (github.com/general-preference/general-preference-model), in both directions.
 
-A Hugging Face folder of the language model whose safetensors hold two tensors more, `value_head.weight` [D, H] (Bradley-Terry: [1, H]) and,
-if the operator is gated, `prompt_head.weight` [D/2, H]. Dimension and gate follow from the tensors. Temperature, normalisation and gate
-variant are nowhere in it, and the published sources contradict each other, so whoever reads a folder states them. For the released models
-the published example says: tau 0.1, normalised, gate `softmax`, template `official`.
+A Hugging Face folder of the language model whose safetensors hold two more tensors: `value_head.weight` [D, H] (Bradley-Terry: [1, H]) and,
+for a gated operator, `prompt_head.weight` [D/2, H]. Dimension and gate follow from the tensors. Temperature, normalisation and gate variant
+are not stored, and the published sources contradict each other, so the caller has to state them. For the released models the published
+example says: tau 0.1, normalised, gate `softmax`, template `official`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ from torch import Tensor
 from prefrep.data.encode import EncodeConfig
 from prefrep.errors import CheckpointError, ConfigError
 from prefrep.functional.skew import GateVariant
-from prefrep.io.folder import PreferenceModel, describe_head, replacing
+from prefrep.io.folder import PreferenceModel
+from prefrep.io.heads import describe_head
+from prefrep.io.replacing import replacing
 from prefrep.io.shards import read_config, read_tensors, stored_dtype
 from prefrep.nn.backbone import Backbone
 from prefrep.nn.heads import BTHead, GPMHead, PreferenceHead
@@ -45,22 +47,22 @@ def read(
     device: str | torch.device = "cpu",
     revision: str | None = None,
 ) -> PreferenceModel:
-    """Reads a checkpoint in the official layout.
+    """Read a checkpoint in the official layout.
 
     Args:
         path: Local folder or hub id.
         tau: Temperature; scores divided by it are log-odds.
-        normalize: Bring embeddings to length 1. A Bradley-Terry model has rewards, which are never normalised: False.
-        gate: How the prompt weighs the blocks; `none` for a checkpoint without a prompt head, and only for those.
-        template: `official`: text becomes token ids by the recipe of the released models (data.encode). `auto`: by this project's own.
-        max_length: Longest sequence, in tokens; the official example has 4096.
-        dtype: Type of the language model's weights; None: as stored. Heads are float32 (the official code: as stored).
+        normalize: Normalise embeddings to length 1. False for Bradley-Terry models, whose rewards are never normalised.
+        gate: Gate variant; `none` for checkpoints without a prompt head, and only for those.
+        template: `official`: the tokenisation recipe of the released models (`EncodeConfig`). `auto`: prefrep's own.
+        max_length: Maximum sequence length in tokens; 4096 in the official example.
+        dtype: Type of the language model's weights; None: as stored. Heads are float32 (in the official code as stored).
         attention: Attention kernel, see `Backbone`.
-        device: Where the model goes.
+        device: Device of the model.
         revision: Branch, tag or commit of a hub id.
 
     Raises:
-        CheckpointError: No such checkpoint, it has no value head, or its tensors contradict what is stated.
+        CheckpointError: The checkpoint is missing, has no value head, or contradicts the arguments.
         ConfigError: tau is not positive.
     """
     if not tau > 0:
@@ -82,18 +84,17 @@ def read(
 
 
 def write(folder: str | Path, model: PreferenceModel) -> dict[str, Any]:
-    """Writes a checkpoint in the official layout.
+    """Write a checkpoint in the official layout.
 
-    The official programs read text by their own recipe (template `official`): a model trained with another one is theirs in its weights,
-    but not in its scores. Heads stay float32 whatever the language model is.
+    The official programs tokenise with their own recipe (template `official`), so they score differently if the model was trained with
+    another template. Heads stay float32 whatever the dtype of the language model.
 
     Args:
-        folder: Where; an older model there is replaced.
+        folder: Output folder; an older model there is replaced.
         model: A Bradley-Terry model, or a general preference model with canonical or gated blocks.
 
     Returns:
-        What the folder cannot say: the arguments that `read` needs to restore the model (texts that are too long lose their beginning
-        then, whatever the model's truncation).
+        The arguments that `read` needs to restore the model; its truncation becomes `keep_end`.
 
     Raises:
         ConfigError: The layout cannot express the model.
@@ -111,10 +112,10 @@ def write(folder: str | Path, model: PreferenceModel) -> dict[str, Any]:
         raise ConfigError(f"the official layout has no place for {kind}; it holds BTHead, and GPMHead with BlockSkew or GatedSkew")
     template = model.encode.template
     if template == "chat" or (template == "plain" and not model.tokenizer.chat_template):
-        template = "auto"  # which does the same
+        template = "auto"  # equivalent
     if template not in ("official", "auto"):
         raise ConfigError(
-            f"this model reads texts by template '{template}', which nobody would know of a checkpoint in the official layout"
+            f"the official layout has no place for the template '{template}' of this model; it expresses chat, auto and official"
         )
     heads = {VALUE: head.value_head.weight}
     if isinstance(head, GPMHead) and isinstance(head.skew, GatedSkew):
@@ -130,7 +131,7 @@ def write(folder: str | Path, model: PreferenceModel) -> dict[str, Any]:
 
 
 def _head(path: str, tensors: dict[str, Tensor], hidden_size: int, normalize: bool, gate: Gate) -> PreferenceHead:
-    """The head that the tensors make, if what was stated fits them."""
+    """Return the head of the tensors. Raises CheckpointError: they contradict the arguments."""
     value, prompt = tensors[VALUE], tensors.get(PROMPT)
     if value.ndim != 2 or value.shape[1] != hidden_size:
         raise CheckpointError(f"{path}: {VALUE} is {list(value.shape)}, but the language model's hidden size is {hidden_size}")
@@ -138,16 +139,16 @@ def _head(path: str, tensors: dict[str, Tensor], hidden_size: int, normalize: bo
     if dim > 1 and dim % 2:
         raise CheckpointError(f"{path}: {VALUE} has {dim} rows; a preference embedding has an even number, a Bradley-Terry model one")
     if prompt is None and gate != "none":
-        raise CheckpointError(f"{path}: gate {gate} is asked for, but there is no {PROMPT}; this checkpoint is not gated, state gate none")
+        raise CheckpointError(f"{path}: there is no {PROMPT} for the gate {gate}, so this checkpoint is not gated; set gate to none")
     if prompt is not None and gate == "none":
         raise CheckpointError(
-            f"{path}: it holds {PROMPT}, so its scores are gated by the prompt; state the variant (the released models: softmax)"
+            f"{path}: it holds {PROMPT}, so its scores are gated by the prompt; name the variant (the released models: softmax)"
         )
     if prompt is not None and (dim == 1 or list(prompt.shape) != [dim // 2, hidden_size]):
         raise CheckpointError(f"{path}: {PROMPT} is {list(prompt.shape)}, which does not fit {VALUE} {list(value.shape)}")
     if dim == 1:
         if normalize:
-            raise CheckpointError(f"{path}: a Bradley-Terry model (one row in {VALUE}), whose rewards are not normalised; state so")
+            raise CheckpointError(f"{path}: Bradley-Terry rewards (one row in {VALUE}) are not normalised; set normalize to false")
         bt = BTHead(hidden_size)
         bt.load_state_dict({VALUE: value})
         return bt

@@ -1,4 +1,4 @@
-"""A policy as a folder of `transformers`: whole, or as an adapter that names its base. `AutoModelForCausalLM` loads either."""
+"""Policies as folders that `AutoModelForCausalLM` loads: merged, or as an adapter that names its base."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from transformers import PreTrainedTokenizerBase
 
 from prefrep.errors import ConfigError
-from prefrep.io.folder import replacing
+from prefrep.io.replacing import replacing
 from prefrep.nn.backbone import Backbone
 from prefrep.nn.bundled import resolve
 from prefrep.nn.quietly import quietly
@@ -25,14 +25,14 @@ PolicyWeights = Literal["merged", "adapter"]
 def save(
     folder: Path | str, backbone: Backbone, tokenizer: PreTrainedTokenizerBase, recipe: dict[str, Any], weights: PolicyWeights = "merged"
 ) -> None:
-    """Writes a policy; an older one at the same place is replaced only when the new one is complete.
+    """Write a policy, which replaces an older one atomically.
 
     Args:
-        folder: Where.
+        folder: Output folder.
         backbone: The policy.
         tokenizer: Its tokenizer.
-        recipe: Anything worth knowing later, as plain data, for `policy.json`.
-        weights: `merged`: the whole model, LoRA merged in. `adapter`: the LoRA weights in peft's layout, beside the path of the base.
+        recipe: Training configuration as plain data, for `policy.json`.
+        weights: `merged`: the whole model with LoRA merged in. `adapter`: the LoRA weights in peft's layout, with the path of the base.
 
     Raises:
         ConfigError: See `check`.
@@ -55,13 +55,13 @@ def save(
 
 
 def check(backbone: Backbone, weights: PolicyWeights) -> None:
-    """Raises ConfigError: an adapter is asked for and there is none that could be read, or a quantised base would have to be merged."""
+    """Raise ConfigError if there is no adapter to save, peft could not load it, or a quantised base would have to be merged."""
     if weights == "adapter" and backbone.lora is None:
         raise ConfigError("the policy has no LoRA adapter to save; export it merged (ExportPolicy.weights: merged)")
     if weights == "adapter" and backbone.settings["gguf"] is not None:
-        raise ConfigError("an adapter cannot name a base that is a GGUF file; set ExportPolicy.weights: merged")
+        raise ConfigError("an adapter cannot refer to a base in a GGUF file; set ExportPolicy.weights: merged")
     if weights == "adapter" and any(isinstance(module, ParamWrapper) for module in backbone.model.modules()):
-        raise ConfigError("peft would not find the adapters of experts again; set ExportPolicy.weights: merged")
+        raise ConfigError("peft cannot load adapters of experts; set ExportPolicy.weights: merged")
     if weights == "merged" and backbone.settings["quantize"] != "none":
         raise ConfigError("a quantised base cannot be merged with its adapter; set ExportPolicy.weights: adapter")
 
@@ -81,7 +81,7 @@ def _save_adapter(folder: Path, backbone: Backbone) -> None:
         inference_mode=True,
     )
     config.save_pretrained(str(folder))
-    # peft names weights as if the model were wrapped, and leaves the adapter's own name out.
+    # peft stores the names of the wrapped model, without the adapter's name.
     state = {
         f"base_model.model.{name.replace('.default', '')}": tensor.detach().cpu().contiguous()
         for name, tensor in backbone.model.state_dict().items()

@@ -1,4 +1,4 @@
-"""Single tensors and the configuration of a checkpoint, local or on the hub, without loading the model."""
+"""Configuration and single tensors of a checkpoint, local or on the hub, without loading the model."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from prefrep.nn.bundled import resolve
 
 
 def read_config(path: str, revision: str | None) -> Any:
-    """The configuration of a checkpoint.
+    """Return the configuration of a checkpoint.
 
     Args:
         path: Local folder or hub id.
         revision: Branch, tag or commit of a hub id.
 
     Raises:
-        CheckpointError: There is none.
+        CheckpointError: It cannot be read.
     """
     if path.startswith((".", "/", "~")) and not Path(path).expanduser().is_dir():
         raise CheckpointError(f"{path}: no such folder; give a local folder with safetensors, or a hub id")
@@ -34,24 +34,24 @@ def read_config(path: str, revision: str | None) -> Any:
 
 
 def stored_dtype(config: Any) -> str:
-    """Name of the torch type that a configuration says its weights have; float32 where it is silent."""
+    """Return the name of the torch dtype in a configuration; float32 if it has none."""
     stored = config.get_text_config().dtype
     return "float32" if stored is None else str(stored).removeprefix("torch.")
 
 
 def read_tensors(path: str, names: tuple[str, ...], revision: str | None) -> dict[str, Tensor]:
-    """Tensors of a checkpoint, float32, from whichever shards hold them; other shards are not opened.
+    """Read tensors of a checkpoint as float32, opening only the shards that hold them.
 
     Args:
         path: Local folder or hub id.
-        names: The tensors that are wanted.
+        names: Names of the tensors.
         revision: Branch, tag or commit of a hub id.
 
     Returns:
-        Those of them that are there.
+        The tensors that exist.
 
     Raises:
-        CheckpointError: No safetensors, or unreadable ones. Pickles are never read.
+        CheckpointError: There are no readable safetensors. Pickles are never read.
     """
     place = resolve(path)
 
@@ -69,12 +69,12 @@ def read_tensors(path: str, names: tuple[str, ...], revision: str | None) -> dic
         for name, shard in where.items():
             file = find(shard)
             if file is None:
-                raise CheckpointError(f"{path}: no {shard}; weights are read from safetensors alone, never from pickles (.bin, .pt)")
+                raise CheckpointError(f"{path}: no {shard}; convert the weights to safetensors, pickles (.bin, .pt) are never read")
             with safe_open(file, framework="pt") as opened:
                 if name in set(opened.keys()):
                     tensors[name] = opened.get_tensor(name).float()
     except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise CheckpointError(f"{path}: cannot read its safetensors ({_reason(error)}); fetch the checkpoint again") from error
+        raise CheckpointError(f"{path}: cannot read its safetensors ({_reason(error)}); download the checkpoint again") from error
     return tensors
 
 

@@ -29,7 +29,7 @@ def train(module: PreferenceModule, batch: TreeBatch, steps: int, seed: int = 0)
         The same model, in evaluation mode.
     """
     # What hardware there is, that training ended, and that nothing is to be read any more, again for every head.
-    for noisy in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.accelerators.cuda", "prefrep.data.features"):
+    for noisy in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.accelerators.cuda", "prefrep.data.remember"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     with TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*no `val_dataloader`.*")

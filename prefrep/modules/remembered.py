@@ -13,8 +13,10 @@ from lightning.pytorch import Trainer, seed_everything
 from torch import Tensor
 
 from prefrep.data.encode import EncodeConfig, Encoder, pad_id
-from prefrep.data.features import Features, identity, look_up, remember, root
+from prefrep.data.features import Features, root
+from prefrep.data.identity import identity
 from prefrep.data.preference import PreferenceData
+from prefrep.data.remember import look_up, remember
 from prefrep.data.trees import Datum, Layout, TreeBatch
 from prefrep.errors import ConfigError, DataError
 from prefrep.modules.preference import PreferenceModule

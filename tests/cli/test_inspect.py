@@ -201,4 +201,4 @@ def test_as_a_program(tmp_path: Path) -> None:
     program = [sys.executable, "-m", "prefrep", "inspect"]
     failed = subprocess.run([*program, str(tmp_path / "no.jsonl")], check=False, capture_output=True, text=True)
     assert failed.returncode == 1 and failed.stdout == ""
-    assert failed.stderr == f"prefrep: {tmp_path}/no.jsonl: no such file or folder (and not a hub data set, which is written owner/name)\n"
+    assert failed.stderr == f"prefrep: {tmp_path}/no.jsonl: no such file or folder; hub datasets are written owner/name\n"

@@ -20,8 +20,9 @@ from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from prefrep.data import features as module
-from prefrep.data.features import Features, identity, key, look_up, remember, root
+from prefrep.data.features import Features, key, root
+from prefrep.data.identity import identity
+from prefrep.data.remember import look_up, remember
 from prefrep.data.trees import Datum, Layout, Tree, TreeBatch, collate
 from prefrep.errors import DataError
 from prefrep.nn.backbone import Backbone, LoRA
@@ -152,7 +153,7 @@ def test_a_full_disk_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyP
     def full(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(module, "save_file", full)
+    monkeypatch.setattr("prefrep.data.features.save_file", full)
     with pytest.raises(DataError, match=r"No space left on device.*set it to null"):
         features.add(keys(100), torch.zeros(1, 2))
     assert not list(features.folder.glob(".*"))
@@ -303,7 +304,7 @@ def test_another_template_or_truncation_is_read_again(config: dict[str, Any], ll
 
 
 def test_an_interrupted_reading_goes_on_where_it_was(llama: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "SEGMENT_SECONDS", 0.0)  # keep every batch
+    monkeypatch.setattr("prefrep.data.remember.SEGMENT_SECONDS", 0.0)  # keep every batch
     data, read = encoded(COMPARISONS), Reader(llama)
     whole = tokens_of(data, llama, tmp_path)
     read.fail_after = 2

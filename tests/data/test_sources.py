@@ -102,7 +102,7 @@ def broken(tmp_path: Path, name: str) -> tuple[str, str]:
         "blank.jsonl": (b"\n \n", "the file holds no rows"),
         "none.json": (b"[]", "the file holds no rows"),
         "short.jsonl.gz": (gzip.compress(good)[:-400], "the compressed file breaks off after row"),
-        "plain.jsonl.gz": (good, "not a sound gzip file"),
+        "plain.jsonl.gz": (good, "not a valid gzip file"),
         "line.jsonl": (lines(ROWS[:1]).encode() + b'{"prompt": "q', ":2: broken JSON: Unterminated string starting at at character 12"),
         "list.json": (
             b'[{"prompt": "q"},\n {"prompt"]',
@@ -112,7 +112,7 @@ def broken(tmp_path: Path, name: str) -> tuple[str, str]:
         "latin.jsonl": ('{"prompt": "ä"}\n'.encode("latin-1"), ":1: the line is not UTF-8 text"),
         "number.jsonl": (b"17\n", ":1: a row must be an object {...}, found a number"),
         "a.csv": (b"prompt,chosen\n", "unknown kind of file '.csv'; known: .jsonl, .json, .jsonl.gz"),
-        "a.parquet": (b"PAR1 and no more", "not a sound Parquet file"),
+        "a.parquet": (b"PAR1 and no more", "not a valid Parquet file"),
     }
     if name == "missing.jsonl":
         return str(path), "no such file or folder"
@@ -190,7 +190,7 @@ def test_hub_streaming(hub: list[tuple[Any, ...]]) -> None:
 def test_hub_errors(hub: list[tuple[Any, ...]]) -> None:
     with pytest.raises(DataError, match=r"^no/set: not a file or folder here, and the hub could not give it \(Couldn't reach it\)$"):
         list(rows("no/set"))
-    with pytest.raises(DataError, match=r"^some/set\[empty\]: the data set holds no rows$"):
+    with pytest.raises(DataError, match=r"^some/set\[empty\]: the dataset holds no rows$"):
         list(rows("some/set:empty"))
 
 

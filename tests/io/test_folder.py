@@ -20,6 +20,7 @@ from prefrep.data.encode import EncodeConfig
 from prefrep.errors import CheckpointError, ConfigError
 from prefrep.io import folder, policy
 from prefrep.io.folder import PreferenceModel
+from prefrep.io.heads import describe_head
 from prefrep.nn.backbone import Backbone, LoRA, load_tokenizer
 from prefrep.nn.bundled import resolve
 from prefrep.nn.heads import BTHead, GPMHead, HybridHead, PairHead, PreferenceHead
@@ -96,7 +97,7 @@ def test_loaded_scores_are_identical(kind: str, tmp_path: Path) -> None:
     expected = scores(model)
     assert len({round(score, 3) for score in expected}) == len(expected)
     assert scores(loaded) == expected
-    assert folder.describe_head(loaded.head) == folder.describe_head(model.head)
+    assert describe_head(loaded.head) == describe_head(model.head)
     assert (loaded.tau, loaded.encode) == (0.5, model.encode)
     assert loaded.recipe["step"] == 7
     table, again = (Scorer(m).table("Which?", ["this", "that", "neither of them"]) for m in (model, loaded))
@@ -244,7 +245,7 @@ def test_what_lies_beside_an_older_model_is_not_lost(tmp_path: Path) -> None:
     save(tmp_path / "m", model)
     (tmp_path / "m" / "eval").mkdir()
     (tmp_path / "m" / "eval" / "results.json").write_text("{}")
-    with pytest.raises(CheckpointError, match="holds other things than a model"):
+    with pytest.raises(CheckpointError, match="holds other files than a model"):
         save(tmp_path / "m", model)
     assert (tmp_path / "m" / "eval" / "results.json").exists()
 

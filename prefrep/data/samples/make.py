@@ -1,7 +1,7 @@
-"""Makes ultrafeedback-mini.jsonl: a small language model answers each prompt four times, and rules rate the answers (README.md).
+"""Make ultrafeedback-mini.jsonl: a small language model answers each prompt four times, and rules rate the answers (README.md).
 
-python -m prefrep.data.samples.make generate MODEL    # MODEL: a local folder; answers, then rates
-python -m prefrep.data.samples.make rate              # rates the answers that are there again, without a model
+python -m prefrep.data.samples.make generate MODEL    # MODEL: a local folder; generates answers, then rates
+python -m prefrep.data.samples.make rate              # rates the existing answers again, without a model
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Row = dict[str, Any]
 
 
 class Style(NamedTuple):
-    """How the model is asked: a system message ("": the template's own), a frame around the instruction, a temperature (0: greedy)."""
+    """A way to prompt the model: system message ("": that of the template), frame around the instruction, temperature (0: greedy)."""
 
     name: str
     system: str
@@ -48,7 +48,7 @@ BATCH = 25
 
 
 def styles_of(index: int) -> tuple[Style, ...]:
-    """The four styles that answer prompt number `index`: the fifteen choices of four out of six take turns."""
+    """Return the four styles of prompt number `index`, cycling through the fifteen choices of four out of six."""
     choices = list(itertools.combinations(STYLES, PER_PROMPT))
     return choices[index % len(choices)]
 
@@ -57,11 +57,11 @@ def styles_of(index: int) -> tuple[Style, ...]:
 
 
 def generate(model_path: str, prompts: list[str]) -> list[Row]:
-    """Ask the model. Every batch has a seed of its own, so that one style can change without changing the others."""
+    """Generate the answers. Every batch has its own seed, so that changing one style leaves the others unchanged."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    torch.set_num_threads(1)  # sums come out the same whatever the machine has
+    torch.set_num_threads(1)  # makes sums independent of the number of cores
     tokenizer: Any = AutoTokenizer.from_pretrained(model_path, padding_side="left")
     model: Any = AutoModelForCausalLM.from_pretrained(model_path, dtype=torch.float32).eval()
     answers: dict[tuple[int, str], str] = {}
@@ -93,7 +93,7 @@ def generate(model_path: str, prompts: list[str]) -> list[Row]:
 
 
 def whole_sentences(text: str) -> str:
-    """Cut an answer that ran into the token limit after its last whole sentence, if it has one."""
+    """Cut a truncated answer after its last complete sentence, if it has one."""
     ends = [match.end() for match in re.finditer(r"(?<!\d)[.!?][\"')*]*(?=\s|$)", text)]
     return text[: ends[-1]] if ends else text
 
@@ -102,14 +102,14 @@ def whole_sentences(text: str) -> str:
 
 
 class Aspect(NamedTuple):
-    """What is measured in an answer, and the four numbers that divide ratings 1 to 5; `cuts` fall where less is better."""
+    """A measure of answers, and the four thresholds between ratings 1 to 5; decreasing `cuts` mean that less is better."""
 
     measure: Callable[[str, str], float]
     cuts: tuple[float, float, float, float]
     unit: str
 
     def rating(self, instruction: str, answer: str) -> int:
-        """1 plus the number of cuts that the measure reaches; 1 for an answer without a word."""
+        """Return 1 plus the number of cuts that the measure reaches; 1 for an answer without words."""
         if not words(answer):
             return 1
         value = self.measure(instruction, answer)
@@ -119,16 +119,16 @@ class Aspect(NamedTuple):
 
 
 def words(text: str) -> list[str]:
-    """Lower-case words; an apostrophe belongs to its word."""
+    """Return the words in lower case; an apostrophe is part of its word."""
     return re.findall(r"[a-z]+(?:['\u2019][a-z]+)*", text.lower())
 
 
 def stems(text: str) -> set[str]:
-    """First five letters of each word of four letters or more: enough to see that water and watering belong together."""
+    """Return the first five letters of words of four letters or more, a simple stemmer (water, watering)."""
     return {word[:5] for word in words(text) if len(word) >= 4} - COMMON
 
 
-# Words that questions share whatever they are about, as stems.
+# Stems of words that questions share whatever their topic.
 COMMON = {"what", "does", "give", "with", "from", "that", "this", "your", "have", "some", "shoul", "their", "them", "they", "into", "write"}
 KIND = re.compile(
     r"\b(?:i|i'm|i'll|i'd|me|my|you|you're|you'll|your|yours|we|we're|let's|our|us|please|thank|thanks|hello|hi|dear|friend|friends"
@@ -138,24 +138,24 @@ KIND = re.compile(
 
 
 def brevity(instruction: str, answer: str) -> float:
-    """Number of words; fewer is better."""
+    """Return the number of words; fewer is better."""
     return len(words(answer))
 
 
 def plainness(instruction: str, answer: str) -> float:
-    """Letters per word; fewer is better."""
+    """Return the letters per word; fewer is better."""
     return sum(map(len, words(answer))) / max(len(words(answer)), 1)
 
 
 def relevance(instruction: str, answer: str) -> float:
-    """Share of the answer's longer words that echo the instruction's, in percent."""
+    """Return the share of the answer's longer words that echo the instruction's, in percent."""
     asked = stems(instruction)
     longer = [word for word in words(answer) if len(word) >= 4]
     return 100 * sum(word[:5] in asked for word in longer) / max(len(longer), 1)
 
 
 def warmth(instruction: str, answer: str) -> float:
-    """Words that address the reader or speak kindly, and exclamation marks, per hundred words."""
+    """Return the number of kind or personal words and exclamation marks per hundred words."""
     return 100 * len(KIND.findall(answer.replace("\u2019", "'"))) / max(len(words(answer)), 1)
 
 
@@ -168,7 +168,7 @@ ASPECTS = {
 
 
 def rate(row: Row) -> Row:
-    """The row with ratings, whatever ratings it had."""
+    """Return the row with new ratings."""
     completions = []
     for completion in row["completions"]:
         answer = completion["response"]
@@ -185,7 +185,7 @@ def rate(row: Row) -> Row:
 
 
 def main() -> None:
-    """Makes the file, or rates the one that is there."""
+    """Generate the file, or rate the existing one."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("step", choices=["generate", "rate"])
     parser.add_argument("model", nargs="?", help="folder of the language model (generate only)")
