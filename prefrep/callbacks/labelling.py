@@ -21,7 +21,7 @@ from prefrep.functional.intransitivity import triples
 from prefrep.io import official
 from prefrep.judges import Judge, Verdict, check_finite
 from prefrep.modules.gpo import GPO
-from prefrep.nn.backbone import DType
+from prefrep.nn.loading import DType
 from prefrep.records import RankedResponses
 from prefrep.scoring import BlockScorer, Scorer
 

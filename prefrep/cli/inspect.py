@@ -106,7 +106,7 @@ def _parser() -> argparse.ArgumentParser:
 def _by_tokens(path: str) -> Lengths:
     from prefrep.data.encode import EncodeConfig, Encoder
     from prefrep.data.summary import by_tokens
-    from prefrep.nn.backbone import load_tokenizer
+    from prefrep.nn.loading import load_tokenizer
 
     return by_tokens(Encoder(load_tokenizer(path), EncodeConfig(max_length=2**40), "single"))
 

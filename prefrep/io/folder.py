@@ -27,8 +27,9 @@ from transformers import PreTrainedTokenizerBase
 
 from prefrep.data.encode import EncodeConfig
 from prefrep.errors import CheckpointError, ConfigError
-from prefrep.nn.backbone import Backbone, LoRA
+from prefrep.nn.backbone import Backbone
 from prefrep.nn.heads import BTHead, GPMHead, HybridHead, PairHead, PreferenceHead
+from prefrep.nn.lora import LoRA
 from prefrep.nn.skew import BlockSkew, GatedSkew, LearnedSkew, SkewOperator
 
 FORMAT = 1

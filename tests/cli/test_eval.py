@@ -14,8 +14,9 @@ from prefrep.cli.eval import main
 from prefrep.data.encode import EncodeConfig
 from prefrep.errors import CheckpointError, ConfigError, DataError, RecordError
 from prefrep.io.folder import save
-from prefrep.nn.backbone import Backbone, load_tokenizer
+from prefrep.nn.backbone import Backbone
 from prefrep.nn.heads import BTHead, GPMHead, PairHead
+from prefrep.nn.loading import load_tokenizer
 from prefrep.scoring import Scorer
 
 FEW = ["--bootstrap", "100"]

@@ -14,8 +14,9 @@ from prefrep.data.encode import EncodeConfig
 from prefrep.data.sources import read
 from prefrep.errors import CheckpointError, PrefrepError
 from prefrep.io.folder import save
-from prefrep.nn.backbone import Backbone, load_tokenizer
+from prefrep.nn.backbone import Backbone
 from prefrep.nn.heads import PairHead
+from prefrep.nn.loading import load_tokenizer
 
 ROWS = [
     {"prompt": f"Say {i}", "chosen": "it is " * (i % 5 + 1), "rejected": f"no {i}", "id": f"r{i}", "subset": "hep-go"}

@@ -24,7 +24,8 @@ from prefrep.data import features as module
 from prefrep.data.features import Features, identity, key, look_up, remember, root
 from prefrep.data.trees import Datum, Layout, Tree, TreeBatch, collate
 from prefrep.errors import DataError
-from prefrep.nn.backbone import Backbone, LoRA
+from prefrep.nn.backbone import Backbone
+from prefrep.nn.lora import LoRA
 
 ABOUT = {"weights": "w"}
 
