@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM
 
 from prefrep.data.encode import EncodeConfig, Encoder
 from prefrep.data.trees import Datum, TreeBatch
+from prefrep.nn import tiny as tiny_models
 from prefrep.nn.backbone import Backbone
 from prefrep.nn.loading import load_tokenizer
 from prefrep.records import Comparison, Message
@@ -26,7 +27,7 @@ TINY: dict[str, Any] = {
     "num_key_value_heads": 2, "max_position_embeddings": 512, "initializer_range": 0.2, "pad_token_id": 0, "bos_token_id": 1,
     "eos_token_id": 2,
 }  # fmt: skip
-FAMILIES = ("llama", "qwen2", "gemma2", "gemma3", "gpt2", "gpt_neox")
+FAMILIES = tiny_models.FAMILIES
 
 torch.set_num_threads(1)
 
