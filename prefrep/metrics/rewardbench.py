@@ -174,9 +174,9 @@ def ties_terms(rows: Iterable[TiesRow], rule: TiesRule = "main") -> Floats:
 
 def ties_from_terms(terms: Floats) -> Floats:
     """Return the Ties score, [.., n, 5] -> [..]: weighted means of the terms, in [-0.01, 1.01]. A term without any question is 0."""
-    said = np.isfinite(terms)
-    counts = said.sum(axis=-2)
-    means = np.where(said, terms, 0.0).sum(axis=-2) / np.maximum(counts, 1)
+    defined = np.isfinite(terms)
+    counts = defined.sum(axis=-2)
+    means = np.where(defined, terms, 0.0).sum(axis=-2) / np.maximum(counts, 1)
     return np.asarray((means * _TIES_WEIGHTS).sum(axis=-1))
 
 

@@ -114,7 +114,7 @@ class PreferenceModule(LanguageModule):
 
     @property
     def layout(self) -> Literal["single", "pair"]:
-        """Whether the head reads single responses or pairs of them."""
+        """What the head reads: `single` responses or `pair`s."""
         return self.head.layout
 
     # ---- forward

@@ -204,7 +204,7 @@ class GPMHead(PreferenceHead):
         hidden_size: Hidden size H of the backbone.
         dim: Embedding dimension D, positive and even.
         skew: Builds the operator from (dim, hidden_size): BlockSkew, GatedSkew or LearnedSkew.
-        normalize: Scale embeddings to length 1. Official checkpoints do not record it, so whoever imports one must set it.
+        normalize: Scale embeddings to length 1. Official checkpoints do not record it, so an import must state it.
 
     Raises:
         ConfigError: dim is odd or not positive.
