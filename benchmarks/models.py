@@ -12,8 +12,8 @@ from torch import nn
 from transformers import AutoModelForSequenceClassification, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
 from benchmarks.common import QUICK_RESULTS
-from prefrep.nn.backbone import load_tokenizer
 from prefrep.nn.bundled import resolve
+from prefrep.nn.loading import load_tokenizer
 
 SMOLLM2, TINY = "bundled:smollm2-135m", "bundled:tiny-llama"
 RANDOM = {  # shapes of Llama 3.2 1B, and something small to try the path with; the vocabulary is SmolLM2's (tiny: the tiny model's)

@@ -24,7 +24,7 @@ from benchmarks.common import Report, arguments, interleave, timed
 from benchmarks.models import SMOLLM2, TINY, matrices, tokenizer_of
 from benchmarks.training import GRADIENTS, PRECISIONS, QUICK, VARIANTS, Ours, Variant
 from prefrep.data.trees import Datum
-from prefrep.nn.backbone import LoRA
+from prefrep.nn.lora import LoRA
 
 GOAL = 0.65
 GOAL_CUDA = 0.45

@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,12 +14,21 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import torch
+from transformers import AutoModelForCausalLM
 
 from prefrep.data.encode import EncodeConfig, Encoder
-from prefrep.nn.backbone import Backbone, load_tokenizer
+from prefrep.data.trees import Datum, TreeBatch
+from prefrep.nn import tiny as tiny_models
+from prefrep.nn.backbone import Backbone
+from prefrep.nn.loading import load_tokenizer
 from prefrep.records import Comparison, Message
 
-FAMILIES = ("llama", "qwen2", "gemma2", "gemma3", "gpt2", "gpt_neox")
+TINY: dict[str, Any] = {
+    "vocab_size": 300, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2,
+    "num_key_value_heads": 2, "max_position_embeddings": 512, "initializer_range": 0.2, "pad_token_id": 0, "bos_token_id": 1,
+    "eos_token_id": 2,
+}  # fmt: skip
+FAMILIES = tiny_models.FAMILIES
 
 torch.set_num_threads(1)
 
@@ -73,6 +83,24 @@ def llama() -> Backbone:
 def encoder(path: str = "bundled:tiny-llama", layout: str = "single", **config: object) -> Encoder:
     """An encoder for a bundled tokenizer."""
     return Encoder(load_tokenizer(path), EncodeConfig(**config), layout)  # type: ignore[arg-type]
+
+
+def tiny(folder: Path, config: Any) -> str:
+    """A random model in a folder."""
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    return str(folder)
+
+
+def data_of(path: str) -> list[Datum]:
+    """What a tokenizer makes of the comparisons above."""
+    return [datum for _, datum in encoder(path).encode(COMPARISONS) if datum is not None]
+
+
+def hidden(backbone: Backbone, batch: TreeBatch) -> torch.Tensor:
+    """Hidden states of all tokens of a batch [R * L, H]."""
+    with torch.no_grad():
+        return backbone(batch.ids, batch.positions, batch.tree, batch.branch, batch.padded).flatten(0, 1)  # type: ignore[no-any-return]
 
 
 def random_rows(generator: torch.Generator, rows: int, length: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

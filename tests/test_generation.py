@@ -20,7 +20,9 @@ from prefrep import generation
 from prefrep.data.encode import EncodeConfig, Encoder
 from prefrep.errors import ConfigError, RecordError
 from prefrep.generation import Sampled, TransformersSampler, VLLMSampler
-from prefrep.nn.backbone import Backbone, LoRA, load_tokenizer
+from prefrep.nn.backbone import Backbone
+from prefrep.nn.loading import load_tokenizer
+from prefrep.nn.lora import LoRA
 from prefrep.records import Message, Messages
 from prefrep.scoring import ranked
 

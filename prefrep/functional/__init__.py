@@ -1,4 +1,4 @@
-"""Tensors in, tensors out: the formulas of preference models, without parameters and without state.
+"""Formulas of preference models as functions of tensors and arrays, without parameters or state.
 
-Use the modules by name (`skew.score`, `losses.logistic`): what a function means is clear from where it stands.
+Import the modules and call functions through them (`skew.score`, `losses.logistic`), since the module gives the name its meaning.
 """

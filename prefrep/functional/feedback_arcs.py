@@ -1,7 +1,7 @@
-"""The minimum feedback arc set of a table: the least that has to be ignored before the verdicts form an order.
+"""Minimum feedback arc set of a table: the least weight to remove before the verdicts form an order.
 
-An arc i -> j of weight w_ij >= 0 says that i beats j. An order of the responses ignores the arcs that point from a worse place to a better
-one; the best order ignores least (Kemeny's rule, Slater's for unit weights). Letters: `K` responses.
+An arc i -> j of weight w_ij >= 0 means that i beats j. An order of the responses violates the arcs from a worse to a better rank; the best
+order violates the least weight (Kemeny's rule, or Slater's with unit weights). Letters: `K` responses.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ _CELLS = 1 << 23  # numbers held at a time, 64 MB
 
 
 class FeedbackArcs(NamedTuple):
-    """What the best order found ignores.
+    """Best order that was found, and the weight of the arcs that it violates.
 
     Attributes:
-        weight: Weight of the arcs that it ignores: the minimum up to K = EXACT, an upper bound of it beyond.
-        lower: No order ignores less; equals `weight` where that is known to be the minimum.
+        weight: Violated weight: the minimum up to K = EXACT, an upper bound beyond.
+        lower: Lower bound of the minimum; equals `weight` if that is known to be the minimum.
         order: The responses, best first.
     """
 
@@ -33,19 +33,19 @@ class FeedbackArcs(NamedTuple):
 
 
 def minimum_weights(arcs: Floats) -> Floats:
-    """The weight of the minimum feedback arc set of many tables, exactly.
+    """Return the weights of the minimum feedback arc sets of many tables, exactly.
 
-    Dynamic programming over subsets: the cheapest order of a subset S ends in some v, at the cost of v's arcs into S without v. It takes
-    2^K K steps a table.
+    Dynamic programming over subsets: the cheapest order of a subset S ends in some v, at the cost of the arcs of v into S without v. It
+    takes 2^K K steps per table.
 
     Args:
-        arcs: w, [B, K, K], none negative, K <= EXACT.
+        arcs: w, [B, K, K], not negative, K <= EXACT.
 
     Returns:
         [B].
 
     Raises:
-        ValueError: K is larger.
+        ValueError: K exceeds EXACT.
     """
     size = arcs.shape[-1]
     if size > EXACT:
@@ -56,21 +56,20 @@ def minimum_weights(arcs: Floats) -> Floats:
 
 
 def minimum(arcs: Floats) -> FeedbackArcs:
-    """The minimum feedback arc set of one table.
+    """Return the minimum feedback arc set of one table.
 
-    Up to K = EXACT it is exact. Beyond, `weight` is what the best of several local optima ignores: orders by net weight won and by wins,
-    from which single responses are moved for as long as that helps. `lower` packs cyclic triples: each needs one arc removed, and no
-    weight is spent twice.
+    The result is exact up to K = EXACT. Beyond, `weight` is that of the better of two local optima: orders by net weight and by wins,
+    improved by moves of single responses. `lower` packs cyclic triples: each needs one arc removed, and no weight is counted twice.
 
     Args:
-        arcs: w, [K, K], none negative.
+        arcs: w, [K, K], not negative.
     """
     size = len(arcs)
     if size > EXACT:
         net, wins = (arcs - arcs.T).sum(1), (arcs > arcs.T).sum(1) - (arcs < arcs.T).sum(1)
         found = [_improved(arcs, [int(i) for i in np.argsort(-start, kind="stable")]) for start in (net, wins)]
-        order = min(found, key=lambda each: _ignored(arcs, each))
-        weight = _ignored(arcs, order)
+        order = min(found, key=lambda each: _violated(arcs, each))
+        weight = _violated(arcs, order)
         lower = _packed(arcs)
         return FeedbackArcs(weight, weight if np.isclose(lower, weight, rtol=1e-12) else lower, tuple(order))
     costs, into = _subset_costs(arcs[None])
@@ -81,12 +80,12 @@ def minimum(arcs: Floats) -> FeedbackArcs:
         backwards.append(last)
         subset ^= 1 << last
     order = backwards[::-1]
-    weight = _ignored(arcs, order)
+    weight = _violated(arcs, order)
     return FeedbackArcs(weight, weight, tuple(order))
 
 
 def _subset_costs(arcs: Floats) -> tuple[Floats, Floats]:
-    """Costs of the cheapest orders [B, 2^K], and the weight from each response into each subset [B, K, 2^K]."""
+    """Return costs of the cheapest orders [B, 2^K], and the weight from each response into each subset [B, K, 2^K]."""
     size = arcs.shape[-1]
     masks = np.arange(1 << size)
     members = masks[:, None] >> np.arange(size) & 1  # [2^K, K]
@@ -103,22 +102,22 @@ def _subset_costs(arcs: Floats) -> tuple[Floats, Floats]:
     return costs, into
 
 
-def _ignored(arcs: Floats, order: list[int]) -> float:
+def _violated(arcs: Floats, order: list[int]) -> float:
     return float(np.tril(arcs[np.ix_(order, order)], -1).sum())
 
 
 def _improved(arcs: Floats, order: list[int]) -> list[int]:
-    """Moves single responses to their best place until none gains."""
-    best, moved = _ignored(arcs, order), True
+    """Move single responses to their best rank until no move helps."""
+    best, moved = _violated(arcs, order), True
     while moved:
         moved = False
         for v in list(order):
             rest = [u for u in order if u != v]
-            # Placed at p, v ignores its arcs to the first p responses and theirs to it from the others.
+            # At rank p, v violates its arcs to the first p responses and the arcs of the others to it.
             costs = np.concatenate([[0.0], np.cumsum(arcs[v, rest])]) + np.concatenate([np.cumsum(arcs[rest, v][::-1])[::-1], [0.0]])
             place = int(costs.argmin())
             candidate = [*rest[:place], v, *rest[place:]]
-            cost = _ignored(arcs, candidate)
+            cost = _violated(arcs, candidate)
             if cost < best - 1e-12 * max(best, 1.0):
                 order, best, moved = candidate, cost, True
     return order
@@ -126,7 +125,7 @@ def _improved(arcs: Floats, order: list[int]) -> list[int]:
 
 def _packed(arcs: Floats) -> float:
     left = np.maximum(arcs - arcs.T, 0.0)
-    total = float(np.minimum(arcs, arcs.T).sum()) / 2  # of two opposite arcs one is always ignored
+    total = float(np.minimum(arcs, arcs.T).sum()) / 2  # every order violates one of two opposite arcs
     # Each cyclic triple once: its first member is its smallest.
     cycles = [(i, j, k) for i, j, k in permutations(range(len(arcs)), 3) if i < j and i < k and min(left[i, j], left[j, k], left[k, i]) > 0]
     for i, j, k in sorted(cycles, key=lambda c: -min(left[c[0], c[1]], left[c[1], c[2]], left[c[2], c[0]])):

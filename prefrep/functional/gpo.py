@@ -1,7 +1,7 @@
 """General preference optimization: from a table of scores among K responses to a loss on the policy's log-probabilities.
 
-The paper (arXiv 2410.02197, section 5) lets the policy of round t+1 be pi_t(y) exp(s(y > mu) / beta) / Z and finds it by regression of the
-log-ratio log pi(y) / pi_t(y) on s(y > mu) / beta - log Z, where mu is pi_t itself, known through K samples.
+In the paper (arXiv 2410.02197, section 5) the policy of round t+1 is pi_t(y) exp(s(y > mu) / beta) / Z, found by regression of the
+log-ratio log pi(y) / pi_t(y) on s(y > mu) / beta - log Z. The opponent mu is pi_t, represented by K samples.
 
 Letters: N prompts, K responses of pi_t to each, M responses of pi_0 to each. Scores are log-odds in nats; positive: the first wins.
 """
@@ -18,13 +18,13 @@ from torch.nn.functional import logsigmoid
 
 @dataclass(frozen=True)
 class Judged:
-    """What is known of the responses of a round.
+    """Judged responses of a round.
 
     Args:
         table: Scores among the responses of pi_t [N, K, K]; [i, j] is s(i > j).
-        initial_table: Scores of them against responses of pi_0 [N, K, M]; M may be 0.
+        initial_table: Scores of these against responses of pi_0 [N, K, M]; M may be 0.
         reference: log pi_t of each response [N, K].
-        initial: log pi_0 of each response [N, K]; not a number where nobody asked.
+        initial: log pi_0 of each response [N, K]; NaN if it was not computed.
         lengths: Tokens of each response [N, K].
     """
 
@@ -36,9 +36,9 @@ class Judged:
 
 
 def mean_over_opponents(values: Tensor, self_comparison: bool) -> Tensor:
-    """Mean of each row of a table [.., K, K] over its columns (eq. 5.2), with or without the diagonal.
+    """Return the mean of each row of a table [.., K, K] over its columns (eq. 5.2), with or without the diagonal.
 
-    The paper's mean is over K samples of pi_t, the response itself among them: it divides by K.
+    The mean in the paper is over K samples of pi_t including the response itself, so it divides by K.
 
     Returns:
         [.., K].
@@ -50,12 +50,12 @@ def mean_over_opponents(values: Tensor, self_comparison: bool) -> Tensor:
 
 
 def against_mixture(values: Tensor, initial_values: Tensor, share: float, self_comparison: bool) -> Tensor:
-    """Mean of each response's values against a mixed opponent: pi_0 with probability `share`, else pi_t.
+    """Return the mean value of each response against a mixed opponent: pi_0 with probability `share`, else pi_t.
 
     Args:
         values: Values against responses of pi_t [.., K, K].
         initial_values: Values against responses of pi_0 [.., K, M].
-        share: Of pi_0 in the mixture.
+        share: Share of pi_0 in the mixture.
         self_comparison: See `mean_over_opponents`.
 
     Returns:
@@ -70,16 +70,16 @@ def against_mixture(values: Tensor, initial_values: Tensor, share: float, self_c
 
 
 def log_partition(exponents: Tensor) -> Tensor:
-    """Estimate of log Z = log E exp(exponent) over the K samples of pi_t [.., K] -> [.., 1]; 0 in the paper."""
+    """Estimate log Z = log E exp(exponent) over the K samples of pi_t [.., K] -> [.., 1]; the paper sets it to 0."""
     return exponents.logsumexp(-1, keepdim=True) - math.log(exponents.shape[-1])
 
 
 def squared_errors(log_ratios: Tensor, targets: Tensor, lengths: Tensor, gamma: float = 0.0) -> Tensor:
-    """(log-ratio / length^gamma - target)^2 (eq. 5.3; gamma > 0: length-normalised GPO).
+    """Return (log-ratio / length^gamma - target)^2 (eq. 5.3; gamma > 0: length-normalised GPO).
 
     Args:
         log_ratios: log pi / pi_t [..].
-        targets: What they are regressed on [..].
+        targets: Regression targets [..].
         lengths: Tokens of each response [..].
         gamma: Exponent of the length.
     """
@@ -89,26 +89,26 @@ def squared_errors(log_ratios: Tensor, targets: Tensor, lengths: Tensor, gamma: 
 
 
 def best_and_worst(scores: Tensor) -> Tensor:
-    """Indices of the highest and the lowest of K scores [.., K] -> [.., 2]; of equal ones the first is the best and the last the worst."""
+    """Return indices of the highest and lowest of K scores [.., K] -> [.., 2]; among ties, the first is best and the last is worst."""
     count = scores.shape[-1]
     worst = count - 1 - scores.flip(-1).argmin(-1)
     return torch.stack([scores.argmax(-1), worst], dim=-1)
 
 
 def dpo(best: Tensor, worst: Tensor, beta: float) -> Tensor:
-    """-log sigmoid(beta (best - worst)) of log-ratios (arXiv 2305.18290, eq. 7)."""
+    """Return -log sigmoid(beta (best - worst)) of log-ratios (arXiv 2305.18290, eq. 7)."""
     return -logsigmoid(beta * (best - worst))
 
 
 def ipo(best: Tensor, worst: Tensor, beta: float) -> Tensor:
-    """(best - worst - 1 / (2 beta))^2 of log-ratios (arXiv 2310.12036, eq. 17)."""
+    """Return (best - worst - 1 / (2 beta))^2 of log-ratios (arXiv 2310.12036, eq. 17)."""
     return (best - worst - 1 / (2 * beta)) ** 2
 
 
 def pairwise_errors(log_ratios: Tensor, table: Tensor) -> Tensor:
-    """Mean over pairs i < j of (log-ratio_i - log-ratio_j - table_ij)^2: log-ratios [.., K], table [.., K, K] -> [..].
+    """Return the mean over i < j of (log-ratio_i - log-ratio_j - table_ij)^2: log-ratios [.., K], table [.., K, K] -> [..].
 
-    With table_ij = (r_i - r_j) / beta this regresses on reward differences (reward model distillation, arXiv 2405.19316; REBEL, arXiv
+    With table_ij = (r_i - r_j) / beta this is regression on reward differences (reward model distillation, arXiv 2405.19316; REBEL, arXiv
     2404.16767); log Z cancels.
     """
     first, second = torch.triu_indices(table.shape[-1], table.shape[-1], offset=1, device=table.device)

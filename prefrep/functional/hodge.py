@@ -1,16 +1,16 @@
-"""The Hodge split of a skew table: what one number per response explains, what runs around triangles, what runs around longer holes.
+"""Hodge decomposition of a skew table: what one score per response explains, cycles of triangles, and cycles around longer holes.
 
-HodgeRank (Jiang, Lim, Yao and Ye, Mathematical Programming 127, 2011, sections 3 to 5), with a weight of 1 for pairs that were compared and
-0 for the others. Letters: `K` responses to a prompt, `E` compared pairs, `T` triangles of compared pairs.
+HodgeRank (Jiang, Lim, Yao and Ye, Mathematical Programming 127, 2011, sections 3 to 5), with weight 1 for compared pairs and 0 for
+the others. Letters: `K` responses to a prompt, `E` compared pairs, `T` triangles of compared pairs.
 
     table = gradient + curl + harmonic        (orthogonal: energies add up)
 
-* gradient: r_i - r_j with the least-squares scores r: all that a Bradley-Terry model could say.
-* curl: what triangles i, j, k with s_ij + s_jk + s_ki != 0 generate: local cycles.
+* gradient: r_i - r_j with the least-squares scores r, the part that a Bradley-Terry model can represent.
+* curl: the span of triangles i, j, k with s_ij + s_jk + s_ki != 0, local cycles.
 * harmonic: cycles around holes that no triangle of compared pairs fills. A complete table has none.
 
-Energy without a sign says nothing about cycles of verdicts: a hard order of three (all entries 1 or -1) has 1/9 of its energy in the curl,
-because the distances 1, 1, 1 do not add up, and yet no cyclic triple.
+Energy alone does not show cycles of verdicts: a hard order of three (all entries 1 or -1) has 1/9 of its energy in the curl, because the
+distances 1, 1, 1 do not add up, but no cyclic triple.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ Bools = NDArray[np.bool_]
 
 
 class Hodge(NamedTuple):
-    """The three parts of a table, or of a batch of tables with the same compared pairs.
+    """Parts of a table, or of a batch of tables with the same compared pairs.
 
     Attributes:
-        scores: r, [.., K], of mean 0 in each connected part.
-        gradient: [.., K, K], r_i - r_j where i and j were compared.
+        scores: r, [.., K], with mean 0 in each connected component.
+        gradient: [.., K, K], r_i - r_j for compared pairs.
         curl: [.., K, K].
         harmonic: [.., K, K].
     """
@@ -43,29 +43,29 @@ class Hodge(NamedTuple):
 
 
 class _Space(NamedTuple):
-    """Edges of a graph and the projections of edge flows: `rows[e] < columns[e]`; operators act on [.., E]."""
+    """Edges of a graph, `rows[e] < columns[e]`, and projections of edge flows [.., E]."""
 
     rows: NDArray[np.intp]
     columns: NDArray[np.intp]
     fit: Floats  # [K, E]: least-squares scores of a flow
     gradient: Floats  # [E, E]
-    curl: Floats | None  # [E, E]; None: all that is not gradient
+    curl: Floats | None  # [E, E]; None: everything except the gradient
 
 
 def everywhere(size: int) -> Bools:
-    """The graph in which all of `size` responses were compared, [K, K]."""
+    """Return the complete graph of compared pairs, [K, K], for K = `size`."""
     return ~np.eye(size, dtype=bool)
 
 
 def split(table: Floats, compared: Bools | None = None) -> Hodge:
-    """Splits skew tables.
+    """Decompose skew tables.
 
     Args:
-        table: s, [.., K, K], skew-symmetric; entries that were not compared are not looked at.
-        compared: Which pairs were compared, [K, K], symmetric; None: all.
+        table: s, [.., K, K], skew-symmetric; entries of pairs that were not compared are ignored.
+        compared: Whether a pair was compared, [K, K], symmetric; None: all.
 
     Returns:
-        The parts; their sum is the table.
+        Parts that add up to the table.
     """
     size = table.shape[-1]
     graph = everywhere(size) if compared is None else compared
@@ -78,14 +78,14 @@ def split(table: Floats, compared: Bools | None = None) -> Hodge:
 
 
 def energy(table: Floats) -> Floats:
-    """The energy of skew tables, the sum of s_ij^2 over pairs: [.., K, K] -> [..], squared units of the table."""
+    """Return the energy of skew tables, the sum of s_ij^2 over pairs: [.., K, K] -> [..], in squared units of the table."""
     return np.asarray(np.square(table).sum((-2, -1)) / 2)
 
 
 def cyclic_dimension(compared: Bools) -> int:
-    """Dimensions that are left when the gradient is taken away: E - K + number of connected parts, 0 for a tree.
+    """Return the dimension of the complement of the gradient: E - K + number of connected components, 0 for a tree.
 
-    A table of independent noise has the share cyclic_dimension / E of its energy there; (K - 2) / K, if it is complete.
+    Independent noise has the share cyclic_dimension / E of its energy there; (K - 2) / K in a complete table.
 
     Args:
         compared: [K, K], symmetric.

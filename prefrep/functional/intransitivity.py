@@ -1,6 +1,6 @@
-"""How intransitive a skew table is: its cyclic triples, and how many dimensions it fills.
+"""Measures of intransitivity of a skew table: cyclic triples, spectrum and effective rank.
 
-Letters: `K` responses to a prompt. An entry s_ij > 0 says that i beats j; 0 is a tie, where the two were compared.
+Letters: `K` responses to a prompt. An entry s_ij > 0 means that i beats j; 0 is a tie if the two were compared.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Triples(NamedTuple):
     Attributes:
         cyclic: i beats j beats k beats i.
         ordered: Three verdicts that form an order.
-        tied_cyclic: One tie or two that no weak order allows: i beats j, j beats or equals k, k beats or equals i.
+        tied_cyclic: One or two ties that no weak order allows: i beats j, j beats or ties k, k beats or ties i.
         tied: The other triples with ties.
     """
 
@@ -35,13 +35,13 @@ class Triples(NamedTuple):
 
 
 def triples(table: Floats, compared: Bools | None = None) -> Triples:
-    """Counts cyclic triples (Kendall and Babington Smith, Biometrika 31, 1940), ties told apart.
+    """Count cyclic triples (Kendall and Babington Smith, Biometrika 31, 1940), with ties counted separately.
 
-    Of coin tosses a quarter of all triples is cyclic; of a strict order none.
+    A quarter of all triples is cyclic if verdicts are coin tosses, and none in a strict order.
 
     Args:
         table: s, [.., K, K], skew-symmetric.
-        compared: Which pairs were compared, [K, K], symmetric; None: all.
+        compared: Whether a pair was compared, [K, K], symmetric; None: all.
     """
     size = table.shape[-1]
     graph = everywhere(size) if compared is None else compared
@@ -49,17 +49,17 @@ def triples(table: Floats, compared: Bools | None = None) -> Triples:
     i, j, k = corners[graph[corners[:, 0], corners[:, 1]] & graph[corners[:, 1], corners[:, 2]] & graph[corners[:, 0], corners[:, 2]]].T
     signs = np.sign(np.stack([table[..., i, j], table[..., j, k], table[..., k, i]]))
     strict = (signs != 0).all(0)
-    # A way around in which nothing is lost and something is won.
+    # A cycle direction without a loss and with at least one win.
     around = ((signs >= 0).all(0) | (signs <= 0).all(0)) & (signs != 0).any(0)
     return Triples(*((a & b).sum(-1) for a, b in ((strict, around), (strict, ~around), (~strict, around), (~strict, ~around))))
 
 
 def condorcet_winner(table: Floats, compared: Bools | None = None) -> int | None:
-    """The response that beats every other one, if there is one; it must have been compared with all of them.
+    """Return the response that beats every other one; None if there is none, or if a pair with it was not compared.
 
     Args:
         table: s, [K, K], skew-symmetric.
-        compared: Which pairs were compared, [K, K], symmetric; None: all.
+        compared: Whether a pair was compared, [K, K], symmetric; None: all.
     """
     graph = everywhere(len(table)) if compared is None else compared
     winners = np.flatnonzero(((table > 0) & graph).sum(1) == len(table) - 1)
@@ -67,18 +67,18 @@ def condorcet_winner(table: Floats, compared: Bools | None = None) -> int | None
 
 
 def spectrum(table: Floats) -> Floats:
-    """The scales of the blocks of a complete table's canonical form, falling: [.., K, K] -> [.., floor(K/2)].
+    """Return the block scales of the canonical form of a complete table, in descending order: [.., K, K] -> [.., floor(K/2)].
 
-    Eigenvalues of a skew-symmetric matrix come in pairs +-i lambda; these are the lambda, in the units of the table. The energy of the
-    table is the sum of their squares, and a general preference model of dimension D holds tables with at most D/2 of them. A transitive
-    table r_i - r_j has one (rank 2), and so has rock, paper, scissors: the spectrum tells how much a model must hold, not which way.
+    Eigenvalues of a skew-symmetric matrix are pairs +-i lambda; these are the lambda, in units of the table. The energy of the table is the
+    sum of their squares, and a general preference model of dimension D represents tables with at most D/2 of them. A transitive table
+    r_i - r_j has one (rank 2), and so has rock, paper, scissors: the spectrum measures complexity, not intransitivity.
     """
     values = np.linalg.svd(np.asarray(table, dtype=np.float64), compute_uv=False)
     return values[..., 0::2][..., : table.shape[-1] // 2]
 
 
 def effective_rank(scales: Floats) -> float:
-    """The effective rank of Roy and Vetterli (EUSIPCO 2007), exp of the entropy of the singular values: 2 for one block, 0 for no table.
+    """Return the effective rank (Roy and Vetterli, EUSIPCO 2007), exp of the entropy of the singular values; 2 for one block, 0 for none.
 
     Args:
         scales: See `spectrum`; each stands for two singular values.
@@ -89,11 +89,11 @@ def effective_rank(scales: Floats) -> float:
 
 
 def dimension(scales: Floats, share: float) -> int:
-    """The smallest even dimension whose best table (`skew.embed_matrix`) holds a share of the energy.
+    """Return the smallest even dimension whose best approximation (`skew.embed_matrix`) keeps a share of the energy.
 
     Args:
         scales: See `spectrum`.
-        share: Of the energy; 1 - 1e-9 asks for the rank.
+        share: Share of the energy; 1 - 1e-9 gives the rank.
     """
     energies = np.cumsum(np.square(scales))
     if not len(energies) or energies[-1] == 0:

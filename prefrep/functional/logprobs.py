@@ -1,4 +1,4 @@
-"""Log-probabilities of tokens without holding the logits of all of them at once."""
+"""Log-probabilities of tokens, with the logits of one chunk in memory at a time."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from torch.utils.checkpoint import checkpoint
 
 
 def token_logprobs(hidden: Tensor, targets: Tensor, logits: Callable[[Tensor], Tensor], chunk: int = 256) -> Tensor:
-    """Log-probability of each target under the hidden state before it.
+    """Return the log-probability of each target under the hidden state before it.
 
     Args:
-        hidden: Hidden states [T, H] that predict.
-        targets: Token ids [T] that are predicted.
-        logits: Hidden states [.., H] -> logits [.., V].
-        chunk: Tokens whose logits exist at a time; they are computed again in the backward pass.
+        hidden: Hidden states [T, H] of the tokens before the targets.
+        targets: Token ids [T].
+        logits: Map from hidden states [.., H] to logits [.., V].
+        chunk: Number of tokens per chunk; the backward pass recomputes logits.
 
     Returns:
         Log-probabilities in nats [T], fp32.

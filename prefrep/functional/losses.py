@@ -1,12 +1,12 @@
-"""Losses of scores, one number per comparison: the caller weighs and averages.
+"""Losses of scores, one number per comparison; the caller applies weights and averages.
 
 Letters: `P` comparisons. A score s = s(first > second) is in log-odds times tau: the probability that the first wins is sigmoid(s / tau).
-`probability` is P(first > second) according to the data: 1 a hard label, 1/2 a tie, anything between a soft label. Every loss of two
-responses is unchanged when they are exchanged (s -> -s, probability -> 1 - probability). All are computed in fp32 at least.
+`probability` is P(first > second) in the data: 1 for a hard label, 1/2 for a tie, other values for soft labels. Every loss is invariant
+under exchange of the responses (s -> -s, probability -> 1 - probability) and computed in fp32 at least.
 
-A margin m has one meaning, -log sigmoid(s / tau - m): the log-odds must exceed it. It is in nats, so that the margins of a data set mean
-the same to every head and temperature. (The official code has three meanings: subtracted from the score, squashed to a target
-5 sigmoid(m), or subtracted while the target is dropped.)
+A margin m is what log-odds should exceed: -log sigmoid(s / tau - m). It is in nats, so margins of a data set have the same meaning for
+every head and temperature. (The official code has three meanings: subtracted from the score, squashed to a target 5 sigmoid(m), or
+subtracted while the target is dropped.)
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ def logistic(
     tau: Tensor | float = 1.0,
     smoothing: float = 0.0,
 ) -> Tensor:
-    """Cross entropy, -p log sigmoid(s / tau - m) - (1 - p) log sigmoid(-s / tau - m).
+    """Return the cross entropy -p log sigmoid(s / tau - m) - (1 - p) log sigmoid(-s / tau - m).
 
-    L_CE of arXiv:2410.02197, appendix A.1, with soft labels (the official code has hard ones only). Label smoothing assumes that a share
-    of the labels is flipped: p becomes (1 - smoothing) p + smoothing (1 - p).
+    L_CE of arXiv:2410.02197, appendix A.1, with soft labels (the official code supports hard ones only). Label smoothing assumes that a
+    share of the labels is flipped: p becomes (1 - smoothing) p + smoothing (1 - p).
 
     Args:
         scores: s, [P].
@@ -53,11 +53,11 @@ def regression(
     target: float = 10.0,
     smoothing: float = 0.0,
 ) -> Tensor:
-    """Squared distance from the data's log-odds, (s / tau - t)^2 / 2 with t = log(p / (1 - p)), held within [-target, target].
+    """Return half the squared distance from the log-odds of the data, (s / tau - t)^2 / 2 with t = log(p / (1 - p)).
 
-    L_MSE of arXiv:2410.02197, appendix A.1, with s_D = t. The paper writes no factor 1/2; the official code has it, and the constant 10 in
-    place of s_D. Here a hard label gives +-target, so that the default is the official loss, factor included. A margin moves the target
-    away from 0, t + sign(t) m, which is s / tau - m for the response that wins.
+    t is clamped to [-target, target]. This is L_MSE of arXiv:2410.02197, appendix A.1, with s_D = t. The paper has no factor 1/2; the
+    official code has it, with the constant 10 for s_D. Here a hard label gives +-target, so the default is the official loss, including the
+    factor. A margin moves the target away from 0, t + sign(t) m, which is s / tau - m for the response that wins.
 
     Args:
         scores: s, [P].
@@ -82,9 +82,9 @@ def hinge(
     tau: Tensor | float = 1.0,
     smoothing: float = 0.0,
 ) -> Tensor:
-    """Hinge, p relu(1 + m - s / tau) + (1 - p) relu(1 + m + s / tau): no pull on a comparison that is won by 1 + m in log-odds.
+    """Return the hinge loss p relu(1 + m - s / tau) + (1 - p) relu(1 + m + s / tau), 0 from log-odds of 1 + m on.
 
-    Not in the paper; the usual one, with soft labels as in `logistic`.
+    It is not in the paper. Soft labels are as in `logistic`.
 
     Args:
         scores: s, [P].
@@ -102,9 +102,9 @@ def hinge(
 
 
 def centre(rewards: Tensor) -> Tensor:
-    """Centring of Bradley-Terry rewards, (2 mean_k r_k)^2: with two responses (r_c + r_r)^2, as in arXiv:2312.09244.
+    """Return the centring term of Bradley-Terry rewards, (2 mean_k r_k)^2; with two responses (r_c + r_r)^2, as in arXiv:2312.09244.
 
-    Only differences of rewards are learnt from comparisons; this fixes their common shift at 0.
+    Comparisons determine differences of rewards alone; this term pulls their mean to 0.
 
     Args:
         rewards: Rewards of the K responses to each prompt, [.., K].

@@ -1,4 +1,4 @@
-"""Rankings of K responses by a table of margins, and how far they agree: where preferences are transitive, all of them do.
+"""Rankings of K responses by a table of margins, and their agreement: under transitive preferences all of them agree.
 
 A margin m_ij = P(i beats j) - P(j beats i) lies in [-1, 1]; m is skew-symmetric. Pairs that were not compared have a margin of 0.
 Letters: `K` responses.
@@ -11,42 +11,42 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 
-_EQUAL = 1e-9  # scores of one ranking that differ by less are a tie
+_EQUAL = 1e-9  # scores that differ by less are tied
 
 
 def margins(log_odds: Floats) -> Floats:
-    """Margins of log-odds: 2 sigmoid(s) - 1 = tanh(s / 2)."""
+    """Return the margins of log-odds, 2 sigmoid(s) - 1 = tanh(s / 2)."""
     half: Floats = np.asarray(log_odds, dtype=np.float64) / 2
     return np.asarray(np.tanh(half), dtype=np.float64)
 
 
 def copeland(margins: Floats) -> Floats:
-    """Responses beaten less responses lost to: [K, K] -> [K]."""
+    """Return the number of wins minus losses against the others: [K, K] -> [K]."""
     return np.asarray(np.sign(margins).sum(1))
 
 
 def borda(margins: Floats) -> Floats:
-    """Mean margin against the others, twice the mean win rate less 1: [K, K] -> [K]."""
+    """Return the mean margin against the others, twice the mean win rate minus 1: [K, K] -> [K]."""
     return np.asarray(margins.sum(1) / max(len(margins) - 1, 1))
 
 
 def maximin(margins: Floats) -> Floats:
-    """The margin against the strongest opponent (minimax, Simpson and Kramer): [K, K] -> [K]. Positive only for a Condorcet winner."""
+    """Return the margin against the strongest opponent (Simpson-Kramer): [K, K] -> [K]. Only that of a Condorcet winner is positive."""
     others = np.where(np.eye(len(margins), dtype=bool), np.inf, margins)
     return np.asarray(others.min(1)) if len(margins) > 1 else np.zeros(1)
 
 
 def maximal_lottery(margins: Floats) -> Floats:
-    """The von Neumann winner: probabilities of the responses such that no response is preferred to a draw from them, [K, K] -> [K].
+    """Return the von Neumann winner: a distribution to which no response is preferred, [K, K] -> [K].
 
-    An optimal strategy of the symmetric zero-sum game with payoff m (Fishburn, Review of Economic Studies 51, 1984; Dudik et al.,
-    arXiv:1502.06362): p >= 0, sum p = 1, p m >= 0, which exists always. A Condorcet winner gets all of p. Ties can allow several: one of
-    them is returned.
+    It is an optimal strategy of the symmetric zero-sum game with payoff m (Fishburn, Review of Economic Studies 51, 1984; Dudik et al.,
+    arXiv:1502.06362): p >= 0, sum p = 1, p m >= 0, which always exists. A Condorcet winner has p = 1. With ties there can be several
+    optimal strategies, of which one is returned.
     """
     from scipy.optimize import linprog
 
     size = len(margins)
-    # The value v of a symmetric game is 0; maximising it, rather than stating it, keeps rounding from making the programme infeasible.
+    # The value v of a symmetric game is 0, but maximising it keeps rounding from making the linear program infeasible.
     found = linprog(
         np.r_[np.zeros(size), -1.0],
         A_ub=np.c_[-margins.T, np.ones(size)],
@@ -63,12 +63,12 @@ RULES = {"copeland": copeland, "borda": borda, "maximin": maximin, "von_neumann"
 
 
 def winners(scores: Floats) -> frozenset[int]:
-    """The responses with the highest score, ties included."""
+    """Return the responses with the highest score, including ties."""
     return frozenset(int(i) for i in np.flatnonzero(scores >= scores.max() - _EQUAL))
 
 
 def kendall_tau(a: Floats, b: Floats) -> float:
-    """Kendall's tau-b of two rankings of the same responses, with ties; NaN where one of them ties all.
+    """Return Kendall's tau-b of two rankings of the same responses, with ties; NaN if one of them ties all.
 
     Args:
         a: Scores, [K].

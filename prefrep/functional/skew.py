@@ -1,12 +1,12 @@
-"""Skew-symmetric scores: of pairs, of K x K tables, by block; their gates; and embeddings made from a given table.
+"""Skew-symmetric scores of pairs, of K x K tables and by block; gates; and embeddings of a given table.
 
 Letters: `D` embedding dimension (even), `K` responses to a prompt, `H` hidden size. One sign convention (arXiv:2410.02197, Definition 4.3
 and eq. 4.1, and all of the official code; the theorems of the paper use the other sign):
 
     s(a > b) = <R a, b> = sum_l w_l (a[2l] b[2l+1] - a[2l+1] b[2l]),    R = blockdiag([[0, -1], [1, 0]])
 
-A positive score means that the first argument wins. Block weights w enter linearly, as in the released checkpoints; the paper's
-lambda is their square root.
+A positive score means that the first argument wins. Block weights w enter linearly, as in the released checkpoints; lambda in the paper is
+their square root.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ GateVariant = Literal["softmax", "scaled_softmax", "nonnegative"]
 
 
 def widen(tensor: Tensor) -> Tensor:
-    """The tensor in fp32, or in fp64 where it already is: the precision that scores and losses are computed in.
+    """Return a tensor in fp32, or in fp64 if it already is: the precision of scores and losses.
 
-    The official code computes both in the dtype of the model (bf16) unless it is told otherwise.
+    The official code computes both in the dtype of the model (bf16) by default.
 
     Args:
         tensor: Any floating tensor.
@@ -34,19 +34,19 @@ def widen(tensor: Tensor) -> Tensor:
 
 
 def full_precision(tensor: Tensor) -> AbstractContextManager[object]:
-    """A context in which autocast leaves matrix products on the tensor's device alone.
+    """Return a context without autocast on the device of a tensor.
 
     Args:
-        tensor: Any tensor on the device in question.
+        tensor: Any tensor on the device.
     """
     kind = tensor.device.type
     return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
 
 
 def block_scores(a: Tensor, b: Tensor, weights: Tensor | None = None) -> Tensor:
-    """The score of each 2 x 2 block, w_l (a[2l] b[2l+1] - a[2l+1] b[2l]).
+    """Return the score of each 2 x 2 block, w_l (a[2l] b[2l+1] - a[2l+1] b[2l]).
 
-    Exchanging a and b changes the sign and no bit else.
+    Exchanging a and b flips the sign bit and no other.
 
     Args:
         a: Embeddings of the first responses, [.., D].
@@ -62,7 +62,7 @@ def block_scores(a: Tensor, b: Tensor, weights: Tensor | None = None) -> Tensor:
 
 
 def score(a: Tensor, b: Tensor, weights: Tensor | None = None) -> Tensor:
-    """The score s(a > b) = <R a, b>: positive if a wins.
+    """Return the score s(a > b) = <R a, b>, positive if a wins.
 
     Args:
         a: Embeddings of the first responses, [.., D].
@@ -76,7 +76,7 @@ def score(a: Tensor, b: Tensor, weights: Tensor | None = None) -> Tensor:
 
 
 def antisymmetric(table: Tensor) -> Tensor:
-    """M - M^T, which is skew in floating point too: x - y and y - x differ in their sign bit only.
+    """Return M - M^T, which is exactly skew in floating point: x - y and y - x differ in their sign bit only.
 
     Args:
         table: M, [.., K, K].
@@ -85,10 +85,10 @@ def antisymmetric(table: Tensor) -> Tensor:
 
 
 def table(e: Tensor, weights: Tensor | None = None) -> Tensor:
-    """All scores among K responses at once: entry [i, j] is s(i > j).
+    """Return all scores among K responses: entry [i, j] is s(i > j).
 
-    Exactly skew (s_ij = -s_ji, s_ii = 0), whatever the order in which a matrix product adds up. One gate serves the whole table, so that
-    the gate keeps it so (the official ranking code reads the gate from each row's own run).
+    The table is exactly skew (s_ij = -s_ji, s_ii = 0), whatever the order of summation in the matrix product. All entries share one gate,
+    which keeps the table skew (the official ranking code computes the gate of each row in its own sequence).
 
     Args:
         e: Embeddings, [.., K, D].
@@ -106,12 +106,12 @@ def table(e: Tensor, weights: Tensor | None = None) -> Tensor:
 
 
 def block_matrix(dim: int, dtype: torch.dtype = torch.float32, device: torch.device | str | None = None) -> Tensor:
-    """The canonical operator R = blockdiag([[0, -1], [1, 0]]).
+    """Return the canonical operator R = blockdiag([[0, -1], [1, 0]]).
 
     Args:
         dim: D, even.
-        dtype: Of the matrix.
-        device: Of the matrix.
+        dtype: Dtype of the matrix.
+        device: Device of the matrix.
 
     Returns:
         [D, D].
@@ -121,22 +121,25 @@ def block_matrix(dim: int, dtype: torch.dtype = torch.float32, device: torch.dev
 
 
 def gate(logits: Tensor, variant: GateVariant, hidden_size: int) -> Tensor:
-    """Weights of the blocks from the gate's logits z; none is negative. k = D/2 is the number of blocks.
+    """Return the weights of the k = D/2 blocks, none negative, from the logits z of a gate.
 
-    * `softmax`: softmax(z), what the released checkpoints were trained with. The weights sum to 1, so they shrink as k grows.
-    * `scaled_softmax`: k softmax(z / sqrt(H)), what the published training code means (it names variables that do not exist, so it cannot
-      run). The weights have a mean of 1.
-    * `nonnegative`: softplus(z) / log 2, any weights >= 0, as the paper asks and no more. z = 0 gives 1, the ungated score.
+    * `softmax`: softmax(z), as in the released checkpoints. The weights sum to 1, so they shrink as k grows.
+    * `scaled_softmax`: k softmax(z / sqrt(H)), the intention of the published training code (which uses undefined variables and cannot
+      run). The weights have mean 1.
+    * `nonnegative`: softplus(z) / log 2, any weights >= 0, the only condition in the paper. z = 0 gives 1, the ungated score.
 
-    The variants are not interchangeable: a checkpoint must be read with the one it was trained with.
+    The variants are not interchangeable: a checkpoint needs the one that it was trained with.
 
     Args:
         logits: z, [.., D/2].
-        variant: Which of the three.
+        variant: One of the three.
         hidden_size: H.
 
     Returns:
         [.., D/2].
+
+    Raises:
+        ValueError: The variant is unknown.
     """
     logits = widen(logits)
     match variant:
@@ -151,16 +154,16 @@ def gate(logits: Tensor, variant: GateVariant, hidden_size: int) -> Tensor:
 
 
 def canonical_form(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """Scales and a basis in which a skew-symmetric operator A is block-diagonal: <A a, b> = score(a U, b U, scales).
+    """Return scales and a basis U in which a skew-symmetric operator A is block-diagonal: <A a, b> = score(a U, b U, scales).
 
-    This is the real Schur form, through the eigenpairs (i scale, x) of -A, each of which gives two columns of U, sqrt(2) (Re x, Im x).
-    Where scales coincide, the basis is one of many.
+    This is the real Schur form. Each eigenpair (i scale, x) of -A gives two columns of U, sqrt(2) (Re x, Im x). If scales coincide, the
+    basis is not unique.
 
     Args:
         matrix: A, [D, D], skew-symmetric, D even.
 
     Returns:
-        Scales [D/2], falling, none negative; and U [D, D].
+        Scales [D/2] in descending order, none negative; and U [D, D].
     """
     eigenvalues, vectors = torch.linalg.eigh(torch.complex(torch.zeros_like(matrix), matrix))
     half = matrix.shape[-1] // 2
@@ -170,14 +173,14 @@ def canonical_form(matrix: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def embed_matrix(scores: Tensor, dim: int | None = None) -> Tensor:
-    """Embeddings whose table is a given skew-symmetric matrix (Theorem 4.5 of the paper, in the sign convention of this module).
+    """Return embeddings with a given skew-symmetric table (Theorem 4.5 of the paper, in the sign convention of this module).
 
     The eigenpairs (i lambda_l, x_l) with lambda_l > 0 give block l of row i as sqrt(2 lambda_l) (Re x_l[i], Im x_l[i]). The smallest
-    dimension that can hold the matrix is its rank, at most 2 floor(K/2): any cycle of three needs two.
+    sufficient dimension is the rank of the matrix, at most 2 floor(K/2); a cycle of three needs two.
 
     Args:
         scores: S, [K, K], skew-symmetric: entry [i, j] is s(i > j).
-        dim: Columns wanted, even. Fewer than the rank: the nearest table in the Frobenius norm; more: zeros are added. None: the rank.
+        dim: Number of columns, even. Below the rank: the nearest table in the Frobenius norm; above: padded with zeros. None: the rank.
 
     Returns:
         E, [K, dim], with table(E) = S, in the dtype of S.

@@ -1,17 +1,16 @@
-"""What a transitive model with the same noise would have given: tables to hold an observed cycle rate against.
+"""Null distributions of tables under a transitive model with the same noise, to test an observed cycle rate.
 
-Each null is drawn given what the transitive model can know: the estimates of its own parameters are kept, and only what is left, which is
-pure noise if the model is right, is drawn again. Nothing has to be estimated, so p-values do not depend on how well it was: `rotated` and
-`revoted` are exact tests.
+Each null keeps the sufficient statistics of the transitive model and resamples the rest, which is pure noise if the model holds. Nothing is
+estimated, so p-values do not depend on the quality of an estimate: `rotated` and `revoted` are exact tests.
 
-`rerated` is not. What is left of rounded ratings holds their rounding, and is rounded once more. In simulations of transitive ratings the p
-of cyclic triples and of feedback arcs kept their level (at most 7 % of 60 repetitions below 5 %, in most settings none). The p of cyclic
-energy did not: 33 % to 100 % of false alarms where errors are small, too cautious where qualities lie close. Errors of the size with which
-the rounded rest keeps its length do not mend that: what stays is small on each prompt, and in two of five settings with 2000 prompts every
-repetition was a false alarm. So cyclic energy is not to be tested with `rerated`.
+`rerated` is not exact: residuals of rounded ratings contain the rounding and are rounded again. In simulations of transitive ratings,
+p-values of cyclic triples and feedback arcs kept their level (at most 7 % of 60 repetitions below 5 %, in most settings none). Those of
+cyclic energy did not: 33 % to 100 % false alarms if errors are small, too conservative if qualities are close. Rescaling the errors so that
+the rounded residuals keep their length does not help: the bias per prompt is small, but in two of five settings with 2000 prompts every
+repetition was a false alarm. So do not test cyclic energy with `rerated`.
 
-What no null can do: tell noise from cycles in a complete table with one hard verdict per pair. The number of its cyclic triples follows
-from how often each response won (Kendall and Babington Smith, 1940), so `revoted` gives tables with the observed number, and p is 1.
+No null can separate noise from cycles in a complete table with one hard verdict per pair. The win counts determine the number of its cyclic
+triples (Kendall and Babington Smith, 1940), so all tables of `revoted` have the observed number, and p is 1.
 
 Letters: `K` responses, `A` aspects, `B` draws.
 """
@@ -33,22 +32,22 @@ _STEPS_PER_VOTE = 10
 
 
 def p_value(observed: float, draws: Floats) -> float:
-    """One-sided Monte Carlo p-value: how often the null gives as much or more, the observed value counted among the draws."""
+    """Return the one-sided Monte Carlo p-value: the share of draws at or above the observed value, which counts as a draw."""
     return float((1 + (draws >= observed - 1e-12).sum()) / (1 + len(draws)))
 
 
 def rotated(table: Floats, compared: Bools | None, draws: int, generator: np.random.Generator) -> Floats:
-    """Tables of log-odds r_i - r_j + noise, for models.
+    """Draw tables of log-odds r_i - r_j + noise, for scores of models.
 
-    Model: s_ij = r_i - r_j + e_ij with independent normal errors of one unknown size per table. The gradient part and the length of
-    the rest are sufficient for r and that size; given both, the direction of the rest is uniform on a sphere. So the gradient part is
-    kept and the rest turned at random (a rotation test: Langsrud, Statistics and Computing 15, 2005). The share of cyclic energy is the
-    same in all draws. A small p says that the verdicts run in circles more than independent errors of that size would make them. With
-    K = 3 the rest has one dimension and only its sign is drawn.
+    Model: s_ij = r_i - r_j + e_ij with independent normal errors of one unknown variance per table. The gradient part and the norm of the
+    residual are sufficient for r and the variance; given both, the direction of the residual is uniform on a sphere. So each draw keeps the
+    gradient part and rotates the residual at random (rotation test: Langsrud, Statistics and Computing 15, 2005). The share of cyclic
+    energy is the same in all draws. A small p means more cyclic verdicts than independent errors of that variance produce. With K = 3 the
+    residual has one dimension and only its sign is random.
 
     Args:
         table: s, [K, K], skew-symmetric.
-        compared: Which pairs were compared, [K, K]; None: all.
+        compared: Whether a pair was compared, [K, K]; None: all.
         draws: B.
         generator: Random numbers.
 
@@ -67,16 +66,16 @@ def rotated(table: Floats, compared: Bools | None, draws: int, generator: np.ran
 
 
 def revoted(wins: Counts, draws: int, generator: np.random.Generator) -> Counts:
-    """Votes of a Bradley-Terry model in which each response wins as often as it did, for comparisons.
+    """Draw votes of a Bradley-Terry model that keep the win counts of all responses, for human or model votes.
 
-    Model: each vote between i and j goes to i with probability sigmoid(r_i - r_j). The numbers of wins are sufficient for r; given
-    them, all ways to distribute the votes are equally likely. They are sampled by reversing directed cycles of votes, which leaves every
-    number of wins as it is. A chain is run from the data to a common ancestor and from there to each draw, over the same cycles in
-    reverse: data and draws are then exchangeable, so the test is exact however long the chains are (Besag and Clifford, Biometrika 76,
-    1989). Longer ones have more power.
+    Model: each vote between i and j goes to i with probability sigmoid(r_i - r_j). Win counts are sufficient for r; given them, all
+    assignments of votes are equally likely. The sampler reverses directed cycles of votes, which keeps every win count. One chain leads
+    from the data to a common ancestor, and one from there to each draw, over the same cycles in reverse order: data and draws are
+    exchangeable, so the test is exact for any length of the chains (Besag and Clifford, Biometrika 76, 1989). Longer chains have more
+    power.
 
     Args:
-        wins: [K, K], entry [i, j] is how often i beat j; ties are not votes here.
+        wins: [K, K], entry [i, j] is the number of wins of i over j, without ties.
         draws: B.
         generator: Random numbers.
 
@@ -92,16 +91,16 @@ def revoted(wins: Counts, draws: int, generator: np.random.Generator) -> Counts:
 
 
 def rerated(ratings: Floats, levels: Floats, draws: int, generator: np.random.Generator) -> Floats:
-    """Ratings of responses that have one quality each, whatever the aspect, for majorities over aspects.
+    """Draw ratings of responses with one quality each, equal for all aspects, for majorities over aspects.
 
-    Model: rating = quality of the response + leniency of the aspect + independent normal errors of one size per prompt, on a grid of
-    levels. Means by response and by aspect are kept, the rest is turned at random as in `rotated` and brought back to the nearest level,
-    which ties need. Errors are drawn per rating, not per pair: each aspect stays an order, and what cycles there are come from the vote.
-    An approximation, for counts of cycles alone: see above.
+    Model: rating = quality of the response + leniency of the aspect + independent normal errors of one variance per prompt, on a grid of
+    levels. Draws keep the means by response and by aspect, rotate the residual as `rotated` does, and round to the nearest level, so that
+    ties occur. Errors are per rating, not per pair: each aspect remains an order, and cycles come from the vote alone. This is an
+    approximation, valid for counts of cycles only; see the docstring of the module.
 
     Args:
-        ratings: [A, K], all known.
-        levels: The ratings that there are, rising, [L].
+        ratings: [A, K], none missing.
+        levels: Possible ratings in ascending order, [L].
         draws: B.
         generator: Random numbers.
 
@@ -118,20 +117,20 @@ def rerated(ratings: Floats, levels: Floats, draws: int, generator: np.random.Ge
 
 
 def _walk(wins: Counts, steps: list[tuple[int, ...]], generator: np.random.Generator) -> Counts:
-    """Picks a vote on every edge of a cycle, at random, and reverses them where they all point one way round; [B, K, K] in place."""
+    """Pick a random vote on every edge of each cycle and reverse them if they form a directed cycle; [B, K, K], in place."""
     for cycle in steps:
         here, there = np.array(cycle), np.array([*cycle[1:], cycle[0]])
         along, against = wins[:, here, there], wins[:, there, here]
         forward = generator.random(along.shape) * (along + against) < along
         change = np.where(forward.all(1), -1, np.where(forward.any(1), 0, 1))[:, None]
-        change *= generator.integers(0, 2, size=change.shape)  # a chain that always turned would go to and fro between two states
+        change *= generator.integers(0, 2, size=change.shape)  # a chain that always reversed would alternate between two states
         wins[:, here, there] += change
         wins[:, there, here] -= change
     return wins
 
 
 def _cycles(voted: Bools) -> list[tuple[int, ...]]:
-    """Triangles of a graph, and the longer cycle, if it is one, that every pair closes which a spanning tree leaves out."""
+    """Return the triangles of a graph, and the longer cycles that its edges close in a spanning forest."""
     size = len(voted)
     found: list[tuple[int, ...]] = [
         c for c in combinations(range(size), 3) if voted[c[0], c[1]] and voted[c[1], c[2]] and voted[c[0], c[2]]

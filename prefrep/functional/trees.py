@@ -1,7 +1,7 @@
-"""Packed token trees as tensors: who sees whom.
+"""Dense attention masks of packed token trees.
 
-A row holds one or more trees; a tree is a shared prefix and the branches that follow it. `tree` says which tree a token belongs to
-(-1: padding) and `branch` which branch of it (0: the shared prefix, 1..: a branch).
+A row holds one or more trees; a tree is a shared prefix followed by branches. `tree` is the tree of a token (-1: padding) and `branch` its
+branch (0: the shared prefix, 1..: a branch).
 
 Shape letters: R rows, L tokens in a row.
 """
@@ -13,17 +13,17 @@ from torch import Tensor
 
 
 def tree_mask(tree: Tensor, branch: Tensor, positions: Tensor, window: int | None = None) -> Tensor:
-    """Attention mask of packed trees: token t sees token u iff u is not after t and lies on t's own path.
+    """Return the attention mask of packed trees: token t sees token u iff u is not after t and is on the path of t.
 
     Args:
         tree: Tree of each token [R, L]; -1 for padding.
         branch: Branch of each token [R, L]; 0 for a shared prefix.
-        positions: Position of each token on its own path [R, L]; only read for a window.
-        window: Sliding window: t sees u only when its position is less than `window` before t's own. None: all.
+        positions: Position of each token on its path [R, L]; used with a window only.
+        window: Sliding window: t sees u only if the position of u is less than `window` before that of t. None: no window.
 
     Returns:
-        Boolean mask [R, 1, L, L], True where the query (second to last axis) sees the key. Padding sees itself alone, since a row
-        of a softmax without any key is not a number.
+        Boolean mask [R, 1, L, L], True where the query (second to last axis) sees the key. Padding sees itself alone, since a softmax
+        over no keys is NaN.
     """
     length = tree.shape[1]
     index = torch.arange(length, device=tree.device)
@@ -36,5 +36,5 @@ def tree_mask(tree: Tensor, branch: Tensor, positions: Tensor, window: int | Non
 
 
 def additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """A boolean mask as numbers to add to attention logits: 0 where seen, the lowest number of `dtype` elsewhere."""
+    """Return a boolean mask as biases of attention logits: 0 where True, the lowest number of `dtype` elsewhere."""
     return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, torch.finfo(dtype).min)

@@ -1,4 +1,4 @@
-"""Tables made of verdicts: votes on pairs, and majorities over aspects that each response is rated on.
+"""Tables of margins from votes on pairs, and from majorities over rated aspects.
 
 Letters: `K` responses, `A` aspects.
 """
@@ -13,7 +13,7 @@ Counts = NDArray[np.int64]
 
 
 def vote_margins(wins: Counts, ties: Counts) -> Floats:
-    """The margin of i over j among their votes, (wins - losses) / votes, ties included in the votes; 0 without any.
+    """Return the margin of i over j among their votes, (wins - losses) / votes, where ties count as votes; 0 without votes.
 
     Args:
         wins: [.., K, K], entry [i, j] is how often i beat j.
@@ -27,12 +27,12 @@ def vote_margins(wins: Counts, ties: Counts) -> Floats:
 
 
 def majority(ratings: Floats) -> Floats:
-    """The margin of i over j among the aspects, each of which votes for the response that it rates higher (equal: half each).
+    """Return the margin of i over j among the aspects, each of which votes for the response with the higher rating (tie: half each).
 
-    The vote over aspects is Condorcet's: single aspects are orders, their majority can be a cycle.
+    Each aspect is an order, but their majority can be a cycle (Condorcet).
 
     Args:
-        ratings: [.., A, K], all known.
+        ratings: [.., A, K], none missing.
 
     Returns:
         [.., K, K] in [-1, 1], skew-symmetric.

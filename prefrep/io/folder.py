@@ -25,8 +25,9 @@ from prefrep.data.encode import EncodeConfig
 from prefrep.errors import CheckpointError, ConfigError
 from prefrep.io.heads import describe_head, make_head
 from prefrep.io.replacing import replacing
-from prefrep.nn.backbone import Backbone, LoRA
+from prefrep.nn.backbone import Backbone
 from prefrep.nn.heads import PreferenceHead
+from prefrep.nn.lora import LoRA
 from prefrep.nn.quietly import quietly
 
 FORMAT = 1

@@ -22,8 +22,10 @@ from prefrep.io.heads import describe_head
 from prefrep.io.probes import PROBES, as_written, check_tokenizer, ours, same_reading
 from prefrep.io.replacing import replacing
 from prefrep.io.shards import read_config, read_tensors, stored_dtype
-from prefrep.nn.backbone import Backbone, load_tokenizer
+from prefrep.nn import probes
+from prefrep.nn.backbone import Backbone
 from prefrep.nn.heads import BTHead
+from prefrep.nn.loading import load_tokenizer
 from prefrep.nn.quietly import quietly
 
 SCORE = "score.weight"
@@ -159,8 +161,9 @@ def read(
 def _readme(model: PreferenceModel, tokenizer: PreTrainedTokenizerBase, encoder: Encoder) -> str:
     kernel = model.backbone.attention
     relative = "" if kernel != "eager" else ', attn_implementation="eager"'
-    absolute = model.backbone.model.config.model_type in ("gpt2", "gpt_bigcode", "gpt_neo", "opt", "biogpt")
-    positions = " Pad on the right, or pass `position_ids`: positions count from the row's first token." if absolute else ""
+    with probes.trial(model.backbone):
+        shifted = probes.padding_shifts_positions(model.backbone.transformer, next(model.backbone.parameters()).device)
+    positions = " Pad on the right, or pass `position_ids`: positions count from the row's first token." if shifted else ""
     return README.format(
         attention=relative,
         bos="one BOS at the beginning and " if ours(encoder, *PROBES[0])[0] == tokenizer.bos_token_id else "",

@@ -12,7 +12,7 @@ from prefrep.data.encode import EncodeConfig
 from prefrep.data.rounds import digest
 from prefrep.io import official
 from prefrep.judges.base import Judge, Verdict
-from prefrep.nn.backbone import DType
+from prefrep.nn.loading import DType
 from prefrep.records import Comparison, RankedResponses
 from prefrep.scoring import BlockScorer, Scorer
 

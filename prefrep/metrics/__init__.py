@@ -1,1 +1,1 @@
-"""Numbers about preferences: RewardBench's rules and intervals; arrays in, numbers out, no model and no torch."""
+"""Metrics of preferences: functions of NumPy arrays, without models or torch."""

@@ -1,4 +1,4 @@
-"""95 % intervals: exact-coverage ones for a share, bootstrap ones for everything built from shares."""
+"""95 % confidence intervals: binomial ones for proportions, bootstrap ones for statistics built from them."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ Interval = tuple[float, float]
 
 
 def accuracy_interval(wins: int, n: int, level: float = 0.95, method: Literal["wilson", "exact"] = "wilson") -> Interval:
-    """The interval of an accuracy.
+    """Return the confidence interval of an accuracy.
 
     Args:
         wins: Number of successes.
-        n: Number of trials; without any, the interval is [0, 1].
+        n: Number of trials; for 0 the interval is [0, 1].
         level: Confidence level.
-        method: `wilson` (score interval) or `exact` (Clopper-Pearson, never covers less than `level`).
+        method: `wilson` (score interval) or `exact` (Clopper-Pearson, whose coverage is at least `level`).
 
     Raises:
-        ValueError: If wins is not between 0 and n.
+        ValueError: wins is not between 0 and n.
     """
     from scipy.stats import binomtest
 
@@ -36,29 +36,29 @@ def accuracy_interval(wins: int, n: int, level: float = 0.95, method: Literal["w
 
 
 def percentile_interval(draws: Floats, level: float = 0.95) -> Interval:
-    """The middle `level` of bootstrap draws, [B] -> (low, high)."""
+    """Return the central interval of bootstrap draws [B] that holds the share `level`."""
     low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
 
 def stream(seed: int, name: str) -> np.random.Generator:
-    """Random numbers for one group of samples: the same whatever other groups there are, and in whatever order."""
+    """Return a random generator for one group of samples, independent of other groups and of their order."""
     return np.random.default_rng([seed, zlib.crc32(name.encode())])
 
 
 def bootstrap_means(values: Floats, draws: int, generator: np.random.Generator, groups: Ints | None = None) -> Floats:
-    """Means of resamples of `values` [n] with replacement, [draws].
+    """Return means of resamples of `values` with replacement, [draws].
 
-    A resample only matters through how often each distinct value occurs in it, and those counts are multinomial: this is the
-    nonparametric bootstrap itself, without n x draws random indices (accuracies have two distinct values).
+    A mean depends only on how often each distinct value occurs, and these counts are multinomial. This is the nonparametric bootstrap,
+    without n x draws random indices (accuracies have two distinct values).
 
     Args:
         values: The values, [n].
         draws: Number of resamples.
         generator: Random numbers.
-        groups: Values that are not independent, such as those of one prompt, have the same whole number from 0 here, [n]: groups are
+        groups: Group of each value as an integer from 0, [n], for values that are not independent, such as those of one prompt. Groups are
             resampled, and the mean is over the values in them (cluster bootstrap; Davison and Hinkley 1997, section 3.8). None: each value
-            by itself.
+            is a group.
     """
     values = np.asarray(values, dtype=np.float64)
     codes = np.arange(len(values)) if groups is None else groups
@@ -69,5 +69,5 @@ def bootstrap_means(values: Floats, draws: int, generator: np.random.Generator, 
 
 
 def bootstrap_indices(n: int, draws: int, generator: np.random.Generator) -> NDArray[np.int64]:
-    """Indices of resamples of n samples, [draws, n], for statistics that are not means."""
+    """Return indices of resamples of n samples, [draws, n], for statistics other than means."""
     return generator.integers(0, n, size=(draws, n))

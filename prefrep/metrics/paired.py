@@ -1,7 +1,7 @@
-"""Do two models differ on the same examples? Paired tests, and the correction for asking many times.
+"""Paired tests of two models on the same examples, with correction for multiple tests.
 
-Both models are right or wrong about each example, and only examples on which they disagree say anything. Examples that are not independent,
-such as comparisons on one prompt, are given as a group, and the group is the unit.
+Each model is right or wrong on each example, and only examples on which they disagree are informative. Examples that are not independent,
+such as comparisons on one prompt, form a group, which is then the unit.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ class McNemar(NamedTuple):
     """McNemar's exact test.
 
     Args:
-        first: Examples that only the first model gets right, or groups of which it gets more right.
-        second: The same for the second one.
+        first: Number of examples that only the first model gets right, or of groups of which it gets more right.
+        second: The same for the second model.
         p: Two-sided p-value.
     """
 
@@ -32,13 +32,13 @@ class McNemar(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """A mean difference over examples.
+    """Mean difference over examples.
 
     Args:
         mean: First minus second.
         low: Lower end of the 95 % interval.
         high: Upper end.
-        p: Two-sided p-value: how often a resampled difference has the other sign.
+        p: Two-sided p-value, from the share of resampled differences with the other sign.
     """
 
     mean: float
@@ -48,18 +48,18 @@ class Difference(NamedTuple):
 
 
 def mcnemar(first: ArrayLike, second: ArrayLike, groups: Ints | None = None) -> McNemar:
-    """Tests whether two models are right equally often (McNemar 1947, in its exact, binomial form).
+    """Test whether two models are right equally often (McNemar 1947, exact binomial form).
 
-    Of the examples on which exactly one model is right, each model has half, by chance, when they are equally good. A group of examples
-    counts once, for the model that is right on more of them: the sign test over groups, of which this is the case of one example each.
+    If the models are equally good, each is right on half of the examples on which exactly one is right. A group counts once, for the model
+    that is right on more of its examples: the sign test over groups.
 
     Args:
         first: Whether the first model is right, [n].
-        second: Whether the second one is, [n], on the same examples in the same order.
-        groups: A whole number from 0 for each example, equal within a group, [n]; None: each example by itself.
+        second: Whether the second model is right, [n], on the same examples in the same order.
+        groups: Group of each example as an integer from 0, [n]; None: each example is a group.
 
     Raises:
-        ValueError: If the lengths differ.
+        ValueError: The lengths differ.
     """
     from scipy.stats import binomtest
 
@@ -75,37 +75,37 @@ def mcnemar(first: ArrayLike, second: ArrayLike, groups: Ints | None = None) -> 
 def bootstrap_difference(
     first: ArrayLike, second: ArrayLike, draws: int, generator: np.random.Generator, groups: Ints | None = None
 ) -> Difference:
-    """The difference of two means over the same examples, which are resampled (Efron 1979, percentile interval).
+    """Return the difference of two means over the same examples, with a bootstrap interval (Efron 1979, percentile interval).
 
     Args:
-        first: A number per example, [n]: right (1) or wrong (0), or the share of seeds that are right.
+        first: One value per example, [n]: right (1) or wrong (0), or the share of seeds that are right.
         second: The same for the other model, [n].
-        draws: Resamples; no p-value is smaller than 2 / (draws + 1).
+        draws: Number of resamples; no p-value is below 2 / (draws + 1).
         generator: Random numbers.
-        groups: A whole number from 0 for each example, equal within a group, [n]: groups are resampled; None: each example by itself.
+        groups: Group of each example as an integer from 0, [n]; groups are resampled. None: each example is a group.
 
     Raises:
-        ValueError: If the lengths differ or there is no example.
+        ValueError: The lengths differ, or there are no examples.
     """
     a, b = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
     if a.shape != b.shape or a.ndim != 1 or not len(a):
         raise ValueError(f"a paired bootstrap needs the same examples for both, at least one, got {a.shape} and {b.shape}")
-    differences = np.round(a - b, 12)  # 2/3 - 1/3 and 1/3 - 0 are one value to the multinomial
+    differences = np.round(a - b, 12)  # 2/3 - 1/3 and 1/3 - 0 must be one distinct value
     found = bootstrap_means(differences, draws, generator, groups)
-    # A mean of zero counts for both sides, and the sample itself is one of the draws: the p-value is never too small.
+    # A mean of zero counts on both sides, and the sample counts as a draw, so the p-value is conservative.
     rare = min(int((found <= 1e-12).sum()), int((found >= -1e-12).sum()))
     low, high = percentile_interval(found)
     return Difference(float(differences.mean()), low, high, min(1.0, 2 * (rare + 1) / (draws + 1)))
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """Corrects p-values of a family of tests so that any false alarm among them is as rare as in one test (Holm 1979).
+    """Correct p-values so that the family-wise error rate is that of a single test (Holm 1979).
 
     Args:
         p: P-values, [m], in any order.
 
     Returns:
-        Corrected p-values in the same order: reject what is below the level.
+        Corrected p-values in the same order.
     """
     values = np.asarray(p, dtype=np.float64)
     order = np.argsort(values, kind="stable")
@@ -116,10 +116,10 @@ def holm(p: Sequence[float]) -> list[float]:
 
 
 def t_interval(values: Sequence[float]) -> Interval | None:
-    """Student's 95 % interval for the mean of a few numbers, such as one per seed.
+    """Return Student's 95 % interval for the mean of a few numbers, such as one per seed.
 
-    None for fewer than two, or where all are equal: accuracies are counts, so that a tie says that their spread is finer than a count, and
-    not that it is nothing. An interval without width would be sure of whatever it leaves out.
+    The result is None for fewer than two numbers, or if all are equal: accuracies are counts, so equal ones show that the spread is below
+    one count, not that it is zero, and an interval of zero width would be overconfident.
 
     Args:
         values: The numbers, [m].

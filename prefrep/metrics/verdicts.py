@@ -1,4 +1,4 @@
-"""When a verdict on a comparison is right: the one rule behind every accuracy of pairs."""
+"""The rule behind every accuracy on pairs: when a verdict on a comparison is right."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from typing import NamedTuple
 
 
 class Outcome(NamedTuple):
-    """What came of one comparison.
+    """Outcome of one comparison.
 
     Args:
         right: Whether the verdict is right.
-        prompt: Which prompt it is about: comparisons on one prompt are not independent. Empty: on one of its own.
+        prompt: Prompt of the comparison, since comparisons on one prompt are not independent. Empty: a prompt of its own.
     """
 
     right: bool
@@ -18,14 +18,14 @@ class Outcome(NamedTuple):
 
 
 def is_right(score: float, probability: float) -> bool | None:
-    """Whether the answer that the data prefer scores strictly higher. Equal scores are wrong.
+    """Return whether the response that the data prefer scores strictly higher; equal scores are wrong.
 
     Args:
         score: Log-odds of chosen over rejected.
-        probability: P(chosen wins) by the data.
+        probability: P(chosen wins) in the data.
 
     Returns:
-        None where the data call it a tie, so that no verdict is right.
+        None if the data call it a tie, which no verdict gets right.
     """
     if probability == 0.5:
         return None

@@ -1,4 +1,4 @@
-"""Win rates from log-odds, and what would be left of them if both models wrote equally long."""
+"""Win rates from log-odds, and length-controlled win rates."""
 
 from __future__ import annotations
 
@@ -8,35 +8,35 @@ from numpy.typing import ArrayLike, NDArray
 from prefrep.metrics.intervals import bootstrap_indices
 
 Floats = NDArray[np.float64]
-# Strength of the ridge on the length weight. It matters only where length alone decides every comparison, so that the weight has no bound.
+# Ridge penalty on the length weight. It matters only if length alone separates all comparisons and the weight would diverge.
 RIDGE = 0.01
 
 
 def win_probabilities(log_odds: ArrayLike) -> Floats:
-    """P(win) of log-odds [n]."""
+    """Return P(win) of log-odds [n]."""
     from scipy.special import expit
 
     return np.asarray(expit(np.asarray(log_odds, dtype=np.float64)))
 
 
 def length_feature(lengths: ArrayLike, other: ArrayLike) -> Floats:
-    """tanh((l - l') / std(l - l')) of the lengths [n] of two models' answers; zeros where the difference is the same in all rows."""
+    """Return tanh((l - l') / std(l - l')) of the response lengths [n] of two models; zeros if all differences are equal."""
     difference = np.asarray(lengths, dtype=np.float64) - np.asarray(other, dtype=np.float64)
     spread = difference.std(ddof=1) if len(difference) > 1 else 0.0
     return np.tanh(difference / spread) if spread > 0 else np.zeros_like(difference)
 
 
 def length_controlled(preferences: ArrayLike, feature: ArrayLike) -> float:
-    """The length-controlled win rate of AlpacaEval 2 (Dubois et al., arXiv 2404.04475, section 3), for two models alone.
+    """Return the length-controlled win rate of AlpacaEval 2 (Dubois et al., arXiv 2404.04475, section 3), for two models.
 
-    A logistic regression explains the preferences, P(win) = sigmoid(theta + w x), with x from `length_feature`; with equal lengths
-    x is 0, so the answer is sigmoid(theta). AlpacaEval does the same, with these differences:
+    A logistic regression fits P(win) = sigmoid(theta + w x) with x from `length_feature`; at equal lengths x is 0, so the result is
+    sigmoid(theta). AlpacaEval differs in three points:
 
-    * It has one more term, the difficulty of each instruction times a weight of the model's; the difficulties come from a joint fit over
-      the models of its leaderboard. Two models cannot tell difficulty from quality, so there is none here.
-    * It adds annotations of the baseline with made-longer and made-shorter outputs, with weight 0.2; they exist for its baseline only.
-    * It puts an L1 penalty, chosen by cross-validation, on all weights. Here theta is free and w has a weak ridge, `RIDGE` w^2 / 2
-      against the summed log loss: then the result equals the raw win rate wherever lengths say nothing.
+    * Its regression has a further term, the difficulty of each instruction times a weight of the model, from a joint fit over the models of
+      its leaderboard. Two models cannot separate difficulty from quality, so the term is left out here.
+    * It adds annotations of lengthened and shortened outputs of its baseline, with weight 0.2, which exist for that baseline only.
+    * It has an L1 penalty on all weights, chosen by cross-validation. Here theta is free and w has a weak ridge, `RIDGE` w^2 / 2 against
+      the summed log loss, so the result is the raw win rate if lengths are uninformative.
 
     Args:
         preferences: P(win) of each comparison [n], or 0, 1/2 and 1.
@@ -46,7 +46,7 @@ def length_controlled(preferences: ArrayLike, feature: ArrayLike) -> float:
         The win rate in [0, 1].
 
     Raises:
-        ValueError: Nothing to fit, or a preference outside [0, 1].
+        ValueError: There are no preferences, or one is outside [0, 1].
     """
     from scipy.optimize import minimize
     from scipy.special import expit
@@ -54,7 +54,7 @@ def length_controlled(preferences: ArrayLike, feature: ArrayLike) -> float:
     p, x = np.asarray(preferences, dtype=np.float64), np.asarray(feature, dtype=np.float64)
     if not len(p) or p.min() < 0 or p.max() > 1:
         raise ValueError("preferences must be numbers between 0 and 1, and at least one")
-    if not x.any() or p.min() == p.max() in (0.0, 1.0):  # theta alone fits best; without a bound if all is won or lost
+    if not x.any() or p.min() == p.max() in (0.0, 1.0):  # theta alone fits best, and diverges if all are won or lost
         return float(p.mean())
     design = np.stack([np.ones_like(x), x], axis=1)
     ridge = np.diag([0.0, RIDGE])
@@ -75,6 +75,6 @@ def length_controlled(preferences: ArrayLike, feature: ArrayLike) -> float:
 
 
 def bootstrap_length_controlled(preferences: ArrayLike, feature: ArrayLike, draws: int, generator: np.random.Generator) -> Floats:
-    """Length-controlled win rates of resamples [draws]; the scale of the length feature stays that of the whole sample."""
+    """Return length-controlled win rates of resamples [draws]; the length feature keeps the scale of the whole sample."""
     p, x = np.asarray(preferences, dtype=np.float64), np.asarray(feature, dtype=np.float64)
     return np.array([length_controlled(p[rows], x[rows]) for rows in bootstrap_indices(len(p), draws, generator)])

@@ -1,4 +1,4 @@
-"""What training a language model takes, whatever it learns: its tokenizer, optimizer, schedule, checkpoints."""
+"""Base of all LightningModules here: what training a language model needs, whatever the loss."""
 
 from __future__ import annotations
 
@@ -21,16 +21,19 @@ from prefrep.errors import CheckpointError, ConfigError, TrainingError
 from prefrep.modules.sharding import gradient_norm, is_sharded, weight_norm
 from prefrep.nn.backbone import Backbone
 
-PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")  # losses and log-probabilities are of 32 bits under each of them
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")  # each computes losses and log-probabilities in fp32
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """Learning-rate schedule, counted in optimizer steps.
+    """Learning-rate schedule over optimizer steps.
 
     Args:
         name: Shape after the warm-up, by its name in `transformers`.
-        warmup: Share of all optimizer steps over which the rate rises from 0.
+        warmup: Share of the steps in [0, 1) over which the learning rate rises from 0.
+
+    Raises:
+        ConfigError: warmup is out of range.
     """
 
     name: Literal["cosine", "linear", "constant_with_warmup"] = "cosine"
@@ -38,13 +41,13 @@ class Schedule:
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.warmup < 1.0:
-            raise ConfigError(f"Schedule.warmup is a share of the steps in [0, 1), got {self.warmup}")
+            raise ConfigError(f"Schedule.warmup must be a share of the steps in [0, 1), got {self.warmup}")
 
 
 class LanguageModule(LightningModule, ABC):
     """A LightningModule around a backbone, which subclasses build in `configure_model`.
 
-    Nothing is stored as hyper-parameters: a run is resumed by the same command, and models travel as exported folders.
+    Hyper-parameters are not stored: a run is resumed by the same command, and models are exported as folders.
 
     Args:
         optimizer: Builds the optimizer from the trainable parameters.
@@ -57,7 +60,7 @@ class LanguageModule(LightningModule, ABC):
         super().__init__()
         self._optimizer, self._schedule = optimizer, schedule
         self._tokenizer: PreTrainedTokenizerBase | None = None
-        self._losses: list[Tensor] = []  # of the batches of one optimizer step
+        self._losses: list[Tensor] = []  # of the batches since the last optimizer step
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -67,12 +70,12 @@ class LanguageModule(LightningModule, ABC):
         return self._tokenizer
 
     def setup(self, stage: str) -> None:
-        """Refuses what the trainer could not do, before a model is built.
+        """Check the settings of the trainer before a model is built.
 
         Raises:
-            ConfigError: The trainer would compute everything in one low type, or there is nothing to train on.
+            ConfigError: The precision is unsupported, or there are no batches to train on.
         """
-        # Half precision throughout would round log-probabilities of responses by whole nats; its plugins cannot read our batches either.
+        # Pure half precision rounds log-probabilities of responses by whole nats, and its plugins cannot convert our batches.
         if (precision := str(self.trainer.precision)) not in PRECISIONS:
             raise ConfigError(
                 f"trainer.precision {precision} is none of {', '.join(PRECISIONS)}; for bfloat16 weights set --model.backbone.dtype "
@@ -82,19 +85,19 @@ class LanguageModule(LightningModule, ABC):
             raise ConfigError("trainer.limit_train_batches is 0, so there is nothing to train on; set it to 1 or more, or to a share")
 
     def supports_trees(self) -> bool:
-        """Whether the backbone honours a tree mask."""
-        # Sharded layers have the type that the trainer computes in.
+        """Return whether the backbone respects a tree mask."""
+        # Sharded layers compute in the dtype of the trainer.
         with self.trainer.precision_plugin.forward_context() if is_sharded(self) else nullcontext():
             return self.backbone.supports_trees()
 
     def hidden(self, batch: TreeBatch) -> Tensor:
-        """Hidden states of all tokens of a batch [R * L, H]."""
+        """Return the hidden states of all tokens of a batch [R * L, H]."""
         if batch.states is not None:
             return batch.states.flatten(0, 1)
         return self.backbone(batch.ids, batch.positions, batch.tree, batch.branch, batch.padded).flatten(0, 1)  # type: ignore[no-any-return]
 
     def weighted_mean(self, values: Tensor, weight: Tensor) -> Tensor:
-        """Weighted mean over all processes, scaled so that averaging gradients over processes gives its gradient."""
+        """Return a weighted mean over all processes, scaled so that gradients averaged over processes are its gradient."""
         total = weight.sum()
         if self.trainer.world_size > 1:
             total = cast(Tensor, self.all_gather(total)).sum() / self.trainer.world_size
@@ -102,82 +105,85 @@ class LanguageModule(LightningModule, ABC):
 
     @abstractmethod
     def training_loss(self, batch: Any) -> Tensor:
-        """The loss of a batch."""
+        """Return the loss of a batch."""
 
     def training_step(self, batch: Any) -> Tensor:
-        """The loss of a batch, kept until the optimizer steps."""
+        """Return the loss of a batch and keep it until the optimizer step."""
         loss = self.training_loss(batch)
         self._losses.append(loss.detach())
         return loss
 
     def on_train_start(self) -> None:
-        """Remembers the seed of the run."""
+        """Store the seed of the run."""
         self._run_seed = torch.initial_seed()
         self._losses = []
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Lets dropout masks depend on the run's seed, the batch and the process alone: a resumed run draws the same."""
+        """Seed dropout by run, batch and process, so that a resumed run draws the same masks."""
         if self.backbone.lora is not None and self.backbone.lora.dropout > 0:
             done = int(cast(Any, self.trainer).fit_loop.epoch_loop.batch_progress.total.processed)
             torch.manual_seed(int(np.random.SeedSequence([self._run_seed, done, self.global_rank]).generate_state(1)[0]))
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Logs the norm of the whole gradient, before clipping.
+        """Log the norm of the gradient before clipping.
 
         Raises:
-            TrainingError: The loss is not finite, so that the step would spoil the weights.
+            TrainingError: The loss is not finite, and the step would corrupt the weights.
         """
-        # The loss and not the gradient: in fp16 a gradient that overflows is normal, and its step is left out.
-        finite, self._losses = math.isfinite(float(sum(self._losses))), []  # waits for the device, once a step
+        # Not the gradient: in fp16 gradients overflow regularly, and the scaler skips the step.
+        finite, self._losses = math.isfinite(float(sum(self._losses))), []  # synchronises with the device, once per step
         if not finite:
             raise self._diverged("the loss is not finite", self.trainer.global_step + 1)
-        if (self.trainer.global_step + 1) % cast(Any, self.trainer).log_every_n_steps == 0:  # loggers write what this step ends with
+        if (self.trainer.global_step + 1) % cast(Any, self.trainer).log_every_n_steps == 0:  # the step that the loggers write
             self.log("train/grad_norm", gradient_norm(self))
 
     def on_train_epoch_end(self) -> None:
-        """Refuses to go on with, or to export, weights that are no numbers."""
+        """Check that the weights are finite before training continues or callbacks export them."""
         self._check_weights()
 
     def _check_weights(self) -> None:
-        # A loss comes before its step: that of the last step before a checkpoint or an export says nothing of what the step made. Squares
-        # overflow from 1e19 on, and weights of that size are as useless as infinite ones.
+        # The loss precedes its step, so the last loss before a checkpoint does not cover the last step. The norm overflows from 1e19 on,
+        # but weights of that size are as useless as infinite ones.
         if not bool(weight_norm(self).isfinite()):
             raise self._diverged("the weights are not finite", self.trainer.global_step)
 
     @staticmethod
     def _diverged(what: str, step: int) -> TrainingError:
         return TrainingError(
-            f"{what} at step {step}, and training stops; begin again in another --trainer.default_root_dir with a lower "
-            "--model.optimizer.lr or with --trainer.gradient_clip_val (checkpoints of earlier steps are left as they are)"
+            f"{what} at step {step}, so training stops; restart in another --trainer.default_root_dir with a lower --model.optimizer.lr or "
+            "with --trainer.gradient_clip_val (checkpoints of earlier steps are kept)"
         )
 
     # ---- optimisation
 
     @property
     def schedule_per_epoch(self) -> bool:
-        """Whether the schedule runs anew in every epoch."""
+        """Whether the schedule restarts in every epoch."""
         return False
 
     def batches_per_epoch(self) -> int:
-        """How many batches the trainer takes in an epoch."""
+        """Return the number of training batches per epoch."""
         trainer = cast(Any, self.trainer)
-        if math.isinf(trainer.num_training_batches):  # nobody asked for them yet
+        if math.isinf(trainer.num_training_batches):  # the trainer has not loaded the data yet
             trainer.fit_loop.setup_data()
         return int(trainer.num_training_batches)
 
     def configure_optimizers(self) -> Any:
-        """The optimizer over everything trainable, and a schedule that steps with it."""
+        """Return the optimizer of all trainable parameters, and the schedule of its learning rate.
+
+        Raises:
+            ConfigError: The length of training is unknown.
+        """
         optimizer = self._optimizer([p for p in self.parameters() if p.requires_grad])
-        # A fused optimizer says that it undoes the scaling of fp16 gradients itself, and Lightning then refuses to clip.
-        # Let the trainer undo it, as for any other.
+        # A fused optimizer declares that it unscales fp16 gradients, and Lightning then refuses to clip them. Let the trainer unscale.
         cast(Any, optimizer)._step_supports_amp_scaling = False
         total = self.trainer.estimated_stepping_batches
         if math.isinf(total):
-            raise ConfigError("the schedule needs to know how long training lasts; set trainer.max_epochs or trainer.max_steps")
+            raise ConfigError("the length of training is unknown, which the schedule needs; set trainer.max_epochs or trainer.max_steps")
         steps = max(int(total), 1)
         if self.schedule_per_epoch:
             steps = min(steps, math.ceil(self.batches_per_epoch() / self.trainer.accumulate_grad_batches))
-        warmup = min(math.ceil(self._schedule.warmup * steps), steps - 1)  # a single step is no warm-up: its rate would be 0
+        warmup = min(math.ceil(self._schedule.warmup * steps), steps - 1)  # a single step would have a rate of 0
         schedule: Any = get_scheduler(self._schedule.name, optimizer, num_warmup_steps=warmup, num_training_steps=steps)
         if self.schedule_per_epoch:
             once = schedule.lr_lambdas[0]
@@ -187,10 +193,10 @@ class LanguageModule(LightningModule, ABC):
     # ---- checkpoints (for resuming only)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keeps what training changes; a frozen base stays out, and is read from its own folder again.
+        """Leave a frozen base out of the checkpoint; resuming loads it from its own folder.
 
         Raises:
-            TrainingError: The weights are not finite, and would take the place of an older checkpoint.
+            TrainingError: The weights are not finite, and would replace an older checkpoint.
         """
         self._check_weights()
         learned, own = self._learned(), self.state_dict()
@@ -199,16 +205,20 @@ class LanguageModule(LightningModule, ABC):
             checkpoint["state_dict"] = {name: t for name, t in checkpoint["state_dict"].items() if name in learned}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuses a checkpoint of another model instead of training on with random parts."""
+        """Check that a checkpoint belongs to this model, whose missing parts would be random.
+
+        Raises:
+            CheckpointError: Names or shapes of tensors differ.
+        """
         self.configure_model()
-        # A sharded run's strategy has read the weights by now and took them out; what they were still stands in `learned`.
+        # The strategy of a sharded run has already removed the weights; `learned` still lists them.
         state = checkpoint.get("learned") or {name: list(t.shape) for name, t in checkpoint["state_dict"].items()}
         own = {name: list(t.shape) for name, t in self.state_dict().items()}
         wrong = [name for name in sorted(self._learned()) if state.get(name) != own[name]]
         wrong += [name for name in state if name not in own]
         if wrong:
             raise CheckpointError(
-                f"the checkpoint does not belong to this model (first difference: {wrong[0]}); resume with the configuration that made it"
+                f"the checkpoint does not belong to this model (first difference: {wrong[0]}); resume with the configuration that wrote it"
             )
 
     def _learned(self) -> set[str]:

@@ -1,4 +1,4 @@
-"""Heads on one batch: the same comparisons in every step, for small studies on what a frozen language model read."""
+"""Full-batch training of heads on cached hidden states, for small studies with a frozen language model."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from prefrep.modules.preference import PreferenceModule
 
 
 def train(module: PreferenceModule, batch: TreeBatch, steps: int, seed: int = 0) -> PreferenceModule:
-    """Trains a model with the same batch in every step, on the CPU.
+    """Train a model on the same batch in every step, on the CPU.
 
     Args:
         module: The model; its backbone is frozen.
         batch: Comparisons with their hidden states, from a `modules.remembered.Reading`.
-        steps: Optimizer steps; gradients are clipped at 1.
-        seed: Of the head.
+        steps: Optimizer steps; gradients are clipped at norm 1.
+        seed: Seed of the head.
 
     Returns:
         The same model, in evaluation mode.
     """
-    # What hardware there is, that training ended, and that nothing is to be read any more, again for every head.
+    # They would report the hardware, the end of training and the state of the cache again for every head.
     for noisy in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.accelerators.cuda", "prefrep.data.remember"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     with TemporaryDirectory() as folder, warnings.catch_warnings():
@@ -44,6 +44,6 @@ def train(module: PreferenceModule, batch: TreeBatch, steps: int, seed: int = 0)
 
 @torch.no_grad()
 def correct(module: PreferenceModule, batch: TreeBatch) -> Tensor:
-    """In which comparisons of a batch the preferred response wins, strictly: bool [P]."""
+    """Return whether the preferred response of each comparison scores strictly higher, bool [P]."""
     log_odds: Tensor = module(batch)
     return log_odds > 0

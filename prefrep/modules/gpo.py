@@ -1,4 +1,4 @@
-"""General preference optimization: a policy learns from how its own responses compare."""
+"""General preference optimization: a policy trains on comparisons of its own responses."""
 
 from __future__ import annotations
 
@@ -31,21 +31,20 @@ SCHEDULE = Schedule("linear", 0.1)
 class GPO(LanguageModule):
     """A policy that is regressed on preference scores of its own responses, round after round (arXiv 2410.02197, section 5).
 
-    An epoch is a round t: callbacks sample K responses to each prompt from the policy as it is then (pi_t), remember their
-    log-probabilities, and judge them; the epoch's steps move the policy (pi) away from pi_t as the objective says. No second model is in
-    memory: pi_t is needed only for those log-probabilities. A step reads the responses that its loss depends on: with `best_worst` two of
-    the K, whose scores are still means over all. The schedule runs anew in every round, as if each were a run of its own; the
-    optimizer's averages go on.
+    An epoch is a round t. Callbacks sample K responses to each prompt from the current policy (pi_t), record their log-probabilities and
+    judge them; the steps of the epoch move the policy (pi) away from pi_t under the objective. There is no second model in memory: only
+    those log-probabilities need pi_t. A step reads only the responses in its loss: with `best_worst` two of the K, whose scores are still
+    means over all. The schedule restarts in every round; the moments of the optimizer carry over.
 
     Args:
-        backbone: Builds the policy. With LoRA, pi_0 is the base itself.
-        objective: Builds what the policy is taught.
+        backbone: Builds the policy. With LoRA, pi_0 is the base.
+        objective: Builds the objective.
         optimizer: Builds the optimizer from the trainable parameters.
         schedule: Learning-rate schedule of one round.
-        chunk: Tokens whose logits exist at a time.
+        chunk: Number of tokens whose logits are in memory at a time.
 
     Raises:
-        ConfigError: The backbone is frozen, its weights are to be sharded, or a value is out of range.
+        ConfigError: The backbone is frozen or sharded, or a value is out of range.
     """
 
     def __init__(
@@ -60,14 +59,14 @@ class GPO(LanguageModule):
         if chunk < 1:
             raise ConfigError(f"chunk must be 1 or more, got {chunk}")
         self._make_backbone, self.objective, self.chunk = backbone, objective(), chunk
-        self._initial: list[Backbone] = []  # at most one; in a list it is no part of the module
+        self._initial: list[Backbone] = []  # at most one; a list keeps it from being a submodule
 
     def configure_model(self) -> None:
-        """Builds the policy, once."""
+        """Build the policy, once."""
         if hasattr(self, "backbone"):
             return
         if self.device_mesh is not None:
-            raise ConfigError("a policy cannot sample with its weights spread over processes; use strategy: ddp, and lora if it is large")
+            raise ConfigError("a policy with sharded weights cannot sample; use strategy: ddp, with lora if the model is large")
         self.backbone = self._make_backbone()
         if self.backbone.frozen:
             raise ConfigError("GPO trains its backbone, and this one is frozen; set frozen: false, or use lora")
@@ -76,17 +75,17 @@ class GPO(LanguageModule):
 
     @property
     def schedule_per_epoch(self) -> bool:
-        """One schedule a round."""
+        """True: each round has a schedule of its own."""
         return True
 
     # ---- log-probabilities
 
     def response_logprobs(self, trees: TreeBatch, surplus: Tensor) -> Tensor:
-        """Log-probabilities of whole responses, the prompt read once for all of them.
+        """Return log-probabilities of whole responses; their prompt is read once.
 
         Args:
             trees: M sequences.
-            surplus: Tokens at the end of each that do not count, since the policy never chose them [M].
+            surplus: Number of final tokens of each that do not count, since the policy did not sample them [M].
 
         Returns:
             Sums of log-probabilities in nats [M], fp32.
@@ -97,7 +96,7 @@ class GPO(LanguageModule):
 
     @torch.no_grad()
     def measure(self, trees: TreeBatch, surplus: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Log-probabilities as `response_logprobs` gives them, numbers of tokens, mean entropies of the next token in nats; each [M]."""
+        """Return log-probabilities as `response_logprobs`, numbers of tokens, and mean next-token entropies in nats; each [M]."""
         source, target, sequence = _sampled(trees, surplus)
         hidden, ids, count = self.hidden(trees), trees.ids.flatten(), len(trees.end)
         chosen, entropies = [], []
@@ -111,7 +110,7 @@ class GPO(LanguageModule):
     # ---- training
 
     def training_loss(self, batch: RoundBatch) -> Tensor:
-        """The loss of a batch."""
+        """Return the loss of a batch."""
         selected, judged = batch.selected, batch.judged
         logprobs = self.response_logprobs(batch.trees, batch.surplus).view_as(selected)
         losses = self.objective(logprobs, judged, selected)
@@ -126,9 +125,8 @@ class GPO(LanguageModule):
                 "agreement": self.weighted_mean((moved.mean(-1) > 0).float(), batch.weight),
             }
             if selected.shape == batch.reference.shape:
-                # y ~ pi_t: at temperature 1 and top_p 1 this mean is unbiased for KL(pi_t, pi), the direction that its samples can tell.
-                # The best and the worst alone are no sample of pi_t. Log-probabilities are of the text as it is encoded, which now and then
-                # is not the tokens that were sampled.
+                # y ~ pi_t: at temperature 1 and top_p 1 this mean is unbiased for KL(pi_t, pi). The best and the worst alone are no sample
+                # of pi_t. Log-probabilities are those of the encoded text, whose tokens now and then differ from the sampled ones.
                 values["kl_reference"] = self.weighted_mean(-ratios.mean(-1), batch.weight)
             if not batch.initial.isnan().any():
                 values["log_ratio_initial"] = self.weighted_mean((logprobs - batch.initial.gather(-1, selected)).mean(-1), batch.weight)
@@ -137,13 +135,13 @@ class GPO(LanguageModule):
         return loss
 
     def selected(self, judged: Judged) -> Tensor:
-        """Which of K judged responses the loss reads [N, S]; batches hold no others."""
+        """Return the indices of the judged responses in the loss [N, S]; batches hold no others."""
         return self.objective.selected(judged)
 
     # ---- pi_t and pi_0
 
     def weights_digest(self) -> str:
-        """A fingerprint of the trainable weights: equal weights have the same, and a step of training gives another."""
+        """Return a fingerprint of the trainable weights, which an optimizer step changes."""
         parts: list[str | bytes] = []
         for name, parameter in self.named_parameters():
             if parameter.requires_grad:
@@ -154,10 +152,10 @@ class GPO(LanguageModule):
 
     @contextmanager
     def initial_policy(self) -> Iterator[Backbone]:
-        """pi_0 in the place of the policy, for as long as it is needed.
+        """Replace the policy by pi_0 inside the context.
 
-        With LoRA that is the base, its adapters switched off. Under full fine-tuning pi_0 is read again from where it came from, in its
-        own dtype, and stays until `release_initial_policy`: beside the policy while a round is made, and not while it is trained on.
+        With LoRA, pi_0 is the base with adapters disabled. Under full fine-tuning, pi_0 is reloaded from its path, in its own dtype, and
+        stays in memory until `release_initial_policy`, so not during the training steps of a round.
         """
         own = self.backbone
         if own.lora is not None:
@@ -179,52 +177,56 @@ class GPO(LanguageModule):
             self.backbone = own
 
     def release_initial_policy(self) -> None:
-        """Gives back the memory of a pi_0 that was read again."""
+        """Free the memory of a pi_0 that was loaded again."""
         self._initial.clear()
 
     # ---- checkpoints
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keeps, beside the weights, what they were taught, and what a round is."""
+        """Store objective and size of a round beside the weights."""
         super().on_save_checkpoint(checkpoint)
-        checkpoint["objective"] = self._taught()
+        checkpoint["objective"] = self._settings()
         checkpoint["round"] = self._round()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuses to go on under another objective, or with other rounds.
+        """Check that the objective and the size of a round have not changed.
 
-        Half a run of each objective would be reported as one of the second. And which round it is follows from how many batches are done.
+        Otherwise a run with two objectives would be reported as one of the second; and the number of the round follows from the number of
+        finished batches.
+
+        Raises:
+            CheckpointError: The checkpoint has another objective or other rounds.
         """
         super().on_load_checkpoint(checkpoint)
-        if (before := checkpoint.get("objective")) not in (None, self._taught()):
+        if (before := checkpoint.get("objective")) not in (None, self._settings()):
             raise CheckpointError(
-                f"the checkpoint was made with the objective {before}, and this run has {self._taught()}; name another "
+                f"the checkpoint was made with the objective {before}, and this run has {self._settings()}; set another "
                 "--trainer.default_root_dir, or delete the run"
             )
         if (before := checkpoint.get("round")) is not None and before != self._round():
             raise CheckpointError(
-                f"the checkpoint was made with rounds of {before}, and this run has {self._round()}; go on with its prompts, "
-                "--data.batch_size, --data.round_size and --trainer.limit_train_batches, or name another --trainer.default_root_dir"
+                f"the checkpoint was made with rounds of {before}, and this run has {self._round()}; resume with its prompts, "
+                "--data.batch_size, --data.round_size and --trainer.limit_train_batches, or set another --trainer.default_root_dir"
             )
 
     def _round(self) -> str:
         prompts = getattr(cast(Any, self.trainer).datamodule, "batch_size", None)
         return f"{self.batches_per_epoch()} batches of {prompts} prompts"
 
-    def _taught(self) -> str:
+    def _settings(self) -> str:
         settings = plain(self.objective)
         return f"{settings.pop('class')} {settings}"
 
 
 def _sampled(trees: TreeBatch, surplus: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Next-token pairs of the responses that count: where they are predicted, where they are, their sequence, each [T]."""
+    """Return next-token pairs without surplus: index of the predicting token, of the predicted token, and sequence; each [T]."""
     source, target, sequence = trees.labels.unbind(1)
-    after = torch.bincount(sequence, minlength=len(trees.end)).cumsum(0)  # labels stand in the order of their sequences
+    after = torch.bincount(sequence, minlength=len(trees.end)).cumsum(0)  # labels are ordered by sequence
     from_end = after[sequence] - 1 - torch.arange(len(sequence), device=sequence.device)
     kept = from_end >= surplus[sequence]
     return source[kept], target[kept], sequence[kept]
 
 
 def _sums(values: Tensor, sequence: Tensor, count: int) -> Tensor:
-    """Sums of token values [T] by sequence [T] -> [count]."""
+    """Sum token values [T] by sequence [T] -> [count]."""
     return torch.zeros(count, device=values.device, dtype=values.dtype).index_add(0, sequence, values)

@@ -1,13 +1,16 @@
-"""Preference models as LightningModules: one step for Bradley-Terry, pair, general and hybrid preference models.
+"""Preference models as LightningModules: Bradley-Terry, pair, general and hybrid models share one training step.
 
 log-odds(y1 > y2 | x) = head.compare(embed(x, y1), embed(x, y2), x) / tau
+
+A new kind of model is a subclass whose constructor narrows the type of the head: jsonargparse reads types from there, so that a wrong
+combination of module and head is an error of the command line. `**options` are those of `PreferenceModule`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Literal
+from typing import Any, Literal, get_args, get_type_hints
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
@@ -39,10 +42,10 @@ GPM_LOSS: Callable[[], PreferenceLoss] = partial(LogisticLoss, tau=0.1)
 
 
 class PreferenceModule(LanguageModule):
-    """A backbone that reads, a head that compares, a loss that teaches.
+    """A backbone that reads text, a head that compares, and a loss.
 
-    The parts come as factories and are built in `configure_model`, so the head learns its width from the backbone. Nothing is stored as
-    hyper-parameters: a run is resumed by the same command with `--ckpt_path`, and models travel as exported folders (`io.folder`).
+    `configure_model` builds the parts from factories, so the head gets its width from the backbone. Hyper-parameters are not stored: a run
+    is resumed by the same command with `--ckpt_path`, and models are exported as folders (`io.folder`).
 
     Args:
         backbone: Builds the language model.
@@ -50,13 +53,13 @@ class PreferenceModule(LanguageModule):
         loss: Builds the loss.
         optimizer: Builds the optimizer from the trainable parameters (head and loss included).
         schedule: Learning-rate schedule.
-        sft: Coefficient c of a language-model regulariser: loss + c * mean negative log-likelihood of the tokens of preferred responses
+        sft: Coefficient c of a language-modelling regulariser: loss + c * mean negative log-likelihood of the tokens of preferred responses
             (arXiv 2406.10216 keeps hidden states general that way). The official GPM code instead mixes (1 - c) * loss + c * ptx and
-            counts the prompt's tokens too; here the prompt is masked. A response weighs as the pairs that it is preferred in. Validation
-            measures preferences alone.
+            counts the tokens of the prompt, which are masked here. A response has the weight of the pairs in which it is preferred.
+            Validation measures preferences alone.
 
     Raises:
-        ConfigError: A value out of range, or parts that cannot go together.
+        ConfigError: A value is out of range, or parts exclude each other.
     """
 
     def __init__(
@@ -64,9 +67,9 @@ class PreferenceModule(LanguageModule):
         backbone: Callable[[], Backbone],
         head: Callable[[int], PreferenceHead],
         loss: Callable[[], PreferenceLoss],
-        optimizer: OptimizerCallable,
-        schedule: Schedule,
-        sft: float,
+        optimizer: OptimizerCallable = ADAMW,
+        schedule: Schedule = SCHEDULE,
+        sft: float = 0.0,
     ) -> None:
         super().__init__(optimizer, schedule)
         if sft < 0:
@@ -77,20 +80,30 @@ class PreferenceModule(LanguageModule):
             {f"{stage}_{name}": MeanMetric() for stage in ("val", "test") for name in ("loss", "accuracy", "probability")}
         )
 
+    @classmethod
+    def head_type(cls) -> type[PreferenceHead]:
+        """Return the type of head that the constructor accepts."""
+        kind: type[PreferenceHead] = get_args(get_type_hints(cls.__init__)["head"])[1]
+        return kind
+
     # ---- parts
 
     def configure_model(self) -> None:
-        """Builds backbone, head and loss, once, and shards them where the strategy is FSDP2."""
+        """Build backbone, head and loss, once, and shard them if the strategy is FSDP2."""
         if hasattr(self, "backbone"):
             return
         self.backbone, self.head, self.loss = self.parts()
-        # A frozen or adapted base is not in the checkpoint: it is read from its own folder again.
+        # The checkpoint leaves out a frozen or adapted base, which is loaded from its own folder again.
         self.strict_loading = not (self.backbone.frozen or self.backbone.lora)
         if self.device_mesh is not None:
             shard(self, self.backbone)
 
     def parts(self) -> tuple[Backbone, PreferenceHead, PreferenceLoss]:
-        """Backbone, head and loss, fresh from their factories."""
+        """Return backbone, head and loss, newly built.
+
+        Raises:
+            ConfigError: Parts exclude each other.
+        """
         make_backbone, make_head, make_loss = self._make
         backbone = make_backbone()
         if self.sft > 0:
@@ -101,18 +114,18 @@ class PreferenceModule(LanguageModule):
 
     @property
     def layout(self) -> Literal["single", "pair"]:
-        """Whether the head reads single responses or pairs of them."""
+        """What the head reads: `single` responses or `pair`s."""
         return self.head.layout
 
     # ---- forward
 
     def embeddings(self, hidden: Tensor, batch: TreeBatch) -> tuple[Tensor, Tensor | None]:
-        """Embeddings of all sequences [M, D] and, for a gate, the prompt states [M, H], fp32."""
+        """Return the embeddings of all sequences [M, D] and, for a gate, the prompt states [M, H], in fp32."""
         prompt = hidden[batch.prompt_end].float() if self.head.needs_prompt else None
         return self.head.embed(hidden[batch.end]), prompt
 
     def forward(self, batch: TreeBatch) -> Tensor:
-        """Log-odds that the first of each pair wins, divided by tau [P]."""
+        """Return the log-odds, in nats, that the first response of each pair wins [P]."""
         return self.loss.log_odds(self._scores(self.embeddings(self.hidden(batch), batch), batch))
 
     def _scores(self, embedded: tuple[Tensor, Tensor | None], batch: TreeBatch) -> Tensor:
@@ -121,7 +134,7 @@ class PreferenceModule(LanguageModule):
         return self.head.compare(e[a], e[b], None if prompt is None else prompt[a])
 
     def _regulariser(self, embedding: Tensor, batch: TreeBatch) -> Tensor | None:
-        """A head's own addition to the loss of each pair [P]."""
+        """Return a term that a model adds to the loss of each pair [P]."""
         return None
 
     def _step(self, batch: TreeBatch, stage: Stage) -> Tensor:
@@ -134,7 +147,7 @@ class PreferenceModule(LanguageModule):
         loss = self.weighted_mean(losses, batch.weight)
         if self.sft > 0 and stage == "train":
             preferred = torch.where(batch.probability >= 0.5, batch.pairs[:, 0], batch.pairs[:, 1])
-            weight = torch.zeros(len(batch.end), device=scores.device).index_add(0, preferred, batch.weight)  # as their pairs
+            weight = torch.zeros(len(batch.end), device=scores.device).index_add(0, preferred, batch.weight)
             source, target, sequence = batch.labels[weight[batch.labels[:, 2]] > 0].unbind(1)
             logprobs = token_logprobs(hidden[source], batch.ids.flatten()[target], self.backbone.logits)
             loss = loss - self.sft * self.weighted_mean(logprobs, weight[sequence])
@@ -142,9 +155,9 @@ class PreferenceModule(LanguageModule):
         return loss
 
     def _record(self, stage: Stage, loss: Tensor, losses: Tensor, scores: Tensor, batch: TreeBatch) -> None:
-        """Logs a batch: itself while training, exact weighted means over all batches and processes otherwise."""
+        """Log the means of a batch in training, and exact weighted means over all batches and processes otherwise."""
         log_odds = self.loss.log_odds(scores)
-        decided = batch.weight * (batch.probability != 0.5)  # a tie has no right answer
+        decided = batch.weight * (batch.probability != 0.5)  # a tie has no correct answer
         correct = torch.where(batch.probability > 0.5, scores > 0, scores < 0).float()
         favoured = torch.where(batch.probability >= 0.5, log_odds, -log_odds).sigmoid()
         if stage == "train":
@@ -160,33 +173,30 @@ class PreferenceModule(LanguageModule):
             self.log(f"{stage}/{name}", metric, batch_size=len(batch), prog_bar=name != "probability", on_step=False, on_epoch=True)
 
     def training_loss(self, batch: TreeBatch) -> Tensor:
-        """The loss of a batch."""
+        """Return the loss of a batch."""
         return self._step(batch, "train")
 
     def validation_step(self, batch: TreeBatch) -> None:
-        """Loss, accuracy and mean probability of a batch."""
+        """Update loss, accuracy and mean probability."""
         self._step(batch, "val")
 
     def test_step(self, batch: TreeBatch) -> None:
-        """Loss, accuracy and mean probability of a batch."""
+        """Update loss, accuracy and mean probability."""
         self._step(batch, "test")
 
     def predict_step(self, batch: TreeBatch) -> Tensor:
-        """Log-odds of each pair [P]."""
+        """Return the log-odds of each pair, in nats [P]."""
         log_odds: Tensor = self(batch)
         return log_odds
 
 
 class BradleyTerry(PreferenceModule):
-    """Bradley-Terry: one reward per response, s(i > j) = r_i - r_j. It cannot represent a cycle.
+    """Bradley-Terry model: one reward per response, s(i > j) = r_i - r_j. It cannot represent a cycle.
 
     Args:
         backbone: Builds the language model.
         head: Builds the head.
         loss: Builds the loss; tau 1 as in the paper (the official trainer divides BT scores by 0.1).
-        optimizer: Builds the optimizer.
-        schedule: Learning-rate schedule.
-        sft: Coefficient of the language-model regulariser.
         centre: Coefficient of mean((r_chosen + r_rejected)^2), which keeps rewards near zero (arXiv 2312.09244; TRL's
             `center_rewards_coefficient`).
     """
@@ -196,12 +206,10 @@ class BradleyTerry(PreferenceModule):
         backbone: Callable[[], Backbone] = Backbone,
         head: Callable[[int], BTHead] = BTHead,
         loss: Callable[[], PreferenceLoss] = LogisticLoss,
-        optimizer: OptimizerCallable = ADAMW,
-        schedule: Schedule = SCHEDULE,
-        sft: float = 0.0,
         centre: float = 0.0,
+        **options: Any,
     ) -> None:
-        super().__init__(backbone, head, loss, optimizer, schedule, sft)
+        super().__init__(backbone, head, loss, **options)
         if centre < 0:
             raise ConfigError(f"centre must be 0 or more, got {centre}")
         self.centre = centre
@@ -214,14 +222,12 @@ class BradleyTerry(PreferenceModule):
 
 
 class PairPreference(PreferenceModule):
-    """Pair model: reads both responses together, in both orders. Any preference, at K (K - 1) reads for K responses.
+    """Pair model: reads both responses together, in both orders. It represents any preference, at K (K - 1) reads for K responses.
 
     Args:
         backbone: Builds the language model.
         head: Builds the head.
         loss: Builds the loss.
-        optimizer: Builds the optimizer.
-        schedule: Learning-rate schedule.
     """
 
     def __init__(
@@ -229,13 +235,12 @@ class PairPreference(PreferenceModule):
         backbone: Callable[[], Backbone] = Backbone,
         head: Callable[[int], PairHead] = PairHead,
         loss: Callable[[], PreferenceLoss] = LogisticLoss,
-        optimizer: OptimizerCallable = ADAMW,
-        schedule: Schedule = SCHEDULE,
+        **options: Any,
     ) -> None:
-        super().__init__(backbone, head, loss, optimizer, schedule, sft=0.0)
+        super().__init__(backbone, head, loss, sft=0.0, **options)
 
     def parts(self) -> tuple[Backbone, PreferenceHead, PreferenceLoss]:
-        """The parts; the `tokens` readout starts as the difference of the answers' output embeddings."""
+        """Return the parts; the `tokens` readout starts as the difference between the output embeddings of the answers."""
         backbone, head, loss = super().parts()
         if not isinstance(head, PairHead) or head.readout != "tokens":
             return backbone, head, loss
@@ -254,15 +259,12 @@ class PairPreference(PreferenceModule):
 
 
 class GeneralPreference(PreferenceModule):
-    """General preference model (arXiv 2410.02197): s(i > j) = <R v_i, v_j>. Any preference, at K reads for K responses.
+    """General preference model (arXiv 2410.02197): s(i > j) = <R v_i, v_j>. It represents any preference, at K reads for K responses.
 
     Args:
         backbone: Builds the language model.
         head: Builds the head: embedding dimension, operator, normalisation.
         loss: Builds the loss; tau 0.1 as in the paper.
-        optimizer: Builds the optimizer.
-        schedule: Learning-rate schedule.
-        sft: Coefficient of the language-model regulariser.
     """
 
     def __init__(
@@ -270,23 +272,18 @@ class GeneralPreference(PreferenceModule):
         backbone: Callable[[], Backbone] = Backbone,
         head: Callable[[int], GPMHead] = GPMHead,
         loss: Callable[[], PreferenceLoss] = GPM_LOSS,
-        optimizer: OptimizerCallable = ADAMW,
-        schedule: Schedule = SCHEDULE,
-        sft: float = 0.0,
+        **options: Any,
     ) -> None:
-        super().__init__(backbone, head, loss, optimizer, schedule, sft)
+        super().__init__(backbone, head, loss, **options)
 
 
 class HybridPreference(PreferenceModule):
-    """Reward and general preference model in one (arXiv 2605.17342): s(i > j) = (r_i - r_j) + <R v_i, v_j>, at K reads for K responses.
+    """Reward plus general preference model (arXiv 2605.17342): s(i > j) = (r_i - r_j) + <R v_i, v_j>, at K reads for K responses.
 
     Args:
         backbone: Builds the language model.
-        head: Builds the head: dimension, operator and normalisation of the part that is no reward.
-        loss: Builds the loss; tau 0.1 as for a general preference model. Rewards are divided by it too; they are free to be smaller.
-        optimizer: Builds the optimizer.
-        schedule: Learning-rate schedule.
-        sft: Coefficient of the language-model regulariser.
+        head: Builds the head: dimension, operator and normalisation of the general preference model.
+        loss: Builds the loss; tau 0.1 as for a general preference model. It divides rewards, too, which are free to be smaller.
     """
 
     def __init__(
@@ -294,8 +291,6 @@ class HybridPreference(PreferenceModule):
         backbone: Callable[[], Backbone] = Backbone,
         head: Callable[[int], HybridHead] = HybridHead,
         loss: Callable[[], PreferenceLoss] = GPM_LOSS,
-        optimizer: OptimizerCallable = ADAMW,
-        schedule: Schedule = SCHEDULE,
-        sft: float = 0.0,
+        **options: Any,
     ) -> None:
-        super().__init__(backbone, head, loss, optimizer, schedule, sft)
+        super().__init__(backbone, head, loss, **options)

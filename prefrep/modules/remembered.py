@@ -1,7 +1,7 @@
 """Many heads on one frozen language model, which reads each text once (`data.features`).
 
-With a `PreferenceData`, `train_each` gives what as many separate runs would give, for little more than one pass over the text. A `Reading`
-serves comparisons that stand in no file.
+On a `PreferenceData`, `train_each` equals as many separate runs, at little more than the cost of one pass over the text. `Reading` serves
+comparisons that are not in a file.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ class Point(NamedTuple):
     """One model of a grid.
 
     Args:
-        model: Makes the model from what makes its backbone: `partial(GeneralPreference, head=partial(GPMHead, dim=8))`.
-        seed: Of everything random but the order of the data, which has its own.
+        model: Builds the model from a factory of its backbone, such as `partial(GeneralPreference, head=partial(GPMHead, dim=8))`.
+        seed: Seed of everything random except the order of the data, which has its own.
     """
 
     model: Callable[[Callable[[], Backbone]], PreferenceModule]
@@ -37,12 +37,12 @@ class Point(NamedTuple):
 
 
 class Trained(NamedTuple):
-    """A trained model of a grid.
+    """One trained model of a grid.
 
     Args:
-        name: Its name.
-        module: The model; its backbone is the shared one.
-        metrics: The last value of everything that was logged.
+        name: Name of the model.
+        module: The model, with the shared backbone.
+        metrics: Last value of each logged metric.
     """
 
     name: str
@@ -51,24 +51,24 @@ class Trained(NamedTuple):
 
 
 def train_each(points: Mapping[str, Point], backbone: Backbone, data: PreferenceData, trainer: Callable[[], Trainer]) -> Iterator[Trained]:
-    """Trains models one after the other on one frozen backbone.
+    """Train models one after the other on one frozen backbone.
 
-    Each gets the weights and metrics that a run of its own would give it, with the same seeds, data and trainer.
+    Weights and metrics equal those of separate runs with the same seeds, data and trainer.
 
     Args:
         points: The models, by name.
         backbone: The language model, frozen.
-        data: The data. Texts are read when the first model needs them, or come from an earlier run's cache.
-        trainer: Makes a trainer for each model.
+        data: The data. The first model reads the texts, unless the cache holds their hidden states.
+        trainer: Builds a trainer for each model.
 
     Yields:
-        Each model when it is trained.
+        Each trained model.
 
     Raises:
-        ConfigError: The backbone is not frozen, so that heads would train each other's.
+        ConfigError: The backbone is not frozen.
     """
     if not backbone.frozen:
-        raise ConfigError("train_each shares one backbone among models, which must not change it; make it with frozen: true")
+        raise ConfigError("train_each shares one backbone among models, so none may train it; set frozen: true")
     for name, (make, seed) in points.items():
         seed_everything(seed, verbose=False)
         module, run = make(lambda: backbone), trainer()
@@ -77,13 +77,13 @@ def train_each(points: Mapping[str, Point], backbone: Backbone, data: Preference
 
 
 class Reading:
-    """Comparisons as batches that bring what a frozen language model read.
+    """Batches of comparisons that carry the hidden states of a frozen language model.
 
     Args:
         backbone: The language model.
-        layout: What heads read: `single` responses, or `pair`s in both orders.
-        config: How text becomes token ids.
-        cache: Folder of hidden states, see `PreferenceData`.
+        layout: What the language model reads: `single` responses, or `pair`s in both orders.
+        config: Settings of the encoder.
+        cache: Folder of cached hidden states, see `PreferenceData`.
     """
 
     def __init__(
@@ -93,18 +93,18 @@ class Reading:
         self._device = next(backbone.parameters()).device
         self._tokenizer = backbone.tokenizer()
         self._encoder = Encoder(self._tokenizer, config or EncodeConfig(), layout)
-        self._layout: Layout = "trees" if backbone.supports_trees() else "padded"  # settles the attention kernel, a part of the identity
+        self._layout: Layout = "trees" if backbone.supports_trees() else "padded"  # selects the attention kernel, a part of the identity
         self._root = root(cache)
         self._about = identity(backbone, self._device.type)
         self._features = Features(self._root, self._about)
 
     def batch(self, comparisons: Sequence[Comparison]) -> TreeBatch:
-        """All of some comparisons; new texts are read now.
+        """Return comparisons as one batch; the language model reads texts that are not cached.
 
         Raises:
-            DataError: A text is too long for the configuration's `max_length` and `truncation`.
+            DataError: A text exceeds `max_length` under the configured `truncation`.
         """
-        if (about := identity(self._backbone, self._device.type)) != self._about:  # its weights were changed
+        if (about := identity(self._backbone, self._device.type)) != self._about:  # the weights have changed
             self._about, self._features = about, Features(self._root, about)
         data: list[Datum] = []
         for record, datum in self._encoder.encode(comparisons):

@@ -1,7 +1,7 @@
-"""FSDP2: a preference model whose parameters, gradients and optimizer states are spread over processes.
+"""FSDP2: shard parameters, gradients and optimizer states of a preference model over processes.
 
-Lightning's `ModelParallelStrategy` hands a mesh of devices to `configure_model`; what is sharded, and how, is said there. (Lightning's
-`FSDPStrategy` is the older FSDP1, which flattens parameters: LoRA's mixture of frozen and trained ones is then not its own any more.)
+Lightning's `ModelParallelStrategy` passes a device mesh to `configure_model`, which calls `shard`. (Lightning's `FSDPStrategy` is the older
+FSDP1, which flattens parameters and so cannot keep frozen and trained ones of LoRA apart.)
 """
 
 from __future__ import annotations
@@ -22,67 +22,67 @@ from prefrep.nn.backbone import Backbone
 
 
 def shard(module: LightningModule, backbone: Backbone) -> None:
-    """Spreads a module over the data-parallel devices of its mesh, one unit per layer of the backbone.
+    """Shard a module over the data-parallel devices of its mesh, one unit per layer of the backbone.
 
-    What is left (embeddings, last norm, head, loss) makes one unit, gathered at once: a head is asked for more than its
-    `forward`, a learnt temperature is one number, and tied embeddings are read at both ends.
+    The rest (embeddings, last norm, head, loss) is one unit, gathered at once: callers use more of a head than its `forward`, a learned
+    temperature is one number, and tied embeddings are read at both ends.
 
     Args:
-        module: The module, built alike in every process.
-        backbone: The part of it that has layers.
+        module: The module, equal in every process.
+        backbone: Its backbone.
 
     Raises:
-        ConfigError: The mesh splits tensors, or the base is quantised.
+        ConfigError: The mesh is tensor-parallel, the base is quantised, or its layers are not those of `transformers`.
     """
     mesh = cast("DeviceMesh", module.device_mesh)
     if mesh["tensor_parallel"].size() > 1:
         raise ConfigError(
-            "ModelParallelStrategy: tensors are not split here, only data; set data_parallel_size to devices x num_nodes and"
+            "ModelParallelStrategy: tensor parallelism is not supported; set data_parallel_size to devices x num_nodes and"
             " tensor_parallel_size to 1"
         )
     if backbone.settings["quantize"] != "none":
         raise ConfigError("a quantised backbone cannot be sharded; use strategy: ddp, or quantize: none")
     layers: list[nn.Module] = [m for m in backbone.model.modules() if isinstance(m, GradientCheckpointingLayer)]
     if not layers:
-        raise ConfigError(f"{backbone.path}: its layers are not those of transformers, so it cannot be sharded; use strategy: ddp")
-    # Autocast alone would keep a bf16 copy of every layer until the backward pass, and gather twice the bytes.
+        raise ConfigError(f"{backbone.path}: only layers of transformers can be sharded, and the model has none; use strategy: ddp")
+    # Autocast alone keeps a bf16 copy of every layer until the backward pass, and gathers twice the bytes.
     mixed = str(module.trainer.precision) == "bf16-mixed"
     policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False) if mixed else MixedPrecisionPolicy()
     output, inputs = backbone.model.get_output_embeddings(), backbone.model.get_input_embeddings()
     if output is not None and output.weight is not inputs.weight:
-        layers.append(output)  # hardly ever read: not gathered with the rest
+        layers.append(output)  # rarely used, so not gathered with the rest
     data = mesh["data_parallel"]
     for layer in layers:
         fully_shard(layer, mesh=data, mp_policy=policy)
-    # Resharded too: whoever looks at parameters between two steps (a checkpoint that is read, an optimizer) must see what is kept.
+    # Reshard after forward: between steps, checkpoints and the optimizer must see the sharded parameters.
     fully_shard(module, mesh=data, reshard_after_forward=True)
-    for entry in ("training_step", "validation_step", "test_step", "supports_trees"):  # what is called from outside beside `forward`
+    for entry in ("training_step", "validation_step", "test_step", "supports_trees"):  # entry points besides `forward`
         register_fsdp_forward_method(module, entry)
 
 
 def is_sharded(module: nn.Module) -> bool:
-    """Whether `shard` has been here."""
+    """Return whether `shard` has sharded a module."""
     return isinstance(module, FSDPModule)
 
 
 def class_name(module: nn.Module) -> str:
-    """Name of a module's own class; sharding puts one of its own in front."""
+    """Return the name of the class of a module, below the one that sharding adds."""
     return next(kind.__name__ for kind in type(module).__mro__ if not issubclass(kind, FSDPModule))
 
 
 def whole_state(module: nn.Module) -> dict[str, Tensor]:
-    """The state of a sharded module, whole and on the CPU, in process 0; empty elsewhere. All processes must call it."""
+    """Return the full state of a sharded module on the CPU, in process 0; empty elsewhere. All processes must call it."""
     state: dict[str, Any] = get_model_state_dict(module, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
     return state
 
 
 def gradient_norm(module: nn.Module) -> Tensor:
-    """Euclidean norm of the whole gradient, over all processes that hold a part of it."""
+    """Return the Euclidean norm of the gradient, over all shards."""
     return _norm([p.grad for p in module.parameters() if p.grad is not None])
 
 
 def weight_norm(module: nn.Module) -> Tensor:
-    """Euclidean norm of everything trainable, over all processes that hold a part of it."""
+    """Return the Euclidean norm of the trainable parameters, over all shards."""
     return _norm([p.detach() for p in module.parameters() if p.requires_grad])
 
 

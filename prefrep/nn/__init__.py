@@ -1,1 +1,1 @@
-"""Parts that learn: backbones, heads, skew operators, losses."""
+"""Trainable parts: backbones, heads, skew operators, losses, policy objectives."""

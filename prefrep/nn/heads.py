@@ -1,7 +1,7 @@
-"""Preference heads: hidden states in, log-odds times tau out. Bradley-Terry, pair, general and hybrid preference models differ here only.
+"""Preference heads: from hidden states to log-odds times tau. Bradley-Terry, pair, general and hybrid models differ in their heads alone.
 
-Letters: `H` hidden size, `D` embedding dimension, `K` responses to a prompt. Everything is computed in fp32, whatever the backbone's dtype
-and under autocast (the official code computes in the model's dtype). Division by tau belongs to the loss and to the scorer.
+Letters: `H` hidden size, `D` embedding dimension, `K` responses to a prompt. Heads compute in fp32, whatever the dtype of the backbone and
+under autocast (the official code uses the dtype of the model). The loss and the scorer divide by tau.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from prefrep.nn.skew import BlockSkew, EvenDim, SkewOperator, check_dim, linear,
 
 
 class PreferenceHead(nn.Module, ABC):
-    """What turns hidden states into comparisons.
+    """Map from hidden states to comparisons.
 
-    `layout` says what is encoded: `single` responses, so that K encodes give a K x K table, or ordered `pair`s of responses. It decides the
-    shapes that `embed`, `compare` and `table` work with:
+    `layout` names what the backbone reads: `single` responses, so that K reads give a K x K table, or ordered `pair`s of responses. It
+    determines the shapes:
 
     | | one hidden state per | `compare(a, b)` | `table(e)` |
     | --- | --- | --- | --- |
@@ -36,12 +36,12 @@ class PreferenceHead(nn.Module, ABC):
 
     @property
     def needs_prompt(self) -> bool:
-        """Whether `compare` and `table` want the prompt's hidden state."""
+        """Whether `compare` and `table` need the hidden state of the prompt."""
         return False
 
     @abstractmethod
     def embed(self, hidden: Tensor) -> Tensor:
-        """Embeddings of what was read.
+        """Return the embeddings of texts.
 
         Args:
             hidden: Hidden states at the last token of each text, [.., H].
@@ -52,7 +52,7 @@ class PreferenceHead(nn.Module, ABC):
 
     @abstractmethod
     def compare(self, a: Tensor, b: Tensor, prompt: Tensor | None = None) -> Tensor:
-        """Scores of first against second: positive if the first wins, and of opposite sign if they are exchanged.
+        """Return scores of first against second: positive if the first wins; exchanging the two flips the sign.
 
         Args:
             a: Embeddings, [.., D].
@@ -65,7 +65,7 @@ class PreferenceHead(nn.Module, ABC):
 
     @abstractmethod
     def table(self, e: Tensor, prompt: Tensor | None = None) -> Tensor:
-        """Scores of all against all, exactly skew: s_ij = -s_ji and s_ii = 0.
+        """Return scores of all against all, exactly skew: s_ij = -s_ji and s_ii = 0.
 
         Args:
             e: Embeddings, [.., K, D]; of ordered pairs, [.., K, K, D], if `layout` is `pair`.
@@ -79,8 +79,8 @@ class PreferenceHead(nn.Module, ABC):
 class BTHead(PreferenceHead):
     """Bradley-Terry: one reward per response, s = r_a - r_b.
 
-    The special case of a general preference model with D = 2 and v = (r, 1). Embeddings keep a last axis of size 1 (the official code drops
-    it for this model alone).
+    It is the general preference model with D = 2 and v = (r, 1). Embeddings keep a last axis of size 1, which the official code drops for
+    this model alone.
 
     Args:
         hidden_size: Hidden size H of the backbone.
@@ -105,17 +105,17 @@ class BTHead(PreferenceHead):
 class PairHead(PreferenceHead):
     """Pair preference model: reads both responses in one text, f = <w, h>, once in each order; s = (f(a, b) - f(b, a)) / 2.
 
-    The mean over both orders takes out the preference for a position and makes s exactly antisymmetric. K responses cost K (K - 1) encodes.
+    The mean over both orders removes position bias and makes s exactly antisymmetric. K responses cost K (K - 1) reads.
 
     Args:
         hidden_size: Hidden size H of the backbone.
-        readout: `linear`: w is new. `tokens`: w starts as the difference between the output embeddings of two answer tokens, so f is
-            logit(A) - logit(B), as RLHFlow's pair model reads its answer; see `set_answer_rows`.
-        answers: The two answers, for the first response and for the second: which tokens `tokens` looks up. Quote `yes` and `no` in
-            YAML, which takes them for booleans.
+        readout: `linear`: w is randomly initialised. `tokens`: w starts as the difference between the output embeddings of two answer
+            tokens, so f is logit(A) - logit(B), as in RLHFlow's pair model; see `set_answer_rows`.
+        answers: The answers of readout `tokens` for the first and for the second response. Quote `yes` and `no` in YAML, which parses
+            them as booleans.
 
     Raises:
-        ConfigError: No such readout, or the answers are empty or the same.
+        ConfigError: The readout is unknown, or the answers are empty or equal.
     """
 
     layout: ClassVar[Literal["single", "pair"]] = "pair"
@@ -138,14 +138,14 @@ class PairHead(PreferenceHead):
 
     @torch.no_grad()
     def set_answer_rows(self, row_a: Tensor, row_b: Tensor) -> None:
-        """Start from the language model's own answer: w = row_a - row_b.
+        """Initialise the readout from the output layer: w = row_a - row_b.
 
         Args:
-            row_a: Row of the output embedding of the first answer's token, [H].
-            row_b: Row of the output embedding of the second answer's token, [H].
+            row_a: Row of the output layer for the token of the first answer, [H].
+            row_b: Row of the output layer for the token of the second answer, [H].
 
         Raises:
-            ConfigError: The readout is not `tokens`, or a row has another size.
+            ConfigError: The readout is not `tokens`, or a row does not have H numbers.
         """
         if self.readout != "tokens":
             raise ConfigError(f"PairHead.readout is {self.readout}, which has no answer tokens; set it to tokens")
@@ -155,10 +155,10 @@ class PairHead(PreferenceHead):
         weight.copy_((functional.widen(row_a) - functional.widen(row_b)).unsqueeze(0))
 
     def embed(self, hidden: Tensor) -> Tensor:
-        """What each text says for its first response, f.
+        """Return f of ordered pairs, in favour of the first response.
 
         Args:
-            hidden: Hidden states at the last token of each ordered pair's text, [.., H].
+            hidden: Hidden states at the last token of the text of each ordered pair, [.., H].
 
         Returns:
             [.., 1].
@@ -166,7 +166,7 @@ class PairHead(PreferenceHead):
         return project(self.value_head, hidden)
 
     def compare(self, a: Tensor, b: Tensor, prompt: Tensor | None = None) -> Tensor:
-        """Order-averaged scores.
+        """Return order-averaged scores.
 
         Args:
             a: f of (first, second), [.., 1].
@@ -179,10 +179,10 @@ class PairHead(PreferenceHead):
         return (functional.widen(a) - functional.widen(b)).squeeze(-1) / 2
 
     def table(self, e: Tensor, prompt: Tensor | None = None) -> Tensor:
-        """Order-averaged scores among K responses, (f - f^T) / 2.
+        """Return order-averaged scores among K responses, (f - f^T) / 2.
 
         Args:
-            e: f of all ordered pairs, [.., K, K, 1], entry [i, j] of the text with i first. The diagonal is not looked at.
+            e: f of all ordered pairs, [.., K, K, 1], entry [i, j] with i first. The diagonal is ignored.
             prompt: Not used.
 
         Returns:
@@ -196,15 +196,15 @@ class PairHead(PreferenceHead):
 class GPMHead(PreferenceHead):
     """General preference model: an embedding per response, compared by a skew-symmetric form (arXiv:2410.02197, section 4).
 
-    v = W h, or W h / ||W h||; s(a > b) = <R(x) v_a, v_b>. Decisions where the sources disagree: embeddings are normalised unless said
-    otherwise (the paper and the example code do, the training code has it commented out); W has no bias; every dimension takes the same
-    path, so D = 2 with a softmax gate equals D = 2 without.
+    v = W h, or W h / ||W h||; s(a > b) = <R(x) v_a, v_b>. Where the sources disagree: embeddings are normalised by default (the paper and
+    the example code do so, the training code has it commented out); W has no bias; all dimensions share one code path, so D = 2 with a
+    softmax gate equals D = 2 without.
 
     Args:
         hidden_size: Hidden size H of the backbone.
         dim: Embedding dimension D, positive and even.
-        skew: Makes the operator from (dim, hidden_size): BlockSkew, GatedSkew or LearnedSkew.
-        normalize: Bring embeddings to length 1. It is not recorded in official checkpoints, so it has to be stated when one is read.
+        skew: Builds the operator from (dim, hidden_size): BlockSkew, GatedSkew or LearnedSkew.
+        normalize: Scale embeddings to length 1. Official checkpoints do not record it, so an import must state it.
 
     Raises:
         ConfigError: dim is odd or not positive.
@@ -226,7 +226,7 @@ class GPMHead(PreferenceHead):
 
     @property
     def needs_prompt(self) -> bool:
-        """Whether the operator is gated by the prompt."""
+        """Whether the prompt gates the operator."""
         return self.skew.needs_prompt
 
     def embed(self, hidden: Tensor) -> Tensor:  # noqa: D102
@@ -240,7 +240,7 @@ class GPMHead(PreferenceHead):
         return self.skew.table(e, prompt)
 
     def block_scores(self, a: Tensor, b: Tensor, prompt: Tensor | None = None) -> Tensor:
-        """Scores by 2 x 2 block, whose sum is `compare`.
+        """Return scores by 2 x 2 block; their sum is `compare`.
 
         Args:
             a: Embeddings of the first responses, [.., D].
@@ -254,24 +254,24 @@ class GPMHead(PreferenceHead):
 
 
 class HybridHead(PreferenceHead):
-    """A reward and a general preference model side by side: s(a > b) = (r_a - r_b) + <R(x) v_a, v_b> (arXiv:2605.17342).
+    """Sum of a reward model and a general preference model: s(a > b) = (r_a - r_b) + <R(x) v_a, v_b> (arXiv:2605.17342).
 
-    r and v come from linear maps of their own. An embedding is (r, v), with D + 1 numbers.
+    Separate linear maps give r and v. An embedding is (r, v), with D + 1 numbers.
 
-    What it can hold and a general preference model of the same D cannot: one answer that beats all others, above others that run in a
-    cycle. In two dimensions s(a > b) = |v_a| |v_b| sin(angle from v_a to v_b). If one answer beats all others, these lie within the half
-    turn that follows it; two of them are then less than half a turn apart, so each beats those that come later, and that is an order. No
-    lengths help. Here the reward lifts the one answer and the cycle stays in v, for cycles of any length. (With D + 2 dimensions, free
-    lengths and one block (r, 1) a general preference model is this head, so ranks of tables reach D + 2 here.)
+    It represents what a general preference model of the same D cannot: one response that beats all others, above a cycle among these. In
+    two dimensions s(a > b) = |v_a| |v_b| sin(angle from v_a to v_b). If one response beats all others, these lie within the half turn
+    that follows it. Any two of them are then less than half a turn apart, so each beats those that come later, which is an order, whatever
+    the lengths. Here the reward lifts the one response and v holds the cycle, of any length. (A general preference model with D + 2
+    dimensions, free lengths and one block (r, 1) is this head, so tables reach rank D + 2.)
 
-    The two parts are not the transitive and the cyclic part of a table: v can hold rankings too, and nothing but training keeps them out.
-    The paper clips r and has a gate; here r is free, and a gate is an operator like others. The paper's own sign is the opposite one.
+    The parts are not the transitive and the cyclic part of a table: v can hold rankings, too. The paper clips r and always has a gate;
+    here r is free, and a gate is one of the operators. The paper uses the opposite sign.
 
     Args:
         hidden_size: Hidden size H of the backbone.
         dim: Dimension D of v, positive and even.
-        skew: Makes the operator from (dim, hidden_size): BlockSkew, GatedSkew or LearnedSkew.
-        normalize: Bring v to length 1, as the paper does; r is not touched.
+        skew: Builds the operator from (dim, hidden_size): BlockSkew, GatedSkew or LearnedSkew.
+        normalize: Scale v to length 1, as the paper does; r stays as it is.
 
     Raises:
         ConfigError: dim is odd or not positive.
@@ -292,11 +292,11 @@ class HybridHead(PreferenceHead):
 
     @property
     def needs_prompt(self) -> bool:
-        """Whether the operator is gated by the prompt."""
+        """Whether the prompt gates the operator."""
         return self.preference.needs_prompt
 
     def embed(self, hidden: Tensor) -> Tensor:
-        """Reward and embedding of what was read, (r, v).
+        """Return reward and embedding of texts, (r, v).
 
         Args:
             hidden: Hidden states at the last token of each text, [.., H].
@@ -313,7 +313,7 @@ class HybridHead(PreferenceHead):
         return self.reward.table(e[..., :1]) + self.preference.table(e[..., 1:], prompt)
 
     def block_scores(self, a: Tensor, b: Tensor, prompt: Tensor | None = None) -> Tensor:
-        """Scores by 2 x 2 block, whose sum is `compare`: first the reward's, r_a - r_b (the block (r, 1)), then those of v.
+        """Return scores by 2 x 2 block; their sum is `compare`. First comes the reward, r_a - r_b (the block (r, 1)), then v.
 
         Args:
             a: Embeddings of the first responses, [.., 1 + D].

@@ -1,4 +1,4 @@
-"""Preference losses as modules: they hold the temperature, fixed or learnt, and see scores only, never a model."""
+"""Preference losses as modules: they hold the temperature, fixed or learned, and receive scores, never a model."""
 
 from __future__ import annotations
 
@@ -15,34 +15,34 @@ from prefrep.functional.skew import widen
 
 
 def check_positive(owner: str, value: float) -> None:
-    """Refuse a temperature or a target that is not a positive, finite number.
+    """Check that a temperature or target is positive and finite.
 
     Args:
         owner: Name of the parameter, for the message.
         value: Its value.
 
     Raises:
-        ConfigError: It is not.
+        ConfigError: The value is not.
     """
     if not 0 < value < math.inf:
         raise ConfigError(f"{owner} must be a positive number, got {value}")
 
 
 def check_smoothing(owner: str, value: float) -> None:
-    """Refuse a share of flipped labels that leaves nothing to learn.
+    """Check that a share of flipped labels is in [0, 0.5).
 
     Args:
         owner: Name of the parameter, for the message.
         value: Its value.
 
     Raises:
-        ConfigError: It is negative, or 0.5 or more.
+        ConfigError: The value is outside.
     """
     if not 0 <= value < 0.5:
         raise ConfigError(f"{owner} must be at least 0 and below 0.5, got {value}")
 
 
-# mypy takes this name for True; jsonargparse has to see the restricted types, since it builds losses late (as in prefrep.nn.skew).
+# mypy evaluates this name as True; jsonargparse must see the restricted types, since it instantiates losses late (as in prefrep.nn.skew).
 MYPY = False
 if MYPY:
     Tau = float
@@ -55,15 +55,15 @@ else:
 
 
 class PreferenceLoss(nn.Module, ABC):
-    """A loss of scores, one number per comparison.
+    """Loss of scores, one number per comparison.
 
-    tau is learnt as its logarithm: it stays positive and its gradient never vanishes (the official code cuts it off at 0.01). As the loss
-    is a submodule of the model, the optimizer gets it; leave `log_tau` out of weight decay, which would pull tau towards 1.
+    A learned tau is stored as its logarithm: it stays positive and its gradient does not vanish (the official code clamps tau at 0.01). The
+    loss is a submodule of the model, so the optimizer updates it; exclude `log_tau` from weight decay, which would pull tau towards 1.
 
     Args:
         tau: Temperature, above 0: log-odds are scores / tau.
-        smoothing: Share of labels taken to be flipped, in [0, 0.5).
-        learn_tau: Learn the temperature, starting from tau.
+        smoothing: Assumed share of flipped labels, in [0, 0.5).
+        learn_tau: Train the temperature, starting from tau.
 
     Raises:
         ConfigError: A value is outside its range.
@@ -78,12 +78,12 @@ class PreferenceLoss(nn.Module, ABC):
         super().__init__()
         self.smoothing = float(smoothing)
         self._tau = float(tau)
-        # One number in a vector, not a scalar: sharded optimizers split parameters along their first axis.
+        # A vector of one number, not a scalar: sharded optimizers split parameters along their first axis.
         self.log_tau = nn.Parameter(torch.tensor([math.log(tau)])) if learn_tau else None
 
     @property
     def temperature(self) -> Tensor | float:
-        """Tau as the loss uses it: a tensor with a gradient if it is learnt, else a number."""
+        """Tau in the loss: a tensor with a gradient if it is learned, else a number."""
         return self._tau if self.log_tau is None else self.log_tau.float().exp().squeeze(0)
 
     @property
@@ -92,7 +92,7 @@ class PreferenceLoss(nn.Module, ABC):
         return self._tau if self.log_tau is None else float(self.log_tau.detach().float().exp())
 
     def log_odds(self, scores: Tensor) -> Tensor:
-        """Scores divided by tau, in nats: their sigmoid is P(first > second).
+        """Return scores divided by tau, in nats; their sigmoid is P(first > second).
 
         Args:
             scores: [..].
@@ -104,12 +104,12 @@ class PreferenceLoss(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, scores: Tensor, probability: Tensor, margin: Tensor) -> Tensor:
-        """The loss of each comparison; the caller weighs and averages.
+        """Return the loss of each comparison; the caller applies weights and averages.
 
         Args:
             scores: Scores of first against second, before tau, [P].
             probability: P(first > second) in the data, [P].
-            margin: By how much the log-odds of the winner should lie above 0, [P].
+            margin: How far the log-odds of the winner should exceed 0, [P].
 
         Returns:
             [P].
@@ -119,13 +119,13 @@ class PreferenceLoss(nn.Module, ABC):
 class LogisticLoss(PreferenceLoss):
     """Cross entropy with soft labels, margin and label smoothing: `functional.losses.logistic`.
 
-    The default tau of 1 is Bradley-Terry's in the paper (the official trainer passes 0.1 to that model too); general preference models with
-    normalised embeddings want 0.1.
+    The default tau of 1 is that of Bradley-Terry in the paper (the official trainer passes 0.1 there, too); general preference models with
+    normalised embeddings need 0.1.
 
     Args:
         tau: Temperature, above 0: log-odds are scores / tau.
-        smoothing: Share of labels taken to be flipped, in [0, 0.5).
-        learn_tau: Learn the temperature, starting from tau.
+        smoothing: Assumed share of flipped labels, in [0, 0.5).
+        learn_tau: Train the temperature, starting from tau.
     """
 
     def forward(self, scores: Tensor, probability: Tensor, margin: Tensor) -> Tensor:  # noqa: D102
@@ -135,13 +135,13 @@ class LogisticLoss(PreferenceLoss):
 class RegressionLoss(PreferenceLoss):
     """Half the squared distance from the data's log-odds: `functional.losses.regression`.
 
-    The paper's L_MSE has no factor 1/2, the official code has it: here it is there, so numbers equal the official ones.
+    The factor 1/2, which L_MSE of the paper lacks, is that of the official code.
 
     Args:
         tau: Temperature, above 0: log-odds are scores / tau.
-        target: Log-odds that stand for a hard label; soft labels are held within it. 10 in the official code.
-        smoothing: Share of labels taken to be flipped, in [0, 0.5).
-        learn_tau: Learn the temperature, starting from tau.
+        target: Log-odds of a hard label; soft labels are clamped to it. 10 in the official code.
+        smoothing: Assumed share of flipped labels, in [0, 0.5).
+        learn_tau: Train the temperature, starting from tau.
 
     Raises:
         ConfigError: A value is outside its range.
@@ -161,8 +161,8 @@ class HingeLoss(PreferenceLoss):
 
     Args:
         tau: Temperature, above 0: log-odds are scores / tau.
-        smoothing: Share of labels taken to be flipped, in [0, 0.5).
-        learn_tau: Learn the temperature, starting from tau.
+        smoothing: Assumed share of flipped labels, in [0, 0.5).
+        learn_tau: Train the temperature, starting from tau.
     """
 
     def forward(self, scores: Tensor, probability: Tensor, margin: Tensor) -> Tensor:  # noqa: D102

@@ -1,7 +1,7 @@
-"""Objectives of a policy: log-probabilities of judged responses in, one loss per prompt out.
+"""Policy objectives: from log-probabilities of judged responses to one loss per prompt.
 
-Each is a formula of `functional.gpo`; letters as there, and S of the K responses are read. `log_ratios` are log pi / pi_t unless an
-anchor says otherwise.
+Formulas and letters are those of `functional.gpo`; S of the K responses enter the loss. Log-ratios are log pi / pi_t unless an anchor
+replaces pi_t.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from prefrep.functional.gpo import Judged
 
 
 class PolicyObjective(ABC):
-    """What a policy is taught by the responses of a round.
+    """Loss of a policy on the judged responses of a round.
 
     Args:
-        beta: How strongly the policy is held to its reference; larger moves it less.
+        beta: Strength of the pull towards the reference; a larger beta moves the policy less.
 
     Raises:
         ConfigError: beta is not positive.
@@ -36,39 +36,39 @@ class PolicyObjective(ABC):
 
     @property
     def needs_opponents(self) -> bool:
-        """Whether it asks for responses of pi_0 to compare with."""
+        """Whether the loss needs scores against responses of pi_0."""
         return False
 
     @property
     def needs_initial(self) -> bool:
-        """Whether it asks for log pi_0 of the responses."""
+        """Whether the loss needs log pi_0 of the responses."""
         return False
 
     def selected(self, judged: Judged) -> Tensor:
-        """Indices of the responses whose log pi the loss depends on [N, S]; the policy need not read the others. Here all K."""
+        """Return the indices of the responses whose log pi enters the loss [N, S]; the policy reads no others. By default all K."""
         count, width = judged.reference.shape
         return torch.arange(width, device=judged.reference.device).expand(count, width)
 
     @abstractmethod
     def __call__(self, logprobs: Tensor, judged: Judged, selected: Tensor) -> Tensor:
-        """Losses.
+        """Return the loss of each prompt.
 
         Args:
             logprobs: log pi of the selected responses [N, S], with a gradient.
-            judged: What is known of all K responses.
-            selected: What `selected` gave for them [N, S]. It is not computed again: on another device a near tie may go the other way.
+            judged: Scores and reference log-probabilities of all K responses.
+            selected: Result of `selected` [N, S]. It is not recomputed, since a near tie may fall the other way on another device.
 
         Returns:
             [N].
         """
 
     def targets(self, judged: Judged) -> Tensor:
-        """What decides between the responses of a prompt, higher is better [N, K]; regressions: what log-ratios are regressed on."""
+        """Return the quality of each response, higher is better [N, K]; for regressions, the targets of the log-ratios."""
         return gpo.mean_over_opponents(judged.table, True) / self.beta
 
 
 class _Regression(PolicyObjective):
-    """Regression of log-ratios on values against an opponent; the values are what subclasses differ in."""
+    """Regression of log-ratios on values against an opponent; subclasses differ in the values."""
 
     def __init__(
         self,
@@ -88,43 +88,43 @@ class _Regression(PolicyObjective):
         if clamp is not None and not clamp > 0:
             raise ConfigError(f"clamp must be positive, or null, got {clamp}")
         if not 0 <= opponent <= 1 or not 0 <= anchor <= 1:
-            raise ConfigError(f"opponent and anchor are shares of pi_0 in [0, 1], got {opponent} and {anchor}")
+            raise ConfigError(f"opponent and anchor must be shares of pi_0 in [0, 1], got {opponent} and {anchor}")
         self.select, self.self_comparison, self.log_z, self.gamma = select, self_comparison, log_z, gamma
         self.clamp, self.clamp_at, self.opponent, self.anchor = clamp, clamp_at, opponent, anchor
 
     @property
     def needs_opponents(self) -> bool:
-        """Whether pi_0 is in the opponent."""
+        """Whether the opponent contains pi_0."""
         return self.opponent > 0
 
     @property
     def needs_initial(self) -> bool:
-        """Whether pi_0 is in the anchor."""
+        """Whether the anchor contains pi_0."""
         return self.anchor > 0
 
     def values(self, table: Tensor) -> Tensor:
-        """A table of scores as what is averaged over opponents: scores as they are."""
+        """Return the values that are averaged over opponents: the scores themselves."""
         return table
 
     def targets(self, judged: Judged) -> Tensor:
-        """What log-ratios are regressed on: s / beta - log Z [N, K]."""
+        """Return the regression targets s / beta - log Z [N, K]."""
         limit = self.clamp if self.clamp is not None else float("inf")
         scores = self._scores(judged)
         if self.clamp_at == "score":
             scores = scores.clamp(-limit, limit)
         targets = scores / self.beta
         if self.log_z == "estimated":
-            # The samples are pi_t's, and Z is of the anchor (pi_0 / pi_t)^anchor pi_t: that is their weight.
+            # Samples come from pi_t but Z normalises the anchor (pi_0 / pi_t)^anchor pi_t: importance weights.
             weights = self.anchor * (judged.initial - judged.reference) if self.anchor > 0 else 0.0
             targets = targets - gpo.log_partition(targets + weights)
         return targets.clamp(-limit, limit) if self.clamp_at == "target" else targets
 
     def selected(self, judged: Judged) -> Tensor:
-        """The best and the worst [N, 2], or all K; by mean values and not by targets, which a clamp makes equal."""
+        """Return the best and the worst [N, 2], or all K; by mean values, since a clamp makes targets equal."""
         return gpo.best_and_worst(self._scores(judged)) if self.select == "best_worst" else super().selected(judged)
 
     def __call__(self, logprobs: Tensor, judged: Judged, selected: Tensor) -> Tensor:
-        """Mean squared error over the selected responses [N]."""
+        """Return the mean squared error over the selected responses [N]."""
         reference = judged.reference
         if self.anchor > 0:
             reference = (1 - self.anchor) * reference + self.anchor * judged.initial
@@ -132,24 +132,24 @@ class _Regression(PolicyObjective):
         return gpo.squared_errors(logprobs - reference, targets, lengths, self.gamma).mean(-1)
 
     def _scores(self, judged: Judged) -> Tensor:
-        """Mean value of each response against the opponent [N, K]."""
+        """Return the mean value of each response against the opponent [N, K]."""
         return gpo.against_mixture(self.values(judged.table), self.values(judged.initial_table), self.opponent, self.self_comparison)
 
 
 class GPOObjective(_Regression):
     """General preference optimization: regress log pi / pi_t on s(y > mu) / beta - log Z (arXiv 2410.02197, eq. 5.3).
 
-    Defaults are the paper's practice: mu is pi_t, its K samples include the response itself, log Z = 0, and only the best and the worst
-    response by mean score are regressed. The official data script doubles every score (table - table^T of a skew table); `beta: 0.0005`
-    gives its numbers. Its clamp threshold of 1000 is documented nowhere, so both places it may have are offered and none is the default.
+    Defaults are those of the paper's experiments: mu is pi_t, its K samples include the response itself, log Z = 0, and the loss covers
+    only the best and the worst response by mean score. The official data script doubles every score (table - table^T of a skew table);
+    `beta: 0.0005` reproduces its numbers. Its clamp threshold of 1000 is undocumented, so `clamp_at` offers both places and `clamp` is off.
 
     Args:
-        beta: Scores are divided by it.
-        select: Responses that the loss is taken over.
-        self_comparison: Whether a response is among its own opponents, against which it scores 0.
+        beta: Divisor of the scores.
+        select: Responses in the loss.
+        self_comparison: Whether a response is one of its own opponents, against which it scores 0.
         log_z: `zero`, or estimated as log mean exp(s / beta) over the K samples.
-        clamp: Largest absolute target, or score; null: no limit.
-        clamp_at: What is clamped: `target` (s / beta - log Z), or `score` (s).
+        clamp: Largest absolute target or score; null: no limit.
+        clamp_at: What to clamp: `target` (s / beta - log Z) or `score` (s).
     """
 
     def __init__(
@@ -164,8 +164,8 @@ class GPOObjective(_Regression):
         super().__init__(beta, select, self_comparison, log_z, clamp, clamp_at)
 
 
-# A class that takes the place of another on the command line keeps every argument that both have, defaults too. What makes the next two
-# different are therefore arguments of theirs alone.
+# When the command line replaces one class by another, arguments that both have keep their values. So the next two classes differ in
+# arguments that GPOObjective does not have.
 
 
 class LNGPOObjective(_Regression):
@@ -191,14 +191,14 @@ class LNGPOObjective(_Regression):
 
 
 class NashMDObjective(_Regression):
-    """In the manner of Nash-MD (arXiv 2312.00886): opponent and anchor are mixtures of pi_t and pi_0, which pull back towards pi_0.
+    """Variant of Nash-MD (arXiv 2312.00886): opponent and anchor are mixtures of pi_t and pi_0, which pull back towards pi_0.
 
-    There the opponent is the geometric mixture itself; here it is pi_t or pi_0, drawn with the share of each. The anchor, which takes the
-    place of pi_t in the log-ratio, is geometric: pi_t^(1-a) pi_0^a.
+    Nash-MD plays against the geometric mixture; here the opponent is pi_t or pi_0, drawn with the share of each. The anchor, which replaces
+    pi_t in the log-ratio, is geometric: pi_t^(1-a) pi_0^a.
 
     Args:
         beta: See `GPOObjective`.
-        opponent: Share of pi_0 in the opponent, whose responses `SampleResponses.initial` asks for; 1: pi_0 alone.
+        opponent: Share of pi_0 in the opponent (1: pi_0 alone); `SampleResponses.initial` sets how many of its responses are sampled.
         anchor: Share a of pi_0 in the anchor.
         select: See `GPOObjective`.
         self_comparison: See `GPOObjective`.
@@ -221,7 +221,7 @@ class SPPOObjective(_Regression):
     """Self-play preference optimization: regress log pi / pi_t on (P(y > pi_t) - 1/2) / beta (arXiv 2405.00675, eq. 4.4).
 
     Args:
-        beta: Win rates are divided by it.
+        beta: Divisor of the win rates.
         select: See `GPOObjective`.
         self_comparison: See `GPOObjective`; a response wins against itself with probability 1/2.
     """
@@ -235,29 +235,29 @@ class SPPOObjective(_Regression):
         super().__init__(beta, select, self_comparison, "zero")
 
     def values(self, table: Tensor) -> Tensor:
-        """How much likelier than not the first wins."""
+        """Return P(first wins) - 1/2."""
         return table.sigmoid() - 0.5
 
 
 class _BestAgainstWorst(PolicyObjective):
-    """A loss of the best and the worst response by mean score; the formula is what subclasses differ in."""
+    """Loss of the best and the worst response by mean score; subclasses differ in the formula."""
 
     def __init__(self, beta: float = 0.1) -> None:
         super().__init__(beta)
 
     def selected(self, judged: Judged) -> Tensor:
-        """The best and the worst [N, 2]."""
+        """Return the best and the worst [N, 2]."""
         return gpo.best_and_worst(gpo.mean_over_opponents(judged.table, True))
 
     def __call__(self, logprobs: Tensor, judged: Judged, selected: Tensor) -> Tensor:
-        """The loss of each prompt [N]; 0 where all responses are equally good, since there is no better one."""
+        """Return the loss of each prompt [N]; 0 if all responses are equally good."""
         best, worst = (logprobs - judged.reference.gather(-1, selected)).unbind(-1)
         better, worse = gpo.mean_over_opponents(judged.table, True).gather(-1, selected).unbind(-1)
         return torch.where(better > worse, self.formula(best, worst), 0.0)
 
     @abstractmethod
     def formula(self, best: Tensor, worst: Tensor) -> Tensor:
-        """Losses of log-ratios of the best and the worst [N]."""
+        """Return losses [N] from log-ratios of the best and the worst [N]."""
 
 
 class DPOObjective(_BestAgainstWorst):
@@ -268,7 +268,7 @@ class DPOObjective(_BestAgainstWorst):
     """
 
     def formula(self, best: Tensor, worst: Tensor) -> Tensor:
-        """See `functional.gpo.dpo`."""
+        """Return `functional.gpo.dpo`."""
         return gpo.dpo(best, worst, self.beta)
 
 
@@ -276,27 +276,27 @@ class IPOObjective(_BestAgainstWorst):
     """IPO between the best and the worst response by mean score, against pi_t (arXiv 2310.12036).
 
     Args:
-        beta: The log-ratios shall differ by 1 / (2 beta).
+        beta: The target difference of the log-ratios is 1 / (2 beta).
     """
 
     def formula(self, best: Tensor, worst: Tensor) -> Tensor:
-        """See `functional.gpo.ipo`."""
+        """Return `functional.gpo.ipo`."""
         return gpo.ipo(best, worst, self.beta)
 
 
 class DistillObjective(PolicyObjective):
     """Reward distillation: regress differences of log-ratios on differences of rewards, s(i > j) / beta, over all pairs.
 
-    arXiv 2405.19316 and, with pi_t as the reference, REBEL (arXiv 2404.16767). For a preference model that is not Bradley-Terry no reward
-    has the table as its differences; the loss then finds the best one.
+    See arXiv 2405.19316 and, with pi_t as the reference, REBEL (arXiv 2404.16767). If the preference model is not Bradley-Terry, no reward
+    has the table as its differences, and the loss finds the closest one.
 
     Args:
-        beta: Scores are divided by it.
+        beta: Divisor of the scores.
     """
 
     def __init__(self, beta: float = 0.1) -> None:
         super().__init__(beta)
 
     def __call__(self, logprobs: Tensor, judged: Judged, selected: Tensor) -> Tensor:
-        """The loss of each prompt [N]; all K responses are selected."""
+        """Return the loss of each prompt [N]; all K responses are selected."""
         return gpo.pairwise_errors(logprobs - judged.reference, judged.table / self.beta)

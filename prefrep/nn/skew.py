@@ -1,4 +1,4 @@
-"""Skew operators: how two embeddings meet in a general preference model. Positive scores: the first one wins."""
+"""Skew operators: how a general preference model compares two embeddings. A positive score means that the first one wins."""
 
 from __future__ import annotations
 
@@ -16,34 +16,34 @@ from prefrep.functional.skew import GateVariant
 
 
 def check_dim(owner: str, dim: int) -> None:
-    """Refuse an embedding dimension that is not made of 2 x 2 blocks.
+    """Check that an embedding dimension consists of 2 x 2 blocks.
 
     Args:
         owner: Name of the parameter, for the message.
         dim: The dimension.
 
     Raises:
-        ConfigError: It is odd or not positive.
+        ConfigError: The dimension is odd or not positive.
     """
     if dim < 2 or dim % 2:
         raise ConfigError(f"{owner} must be a positive even number, got {dim}")
 
 
-MYPY = False  # mypy takes this name for True; jsonargparse reads TYPE_CHECKING as True as well, and would then not see the restriction
+MYPY = False  # mypy evaluates this name as True; so does jsonargparse with TYPE_CHECKING, which would hide the restriction
 if MYPY:
     EvenDim = int
 else:
-    # Heads are factories that the command line calls late: this type refuses an odd dimension while it is still parsing.
+    # The command line calls head factories late; this type rejects an odd dimension at parse time.
     EvenDim = extend_base_type("EvenDim", int, lambda _, value: check_dim("GPMHead.dim", int(value)))
 
 
 def linear(owner: nn.Module, in_features: int, out_features: int) -> nn.Linear:
-    """A linear layer without bias, initialised as N(0, 1/(in_features + 1)^2) like the heads of the official checkpoints.
+    """Return a linear layer without bias, initialised as N(0, 1/(in_features + 1)^2) like the heads of the official checkpoints.
 
-    The official code initialises its heads so only if flags are set; here every new head is.
+    The official code does so only if flags are set; here every new head does.
 
     Args:
-        owner: Who asks, for the message.
+        owner: The module that the layer belongs to, for the error message.
         in_features: H.
         out_features: Rows of the weight.
 
@@ -73,11 +73,11 @@ def project(layer: nn.Linear, hidden: Tensor) -> Tensor:
 
 
 class SkewOperator(nn.Module, ABC):
-    """A skew-symmetric form: s(a > b) = <R(x) a, b> with R(x)^T = -R(x).
+    """Skew-symmetric form: s(a > b) = <R(x) a, b> with R(x)^T = -R(x).
 
     Args:
         dim: Embedding dimension D, positive and even.
-        hidden_size: Hidden size H of the backbone, for operators that look at the prompt.
+        hidden_size: Hidden size H of the backbone, for operators that read the prompt.
 
     Raises:
         ConfigError: dim is odd or not positive.
@@ -92,7 +92,7 @@ class SkewOperator(nn.Module, ABC):
 
     @abstractmethod
     def score(self, a: Tensor, b: Tensor, prompt: Tensor | None = None) -> Tensor:
-        """Scores of pairs.
+        """Return scores of pairs.
 
         Args:
             a: Embeddings of the first responses, [.., D].
@@ -105,7 +105,7 @@ class SkewOperator(nn.Module, ABC):
 
     @abstractmethod
     def table(self, e: Tensor, prompt: Tensor | None = None) -> Tensor:
-        """Scores among K responses, exactly skew: s_ij = -s_ji and s_ii = 0.
+        """Return scores among K responses, exactly skew: s_ij = -s_ji and s_ii = 0.
 
         Args:
             e: Embeddings, [.., K, D].
@@ -117,7 +117,7 @@ class SkewOperator(nn.Module, ABC):
 
     @abstractmethod
     def block_scores(self, a: Tensor, b: Tensor, prompt: Tensor | None = None) -> Tensor:
-        """Scores of pairs by 2 x 2 block: their sum is `score`.
+        """Return scores of pairs by 2 x 2 block; their sum is `score`.
 
         Args:
             a: Embeddings of the first responses, [.., D].
@@ -130,18 +130,18 @@ class SkewOperator(nn.Module, ABC):
 
     @abstractmethod
     def matrix(self, prompt: Tensor | None = None) -> Tensor:
-        """R(x) itself, for analysis.
+        """Return R(x), for analysis.
 
         Args:
             prompt: Hidden states of the prompts, [.., H], if `needs_prompt`.
 
         Returns:
-            [.., D, D], or [D, D] where the prompt plays no part.
+            [.., D, D], or [D, D] if R does not depend on the prompt.
         """
 
 
 class BlockSkew(SkewOperator):
-    """The canonical operator R = blockdiag([[0, -1], [1, 0]]): no parameters (arXiv:2410.02197, Definition 4.2).
+    """Canonical operator R = blockdiag([[0, -1], [1, 0]]), without parameters (arXiv:2410.02197, Definition 4.2).
 
     With embeddings of length 1 a score lies in [-1, 1].
     """
@@ -150,7 +150,7 @@ class BlockSkew(SkewOperator):
 
     def __init__(self, dim: int, hidden_size: int) -> None:
         super().__init__(dim, hidden_size)
-        self.register_buffer("anchor", torch.empty(0), persistent=False)  # knows the device, since there is no parameter that does
+        self.register_buffer("anchor", torch.empty(0), persistent=False)  # carries the device, in place of a parameter
 
     def score(self, a: Tensor, b: Tensor, prompt: Tensor | None = None) -> Tensor:  # noqa: D102
         return skew.score(a, b)
@@ -168,9 +168,9 @@ class BlockSkew(SkewOperator):
 class GatedSkew(SkewOperator):
     """Canonical blocks with weights w(x) >= 0 that depend on the prompt: s = sum_l w_l(x) (a[2l] b[2l+1] - a[2l+1] b[2l]).
 
-    Decisions where the sources disagree: weights enter linearly, as in the official code (the paper squares them); the default variant is
-    plain softmax, as in the released checkpoints; the gate reads one hidden state per prompt, the same for all responses (the official code
-    reads the chosen response's run), so a table stays exactly skew. With D = 2 a softmax gate is always 1.
+    Where the sources disagree: weights enter linearly, as in the official code (the paper squares them); the default variant is plain
+    softmax, as in the released checkpoints; all responses share the gate of their prompt (the official code computes it in the sequence of
+    the chosen response), so a table stays exactly skew. With D = 2 a softmax gate is always 1.
 
     Args:
         dim: Embedding dimension D, positive and even.
@@ -178,7 +178,7 @@ class GatedSkew(SkewOperator):
         variant: `softmax`, `scaled_softmax` (D/2 softmax(z / sqrt(H)), the published training code), `nonnegative` (softplus, any sum).
 
     Raises:
-        ConfigError: dim is odd or not positive, or there is no such variant.
+        ConfigError: dim is odd or not positive, or the variant is unknown.
     """
 
     needs_prompt: ClassVar[bool] = True
@@ -191,7 +191,7 @@ class GatedSkew(SkewOperator):
         self.prompt_head = linear(self, hidden_size, dim // 2)
 
     def weights(self, prompt: Tensor | None) -> Tensor:
-        """The weights of the blocks.
+        """Return the weights of the blocks.
 
         Args:
             prompt: Hidden states of the prompts, [.., H].
@@ -200,7 +200,7 @@ class GatedSkew(SkewOperator):
             w, [.., D/2].
 
         Raises:
-            ConfigError: There is no prompt.
+            ConfigError: `prompt` is None.
         """
         if prompt is None:
             raise ConfigError("GatedSkew needs the hidden state of the prompt to compute its gate; pass prompt, or use BlockSkew")
@@ -221,14 +221,14 @@ class GatedSkew(SkewOperator):
 
 
 class LearnedSkew(SkewOperator):
-    """A learnt operator R = A - A^T, which starts as the canonical one.
+    """Learned operator R = A - A^T, initialised as the canonical one.
 
-    Not in the paper, whose Proposition A.1 needs R to preserve lengths; here block scales are learnt too, and are the same for all prompts.
-    Scores of unit embeddings lie within the largest scale, not within 1.
+    It is not in the paper, whose Proposition A.1 needs R to preserve lengths; here block scales are learned and shared by all prompts.
+    Scores of unit embeddings are bounded by the largest scale, not by 1.
 
     Args:
         dim: Embedding dimension D, positive and even.
-        hidden_size: Not used; operators are made alike.
+        hidden_size: Not used; all operators share one signature.
 
     Raises:
         ConfigError: dim is odd or not positive.
@@ -250,9 +250,9 @@ class LearnedSkew(SkewOperator):
             return skew.antisymmetric(F.linear(e, self.factor.to(e.dtype)) @ e.transpose(-1, -2))
 
     def block_scores(self, a: Tensor, b: Tensor, prompt: Tensor | None = None) -> Tensor:
-        """Scores of pairs by block of R's canonical form, from the largest scale to the smallest.
+        """Return scores of pairs by block of the canonical form of R, from the largest scale to the smallest, for analysis.
 
-        For analysis: gradients reach a and b but not R, since its canonical form has none where scales coincide, as they do at the start.
+        Gradients reach a and b but not R: the canonical form is not differentiable where scales coincide, as they do at initialisation.
 
         Args:
             a: Embeddings of the first responses, [.., D].

@@ -68,7 +68,7 @@ def inspect(
     sources = [Source(path, format, split, limit=limit, columns=columns or None) for path in data]
     lengths: Lengths = by_words
     if tokenizer:
-        from prefrep.nn.backbone import load_tokenizer
+        from prefrep.nn.loading import load_tokenizer
 
         lengths = by_tokens(Encoder(load_tokenizer(tokenizer), EncodeConfig(max_length=2**40), "single"))
     found, unread = summarise(sources, lengths, max_length, on_bad_row)

@@ -18,6 +18,7 @@ import prefrep.modules
 from prefrep import generation, judges
 from prefrep.data import preference, prompts
 from prefrep.errors import UsageError
+from prefrep.modules import PreferenceModule
 from prefrep.nn import heads, losses, objectives, skew
 from prefrep.shipped import config_file
 
@@ -126,10 +127,8 @@ def sentence(message: str) -> str:
         key, name = match.groups()
         known = _known_classes()
         if name in known:
-            return (
-                f"{key}: {name} does not go there; BradleyTerry takes BTHead, PairPreference PairHead, GeneralPreference GPMHead, "
-                "HybridPreference HybridHead"
-            )
+            takes = ", ".join(f"{kind.__name__} {kind.head_type().__name__}" for kind in PreferenceModule.__subclasses__())
+            return f"{key}: {name} does not go there; modules take these heads: {takes}"
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
         return f"{key}: there is no class {name}" + (f"; did you mean {near[0]}?" if near else f"; there are {', '.join(sorted(known))}")
     return text[:600]

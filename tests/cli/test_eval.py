@@ -12,8 +12,9 @@ from conftest import program
 from prefrep.data.encode import EncodeConfig
 from prefrep.errors import CheckpointError, ConfigError, DataError, RecordError, UsageError
 from prefrep.io.folder import save
-from prefrep.nn.backbone import Backbone, load_tokenizer
+from prefrep.nn.backbone import Backbone
 from prefrep.nn.heads import BTHead, GPMHead, PairHead
+from prefrep.nn.loading import load_tokenizer
 from prefrep.scoring import Scorer
 
 main = program("eval")

@@ -14,9 +14,10 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 from prefrep.data.encode import EncodeConfig
 from prefrep.errors import CheckpointError, ConfigError, RecordError, UsageError
 from prefrep.io.folder import save
-from prefrep.nn.backbone import Backbone, load_tokenizer
+from prefrep.nn.backbone import Backbone
 from prefrep.nn.bundled import resolve
 from prefrep.nn.heads import GPMHead
+from prefrep.nn.loading import load_tokenizer
 from prefrep.scoring import Scorer
 
 main = program("eval")

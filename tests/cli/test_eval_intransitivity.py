@@ -20,8 +20,9 @@ from prefrep.evaluation.scores import ScoreLog
 from prefrep.evaluation.summary import Bootstrap
 from prefrep.evaluation.tables import TableRow
 from prefrep.io.folder import save
-from prefrep.nn.backbone import Backbone, load_tokenizer
+from prefrep.nn.backbone import Backbone
 from prefrep.nn.heads import BTHead, GPMHead, PairHead, PreferenceHead
+from prefrep.nn.loading import load_tokenizer
 from prefrep.nn.skew import GatedSkew, LearnedSkew
 from prefrep.scoring import Scorer, ranked
 

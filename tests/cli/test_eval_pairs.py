@@ -15,8 +15,9 @@ from prefrep.evaluation.pairs import PairRow, evaluate
 from prefrep.evaluation.scores import read_scores
 from prefrep.evaluation.summary import Bootstrap
 from prefrep.io.folder import save
-from prefrep.nn.backbone import Backbone, load_tokenizer
+from prefrep.nn.backbone import Backbone
 from prefrep.nn.heads import GPMHead
+from prefrep.nn.loading import load_tokenizer
 from prefrep.scoring import Scorer
 
 main = program("eval")

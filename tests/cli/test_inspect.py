@@ -108,7 +108,7 @@ def test_many_sources_and_bad_rows_stay_readable(tmp_path: Path, capsys: pytest.
 
 def test_tokens_are_those_the_model_reads(tmp_path: Path) -> None:
     from prefrep.data.encode import EncodeConfig, Encoder
-    from prefrep.nn.backbone import load_tokenizer
+    from prefrep.nn.loading import load_tokenizer
 
     items = [row("hi", "short", "a much longer answer than that"), row("hello there", "x", "y")]
     path = write(tmp_path / "a.jsonl", items)

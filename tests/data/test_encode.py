@@ -17,7 +17,7 @@ from prefrep.data.encode import EncodeConfig, Encoder, pad_id
 from prefrep.data.formats import to_record
 from prefrep.data.trees import Datum, Ids
 from prefrep.errors import ConfigError, RecordError
-from prefrep.nn.backbone import load_tokenizer
+from prefrep.nn.loading import load_tokenizer
 from prefrep.records import Comparison, Message, Messages, RankedResponses
 
 LLAMA, QWEN, GPT2 = "bundled:tiny-llama", "bundled:tiny-qwen2", "bundled:tiny-gpt2"  # with BOS; without; without, and pad == eos

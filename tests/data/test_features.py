@@ -25,7 +25,8 @@ from prefrep.data.identity import identity
 from prefrep.data.remember import look_up, remember
 from prefrep.data.trees import Datum, Layout, Tree, TreeBatch, collate
 from prefrep.errors import DataError
-from prefrep.nn.backbone import Backbone, LoRA
+from prefrep.nn.backbone import Backbone
+from prefrep.nn.lora import LoRA
 
 ABOUT = {"weights": "w"}
 

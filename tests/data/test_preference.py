@@ -12,7 +12,7 @@ import pytest
 from prefrep.data.encode import EncodeConfig
 from prefrep.data.preference import PreferenceData
 from prefrep.errors import ConfigError, DataError, RecordError
-from prefrep.nn.backbone import load_tokenizer
+from prefrep.nn.loading import load_tokenizer
 
 RANKED = {"prompt": "scored", "responses": ["a", "b", "c"], "scores": [1, 2, 1]}
 ROWS = [{"prompt": f"Say {i}", "chosen": f"{i} it is", "rejected": "no " * i} for i in range(1, 8)]

@@ -25,7 +25,7 @@ from prefrep.errors import CheckpointError, ConfigError, TrainingError
 from prefrep.generation import TransformersSampler
 from prefrep.judges import RuleJudge, concise
 from prefrep.modules import GPO
-from prefrep.nn.backbone import load_tokenizer
+from prefrep.nn.loading import load_tokenizer
 from prefrep.records import RankedResponses
 from prefrep.scoring import Scorer
 

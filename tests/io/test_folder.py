@@ -21,9 +21,11 @@ from prefrep.errors import CheckpointError, ConfigError
 from prefrep.io import folder, policy
 from prefrep.io.folder import PreferenceModel
 from prefrep.io.heads import describe_head
-from prefrep.nn.backbone import Backbone, LoRA, load_tokenizer
+from prefrep.nn.backbone import Backbone
 from prefrep.nn.bundled import resolve
 from prefrep.nn.heads import BTHead, GPMHead, HybridHead, PairHead, PreferenceHead
+from prefrep.nn.loading import load_tokenizer
+from prefrep.nn.lora import LoRA
 from prefrep.nn.skew import GatedSkew, LearnedSkew
 from prefrep.scoring import Scorer
 

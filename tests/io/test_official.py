@@ -18,8 +18,9 @@ from prefrep.errors import CheckpointError, ConfigError, UsageError
 from prefrep.io import folder, official
 from prefrep.io.folder import PreferenceModel
 from prefrep.io.heads import describe_head
-from prefrep.nn.backbone import Backbone, LoRA
+from prefrep.nn.backbone import Backbone
 from prefrep.nn.heads import BTHead, GPMHead, PairHead, PreferenceHead
+from prefrep.nn.lora import LoRA
 from prefrep.nn.skew import BlockSkew, GatedSkew, LearnedSkew
 from prefrep.scoring import Scorer
 

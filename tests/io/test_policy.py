@@ -12,7 +12,8 @@ from transformers import AutoModelForCausalLM
 
 from prefrep.errors import ConfigError
 from prefrep.io import policy
-from prefrep.nn.backbone import Backbone, LoRA
+from prefrep.nn.backbone import Backbone
+from prefrep.nn.lora import LoRA
 
 
 def adapted() -> Backbone:

@@ -22,8 +22,9 @@ from prefrep.data.encode import EncodeConfig
 from prefrep.errors import CheckpointError, ConfigError
 from prefrep.io import folder, seqcls
 from prefrep.io.folder import PreferenceModel
-from prefrep.nn.backbone import Backbone, LoRA
+from prefrep.nn.backbone import Backbone
 from prefrep.nn.heads import BTHead, GPMHead, PairHead
+from prefrep.nn.lora import LoRA
 from prefrep.records import Message, RankedResponses
 from prefrep.scoring import Scorer, ranked
 
@@ -264,3 +265,9 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert "README.md" in capsys.readouterr().out
     with pytest.raises(CheckpointError, match="would replace"):
         export(["--model", str(tmp_path / "a"), "--to", "seqcls", "--out", str(tmp_path / "b" / ".." / "a")])
+
+
+@pytest.mark.parametrize(("family", "shifts"), [("gpt2", True), ("llama", False)])
+def test_the_readme_warns_of_learned_positions(family: str, shifts: bool, tmp_path: Path) -> None:
+    seqcls.write(tmp_path / "rm", model_of(family))
+    assert ("Pad on the right" in (tmp_path / "rm" / "README.md").read_text()) == shifts

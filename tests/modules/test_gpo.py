@@ -20,7 +20,8 @@ from prefrep.data.round_batch import RoundBatch, Sample
 from prefrep.data.trees import Datum, collate
 from prefrep.errors import ConfigError
 from prefrep.modules import GPO, Schedule
-from prefrep.nn.backbone import Backbone, LoRA
+from prefrep.nn.backbone import Backbone
+from prefrep.nn.lora import LoRA
 from prefrep.nn.objectives import GPOObjective
 from prefrep.records import Message, RankedResponses
 

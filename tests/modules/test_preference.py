@@ -23,8 +23,10 @@ from prefrep.data.preference import PreferenceData
 from prefrep.data.trees import TreeBatch
 from prefrep.errors import CheckpointError, ConfigError, TrainingError
 from prefrep.modules import BradleyTerry, GeneralPreference, HybridPreference, PairPreference, PreferenceModule, Schedule
-from prefrep.nn.backbone import Backbone, LoRA, load_tokenizer
+from prefrep.nn.backbone import Backbone
 from prefrep.nn.heads import GPMHead, HybridHead, PairHead
+from prefrep.nn.loading import load_tokenizer
+from prefrep.nn.lora import LoRA
 from prefrep.nn.losses import LogisticLoss
 from prefrep.nn.skew import GatedSkew, LearnedSkew
 

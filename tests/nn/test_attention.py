@@ -11,7 +11,7 @@ from transformers import PretrainedConfig
 
 from prefrep.functional import blocks
 from prefrep.functional.trees import tree_mask
-from prefrep.nn import attention
+from prefrep.nn import attention, masks
 
 HEADS, GROUPS, WIDTH, OF_VALUES = 6, 3, 4, 5
 
@@ -42,7 +42,7 @@ def test_blocks_are_attention_under_the_mask(kept: int, softcap: float | None, w
     monkeypatch.setattr(blocks, "QUERIES", 4)
     tree, branch, positions = tokens()
     config = PretrainedConfig(num_attention_heads=HEADS, num_key_value_heads=GROUPS, sliding_window=window)
-    biases, places = attention.in_blocks(config, tree, branch, positions, torch.float64)
+    biases, index = masks.tree_biases(config, tree, branch, positions, torch.float64)
     mask = tree_mask(tree[None], branch[None], positions[None], window)[0, 0]
     generator = torch.Generator().manual_seed(1)
 
@@ -57,12 +57,12 @@ def test_blocks_are_attention_under_the_mask(kept: int, softcap: float | None, w
         return out.detach(), list(torch.autograd.grad((out * weight).sum(), given))
 
     expected, slopes = both(lambda: dense(*given, mask, softcap))
-    found, ours = both(lambda: attention.tree_attention(torch.nn.Module(), *given, biases, 0.7, softcap, places=places)[0][0])
+    found, ours = both(lambda: attention.tree_attention(torch.nn.Module(), *given, biases, 0.7, softcap, block_index=index)[0][0])
     torch.testing.assert_close(found, expected)
     for slope, other in zip(ours, slopes, strict=True):
         torch.testing.assert_close(slope, other)
     with torch.no_grad():  # scoring goes another way
-        alone = attention.tree_attention(torch.nn.Module(), *given, biases, 0.7, softcap, places=places)[0][0]
+        alone = attention.tree_attention(torch.nn.Module(), *given, biases, 0.7, softcap, block_index=index)[0][0]
     torch.testing.assert_close(alone, expected)
 
 
@@ -70,15 +70,15 @@ def test_every_query_sees_a_key_under_a_window() -> None:
     """Padding, too: a row of the lowest numbers would be the lowest plus a logit, which fp16 does not hold."""
     tree, branch, positions = tokens(2)
     config = PretrainedConfig(num_attention_heads=1, sliding_window=2)
-    biases, places = attention.in_blocks(config, tree, branch, positions, torch.float32)
+    biases, index = masks.tree_biases(config, tree, branch, positions, torch.float32)
     at = 0
-    for n, q, u in places.shapes.tolist():
+    for n, q, u in index.shapes.tolist():
         assert (biases.flatten()[at : at + n * q * u].view(n * q, u) == 0).any(1).all()
         at += n * q * u
-    assert at == biases.numel() and len(places.padding)
+    assert at == biases.numel() and len(index.padding)
 
 
 def test_sinks_are_refused() -> None:
     x = torch.zeros(1, 1, 1, 2)
-    with pytest.raises(ValueError, match="no attention sinks"):
+    with pytest.raises(ValueError, match="does not support attention sinks"):
         attention.tree_attention(torch.nn.Module(), x, x, x, None, s_aux=torch.zeros(1))

@@ -12,7 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from prefrep.errors import CheckpointError
-from prefrep.nn import bundled
+from prefrep.nn import bundled, smollm2, tiny
 
 CHAT = [{"role": "user", "content": "the other thing\n\nis 12.."}, {"role": "assistant", "content": "Yes, é."}]
 
@@ -43,7 +43,7 @@ def test_missing_package_says_how_to_install_it(cache: Path, monkeypatch: pytest
     assert not any(cache.iterdir())
 
 
-@pytest.mark.parametrize("family", bundled.TINY_FAMILIES)
+@pytest.mark.parametrize("family", tiny.FAMILIES)
 def test_tiny_model_and_tokenizer(family: str, cache: Path) -> None:
     folder = bundled.resolve(f"bundled:tiny-{family}")
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -76,7 +76,7 @@ def test_sliding_windows_cut_off_what_is_far(family: str, cache: Path) -> None:
     sliding = model.config.layer_types.index("sliding_attention")
     seen: list[torch.Tensor] = []
     model.model.layers[sliding].self_attn.register_forward_hook(lambda module, args, output: seen.append(output[0].detach()))
-    hidden = torch.randn(1, 2 * bundled.TINY_WINDOW, 32, generator=torch.Generator().manual_seed(0)).repeat(2, 1, 1)
+    hidden = torch.randn(1, 2 * tiny.WINDOW, 32, generator=torch.Generator().manual_seed(0)).repeat(2, 1, 1)
     hidden[1, 0] += 1.0  # beyond the window of the last position, at the embedding already
     layers = model.model.layers
     model.model.layers = layers[sliding : sliding + 1]
@@ -149,8 +149,8 @@ def test_rotary_order_is_undone() -> None:
     # llama.cpp keeps the pairs (i, i + half) of a head side by side. One head of four rows, then two heads of two rows.
     halves = np.arange(4, dtype=np.float32)[:, None]
     pairs = halves[[0, 2, 1, 3]]
-    assert np.array_equal(bundled._split_halves(pairs, 1), halves)
-    assert np.array_equal(bundled._split_halves(halves, 2), halves)
+    assert np.array_equal(smollm2._split_halves(pairs, 1), halves)
+    assert np.array_equal(smollm2._split_halves(halves, 2), halves)
 
 
 @pytest.mark.bundled

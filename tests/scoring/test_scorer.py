@@ -19,8 +19,9 @@ from transformers import GptOssConfig, GptOssForCausalLM
 from prefrep.data.encode import EncodeConfig
 from prefrep.errors import ConfigError, DataError, RecordError
 from prefrep.io.folder import PreferenceModel
-from prefrep.nn.backbone import Backbone, load_tokenizer
+from prefrep.nn.backbone import Backbone
 from prefrep.nn.heads import BTHead, GPMHead, HybridHead, PairHead, PreferenceHead
+from prefrep.nn.loading import load_tokenizer
 from prefrep.nn.skew import BlockSkew, GatedSkew, LearnedSkew
 from prefrep.records import Comparison, Message, RankedResponses
 from prefrep.scoring import PairScorer, Scorer, ranked

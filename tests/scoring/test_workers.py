@@ -13,8 +13,9 @@ from prefrep.data.encode import EncodeConfig
 from prefrep.data.sources import read
 from prefrep.errors import CheckpointError, PrefrepError, UsageError
 from prefrep.io.folder import save
-from prefrep.nn.backbone import Backbone, load_tokenizer
+from prefrep.nn.backbone import Backbone
 from prefrep.nn.heads import PairHead
+from prefrep.nn.loading import load_tokenizer
 from prefrep.scoring.workers import WINDOW, Loading, Workers
 
 ROWS = [

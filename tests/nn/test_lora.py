@@ -1,0 +1,41 @@
+"""LoRA: adapters alone are trained, and merged adapters are the same model."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from conftest import data_of, hidden
+
+from prefrep.data.trees import collate
+from prefrep.nn.backbone import Backbone
+from prefrep.nn.lora import LoRA
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_merged_lora_is_the_same_model(name: str) -> None:
+    torch.manual_seed(0)
+    adapted = Backbone(f"bundled:tiny-{name}", lora=LoRA(rank=2))
+    for parameter in adapted.parameters():
+        if parameter.requires_grad:
+            torch.nn.init.normal_(parameter, std=0.1)
+    plain = Backbone(f"bundled:tiny-{name}")
+    batch = collate(data_of(plain.path), pad_id=0)
+    before = hidden(plain, batch)
+    plain.model.load_state_dict(adapted.merged_state())
+    assert (hidden(plain, batch) - before).abs().max() > 0.01
+    torch.testing.assert_close(hidden(plain, batch), hidden(adapted.eval(), batch), atol=1e-4, rtol=1e-4)
+
+
+def test_lora_trains_adapters_alone() -> None:
+    names = [name for name, parameter in Backbone("bundled:tiny-llama", lora=LoRA()).named_parameters() if parameter.requires_grad]
+    assert names and all("lora_" in name for name in names)
+    assert not any("lm_head" in name for name in names)
+
+
+def test_dropout_of_adapters_stays() -> None:
+    backbone = Backbone("bundled:tiny-llama", lora=LoRA(rank=2, dropout=0.5)).train()
+    for name, parameter in backbone.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter)
+    batch = collate(data_of(backbone.path), pad_id=0)
+    assert not torch.equal(hidden(backbone, batch), hidden(backbone, batch))
