@@ -41,3 +41,20 @@ class ConfigError(PrefrepError, ValueError):
 
     A `ValueError` too, so that jsonargparse reports it as a parse error.
     """
+
+
+class LockError(PrefrepError):
+    """Another process is writing where this one wants to."""
+
+
+class Stopped(PrefrepError):
+    """A run that a signal asked to stop, and that has written its checkpoint.
+
+    Args:
+        message: Where it stopped and how to go on; empty in processes that leave the message to another one.
+        code: Exit code.
+    """
+
+    def __init__(self, message: str, code: int) -> None:
+        self.code = code
+        super().__init__(message)

@@ -13,7 +13,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "prefrep"
 # From the ground up; rooms on one floor do not see each other. Rooms that later issues build have their place already.
 STOREYS = (
-    ("records", "errors", "cache", "disk", "parts"),
+    ("records", "errors", "cache", "disk", "parts", "locks", "signals"),
     ("functional",),
     ("nn", "data", "metrics"),
     ("modules",),

@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import sys
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, cast
 
 from prefrep.cli import friendly
 from prefrep.disk import replace_lines
 from prefrep.errors import ConfigError, PrefrepError
+from prefrep.locks import writing
 
 HELP = """usage: bin/prefrep fit|validate|test|predict --config FILE [--KEY VALUE ...]
 
@@ -75,6 +77,12 @@ def main(args: list[str] | None = None) -> int:
                 )
 
         before_validate = before_test = _trained
+
+        def _run_subcommand(self, subcommand: str) -> None:
+            """Runs a sub-command; a run folder has one writer, process 0 for all of a distributed run."""
+            alone = subcommand == "fit" and self.trainer.is_global_zero and not cast(Any, self.trainer).fast_dev_run
+            with writing(Path(self.trainer.default_root_dir), folder=True) if alone else nullcontext():
+                super()._run_subcommand(subcommand)
 
         def before_predict(self) -> None:
             """Refuses a run whose predictions would be scattered over processes."""
