@@ -43,10 +43,6 @@ class ConfigError(PrefrepError, ValueError):
     """
 
 
-class LockError(PrefrepError):
-    """Another process is writing where this one wants to."""
-
-
 class Stopped(PrefrepError):
     """A run that a signal asked to stop, and that has written its checkpoint.
 

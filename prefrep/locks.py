@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
@@ -13,8 +14,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
-
-from prefrep.errors import LockError
 
 ORPHANS = 10.0  # seconds that children of a killed writer may take to notice its death
 
@@ -32,10 +31,14 @@ def writing(path: Path, *, folder: bool = False) -> Iterator[None]:
         folder: Whether it is a folder.
 
     Raises:
-        LockError: Another process is writing there.
+        BlockingIOError: Another process is writing there; its `strerror` says which, and what to do.
+        NotADirectoryError: A file is where the folder should be.
     """
     file = path / ".lock" if folder else path.with_name(f".{path.name}.lock")
-    file.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(file.parent)) from None
     lock = FileLock(file, is_singleton=False, thread_local=False)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="flock not supported")
@@ -62,7 +65,7 @@ def _acquire(lock: FileLock, path: Path, file: Path) -> None:
         except Timeout:
             about = _owner(file)
             if not _is_dead(about) or time.monotonic() > end:
-                raise LockError(_sentence(path, file, about)) from None
+                raise BlockingIOError(errno.EAGAIN, _sentence(file, about), str(path)) from None
         time.sleep(0.1)
 
 
@@ -88,9 +91,9 @@ def _is_dead(about: dict[str, str | int]) -> bool:
     return False
 
 
-def _sentence(path: Path, file: Path, about: dict[str, str | int]) -> str:
+def _sentence(file: Path, about: dict[str, str | int]) -> str:
     who = f"process {about['pid']} on {about['host']} (since {about['since']}: {about['command']})" if about else "another process"
     remedy = "wait for it, stop it, or name another place"
     if about and about["host"] != socket.gethostname():
         remedy += f"; if it is gone, delete {file}"
-    return f"{path}: {who} is writing there; {remedy}"
+    return f"{who} is writing there; {remedy}"

@@ -26,7 +26,7 @@ class StopSignals:
         self.received: signal.Signals | None = None
 
     def listen(self) -> None:
-        """Install the handlers, also over those that a library has installed since the last call. Other threads than the main one cannot."""
+        """Install the handlers, also over those that a library installed since the last call. Only the main thread can."""
         if threading.current_thread() is not threading.main_thread():
             return
         for number in STOPPING:

@@ -9,9 +9,9 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal, cast
 
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.plugins.environments import SLURMEnvironment
 
 from prefrep.disk import replace_path
 from prefrep.errors import ConfigError, Stopped
@@ -184,11 +184,9 @@ class Checkpoints(ModelCheckpoint):
             self._requeue(trainer)
         if not trainer.is_global_zero:
             raise Stopped("", 0)  # Lightning kills the others when one of its children fails
-        step = trainer.global_step
-        where = f"at step {step}; to go on, run the same command with --ckpt_path last ({self._last})"
-        raise Stopped(
-            f"stopped by {number.name} {where if step else 'before the first step; to go on, run the same command'}", 128 + number
-        )
+        step, again = trainer.global_step, "to go on, run the same command"
+        where = f"at step {step}; {again} with --ckpt_path last ({self._last})" if step else f"before the first step; {again}"
+        raise Stopped(f"stopped by {number.name} {where}", 128 + number)
 
     def _listen(self, trainer: Trainer) -> None:
         if self._signals is None:

@@ -40,7 +40,7 @@ def settle_loops(trainer: Trainer) -> None:
         and done
         and (saved_within_batch or validation_interrupted or epochs.current.processed < epoch)
     ):
-        epoch, position = epoch - 1, size  # the end of the epoch is still to come
+        epoch, position = epoch - 1, size
     epoch_ended = position > 0 and epochs.current.processed > epoch and not saved_within_batch
     for progress in (epochs.total, epochs.current):
         _set(progress, epoch + (position > 0), epoch)
