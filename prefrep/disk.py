@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
@@ -15,6 +16,23 @@ def replace_text(path: Path, text: str) -> None:
     draft = path.with_name(path.name + ".part")
     draft.write_text(text, encoding="utf-8")
     os.replace(draft, path)
+
+
+def replace_path(draft: Path, path: Path) -> None:
+    """Move a finished file or folder to its place, over an older one, so that a killed process leaves one of them whole.
+
+    A folder cannot be replaced in one step: the older one is called `NAME-0.SUFFIX` until the new one stands.
+    """
+    if draft.is_file():
+        with draft.open("rb") as file:
+            os.fsync(file.fileno())
+    aside = path.with_name(f"{path.stem}-0{path.suffix}")
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(aside, ignore_errors=True)
+        path.rename(aside)
+    os.replace(draft, path)
+    if aside.is_dir():
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def replace_lines(path: Path, rows: Iterable[object]) -> None:

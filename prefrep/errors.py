@@ -57,3 +57,16 @@ def require_at_least(name: str, value: float, least: float) -> None:
     """
     if value < least:
         raise UsageError(f"{name} must be at least {least}, got {value}")
+
+
+class Stopped(PrefrepError):
+    """A run that a signal asked to stop, and that has written its checkpoint.
+
+    Args:
+        message: Where it stopped and how to go on; empty in processes that leave the message to another one.
+        code: Exit code.
+    """
+
+    def __init__(self, message: str, code: int) -> None:
+        self.code = code
+        super().__init__(message)

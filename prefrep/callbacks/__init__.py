@@ -1,5 +1,6 @@
 """What happens around training: exported folders, metrics on disk, throughput, and the rounds of post-training."""
 
+from prefrep.callbacks.checkpoints import Checkpoints
 from prefrep.callbacks.export import Export
 from prefrep.callbacks.heldout import HeldOut
 from prefrep.callbacks.labelling import LabelPreferences
@@ -11,6 +12,7 @@ from prefrep.callbacks.sampling import SampleResponses
 from prefrep.callbacks.throughput import Throughput
 
 __all__ = (
+    "Checkpoints",
     "Export",
     "ExportPolicy",
     "HeldOut",

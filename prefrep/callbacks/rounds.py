@@ -14,6 +14,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
+from prefrep.callbacks.checkpoints import checkpoints_of
 from prefrep.data.prompts import PromptData
 from prefrep.data.rounds import Line
 from prefrep.disk import replace_text
@@ -67,9 +68,14 @@ class RoundCallback(Callback, ABC):
         fresh: bool = True,
     ) -> None:
         """`Rounds.fill` by all processes together: each makes its share, and all of it is there afterwards."""
-        world = {"rank": trainer.global_rank, "world_size": trainer.world_size}
-        data.rounds.fill(number, name, about, groups, make, **world, fresh=fresh, begins=data.round_begins)
+        saver = checkpoints_of(trainer)
+        data.rounds.fill(
+            number, name, about, groups, make, rank=trainer.global_rank, world_size=trainer.world_size, fresh=fresh,
+            begins=data.round_begins, stopping=lambda: saver is not None and saver.asked(trainer),
+        )  # fmt: skip
         trainer.strategy.barrier()
+        if saver is not None:
+            saver.leave(trainer)
 
     def first_time(self, trainer: Trainer, number: int) -> bool:
         """Whether a round is to be reported: once in a run, by one process."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
-from prefrep.errors import PrefrepError, UsageError
+from prefrep.errors import PrefrepError, Stopped, UsageError
 
 
 def run(main: Callable[[], int | None]) -> None:
@@ -16,6 +16,10 @@ def run(main: Callable[[], int | None]) -> None:
     """
     try:
         code = main() or 0
+    except Stopped as stop:
+        if str(stop):
+            print(f"prefrep: {stop}", file=sys.stderr)
+        code = stop.code
     except PrefrepError as error:
         print(f"prefrep: {error}", file=sys.stderr)
         code = 2 if isinstance(error, UsageError) else 1

@@ -66,6 +66,7 @@ class Rounds:
         world_size: int = 1,
         fresh: bool = True,
         begins: bool = True,
+        stopping: Callable[[], bool] = lambda: False,
     ) -> None:
         """Compute the missing lines of a table, group by group; each group is on disk before the next one starts.
 
@@ -79,6 +80,7 @@ class Rounds:
             world_size: Number of processes.
             fresh: Whether the current weights are those of the round, so that missing lines can be computed.
             begins: Whether the round has not trained yet, so that all of it can be computed again.
+            stopping: Asked before each group; the table stays incomplete where the answer is yes.
 
         Raises:
             DataError: The table has other settings, or missing lines can no longer be computed.
@@ -102,6 +104,8 @@ class Rounds:
             tqdm(total=total, initial=had, desc=f"round {number}: {name}", unit=" prompts", disable=None if rank == 0 else True) as bar,
         ):
             for group in missing:
+                if stopping():
+                    break
                 lines = [json.dumps({"row": row, **line}) + "\n" for row, line in zip(group, make(group), strict=True) if row not in done]
                 out.write("".join(lines))
                 out.flush()

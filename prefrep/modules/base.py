@@ -11,13 +11,16 @@ from typing import Any, Literal, cast
 import numpy as np
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedTokenizerBase, get_scheduler
 
 from prefrep.data.trees import TreeBatch
 from prefrep.errors import CheckpointError, ConfigError, TrainingError
+from prefrep.modules.resuming import settle_loops
 from prefrep.modules.sharding import gradient_norm, is_sharded, weight_norm
 from prefrep.nn.backbone import Backbone
 
@@ -83,6 +86,12 @@ class LanguageModule(LightningModule, ABC):
             )
         if stage == "fit" and cast(Any, self.trainer).limit_train_batches == 0:
             raise ConfigError("trainer.limit_train_batches is 0, so there is nothing to train on; set it to 1 or more, or to a share")
+        plain = any(type(callback) is ModelCheckpoint for callback in self.trainer.checkpoint_callbacks)
+        if stage == "fit" and plain and self.trainer.accumulate_grad_batches > 1:
+            rank_zero_warn(
+                f"ModelCheckpoint may save within an optimizer step of {self.trainer.accumulate_grad_batches} batches, and a run resumed "
+                "from there repeats them; prefrep.callbacks.Checkpoints saves between steps"
+            )
 
     def supports_trees(self) -> bool:
         """Return whether the backbone respects a tree mask."""
@@ -114,7 +123,8 @@ class LanguageModule(LightningModule, ABC):
         return loss
 
     def on_train_start(self) -> None:
-        """Store the seed of the run."""
+        """Store the seed of the run, and put the loops of a resumed one right."""
+        settle_loops(self.trainer)
         self._run_seed = torch.initial_seed()
         self._losses = []
 

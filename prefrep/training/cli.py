@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from contextlib import nullcontext
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
@@ -14,6 +15,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from prefrep.disk import replace_lines
 from prefrep.errors import ConfigError, PrefrepError
+from prefrep.locks import writing
 from prefrep.training.parser import ConfiguredCLI, Parser
 from prefrep.training.progress import ProgressLine
 
@@ -45,6 +47,12 @@ class CommandLine(ConfiguredCLI):
         if config["enable_progress_bar"] is not False and not any(isinstance(each, ProgressBar) for each in callbacks):
             kwargs.setdefault("callbacks", [*callbacks, ProgressLine()])
         return super().instantiate_trainer(**kwargs)
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Run a sub-command. A run folder has one writer: process 0 of a distributed run holds its lock."""
+        alone = subcommand == "fit" and self.trainer.is_global_zero and not cast(Any, self.trainer).fast_dev_run
+        with writing(Path(self.trainer.default_root_dir), folder=True) if alone else nullcontext():
+            super()._run_subcommand(subcommand)
 
     def before_fit(self) -> None:
         """Refuse to resume at a checkpoint that is not there, where a person asks for it at a terminal.

@@ -214,8 +214,8 @@ def test_dropout_masks_depend_on_seed_batch_and_process(tmp_path: Path) -> None:
         module = build(GeneralPreference, backbone=partial(tiny, lora=LoRA(rank=2, dropout=0.3)))
         module.configure_model()
         progress = SimpleNamespace(total=SimpleNamespace(processed=batches))
-        loop = SimpleNamespace(epoch_loop=SimpleNamespace(batch_progress=progress))
-        module._trainer = cast(Any, SimpleNamespace(fit_loop=loop, global_rank=rank))
+        loop = SimpleNamespace(epoch_loop=SimpleNamespace(batch_progress=progress), is_resuming=False)
+        module._trainer = cast(Any, SimpleNamespace(fit_loop=loop, global_rank=rank, num_training_batches=4))
         torch.manual_seed(seed)
         module.on_train_start()
         torch.rand(7)  # whatever was drawn before
