@@ -167,7 +167,7 @@ class PreferenceData(LightningDataModule):
         if skipped:
             log.warning("%s: %d bad rows skipped, %d records kept", name, len(skipped), len(records))
         if not records:
-            raise DataError(f"{', '.join(s.path for s in sources)}: no usable rows; examine the data with bin/inspect")
+            raise DataError(f"{', '.join(s.path for s in sources)}: no usable rows; examine the data with prefrep inspect")
         return records
 
     def encoded(self, name: str, records: Iterable[Record], encoder: Encoder) -> Iterator[tuple[int, Record, Datum]]:

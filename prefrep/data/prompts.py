@@ -111,7 +111,7 @@ class PromptData(LightningDataModule):
         """
         if stage != "fit":
             raise ConfigError(
-                f"a policy is trained with fit; {getattr(stage, 'value', stage)} is for preference models (bin/eval for policies)"
+                f"a policy is trained with fit; {getattr(stage, 'value', stage)} is for preference models (prefrep eval for policies)"
             )
         if self._sources["train"] is None:
             raise ConfigError("no prompts to train on; name a file with --data.train FILE")

@@ -1,4 +1,4 @@
-"""bin/eval from its arguments to its files, with tiny random models."""
+"""prefrep eval from its arguments to its files, with tiny random models."""
 
 from __future__ import annotations
 
