@@ -174,7 +174,9 @@ def differences(one: Path, two: Path) -> list[str]:
     import torch
 
     found = []
-    names = sorted({str(file.relative_to(run)) for run in (one, two) for place in ("rounds", "export") for file in run.glob(f"{place}/**/*")})
+    names = sorted(
+        {str(file.relative_to(run)) for run in (one, two) for place in ("rounds", "export") for file in run.glob(f"{place}/**/*")}
+    )
     for name in [name for name in names if not (one / name).is_dir()]:
         a, b = ((folder / name).read_bytes() if (folder / name).exists() else b"" for folder in (one, two))
         if a != b:

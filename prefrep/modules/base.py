@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerBase, get_scheduler
 
 from prefrep.data.trees import TreeBatch
 from prefrep.errors import CheckpointError, ConfigError, TrainingError
-from prefrep.modules.resuming import settle_loops
+from prefrep.modules.resuming import end_epoch, settle_loops
 from prefrep.modules.sharding import gradient_norm, is_sharded, weight_norm
 from prefrep.nn.backbone import Backbone
 
@@ -145,8 +145,9 @@ class LanguageModule(LightningModule, ABC):
             self.log("train/grad_norm", gradient_norm(self))
 
     def on_train_epoch_end(self) -> None:
-        """Refuses to go on with, or to export, weights that are no numbers."""
+        """Refuse to continue with, or to export, weights that are not finite."""
         self._check_weights()
+        end_epoch(self.trainer)
 
     def _check_weights(self) -> None:
         # A loss comes before its step: that of the last step before a checkpoint or an export says nothing of what the step made. Squares
