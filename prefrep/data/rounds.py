@@ -1,14 +1,14 @@
-"""The rounds of a post-training run on disk: what was sampled, what the reference says of it, how it was judged.
+"""The rounds of a post-training run on disk: samples, reference log-probabilities, labels.
 
-    rounds/0/samples.jsonl      K responses of pi_0 to each prompt, whether they ended by themselves, and the blank that a
-                                plain template writes in front of them, where it was sampled (`leads`)
-    rounds/0/opponents.jsonl    M responses of pi_0 to each, for objectives whose opponent is a mixture
-    rounds/0/reference.jsonl    log-probabilities of these responses under pi_0 (round t: under pi_t, and under pi_0)
-    rounds/0/labels.jsonl       prompt, responses, scores, best, worst, the whole table: a ranked list that PreferenceData reads
-    rounds/0/about.json         what made them
+    rounds/0/samples.jsonl      K responses of pi_0 to each prompt, whether they finished, and the sampled blank of a plain
+                                template in front of them (`leads`)
+    rounds/0/opponents.jsonl    M responses of pi_0 to each prompt, for objectives whose opponent is a mixture
+    rounds/0/reference.jsonl    log-probabilities of these responses under pi_0 (round t: under pi_t and pi_0)
+    rounds/0/labels.jsonl       prompt, responses, scores, best, worst, table: a ranked list that PreferenceData reads
+    rounds/0/about.json         the settings that produced them
 
-The files are the interface: callbacks write them, batch by batch, and training reads them. Whoever dies in between goes on after the last
-whole batch; since every batch is made from the same weights and a seed of its own, the result is that of an undisturbed run.
+The files are the interface: callbacks write them batch by batch, and training reads them. An interrupted run continues after the last
+complete batch. Every batch has the same weights and a seed of its own, so the result equals that of an uninterrupted run.
 """
 
 from __future__ import annotations
@@ -28,21 +28,25 @@ Line = dict[str, Any]
 
 
 class Rounds:
-    """Tables of lines, one folder per round, each line about one prompt of the round.
+    """Tables of JSON lines, one folder per round, one line per prompt of the round.
 
     Args:
-        root: The folder of all rounds.
+        root: Folder of all rounds.
     """
 
     def __init__(self, root: Path) -> None:
         self.root = root
 
     def folder(self, number: int) -> Path:
-        """The folder of a round."""
+        """Return the folder of a round."""
         return self.root / str(number)
 
     def read(self, number: int, name: str) -> dict[int, Line]:
-        """The whole lines of a table so far, by row."""
+        """Return the complete lines of a table by row.
+
+        Raises:
+            DataError: A line was not written by prefrep.
+        """
         found: dict[int, Line] = {}
         for file in self._parts(number, name):
             content = file.read_bytes()
@@ -51,7 +55,7 @@ class Rounds:
                     entry = json.loads(line)
                     found[entry["row"]] = entry
                 except (ValueError, KeyError, TypeError):
-                    raise DataError(f"{file}:{place}: not a line that prefrep wrote; delete the file, and it is made again") from None
+                    raise DataError(f"{file}:{place}: not a line that prefrep wrote; delete the file to have it recomputed") from None
         return found
 
     def fill(
@@ -68,22 +72,22 @@ class Rounds:
         begins: bool = True,
         stopping: Callable[[], bool] = lambda: False,
     ) -> None:
-        """Makes what a table still lacks, group by group; each group is on disk before the next one begins.
+        """Compute the missing lines of a table group by group, writing each group before the next one starts.
 
         Args:
             number: The round.
             name: The table.
-            about: Everything that decides what the lines say, as plain data; lines made from other things are not mixed with it.
-            groups: The rows of the table, in the batches that they are made in.
-            make: Lines of the rows of a group, in their order, without the key `row`. It must not depend on earlier calls.
-            rank: This process, which makes every `world_size`-th group.
+            about: All settings that determine the lines, as plain data; a table never mixes lines of different settings.
+            groups: The rows of the table, batch by batch.
+            make: Computes the lines of a group in row order, without the key `row`. It must not depend on earlier calls.
+            rank: Rank of this process, which computes every `world_size`-th group.
             world_size: Number of processes.
-            fresh: Whether the present weights are those that the lines are about, so that lines can be made at all.
-            begins: Whether nothing was learnt from the round yet, so that all of it can be made again.
-            stopping: Asked before each group; the table stays incomplete where the answer is yes.
+            fresh: Whether the present weights are those of the table, so that lines can be computed.
+            begins: Whether no step of the round was taken yet, so that the whole round can be recomputed.
+            stopping: Called before each group; if it returns true, the table stays incomplete.
 
         Raises:
-            DataError: The table was begun from other things, or lacks lines that can no longer be made.
+            DataError: The table was started with other settings, or lacks lines that can no longer be computed.
         """
         self._check(number, name, about, fresh, begins, write=rank == 0)
         done = self.read(number, name).keys()
@@ -92,11 +96,11 @@ class Rounds:
             return
         if not fresh:
             raise DataError(
-                f"{self.folder(number)}: {name}.jsonl is not complete, and the policy that it is about is gone; go on from a checkpoint "
-                f"of the beginning of round {number}, or begin again in another default_root_dir"
+                f"{self.folder(number)}: {name}.jsonl is incomplete, and its policy was trained on since; resume from a checkpoint of the "
+                f"start of round {number}, or start over in another default_root_dir"
             )
         file = self.folder(number) / (f"{name}.jsonl" if rank == 0 else f"{name}.{rank}.jsonl")
-        file.parent.mkdir(parents=True, exist_ok=True)  # this process may be the first
+        file.parent.mkdir(parents=True, exist_ok=True)  # this rank may be the first
         keep_lines(file)
         total, had = sum(map(len, groups[rank::world_size])), sum(map(len, groups[rank::world_size])) - sum(map(len, missing))
         with (
@@ -124,35 +128,39 @@ class Rounds:
             if differences:
                 key = differences[0]
                 what = "other weights" if key == "weights" else f"{key} {known[name].get(key)!r:.80}, not {settings.get(key)!r:.80}"
-                # Deleted in its middle, a round cannot be made again: its policy is gone. Earlier rounds are always wanted.
-                way = f"delete {file.parent}" if begins else "go on with the settings that made them, since steps of it are taken already"
+                # After its first step a round cannot be recomputed, since its policy is gone.
+                way = (
+                    f"delete {file.parent}"
+                    if begins
+                    else "continue with the settings that produced them, since the round was trained on already"
+                )
                 raise DataError(
-                    f"{file.parent}: its {name} were made by another run ({what}); name another --trainer.default_root_dir, or {way}"
+                    f"{file.parent}: its {name} were made by another run ({what}); set another --trainer.default_root_dir, or {way}"
                 )
         elif write:
             replace_text(file, json.dumps({**known, name: settings}, indent=1) + "\n")
 
 
 def batches(rows: int, size: int) -> list[range]:
-    """Rows 0, 1, .. in groups of `size`, the last one perhaps smaller."""
+    """Return rows 0, 1, ... in groups of `size`; the last one may be smaller."""
     return [range(start, min(start + size, rows)) for start in range(0, rows, size)]
 
 
 def _agrees(before: Any, now: Any) -> bool:
-    """Whether settings are those of before; what older versions wrote down beside them decides nothing."""
+    """Return whether settings are unchanged, ignoring keys that only older versions wrote."""
     if isinstance(before, dict) and isinstance(now, dict):
         return all(_agrees(before.get(key), now[key]) for key in now)
     return bool(before == now)
 
 
 def plain(thing: object) -> Line:
-    """The settings of an object: its class and its public attributes that are plain data."""
+    """Return the settings of an object: its class and its public attributes that are plain data."""
     settings = {name: value for name, value in vars(thing).items() if not name.startswith("_")}
     return {"class": type(thing).__name__} | {n: v for n, v in settings.items() if isinstance(v, (int, float, str, bool, list, type(None)))}
 
 
 def digest(texts: Iterable[str | bytes]) -> str:
-    """A short fingerprint of some texts in their order."""
+    """Return a short fingerprint of a sequence of texts."""
     found = hashlib.sha256()
     for text in texts:
         content = text.encode() if isinstance(text, str) else text

@@ -1,4 +1,4 @@
-"""Which records make which batch: seeded, the same for every head, exact under resuming and distribution."""
+"""Batch order: seeded, the same for every head, exact under resuming and distributed training."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from torch.utils.data import DataLoader, Sampler
 class BatchOrder(Sampler[list[tuple[int, bool]]]):
     """Batches of record indices for one process.
 
-    A batch of the whole run is cut into one slice per process, so the gradient averaged over processes is that of the batch. Where a
-    batch does not divide, the missing places are filled with its first records at weight zero: every record counts exactly once an epoch.
+    Each global batch is split into one slice per process, so the gradient averaged over processes is that of the batch. Batches that do
+    not divide evenly are padded with their first records at weight zero: every record counts exactly once per epoch.
 
-    The order has a generator of its own, so that nothing else that draws random numbers (the size of a head, for one) changes it; and it
-    does not count batches itself but asks how many are done, so a resumed run goes on with the very next batch.
+    The order has its own generator, so no other consumer of random numbers (such as a head's initialization) changes it. It does not count
+    batches but asks for their number, so a resumed run continues with the next batch.
 
     Args:
         size: Number of records.
-        batch_size: Records in a batch, over all processes.
-        shuffle: A new order every epoch.
-        seed: Of the order.
-        rank: This process.
+        batch_size: Records per batch, over all processes.
+        shuffle: Whether to shuffle every epoch.
+        seed: Seed of the order.
+        rank: Rank of this process.
         world_size: Number of processes.
-        done: How many batches this run has trained on so far, over all epochs.
+        done: Returns the number of batches trained on so far, over all epochs.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class BatchOrder(Sampler[list[tuple[int, bool]]]):
         return -(-self.size // self.batch_size)
 
     def __iter__(self) -> Iterator[list[tuple[int, bool]]]:
-        """Yields (record, whether it counts) of each batch that is left of the present epoch."""
+        """Yield the remaining batches of the present epoch, each a list of (record, whether it counts)."""
         epoch, first = divmod(self.done(), len(self)) if self.shuffle else (0, 0)
         order = np.random.default_rng([self.seed, epoch]).permutation(self.size) if self.shuffle else np.arange(self.size)
         for start in range(first * self.batch_size, self.size, self.batch_size):
@@ -56,11 +56,11 @@ class BatchOrder(Sampler[list[tuple[int, bool]]]):
 
 
 def batches_before(trainer: Any, batches: int) -> int:
-    """Batches before the next one, if every epoch had all its batches: the trainer may be told to take fewer (`limit_train_batches`).
+    """Return the position of the next batch as if every epoch were complete, whatever `limit_train_batches` is.
 
     Args:
         trainer: The trainer.
-        batches: Of a whole epoch.
+        batches: Batches of a complete epoch.
     """
     done = int(trainer.fit_loop.epoch_loop.batch_progress.total.processed)  # all epochs, and before a resume
     epoch, within = divmod(done, max(int(trainer.num_training_batches), 1))
@@ -68,18 +68,18 @@ def batches_before(trainer: Any, batches: int) -> int:
 
 
 class ResumableLoader(DataLoader[Any]):
-    """A DataLoader that Lightning may resume within an epoch: its `BatchOrder` finds the place from the trainer's own progress."""
+    """A DataLoader that resumes within an epoch: its `BatchOrder` takes the position from the trainer's progress."""
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
-        """Begins when the first batch is asked for, and not before.
+        """Start when the first batch is requested.
 
-        Workers draw ahead, and Lightning asks for an iterator before it knows how many batches an epoch has, and a checkpoint has seen.
+        Workers prefetch, and Lightning creates the iterator before it knows the length of an epoch and the progress of a checkpoint.
         """
         yield from super().__iter__()
 
     def state_dict(self) -> dict[str, Any]:
-        """Nothing of its own; that the method exists tells Lightning that resuming is exact."""
+        """Return a placeholder; the method tells Lightning that the loader is resumable."""
         return {"position": "taken from the trainer"}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Nothing to restore."""
+        """Restore nothing."""
