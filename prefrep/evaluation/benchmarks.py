@@ -16,7 +16,7 @@ from prefrep.evaluation.scores import described as sidecar_of
 from prefrep.evaluation.summary import Bootstrap
 from prefrep.records import Record
 from prefrep.scoring.interface import PreferenceScorer
-from prefrep.scoring.loading import load_scorer
+from prefrep.scoring.loading import Scoring
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def run(
         also_swap: Also compare with chosen and rejected swapped.
         bootstrap: Resamples for the intervals.
         seed: Seed of the resampling.
-        **loading: See `prefrep.scoring.loading.load_scorer`.
+        **loading: See `prefrep.scoring.loading.Scoring`.
 
     Returns:
         The content of `results.json`.
@@ -77,7 +77,7 @@ def run(
         raise UsageError("name either --model FOLDER or --scores FILE")
     if needless := [option for option, value in (("--data", data), ("--also-swap", also_swap), ("--restart", restart)) if scores and value]:
         raise UsageError(f"{needless[0]} needs --model; --scores only reads saved scores")
-    draws, folder = Bootstrap(bootstrap, seed), Path(out)
+    how, draws, folder = Scoring(**loading), Bootstrap(bootstrap, seed), Path(out)
     records: list[Record] = []
     described: dict[str, Any] = {}
     swap = None
@@ -88,7 +88,7 @@ def run(
     else:
         assert model is not None
         beside, source = {}, {"data": data or benchmark.hub}
-        rows, described, records, swap = _scored(benchmark, model, data or benchmark.hub, folder, restart, also_swap, **loading)
+        rows, described, records, swap = _scored(benchmark, model, data or benchmark.hub, folder, restart, also_swap, how)
     results = benchmark.results(rows, beside | {"pairwise": described.get("pairwise")}, draws) | source
     if swap is not None:
         results["swap"] = swap
@@ -113,7 +113,7 @@ def _beside(scores: Path, out: Path, benchmark: str) -> dict[str, Any]:
 
 
 def _scored(
-    benchmark: Benchmark, model: str, data: str, out: Path, restart: bool, also_swap: bool, **loading: Any
+    benchmark: Benchmark, model: str, data: str, out: Path, restart: bool, also_swap: bool, how: Scoring
 ) -> tuple[list[Any], dict[str, Any], list[Record], dict[str, Any] | None]:
     """Rows, the model's description with what it counted while encoding, the records, and consistency under swapping."""
     from prefrep.data.sources import Source, read
@@ -121,7 +121,7 @@ def _scored(
     from prefrep.io.fingerprint import fingerprint
 
     records = list(read(Source(data, format=benchmark.name)))  # before the model: a wrong path should not cost its loading
-    scorer = load_scorer(model, **loading)
+    scorer = how.scorer(model)
     about = {"path": str(model), "fingerprint": fingerprint(model), **scorer.describe()}
     rows = benchmark.score(scorer, records, out, about, restart)
     described = add_counts(out, {**about, **scorer.describe()})  # before swapping, which encodes everything again

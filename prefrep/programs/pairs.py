@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from prefrep.records import Comparison
-from prefrep.scoring.loading import load_scorer
+from prefrep.scoring.loading import Scoring
 
 
 def pairs(
@@ -37,7 +37,7 @@ def pairs(
         restart: Discard the scores that the output folder holds.
         bootstrap: Resamples for the intervals.
         seed: Seed of the resampling.
-        **loading: See `prefrep.scoring.loading.load_scorer`.
+        **loading: See `prefrep.scoring.loading.Scoring`.
 
     Returns:
         The content of `results.json`.
@@ -56,7 +56,7 @@ def pairs(
     from prefrep.evaluation.summary import Bootstrap
     from prefrep.io.fingerprint import fingerprint
 
-    draws, folder = Bootstrap(bootstrap, seed), Path(out)
+    how, draws, folder = Scoring(**loading), Bootstrap(bootstrap, seed), Path(out)
 
     def comparisons(path: str) -> list[Comparison]:
         return evaluation.comparisons_of(read(Source(path, format)))
@@ -65,7 +65,7 @@ def pairs(
     evaluated = comparisons(data)
     held_out = comparisons(calibrate_on) if calibrate_on else None
     notes = [] if held_out is None else evaluation.check_apart(str(calibrate_on), held_out, evaluated)
-    scorer = load_scorer(model, **loading)
+    scorer = how.scorer(model)
     about = {"path": str(model), "fingerprint": fingerprint(model), **scorer.describe()}
     rows, described = evaluation.score(scorer, evaluated, folder, about, restart)
     others = None if held_out is None else evaluation.score(scorer, held_out, folder / "calibration", about, restart)[0]
