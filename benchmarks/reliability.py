@@ -292,7 +292,7 @@ def main(args: list[str] | None = None) -> None:
     if options.quick:
         options.kills, everything = 3, [Case("frozen", 2, "steps"), Case("GPOObjective", 1, "steps")]
     report = Report("reliability", options)
-    import prefrep.cli.configured  # noqa: F401  forked processes share what is imported
+    import prefrep.training.cli  # noqa: F401  forked processes share what is imported
 
     random, trials = np.random.default_rng(options.seed), Trials(QUICK_RESULTS / "reliability")
     order = [everything[i] for i in random.permutation(len(everything))]

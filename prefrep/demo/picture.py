@@ -78,9 +78,9 @@ def _line(axes: Axes, rewards: list[float], log_odds: list[float], reasons: list
     axes.annotate("", (1.25, 0), (-0.25, 0), arrowprops={"arrowstyle": "-|>", "color": "0.6"})
     axes.text(1.25, 0.06, "reward", ha="right", color="0.4")
     for i in range(3):
-        axes.text(places[i], 0.11, f"{rewards[i]:.3f}", ha="center", color="0.4", fontsize=9)
-        # Arrows to the right pass below the line and those to the left above it, so that no two cross.
-        bend = 0.55 if places[(i + 1) % 3] < places[i] else 0.9
+        axes.text(places[i], -0.66, f"r = {rewards[i]:.3f}", ha="center", color="0.4", fontsize=9)
+        # Seen along an arrow, its arc lies on the right: arrows to the left pass above the line, those to the right below it.
+        bend = 1.1 if abs(places[(i + 1) % 3] - places[i]) < 0.7 else 0.7
         _arrow(axes, (places[i], 0), (places[(i + 1) % 3], 0), log_odds[i], bend, reasons[i])
         _dot(axes, (places[i], 0), i)
     axes.set(xlim=(-0.35, 1.35), ylim=(-0.75, 0.75))

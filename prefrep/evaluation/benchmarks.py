@@ -119,9 +119,10 @@ def _scored(
     from prefrep.data.sources import Source, read
     from prefrep.evaluation.rewardbench import swap_consistency
     from prefrep.io.fingerprint import fingerprint
+    from prefrep.scoring.workers import open_scorer
 
     records = list(read(Source(data, format=benchmark.name)))  # before the model: a wrong path should not cost its loading
-    scorer = how.scorer(model)
+    scorer = open_scorer(model, how)
     about = {"path": str(model), "fingerprint": fingerprint(model), **scorer.describe()}
     rows = benchmark.score(scorer, records, out, about, restart)
     described = add_counts(out, {**about, **scorer.describe()})  # before swapping, which encodes everything again

@@ -55,6 +55,7 @@ def pairs(
     from prefrep.evaluation.scores import encoding_notes
     from prefrep.evaluation.summary import Bootstrap
     from prefrep.io.fingerprint import fingerprint
+    from prefrep.scoring.workers import open_scorer
 
     how, draws, folder = Scoring(**loading), Bootstrap(bootstrap, seed), Path(out)
 
@@ -65,7 +66,7 @@ def pairs(
     evaluated = comparisons(data)
     held_out = comparisons(calibrate_on) if calibrate_on else None
     notes = [] if held_out is None else evaluation.check_apart(str(calibrate_on), held_out, evaluated)
-    scorer = how.scorer(model)
+    scorer = open_scorer(model, how)
     about = {"path": str(model), "fingerprint": fingerprint(model), **scorer.describe()}
     rows, described = evaluation.score(scorer, evaluated, folder, about, restart)
     others = None if held_out is None else evaluation.score(scorer, held_out, folder / "calibration", about, restart)[0]

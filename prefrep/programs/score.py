@@ -34,7 +34,8 @@ def score(*, model: str, data: str, out: str, format: str = "auto", tables: bool
     """
     from prefrep.data.sources import Source
     from prefrep.scoring import output
+    from prefrep.scoring.workers import open_scorer
 
     how = Scoring(**loading)
     settings = f"--format {format}{' --tables' if tables else ''} --dtype {how.dtype}"
-    return output.write(Path(out), model, Source(data, format), settings, tables, lambda: how.scorer(model))
+    return output.write(Path(out), model, Source(data, format), settings, tables, lambda: open_scorer(model, how))

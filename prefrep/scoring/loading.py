@@ -60,12 +60,6 @@ class Scoring(Loading):
         super().__post_init__()
         require_at_least("--workers", self.workers, 1)
 
-    def scorer(self, model: str) -> PreferenceScorer:
-        """Return the scorer of an exported folder. Raises CheckpointError: it cannot be read."""
-        from prefrep.scoring.workers import Workers
-
-        return self.here(model) if self.workers == 1 else Workers(model, self)
-
     def here(self, model: str) -> PreferenceScorer:
         """Return a scorer in this process, whatever `workers` is."""
         from prefrep.scoring.scorer import Scorer

@@ -22,13 +22,18 @@ from typing import TYPE_CHECKING, Any
 
 from prefrep.errors import ConfigError, PrefrepError
 from prefrep.records import Comparison, RankedResponses
+from prefrep.scoring.interface import PreferenceScorer
+from prefrep.scoring.loading import Scoring
 
 if TYPE_CHECKING:
-    from prefrep.scoring.interface import PreferenceScorer
-    from prefrep.scoring.loading import Scoring
     from prefrep.scoring.scorer import Floats
 
 WINDOW = 128  # records per task: the window that a `Scorer` sorts by size, so batches equal those of a single process
+
+
+def open_scorer(model: str, loading: Scoring) -> PreferenceScorer:
+    """Return the scorer of an exported folder, in this process or over several. Raises CheckpointError: it cannot be read."""
+    return loading.here(model) if loading.workers == 1 else Workers(model, loading)
 
 
 class Workers:
