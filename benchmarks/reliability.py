@@ -281,6 +281,7 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     it = arguments(__doc__)
     it.add_argument("--kills", type=int, default=100, help="interruptions, over all cases in turn")
+    it.add_argument("--minutes", type=float, default=float("inf"), help="no trial begins after so long")
     it.add_argument("--seed", type=int, default=0, help="of cases and points")
     return it
 
@@ -299,7 +300,7 @@ def main(args: list[str] | None = None) -> None:
     table: dict[tuple[str, str], list[int]] = {}
     interrupted = turn = 0
     start = time.monotonic()
-    while interrupted < options.kills:
+    while interrupted < options.kills and time.monotonic() - start < 60 * options.minutes:
         case = order[turn % len(order)]
         number = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM)[turn % 3]
         _, size = trials.reference(case)

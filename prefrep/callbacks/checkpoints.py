@@ -85,7 +85,7 @@ class Checkpoints(ModelCheckpoint):
         if loop._should_accumulate() or self._idle(trainer):
             return
         self._due = self._due or self._interval_over(trainer)
-        if not loop.global_step == loop.max_steps:  # the last step: all that is left is to finish
+        if loop.global_step != loop.max_steps:  # after the last step all that is left is to finish
             self.leave(trainer)
         if self._due and not loop._num_ready_batches_reached() and not loop._should_check_val_fx(run.fit_loop._data_fetcher):
             self._save(trainer)

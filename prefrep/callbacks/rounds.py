@@ -129,7 +129,7 @@ def report(trainer: Trainer, data: PromptData, number: int, values: Mapping[str,
         return
     file = data.rounds.folder(number) / "metrics.json"
     known = json.loads(file.read_text()) if file.exists() else {}
-    replace_text(file, json.dumps({**known, **values}, indent=1) + "\n")
+    replace_text(file, json.dumps({**known, **values}, indent=1, sort_keys=True) + "\n")
     for logger in trainer.loggers:
         logger.log_metrics({f"round/{name}": value for name, value in values.items()}, step=trainer.global_step)
         if isinstance(logger, TensorBoardLogger):

@@ -130,7 +130,7 @@ class Rounds:
                     f"{file.parent}: its {name} were made by another run ({what}); set another --trainer.default_root_dir, or {way}"
                 )
         elif write:
-            replace_text(file, json.dumps({**known, name: settings}, indent=1) + "\n")
+            replace_text(file, json.dumps({**known, name: settings}, indent=1, sort_keys=True) + "\n")
 
 
 def batches(rows: int, size: int) -> list[range]:

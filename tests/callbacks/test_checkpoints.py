@@ -16,6 +16,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.plugins.environments import SLURMEnvironment
 
 from prefrep.callbacks import Checkpoints, MetricsFile
 from prefrep.data.preference import PreferenceData
@@ -146,7 +147,7 @@ class Once:
 # ---- resuming: what Lightning alone does not get right
 
 
-MOMENTS = [("on_train_batch_end", call) for call in (1, 2, 3, 7, 8, 13, 14)]
+MOMENTS = [("on_train_batch_end", call) for call in (1, 2, 7, 14)]
 MOMENTS += [("on_train_epoch_start", 2), ("on_validation_batch_end", 3), ("on_validation_end", 2), ("on_train_epoch_end", 1)]
 LENGTHS: list[dict[str, Any]] = [{}, {"max_steps": 10, "max_epochs": -1}, {"val_check_interval": 3, "accumulate_grad_batches": 3}]
 
@@ -206,6 +207,24 @@ def test_a_signal_in_the_last_step_lets_the_run_end(tmp_path: Path) -> None:
     stop = At("on_train_batch_start", 4, interrupt(signal.SIGTERM))
     fit(tmp_path, stop, Checkpoints(str(tmp_path)), max_steps=2, max_epochs=-1)
     assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 2
+
+
+def test_slurm_requeues_at_the_end_of_the_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lightning saves a checkpoint of its own and calls `scontrol`, which is stood in for; alone it would do so within the step."""
+    whole = fit(tmp_path / "whole")
+    for name, value in {"NTASKS": "1", "JOB_ID": "7", "JOB_NAME": "fit", "PROCID": "0", "LOCALID": "0", "NODEID": "0"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    scontrol = tmp_path / "bin" / "scontrol"
+    scontrol.parent.mkdir()
+    scontrol.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/calls\n')
+    scontrol.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{scontrol.parent}:{os.environ['PATH']}")
+    kept, plugins = tmp_path / "run" / "kept", {"plugins": [SLURMEnvironment()]}
+    with pytest.raises(Stopped) as stop:
+        fit(tmp_path / "run", At("on_train_batch_start", 3, interrupt(signal.SIGUSR1)), Checkpoints(str(kept)), **plugins)
+    assert stop.value.code == 128 + signal.SIGUSR1 and (tmp_path / "calls").read_text() == "requeue 7\n"
+    assert torch.load(tmp_path / "run" / "hpc_ckpt_1.ckpt", weights_only=True)["global_step"] == 2
+    assert same(whole, fit(tmp_path / "run", Checkpoints(str(kept)), **plugins))
 
 
 # ---- the warning

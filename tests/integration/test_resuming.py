@@ -26,14 +26,21 @@ def trials(tmp_path_factory: pytest.TempPathFactory) -> Trials:
     return Trials(tmp_path_factory.mktemp("trials"))
 
 
-CASES = [Case("lora", 4, "time"), Case("frozen", 2, "steps"), Case("GPOObjective", 1, "steps"), Case("IPOObjective", 2, "time")]
-
-
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.kind)
+@pytest.mark.parametrize(
+    ("case", "number"),
+    [
+        (Case("lora", 4, "time"), signal.SIGKILL),
+        (Case("frozen", 2, "steps", halves=True), signal.SIGTERM),
+        (Case("GPOObjective", 1, "steps"), signal.SIGKILL),
+        (Case("IPOObjective", 2, "time"), signal.SIGTERM),
+    ],
+    ids=lambda each: getattr(each, "kind", getattr(each, "name", "")),
+)
 def test_a_run_interrupted_twice_ends_as_if_nothing_had_happened(case: Case, number: signal.Signals, trials: Trials) -> None:
     _, size = trials.reference(case)
-    points = np.random.default_rng([number, CASES.index(case)]).integers(1, size + 1, 2)
+    points = np.random.default_rng([number, case.accumulate]).integers(
+        size // 8, size // 2, 2
+    )  # behind the last step a signal finds nothing to stop
     interrupted, found = trials.trial(f"{case.kind}-{number.name}", case, [int(point) for point in points], number)
     assert interrupted and not found
 
@@ -59,9 +66,8 @@ def test_more_rounds_go_on_from_where_a_run_ended(trials: Trials, monkeypatch: p
 
 
 def test_the_comparison_sees_what_differs(trials: Trials) -> None:
-    """As it was before gradients were taken into account: batches of a step that are lost."""
-    whole, _ = trials.reference(Case("frozen", 2, "steps"))
-    other, _ = trials.reference(Case("frozen", 1, "steps"))
+    whole, _ = trials.reference(Case("frozen", 2))
+    other, _ = trials.reference(Case("frozen", 1))
     assert {"export/head.safetensors", "metrics.jsonl", "last.ckpt: state_dict"} <= set(differences(whole, other))
 
 
@@ -81,9 +87,11 @@ def started(command: list[str], folder: Path, steps: int = 3) -> subprocess.Pope
     """A run that has taken some steps."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, cwd=folder.parent)
-    metrics, end = folder / "metrics.jsonl", time.monotonic() + 200
+    metrics, end = folder / "metrics.jsonl", time.monotonic() + 400
     while not metrics.exists() or len(metrics.read_text().splitlines()) < steps:
-        assert process.poll() is None and time.monotonic() < end, process.communicate()[1]
+        if process.poll() is not None or time.monotonic() > end:
+            process.kill()
+            raise AssertionError(process.communicate()[1])
         time.sleep(0.05)
     return process
 
@@ -107,11 +115,11 @@ def test_one_run_writes_into_a_folder(trials: Trials, tmp_path: Path) -> None:
 
 
 def test_a_second_signal_stops_at_once(trials: Trials, tmp_path: Path) -> None:
-    """The first one waits for a step that takes a minute."""
+    """The first one waits for a step that takes ten minutes."""
     (tmp_path / "slow.py").write_text(
         "import time\nimport lightning.pytorch as pl\n\n\nclass Slow(pl.Callback):\n"
         "    def on_train_batch_start(self, trainer, *args):\n"
-        "        time.sleep(60 * (trainer.global_step >= 3))\n"
+        "        time.sleep(600 * (trainer.global_step >= 3))\n"
     )
     process = started(command(trials, tmp_path / "run", "--trainer.callbacks+=slow.Slow"), tmp_path / "run")
     time.sleep(1)
@@ -119,23 +127,23 @@ def test_a_second_signal_stops_at_once(trials: Trials, tmp_path: Path) -> None:
     time.sleep(1)
     assert process.poll() is None
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=10)
+    process.communicate(timeout=60)
     assert process.returncode == -signal.SIGINT
 
 
 def test_two_processes_stop_at_the_same_step_and_go_on(trials: Trials, tmp_path: Path) -> None:
     """DDP over gloo, started by Lightning; the signal reaches the first process alone."""
-    two = ["--trainer.devices", "2", "--trainer.strategy", "ddp", "--trainer.accelerator", "cpu", "--trainer.max_epochs", "40"]
+    two = ["--trainer.devices", "2", "--trainer.strategy", "ddp", "--trainer.accelerator", "cpu", "--trainer.max_epochs", "12"]
     ends = []
     for name in ("whole", "run"):
         folder = tmp_path / name
         if name == "run":
             process = started(command(trials, folder, *two), folder)
             process.send_signal(signal.SIGTERM)
-            _, errors = process.communicate(timeout=100)
+            _, errors = process.communicate(timeout=400)
             assert process.returncode == 143 and errors.count("prefrep: stopped by SIGTERM at step") == 1, errors[-3000:]
         process = started(command(trials, folder, *two, "--ckpt_path", "last"), folder)
-        _, errors = process.communicate(timeout=200)
+        _, errors = process.communicate(timeout=400)
         assert process.returncode == 0, errors[-3000:]
         ends.append(torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"])
     assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
