@@ -81,7 +81,7 @@ def test_of_twenty_starts_at_once_one_wins(tmp_path: Path) -> None:
 
 def test_a_child_that_outlives_its_parent_holds_nothing(tmp_path: Path) -> None:
     """As data workers do for a few seconds after their trainer was killed."""
-    code = HOLDER.replace('print("mine", flush=True)', "import os\n        print(os.fork(), flush=True)")
+    code = HOLDER.replace('print("mine", flush=True)', "import os\n        os.write(1, f'{os.fork()}\\n'.encode())")
     holder = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "x.jsonl")], stdout=subprocess.PIPE, text=True)
     child = max(int(first_line(holder)), int(first_line(holder)))
     holder.kill()

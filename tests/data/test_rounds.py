@@ -81,7 +81,7 @@ def test_lines_of_another_run_are_not_mixed_in(tmp_path: Path) -> None:
         rounds.fill(0, "squares", {"weights": "b", "temperature": 0.7}, batches(2, 2), Maker())
     # Within a round the weights have moved on; what was made before is still right, but nothing can be added.
     rounds.fill(0, "squares", {"weights": "b", "temperature": 0.7}, batches(2, 2), Maker(), fresh=False)
-    with pytest.raises(DataError, match="incomplete.*checkpoint"):
+    with pytest.raises(DataError, match="not complete.*checkpoint"):
         rounds.fill(0, "squares", {"weights": "b", "temperature": 0.7}, batches(4, 2), Maker(), fresh=False)
 
 
