@@ -125,7 +125,8 @@ class Rounds:
                 key = differences[0]
                 what = "other weights" if key == "weights" else f"{key} {known[name].get(key)!r:.80}, not {settings.get(key)!r:.80}"
                 # After its first step the policy of a round no longer exists, and later rounds need all earlier ones.
-                way = f"delete {file.parent}" if begins else "continue with the settings that produced them, since the round has trained already"
+                same = "continue with the settings that produced them, since the round has trained already"
+                way = f"delete {file.parent}" if begins else same
                 raise DataError(
                     f"{file.parent}: its {name} were made by another run ({what}); set another --trainer.default_root_dir, or {way}"
                 )
