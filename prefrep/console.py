@@ -27,9 +27,23 @@ def quiet() -> None:
     ours.propagate = False
     if not ours.handlers:
         ours.addHandler(_Stderr())
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "litlogger" not in record.getMessage())
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed", "lightning.pytorch.trainer.connectors"):
+        logging.getLogger(name).addFilter(_concerns_the_user)
     for name in ("httpx", "transformers", "datasets", "fsspec", "absl", "jax"):
         logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def _concerns_the_user(record: logging.LogRecord) -> bool:
+    """Drop what Lightning reports of every run: hardware that is not there, the seed, that it looks at the data."""
+    routine = (
+        "litlogger",
+        "GPU available: False",
+        "TPU available: False",
+        "HPU available: False",
+        "Seed set to",
+        "Loading `train_dataloader`",
+    )
+    return not any(words in record.getMessage() for words in routine)
 
 
 class _Stderr(logging.StreamHandler[Any]):

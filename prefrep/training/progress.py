@@ -8,25 +8,27 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 
-# What the line shows of the logged metrics, in this order, and how it calls them.
-SHOWN = {
-    "train/loss": "loss",
-    "train/accuracy": "acc",
-    "train/kl_reference": "kl",
-    "val/loss": "val loss",
-    "val/accuracy": "val acc",
-    "train/tokens_per_s": "tok/s",
-}
-LINE = "{desc} {n_fmt}/{total_fmt} {remaining} left {postfix}"
+LINE = "{desc}{n_fmt}/{total_fmt} left {remaining}{postfix}"
 
 
 class ProgressLine(TQDMProgressBar):
     """Lightning's progress bar as one line of 80 columns: step, time left, loss, accuracy and tokens per second."""
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, int | str | float | dict[str, float]]:
-        """Return the metrics of `SHOWN` that were logged so far, formatted."""
-        found = {name: float(value) for name, value in trainer.callback_metrics.items() if name in SHOWN}
-        return {short: f"{found[name]:.0f}" if short == "tok/s" else f"{found[name]:.3f}" for name, short in SHOWN.items() if name in found}
+        """Return loss, accuracy or a policy's KL divergence in nats, tokens per second, and validation loss/accuracy."""
+        logged = trainer.callback_metrics
+
+        def shown(name: str, digits: int) -> str:
+            return f"{float(logged[name]):.{digits}f}" if name in logged else ""
+
+        found = {
+            "loss": shown("train/loss", 3),
+            "acc": shown("train/accuracy", 2),
+            "kl": shown("train/kl_reference", 2),
+            "tok/s": shown("train/tokens_per_s", 0),
+            "val": "/".join(filter(None, (shown("val/loss", 3), shown("val/accuracy", 2)))),
+        }
+        return {name: value for name, value in found.items() if value}
 
     def init_train_tqdm(self) -> Tqdm:
         """Return the training bar."""
