@@ -11,7 +11,8 @@ def ppe(*, also_swap: bool = False, restart: bool = False, **options: Any) -> di
     """PPE: human preference of Chatbot Arena, and correctness with best-of-K curves.
 
     Accuracy on pairs of a better and a worse response; for the correctness sets also the correctness of the response that the model puts
-    first among the first k, and the area under the ROC curve. The name of a file or folder (GPQA, MATH, MMLU-Pro, MBPP-Plus, IFEval) is its set.
+    first among the first k, and the area under the ROC curve. A file or folder is named after its set: GPQA, MATH, MMLU-Pro, MBPP-Plus,
+    IFEval.
 
     Examples:
         prefrep eval ppe --model runs/mine/export --out runs/mine/ppe
