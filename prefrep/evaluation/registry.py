@@ -76,14 +76,14 @@ def benchmarks() -> dict[str, Benchmark]:
     return found | {name: each.benchmark() for name, each in JUDGED.items() if not each.format}
 
 
-def find(folder: str | Path) -> tuple[dict[str, list[str]], dict[str, str]]:
+def find(folder: str | Path) -> tuple[dict[str, list[str]], list[str]]:
     """Find the benchmarks in a folder: each file belongs to the one that its first row looks like.
 
     Args:
         folder: The folder; sub-folders are searched too.
 
     Returns:
-        Files by benchmark, and why other files were left out, by file.
+        Files by benchmark, and why other files were left out, a sentence each that begins with the file.
 
     Raises:
         DataError: There is no such folder, or no data file in it.
@@ -96,18 +96,18 @@ def find(folder: str | Path) -> tuple[dict[str, list[str]], dict[str, str]]:
         raise DataError(f"{folder}: no such folder; name one that holds files of benchmarks")
     known = benchmarks()
     found: dict[str, list[str]] = {}
-    left: dict[str, str] = {}
+    left: list[str] = []
     for file in sorted(path for path in Path(folder).rglob("*") if path.is_file() and path.name.endswith(SUFFIXES)):
         try:
             row, place = next(rows(file))
             format = detect(row, place)
         except PrefrepError as error:
-            left[str(file)] = str(error)
+            left.append(str(error))
             continue
         if format in known:
             found.setdefault(format, []).append(str(file))
         else:
-            left[str(file)] = f"rows of format {format}, which is no benchmark"
+            left.append(f"{file}: rows of format {format}, which is no benchmark")
     if not found and not left:
         raise DataError(f"{folder}: the folder holds no {', '.join(SUFFIXES)}")
     return {name: found[name] for name in known if name in found}, left

@@ -53,10 +53,9 @@ def every(
 
     draws, (found, left) = Bootstrap(bootstrap, seed), find(data)
     if not found:
-        reasons = "; ".join(left.values())
-        raise DataError(f"{data}: none of its files belongs to a benchmark ({reasons:.500}); known: {', '.join(known())}")
-    for file, reason in left.items():
-        print(f"left out: {file}: {reason.removeprefix(f'{file}: ')}")
+        raise DataError(f"{data}: none of its files belongs to a benchmark ({'; '.join(left):.500}); known: {', '.join(known())}")
+    for sentence in left:
+        print(f"left out: {sentence}")
     records = {each: benchmarks.read_records(known()[each], files) for each, files in found.items()}
     scorer = load_scorer(model, **loading)
     results = {}
