@@ -152,8 +152,8 @@ def evaluate(
     from prefrep.evaluation.rewardbench import swap_consistency
     from prefrep.io.fingerprint import fingerprint
 
-    before = dict(scorer.describe().get("encoded", {}))  # of other benchmarks that this scorer has answered
-    about = {"path": str(model), "fingerprint": fingerprint(model), **scorer.describe()}
+    before = dict(scorer.describe().get("encoded", {}))  # counted for other benchmarks that this scorer has answered
+    about = {"path": str(model), "fingerprint": fingerprint(model), **scorer.describe(), "encoded": dict.fromkeys(before, 0)}
     rows = benchmark.score(scorer, records, out, about, restart)
     counted = {what: n - before.get(what, 0) for what, n in scorer.describe().get("encoded", {}).items()}
     described = add_counts(out, {**about, **scorer.describe(), "encoded": counted})  # before swapping, which encodes everything again
