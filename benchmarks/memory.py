@@ -143,7 +143,7 @@ def score(count: str) -> dict[str, float]:
     import random
     import time
 
-    from prefrep.cli.score import main as score_file
+    from prefrep.cli.main import main as prefrep
     from prefrep.data.encode import EncodeConfig
     from prefrep.io.folder import save
     from prefrep.nn.backbone import Backbone
@@ -166,7 +166,7 @@ def score(count: str) -> dict[str, float]:
     out.unlink(missing_ok=True)
     start = time.perf_counter()
     arguments: Sequence[str] = ["--model", str(folder / "model"), "--data", str(source), "--out", str(out), "--device", "cpu"]
-    score_file(list(arguments))
+    prefrep(["score", *arguments])
     seconds = time.perf_counter() - start
     lines = sum(1 for _ in out.open())
     assert lines == max(int(count) // PER_PROMPT, 1), f"{lines} lines came out"

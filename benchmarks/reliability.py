@@ -281,6 +281,7 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     it = arguments(__doc__)
     it.add_argument("--kills", type=int, default=100, help="interruptions, over all cases in turn")
+    it.add_argument("--minutes", type=float, default=float("inf"), help="no trial begins after so long")
     it.add_argument("--seed", type=int, default=0, help="of cases and points")
     return it
 
@@ -292,14 +293,14 @@ def main(args: list[str] | None = None) -> None:
     if options.quick:
         options.kills, everything = 3, [Case("frozen", 2, "steps"), Case("GPOObjective", 1, "steps")]
     report = Report("reliability", options)
-    import prefrep.cli.configured  # noqa: F401  forked processes share what is imported
+    import prefrep.training.cli  # noqa: F401  forked processes share what is imported
 
     random, trials = np.random.default_rng(options.seed), Trials(QUICK_RESULTS / "reliability")
     order = [everything[i] for i in random.permutation(len(everything))]
     table: dict[tuple[str, str], list[int]] = {}
     interrupted = turn = 0
     start = time.monotonic()
-    while interrupted < options.kills:
+    while interrupted < options.kills and time.monotonic() - start < 60 * options.minutes:
         case = order[turn % len(order)]
         number = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM)[turn % 3]
         _, size = trials.reference(case)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from prefrep.disk import keep_lines, replace_lines
+from prefrep.disk import keep_lines, replace_lines, replace_path
 
 
 def test_lines_are_rows(tmp_path: Path) -> None:
@@ -41,6 +41,33 @@ def test_lines_are_kept_from_the_first(count: int | None, tail: bytes, tmp_path:
     file.write_bytes(b"".join(lines) + tail)
     keep_lines(file, count)
     assert file.read_bytes() == b"".join(lines[:count])
+
+
+@pytest.mark.parametrize("folder", [False, True])
+def test_a_draft_takes_the_place_of_what_is_there(folder: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that is killed before the last move leaves the older one: a file in its place, a folder under the name `last-0`."""
+
+    def make(name: str, text: str) -> Path:
+        path = tmp_path / name
+        if folder:
+            path.mkdir()
+        (path / "shard" if folder else path).write_text(text)
+        return path
+
+    def read(path: Path) -> str:
+        return (path / "shard" if folder else path).read_text()
+
+    last, draft = make("last.ckpt", "old"), make("draft.ckpt", "new")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("prefrep.disk.os.replace", die)
+        replace_path(draft, last)
+    assert read(tmp_path / "last-0.ckpt" if folder else last) == "old"
+    replace_path(draft, last)
+    assert read(last) == "new" and [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]
+
+
+def die(*args: object) -> None:
+    raise KeyboardInterrupt
 
 
 def test_a_file_that_is_not_there_stays_so(tmp_path: Path) -> None:

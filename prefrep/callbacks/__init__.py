@@ -1,4 +1,4 @@
-"""What happens around training: exported folders, metrics on disk, throughput, and the rounds of post-training."""
+"""Callbacks: checkpoints, exported folders, metrics on disk, throughput, and the rounds of post-training."""
 
 from prefrep.callbacks.checkpoints import Checkpoints
 from prefrep.callbacks.export import Export

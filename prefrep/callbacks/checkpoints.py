@@ -57,6 +57,7 @@ class Checkpoints(ModelCheckpoint):
         )  # fmt: skip
         self._interval, self._steps, self._epochs = train_time_interval, every_n_train_steps, every_n_epochs
         self._due = False
+        self._saved = (0, 0)  # steps and epochs in last.ckpt: nothing has to be saved before the first step
         self._signals: StopSignals | None = None
 
     @property
@@ -67,9 +68,10 @@ class Checkpoints(ModelCheckpoint):
     # ---- when
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Remember which step `last.ckpt` holds: Lightning 2.6.6 does not, and saves it again in the middle of the next step."""
+        """Remember what `last.ckpt` holds: Lightning 2.6.6 does not, and saves its step again in the middle of the next one."""
         if trainer.ckpt_path and Path(trainer.ckpt_path).resolve() == self._last.resolve():
-            self._last_global_step_saved = checkpoint["global_step"]
+            epochs = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
+            self._saved = checkpoint["global_step"], epochs
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock, and listen to signals."""
@@ -83,7 +85,7 @@ class Checkpoints(ModelCheckpoint):
         if loop._should_accumulate() or self._idle(trainer):
             return
         self._due = self._due or self._interval_over(trainer)
-        if not loop.global_step == loop.max_steps:  # the last step: all that is left is to finish
+        if loop.global_step != loop.max_steps:  # after the last step all that is left is to finish
             self.leave(trainer)
         if self._due and not loop._num_ready_batches_reached() and not loop._should_check_val_fx(run.fit_loop._data_fetcher):
             self._save(trainer)
@@ -117,7 +119,7 @@ class Checkpoints(ModelCheckpoint):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the end of training."""
-        if not self._idle(trainer) and self._last_global_step_saved != trainer.global_step:
+        if not self._idle(trainer) and self._saved != _position(trainer):
             self._save(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
@@ -147,7 +149,7 @@ class Checkpoints(ModelCheckpoint):
 
     def _save(self, trainer: Trainer) -> None:
         self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
-        self._due, self._last_global_step_saved, self._last_time_checked = False, trainer.global_step, time.monotonic()
+        self._due, self._saved, self._last_time_checked = False, _position(trainer), time.monotonic()
 
     def _save_checkpoint(self, trainer: Trainer, filepath: str) -> None:
         """Write a checkpoint whole or not at all: Lightning 2.6.6 moves a file from the temporary folder, which copies between disks."""
@@ -178,7 +180,7 @@ class Checkpoints(ModelCheckpoint):
             return
         received = self._signals.received if self._signals is not None else None
         number = received or signal.SIGTERM  # another process got it
-        if self._last_global_step_saved != trainer.global_step:
+        if self._saved != _position(trainer):
             self._save(trainer)
         if number == signal.SIGUSR1:
             self._requeue(trainer)
@@ -211,6 +213,11 @@ class Checkpoints(ModelCheckpoint):
         if self._signals is not None:
             self._signals.close()
             self._signals = None
+
+
+def _position(trainer: Trainer) -> tuple[int, int]:
+    """Return the numbers of optimizer steps and of epochs that are over."""
+    return trainer.global_step, int(cast(Any, trainer).fit_loop.epoch_progress.current.processed)
 
 
 def checkpoints_of(trainer: Trainer) -> Checkpoints | None:

@@ -1,4 +1,4 @@
-"""The folder that a run leaves behind."""
+"""Export of a trained preference model."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ log = logging.getLogger(__name__)
 
 
 class Export(Callback):
-    """Writes the exported folder when training ends.
+    """Export of the model when training ends.
 
     Args:
-        path: The folder; empty: `export` under the trainer's default_root_dir.
-        which: `best`: the weights of the best checkpoint, where one was kept by a validation metric, else the last. `last`: the final
+        path: The folder; if empty, `export` in the trainer's default_root_dir.
+        which: `best`: the weights of the best checkpoint by a validation metric, or the final weights if there is none. `last`: the final
             weights.
-        weights: `full`: the whole language model. `reference`: what was trained, beside the path of the base.
+        weights: `full`: the whole language model. `reference`: the trained weights and the path of the base model.
     """
 
     def __init__(self, path: str = "", which: Literal["best", "last"] = "best", weights: folder.Weights = "full") -> None:
         self.path, self.which, self.weights = path, which, weights
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refuses, before and not after training, what could not be exported.
+        """Check before training that the model can be exported.
 
         Raises:
-            ConfigError: The best checkpoint would be a folder of shards, or the base cannot be named by its path.
-            CheckpointError: Something that is not a model is where the folder shall be.
+            ConfigError: The best checkpoint would be sharded, or the base model has no path to refer to.
+            CheckpointError: The target folder exists and does not hold an exported model.
         """
         backbone = cast(PreferenceModule, pl_module).backbone
         folder.check_base(backbone.path, "reference" if backbone.settings["quantize"] != "none" else self.weights)
@@ -48,12 +48,12 @@ class Export(Callback):
         monitored = any(isinstance(c, ModelCheckpoint) and c.monitor for c in trainer.checkpoint_callbacks)
         if self.which == "best" and monitored and not _whole_checkpoints(trainer):
             raise ConfigError(
-                "Export reads the best weights from its checkpoint, and this strategy writes it in parts; set Export.which: last"
-                " (with ModelParallelStrategy, save_distributed_checkpoint: false does as well)"
+                "Export cannot read the best weights from the sharded checkpoints of this strategy; set Export.which: last"
+                " (or, with ModelParallelStrategy, save_distributed_checkpoint: false)"
             )
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Writes the folder, in process 0; where the model is sharded, all processes hand in their parts."""
+        """Write the folder on rank 0; if the model is sharded, all ranks contribute their shards."""
         if trainer.fast_dev_run or trainer.interrupted:  # type: ignore[attr-defined]
             return
         module, data = cast(PreferenceModule, pl_module), cast(PreferenceData, trainer.datamodule)  # type: ignore[attr-defined]
@@ -95,12 +95,12 @@ class Export(Callback):
 
 
 def _finite(value: torch.Tensor | None) -> float | None:
-    """A number that JSON has; what was not measured, such as the accuracy on ties alone, is null."""
+    """Return a number that JSON can represent; null if it is undefined, such as the accuracy on ties only."""
     return float(value) if value is not None and torch.isfinite(value) else None
 
 
 def _whole_checkpoints(trainer: Trainer) -> bool:
-    """Whether a checkpoint is one file with all weights."""
+    """Return whether a checkpoint is one file with all weights."""
     strategy = trainer.strategy
     if isinstance(strategy, ModelParallelStrategy):
         return not strategy._save_distributed_checkpoint

@@ -1,4 +1,4 @@
-"""How the policy does on prompts that it does not learn from."""
+"""Evaluation of the policy on held-out prompts."""
 
 from __future__ import annotations
 
@@ -23,18 +23,21 @@ from prefrep.modules.gpo import GPO
 
 
 class HeldOut(RoundCallback):
-    """Samples responses to the prompts of `data.val` before every round and after the last, and compares them with earlier ones.
+    """Win rates on the prompts of `data.val`, before every round and after the last one.
 
-    `rounds/t/held_out.jsonl` holds responses of pi_t, `rounds/t/verdicts.jsonl` log-odds of them against those of pi_0 and of pi_{t-1};
-    `rounds/t/metrics.json` then has win rates (a tie is half a win) and mean log-odds, with bootstrap intervals over prompts.
+    `rounds/t/held_out.jsonl` holds responses of pi_t, `rounds/t/verdicts.jsonl` their log-odds (nats) against responses of pi_0 and
+    pi_{t-1}. `rounds/t/metrics.json` gets win rates (a tie is half a win) and mean log-odds, with bootstrap intervals over prompts.
 
     Args:
-        judge: Who compares.
-        sampler: Builds what draws responses; best the same as for training.
-        responses: Per prompt.
-        batch_size: Prompts that are answered at a time.
-        seed: Of the draws.
-        resamples: For the intervals.
+        judge: The judge of the comparisons.
+        sampler: Builds the sampler; normally configured like that of training.
+        responses: Responses per prompt.
+        batch_size: Prompts per sampling batch.
+        seed: Seed of sampling.
+        resamples: Bootstrap resamples.
+
+    Raises:
+        ConfigError: A number is out of range.
     """
 
     def __init__(
@@ -52,19 +55,19 @@ class HeldOut(RoundCallback):
         self.batch_size, self.seed, self.resamples = batch_size, seed, resamples
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Finds out, before a round is sampled, about held-out prompts or a judge that are missing.
+        """Check before a round is sampled that there are held-out prompts and a judge that fits them.
 
         Raises:
-            ConfigError: There are no held-out prompts, or sampler, judge and data do not go together.
+            ConfigError: There are no held-out prompts, or sampler, judge and data are inconsistent.
         """
         _, data = parts(trainer, pl_module, type(self).__name__)
         if not data.prompts("val"):
-            raise ConfigError("HeldOut needs prompts that are not trained on; name a file with --data.val FILE, or remove the callback")
+            raise ConfigError("HeldOut needs prompts that are not trained on; set --data.val FILE or remove the callback")
         check_sampler(self.sampler, data)
         check_reading(self.judge, data)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The policy of the last round; here and not when training ends, so that a run that was killed in between makes up for it."""
+        """Evaluate the policy of the last round. Unlike `on_train_end`, this hook also runs when a finished run is resumed."""
         module, data = parts(trainer, pl_module, type(self).__name__)
         if not cast(Any, trainer).fast_dev_run and not trainer.interrupted and data.round_begins and data.round_number > 0:
             module.to(trainer.strategy.root_device)
@@ -72,7 +75,7 @@ class HeldOut(RoundCallback):
                 self.act(trainer, module, data, data.round_number)
 
     def act(self, trainer: Trainer, module: GPO, data: PromptData, number: int) -> None:
-        """Samples and compares what is missing."""
+        """Sample and judge the missing responses."""
         prompts = data.prompts("val")
 
         def make(rows: Sequence[int]) -> Iterator[Line]:
@@ -115,7 +118,7 @@ class HeldOut(RoundCallback):
         found = data.rounds.read(number, "held_out")
         if len(found) < size:
             raise ConfigError(
-                f"{data.rounds.folder(number)}: held_out.jsonl is not complete; HeldOut must be there from the first round on"
+                f"{data.rounds.folder(number)}: held_out.jsonl is incomplete; HeldOut must be configured from the first round on"
             )
         return [found[row] for row in range(size)]
 
@@ -130,7 +133,7 @@ class HeldOut(RoundCallback):
         report(trainer, data, number, values, texts)
 
     def _compared(self, name: str, tables: list[np.ndarray[Any, Any]], number: int) -> dict[str, float]:
-        """Win rate with its interval, and mean log-odds."""
+        """Return the win rate, its interval, and mean log-odds in nats."""
         wins = np.array([float(((table > 0) + 0.5 * (table == 0)).mean()) for table in tables])
         low, high = percentile_interval(bootstrap_means(wins, self.resamples, stream(self.seed, f"{name}{number}")))
         score = math.fsum(float(table.mean()) for table in tables) / len(tables)

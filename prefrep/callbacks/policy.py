@@ -1,4 +1,4 @@
-"""The policy that a run leaves behind."""
+"""Export of a trained policy."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ log = logging.getLogger(__name__)
 
 
 class ExportPolicy(Callback):
-    """Writes the policy as a Hugging Face folder when training ends.
+    """Export of the policy as a Hugging Face folder when training ends.
 
     Args:
-        path: The folder; empty: `export` under the trainer's default_root_dir.
-        weights: `merged`: the whole model. `adapter`: the LoRA weights beside the path of their base.
+        path: The folder; if empty, `export` in the trainer's default_root_dir.
+        weights: `merged`: the whole model. `adapter`: the LoRA weights and the path of their base model.
     """
 
     def __init__(self, path: str = "", weights: policy.PolicyWeights = "merged") -> None:
         self.path, self.weights = path, weights
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refuses, before and not after training, what could not be exported.
+        """Check before training that the policy can be exported.
 
         Raises:
-            ConfigError: An adapter is asked for and there is none, or a quantised base would have to be merged.
-            CheckpointError: Something that is not a model is where the folder shall be.
+            ConfigError: `weights` is `adapter` without LoRA, or a quantized base would have to be merged.
+            CheckpointError: The target folder exists and does not hold an exported model.
         """
         module, _ = parts(trainer, pl_module, type(self).__name__)
         policy.check(module.backbone, self.weights)
         check_free(self._target(trainer))
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Writes the folder."""
+        """Write the folder."""
         module, data = parts(trainer, pl_module, type(self).__name__)
         if cast(Any, trainer).fast_dev_run or trainer.interrupted or not trainer.is_global_zero:
             return

@@ -1,4 +1,4 @@
-"""Embeddings of responses, for TensorBoard's projector."""
+"""Response embeddings for the TensorBoard projector."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ from prefrep.records import Comparison, Record, text
 log = logging.getLogger(__name__)
 
 TAG = "responses"
-CUT = 200  # characters of a text
-SHOWN = 3  # numbers of a vector: the projector draws three principal components, and nothing at all where there are two
+CUT = 200  # characters shown of a response
+SHOWN = 3  # the projector draws three principal components, and nothing for vectors of fewer
 
 
 class Point(NamedTuple):
-    """What the projector says of an embedding.
+    """Metadata of an embedding.
 
     Args:
-        id: Of the record.
-        subset: That it belongs to.
-        role: `chosen`, `rejected`, or the score of one of several responses.
+        id: Id of the record.
+        subset: Subset of the record.
+        role: `chosen`, `rejected`, or the score of a ranked response.
         text: The response.
     """
 
@@ -45,13 +45,16 @@ class Point(NamedTuple):
 
 
 class Projector(Callback):
-    """Writes embeddings of validation responses beside the training curves when training ends: tab "Projector" of TensorBoard.
+    """Embeddings of validation responses in TensorBoard's projector tab, written when training ends.
 
-    The vectors are what the head compares, D numbers a response, with the final weights. Where that is one number (Bradley-Terry), they are
-    the hidden states that the head reads. A pair model has no embedding of one response, so nothing is written.
+    The vectors are the [D] embeddings that the head compares, under the final weights. Heads with D = 1 (Bradley-Terry) get the hidden
+    states that they read instead. Pair models embed no single response, so nothing is written.
 
     Args:
-        records: From so many records of the validation data, the first ones.
+        records: Number of validation records, from the first one.
+
+    Raises:
+        ConfigError: `records` is out of range.
     """
 
     def __init__(self, records: int = 250) -> None:
@@ -60,7 +63,7 @@ class Projector(Callback):
         self.records = records
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Writes the embeddings, in process 0, of its share of the data."""
+        """Write the embeddings of rank 0's share of the data."""
         run = cast(Any, trainer)
         if run.fast_dev_run or trainer.interrupted or not trainer.is_global_zero:
             return
@@ -80,28 +83,28 @@ class Projector(Callback):
 
 
 def _silent(module: PreferenceModule, data: PreferenceData, loggers: Sequence[TensorBoardLogger]) -> str:
-    """Why there is nothing to write, or nothing to write to; empty when there is."""
+    """Return why nothing can be written; empty if it can."""
     if not loggers:
         return "there is no TensorBoardLogger"
     if data._sources["val"] is None:
-        return "no validation data are named"
+        return "there are no validation data"
     if module.layout == "pair":
-        return "a pair model reads two responses at once and has no embedding of one"
-    return "the weights are spread over processes" if is_sharded(module) else ""
+        return "a pair model does not embed single responses"
+    return "the weights are sharded" if is_sharded(module) else ""
 
 
 @torch.no_grad()
 def embeddings(trainer: Trainer, module: PreferenceModule, data: PreferenceData, records: int) -> tuple[Tensor, list[Point]]:
-    """Embeddings of the responses of the first validation records, and what each is.
+    """Return embeddings of the responses of the first validation records, with their metadata.
 
     Args:
-        trainer: Says in which precision.
+        trainer: The trainer, for its precision.
         module: A model that reads single responses.
-        data: Its data; what a frozen language model has read is not read again.
-        records: So many.
+        data: The data; cached hidden states of a frozen backbone are reused.
+        records: Number of records.
 
     Returns:
-        [M, D] embeddings, or [M, H] hidden states where D is 1, in fp32 on the CPU; and M points.
+        fp32 embeddings [M, D] on the CPU, hidden states [M, H] if D is 1; and M points.
     """
     encoder = Encoder(module.tokenizer, data.encode_config, "single")
     known = [record for _, record, _ in islice(data.encoded("val", data._read("val"), encoder), records)]
@@ -126,12 +129,12 @@ def embeddings(trainer: Trainer, module: PreferenceModule, data: PreferenceData,
 
 
 def _points(record: Record) -> Iterator[Point]:
-    """One for each response, in the order in which they are encoded."""
+    """Yield one point per response, in encoding order."""
     if isinstance(record, Comparison):
         each = [("chosen", record.chosen), ("rejected", record.rejected)]
     else:
         scores = record.scores or [0.0] * len(record.responses)
         each = [(f"score {score:g}", response) for score, response in zip(scores, record.responses, strict=True)]
     for role, response in each:
-        # An empty cell would move the others: lines are cells between tabs.
+        # Metadata are tab-separated, so an empty cell would shift the others.
         yield Point(record.id or record.source or "-", record.subset or "-", role, " ".join(text(response).split())[:CUT] or "-")

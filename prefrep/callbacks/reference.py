@@ -1,4 +1,4 @@
-"""What the reference policies say of the responses of a round."""
+"""Log-probabilities of a round's responses under the reference policies."""
 
 from __future__ import annotations
 
@@ -16,14 +16,17 @@ from prefrep.modules.gpo import GPO
 
 
 class UpdateReference(RoundCallback):
-    """Makes the policy of the moment the reference: log pi_t of the round's responses, into `rounds/t/reference.jsonl`.
+    """Update of the reference at the start of a round: log pi_t of its responses (nats), in `rounds/t/reference.jsonl`.
 
-    That is all that training needs of pi_t, so no copy of it is kept. log pi_0 is written beside it: with LoRA from the same weights,
-    adapters switched off; after full fine-tuning from weights that are read again for the time that it takes.
+    Training needs nothing else of pi_t, so no copy of its weights is kept. log pi_0 is stored too: LoRA models compute it with adapters
+    disabled, fully fine-tuned ones reload the initial weights for the duration.
 
     Args:
-        initial: Whether log pi_0 is wanted too, for objectives with an anchor and for the distance from pi_0 in the log.
-        batch_size: Prompts that are read at a time.
+        initial: Whether to compute log pi_0, for anchored objectives and for the logged distance from pi_0.
+        batch_size: Prompts per forward pass.
+
+    Raises:
+        ConfigError: `batch_size` is out of range.
     """
 
     def __init__(self, initial: bool = True, batch_size: int = 8) -> None:
@@ -32,17 +35,17 @@ class UpdateReference(RoundCallback):
         self.initial, self.batch_size = initial, batch_size
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refuses, before anything is sampled, to leave out what the objective needs.
+        """Check before a round is sampled that the objective gets log pi_0 if it needs it.
 
         Raises:
-            ConfigError: The objective needs log pi_0 and it is not wanted.
+            ConfigError: The objective needs log pi_0 and `initial` is false.
         """
         module, _ = parts(trainer, pl_module, type(self).__name__)
         if module.objective.needs_initial and not self.initial:
             raise ConfigError(f"{type(module.objective).__name__} is anchored to pi_0; set UpdateReference.initial to true")
 
     def act(self, trainer: Trainer, module: GPO, data: PromptData, number: int) -> None:
-        """Computes what is missing.
+        """Compute the missing log-probabilities.
 
         Raises:
             ConfigError: There are no responses yet.
@@ -56,7 +59,7 @@ class UpdateReference(RoundCallback):
         def make(rows: Sequence[int]) -> Iterator[Line]:
             return measured(module, data, [samples[row] for row in rows], self.initial, number)
 
-        about = {"weights": module.weights_digest(), "initial": self.initial}  # the batch size moves the rounding alone
+        about = {"weights": module.weights_digest(), "initial": self.initial}  # the batch size affects rounding only
         groups = batches(len(prompts), self.batch_size)
         self.fill(trainer, data, number, "reference", about, groups, make, fresh=data.round_begins)
         if self.first_time(trainer, number):
@@ -64,7 +67,7 @@ class UpdateReference(RoundCallback):
 
 
 def measured(module: GPO, data: PromptData, samples: list[Sample], initial: bool, number: int) -> Iterator[Line]:
-    """Log-probabilities, lengths and entropies of some prompts' responses, and log pi_0 if wanted."""
+    """Yield log-probabilities, lengths and entropies of each sample's responses, and log pi_0 if `initial`."""
     trees, surplus = data.together(samples)
     trees, surplus = trees.to(module.device), surplus.to(module.device)
     logprobs, lengths, entropies = module.measure(trees, surplus)
@@ -86,10 +89,10 @@ def measured(module: GPO, data: PromptData, samples: list[Sample], initial: bool
 
 
 def summary(lines: list[Line]) -> dict[str, float]:
-    """Means over all responses: tokens, entropy in nats per token, and log pi_t - log pi_0 in nats per response.
+    """Return means over all responses: tokens, entropy in nats per token, and log pi_t - log pi_0 in nats per response.
 
-    The last is an estimate of KL(pi_t, pi_0) from responses as they are sampled: exact in the mean at temperature 1 and top_p 1, as far as
-    encoding a response's text gives the tokens that were sampled. It mostly does; where it does not, the numbers are of the encoded text.
+    The last one is an estimate of KL(pi_t, pi_0), unbiased at temperature 1 and top_p 1 if encoding a response's text reproduces the
+    sampled tokens. It occasionally does not; log-probabilities are always those of the encoded text.
     """
     count = sum(len(line["logprobs"]) for line in lines)
     found = {

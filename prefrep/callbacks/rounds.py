@@ -1,4 +1,4 @@
-"""What the callbacks of post-training share: when they act, in which state of the model, and where their numbers go."""
+"""Base class and helpers of the post-training callbacks."""
 
 from __future__ import annotations
 
@@ -25,28 +25,27 @@ log = logging.getLogger(__name__)
 
 
 class RoundCallback(Callback, ABC):
-    """Acts when a round begins; within a resumed round it finds its work done.
+    """Work at the start of a round, of which a resumed round does only the missing part.
 
-    Lightning leaves `on_train_epoch_start` out when a run goes on in the middle of an epoch, or right after the last batch of one: hence
-    `on_train_start` too.
+    Lightning skips `on_train_epoch_start` when a run resumes within an epoch, so the work is also done in `on_train_start`.
     """
 
     _reported = -1
 
     def state_dict(self) -> dict[str, Any]:
-        """Which round was reported last: a resumed run does not log it again."""
+        """Return the last reported round, so that a resumed run does not log it again."""
         return {"reported": self._reported}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes it over from a checkpoint."""
+        """Restore the last reported round."""
         self._reported = state_dict["reported"]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Acts at the beginning of a run, resumed or not."""
+        """Prepare the present round, whether or not the run is resumed."""
         self._act(trainer, pl_module)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Acts at the beginning of a round."""
+        """Prepare the round."""
         self._act(trainer, pl_module)
 
     def _act(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -67,7 +66,11 @@ class RoundCallback(Callback, ABC):
         make: Callable[[Sequence[int]], Iterable[Line]],
         fresh: bool = True,
     ) -> None:
-        """`Rounds.fill` by all processes together: each makes its share, and all of it is there afterwards."""
+        """Run `Rounds.fill` on all ranks, each with its share, and wait for the complete table.
+
+        Raises:
+            Stopped: A signal asked the run to stop; the batches before it are on disk.
+        """
         saver = checkpoints_of(trainer)
         data.rounds.fill(
             number, name, about, groups, make, rank=trainer.global_rank, world_size=trainer.world_size, fresh=fresh,
@@ -78,7 +81,7 @@ class RoundCallback(Callback, ABC):
             saver.leave(trainer)
 
     def first_time(self, trainer: Trainer, number: int) -> bool:
-        """Whether a round is to be reported: once in a run, by one process."""
+        """Return whether to report a round: once per run, on rank 0."""
         first = self._reported < number and trainer.is_global_zero
         if first:
             self._reported = number
@@ -86,11 +89,15 @@ class RoundCallback(Callback, ABC):
 
     @abstractmethod
     def act(self, trainer: Trainer, module: GPO, data: PromptData, number: int) -> None:
-        """Makes what the round still lacks."""
+        """Do the missing work of a round."""
 
 
 def parts(trainer: Trainer, module: LightningModule, who: str) -> tuple[GPO, PromptData]:
-    """The policy and its prompts. Raises ConfigError: the run is about something else."""
+    """Return the policy and its prompts.
+
+    Raises:
+        ConfigError: The run does not train a GPO policy on PromptData.
+    """
     data = cast(Any, trainer).datamodule
     if not isinstance(module, GPO) or not isinstance(data, PromptData):
         raise ConfigError(f"{who} belongs to post-training: it needs the model GPO and the data PromptData")
@@ -99,7 +106,7 @@ def parts(trainer: Trainer, module: LightningModule, who: str) -> tuple[GPO, Pro
 
 @contextmanager
 def reading(trainer: Trainer, module: GPO) -> Iterator[None]:
-    """The policy as something that is only read: evaluation mode, no gradients, the trainer's precision."""
+    """Put the policy in inference mode: evaluation mode, no gradients, the trainer's precision."""
     mode = module.training
     module.eval()
     try:
@@ -112,17 +119,17 @@ def reading(trainer: Trainer, module: GPO) -> Iterator[None]:
 
 
 def seed_of(*numbers: int) -> int:
-    """A seed for each combination of numbers."""
+    """Return a seed for a combination of numbers."""
     return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
 def report(trainer: Trainer, data: PromptData, number: int, values: Mapping[str, float], texts: Mapping[str, str] | None = None) -> None:
-    """Numbers of a round: `round/...` of every logger, and `metrics.json` in the round's folder; texts go to TensorBoard."""
+    """Log the metrics of a round as `round/...` and in `metrics.json` of the round's folder; texts go to TensorBoard."""
     if not trainer.is_global_zero:
         return
     file = data.rounds.folder(number) / "metrics.json"
     known = json.loads(file.read_text()) if file.exists() else {}
-    replace_text(file, json.dumps({**known, **values}, indent=1) + "\n")
+    replace_text(file, json.dumps({**known, **values}, indent=1, sort_keys=True) + "\n")
     for logger in trainer.loggers:
         logger.log_metrics({f"round/{name}": value for name, value in values.items()}, step=trainer.global_step)
         if isinstance(logger, TensorBoardLogger):

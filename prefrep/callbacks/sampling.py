@@ -1,4 +1,4 @@
-"""Responses of the policy to the prompts of a round."""
+"""Sampling of a round's responses."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from prefrep.modules.gpo import GPO
 
 
 class SampleResponses(RoundCallback):
-    """Draws K responses to every prompt of the round from pi_t, into `rounds/t/samples.jsonl`, and M of pi_0 into `opponents.jsonl`.
+    """K responses of pi_t to every prompt of a round, in `rounds/t/samples.jsonl`, and M responses of pi_0, in `opponents.jsonl`.
 
     Args:
-        sampler: Builds what draws them.
-        responses: K, per prompt.
+        sampler: Builds the sampler.
+        responses: K, responses of pi_t per prompt.
         initial: M, responses of pi_0 per prompt, for objectives whose opponent is a mixture.
-        batch_size: Prompts that are answered at a time; a killed run loses at most as many.
-        seed: Of the draws.
+        batch_size: Prompts per sampling batch; a killed run loses at most one batch.
+        seed: Seed of sampling.
 
     Raises:
         ConfigError: A number is out of range.
@@ -46,11 +46,11 @@ class SampleResponses(RoundCallback):
         self.sampler, self.responses, self.initial, self.batch_size, self.seed = sampler(), responses, initial, batch_size, seed
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refuses, before anything is sampled, what does not go together.
+        """Check before sampling that callbacks, objective, sampler and data are consistent.
 
         Raises:
-            ConfigError: Nobody would judge the responses, the objective needs some of pi_0 and none are asked for, or sampler and data
-                disagree.
+            ConfigError: A callback of post-training is missing, the objective needs responses of pi_0 and `initial` is 0, or sampler and
+                data disagree.
         """
         module, data = parts(trainer, pl_module, type(self).__name__)
         there = {type(callback).__name__ for callback in cast(Any, trainer).callbacks}
@@ -61,7 +61,7 @@ class SampleResponses(RoundCallback):
         check_sampler(self.sampler, data)
 
     def act(self, trainer: Trainer, module: GPO, data: PromptData, number: int) -> None:
-        """Samples what is missing."""
+        """Sample the missing responses."""
         prompts = data.round_prompts(number)
 
         def make(rows: Sequence[int]) -> Iterator[Line]:
@@ -92,7 +92,7 @@ class SampleResponses(RoundCallback):
         groups = batches(len(prompts), self.batch_size)
         own = {"weights": module.weights_digest(), **about}
         self.fill(trainer, data, number, "samples", own, groups, make, fresh=data.round_begins)
-        if self.initial:  # after all the others: an engine such as vLLM is built once for each policy
+        if self.initial:  # last, since an engine such as vLLM is rebuilt for each policy
             self.fill(trainer, data, number, "opponents", about, groups, oppose)
         if self.first_time(trainer, number):
             lines = data.rounds.read(number, "samples")
@@ -104,12 +104,12 @@ class SampleResponses(RoundCallback):
 
 
 def described(sampler: Sampler) -> Line:
-    """What decides the responses of a sampler; how much memory it may take does not."""
+    """Return the settings that determine the responses of a sampler."""
     return {name: value for name, value in plain(sampler).items() if name != "gpu_memory"}
 
 
 def line_of(responses: Sequence[Sampled]) -> Line:
-    """What `PromptData.encoded` needs to know of the responses to a prompt."""
+    """Return the responses to a prompt as `PromptData.encoded` reads them."""
     return {
         "responses": [each.text for each in responses],
         "finished": [each.finished for each in responses],
@@ -118,18 +118,22 @@ def line_of(responses: Sequence[Sampled]) -> Line:
 
 
 def check_sampler(sampler: Sampler, data: PromptData) -> None:
-    """Raises ConfigError where a sampler would write what the data cannot hold, or read prompts in another template."""
+    """Check that sampler and data agree on template and lengths.
+
+    Raises:
+        ConfigError: They do not.
+    """
     template, longest = getattr(sampler, "template", None), getattr(sampler, "max_new_tokens", None)
     config = data.encode_config
     if template is not None and template != config.template:
         raise ConfigError(f"the sampler's template is {template} and the data's {config.template}; both must be the same")
     if longest is not None and data.max_prompt_length + longest > config.max_length:
         raise ConfigError(
-            f"max_prompt_length {data.max_prompt_length} and the sampler's max_new_tokens {longest} are more than max_length "
+            f"max_prompt_length {data.max_prompt_length} plus the sampler's max_new_tokens {longest} exceed max_length "
             f"{config.max_length}; raise --data.max_length, or lower one of them"
         )
 
 
 def _shown(line: Line) -> str:
-    """A prompt and its responses as Markdown."""
+    """Return a prompt and its responses as Markdown."""
     return f"**{line['prompt'][-1]['content']}**\n\n" + "\n\n---\n\n".join(line["responses"])

@@ -1,4 +1,4 @@
-"""How fast training goes."""
+"""Training throughput."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from prefrep.data.trees import TreeBatch
 
 
 class Throughput(Callback):
-    """Logs distinct tokens and prompts per second of training, over the steps since the last log."""
+    """Distinct tokens and prompts per second of training, logged over the steps since the last log."""
 
     def __init__(self) -> None:
         self._tokens = self._prompts = 0
         self._since: float | None = None
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: TreeBatch, batch_idx: int) -> None:
-        """Starts the clock at the first batch; time spent on validation counts nothing."""
+        """Start the clock at the first batch after a pause."""
         if self._since is None:
             self._since = time.perf_counter()
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: TreeBatch, batch_idx: int) -> None:
-        """Counts a batch."""
+        """Count a batch, and log at logging steps."""
         self._tokens += batch.tokens
         self._prompts += len(batch)
         if (batch_idx + 1) % (trainer.accumulate_grad_batches * cast(Any, trainer).log_every_n_steps) == 0 and self._since is not None:
@@ -33,11 +33,11 @@ class Throughput(Callback):
             self._restart()
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stops the clock."""
+        """Stop the clock: validation is not training."""
         self._restart()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stops the clock: what is made between two rounds is no training."""
+        """Stop the clock: work between two rounds is not training."""
         self._restart()
 
     def _restart(self) -> None:

@@ -21,10 +21,10 @@ from prefrep.data.features import Features, root
 from prefrep.data.files import ROLES
 from prefrep.data.identity import Reads, identity
 from prefrep.data.remember import look_up, remember
-from prefrep.data.sampling import BatchOrder, ResumableLoader, batches_before
+from prefrep.data.sampling import BatchOrder, Drawn, ResumableLoader, batches_before
 from prefrep.data.sources import Source, read_mixed
 from prefrep.data.spool import Spool
-from prefrep.data.trees import Datum, Layout, TreeBatch, collate
+from prefrep.data.trees import Datum, Layout, TreeBatch, batch_layout, collate
 from prefrep.errors import ConfigError, DataError, RecordError
 from prefrep.records import Comparison, Record, preferred
 
@@ -167,7 +167,7 @@ class PreferenceData(LightningDataModule):
         if skipped:
             log.warning("%s: %d bad rows skipped, %d records kept", name, len(skipped), len(records))
         if not records:
-            raise DataError(f"{', '.join(s.path for s in sources)}: no usable rows; examine the data with bin/inspect")
+            raise DataError(f"{', '.join(s.path for s in sources)}: no usable rows; examine the data with prefrep inspect")
         return records
 
     def encoded(self, name: str, records: Iterable[Record], encoder: Encoder) -> Iterator[tuple[int, Record, Datum]]:
@@ -217,12 +217,10 @@ class PreferenceData(LightningDataModule):
         return cast(Reader, self.trainer.lightning_module)
 
     def _batch_layout(self) -> Layout:
-        supported = self._reader.supports_trees()
-        if self.layout == "trees" and not supported:
-            raise ConfigError("layout: trees needs a backbone that supports tree masks, and this one does not; use layout: auto or padded")
-        if self.layout == "auto" and not supported:
+        layout = batch_layout(self.layout, self._reader.supports_trees())
+        if self.layout == "auto" and layout == "padded":
             log.info("this backbone does not support tree masks: layout padded")
-        return "trees" if supported and self.layout != "padded" else "padded"
+        return layout
 
     def _remembered(self, name: str, data: Sequence[Datum]) -> Features | None:
         """Return the cache with the hidden states of all data, reading what is missing; None: the backbone trains, or caching is off."""
@@ -271,7 +269,7 @@ class PreferenceData(LightningDataModule):
                 _together, data=data, pad_id=pad_id(self._reader.tokenizer), layout=self._batch_layout(), row_tokens=self.row_tokens
             )
         return ResumableLoader(
-            cast(Any, _Indices()), batch_sampler=order, collate_fn=together, num_workers=self.num_workers, pin_memory=_on_cuda(trainer),
+            cast(Any, Drawn()), batch_sampler=order, collate_fn=together, num_workers=self.num_workers, pin_memory=_on_cuda(trainer),
             persistent_workers=False,
         )  # fmt: skip
 
@@ -290,13 +288,6 @@ class PreferenceData(LightningDataModule):
     def predict_dataloader(self) -> DataLoader[TreeBatch]:
         """Return batches to score, in the order of the data."""
         return self._loader("predict")
-
-
-class _Indices:
-    """A dataset whose items are the indices that the sampler draws."""
-
-    def __getitem__(self, item: tuple[int, bool]) -> tuple[int, bool]:
-        return item
 
 
 def _known(batch: list[tuple[int, bool]], data: Sequence[Datum], features: Features) -> TreeBatch:

@@ -21,8 +21,8 @@ from prefrep.data.files import ROLES
 from prefrep.data.prompt_sources import Prompt, read_prompts
 from prefrep.data.round_batch import RoundBatch, Sample, encode_samples
 from prefrep.data.rounds import Line, Rounds
-from prefrep.data.sampling import BatchOrder, ResumableLoader, batches_before
-from prefrep.data.trees import Layout, TreeBatch, collate
+from prefrep.data.sampling import BatchOrder, Drawn, ResumableLoader, batches_before
+from prefrep.data.trees import TreeBatch, batch_layout, collate
 from prefrep.errors import ConfigError, DataError, RecordError
 from prefrep.functional.gpo import Judged
 
@@ -111,7 +111,7 @@ class PromptData(LightningDataModule):
         """
         if stage != "fit":
             raise ConfigError(
-                f"a policy is trained with fit; {getattr(stage, 'value', stage)} is for preference models (bin/eval for policies)"
+                f"a policy is trained with fit; {getattr(stage, 'value', stage)} is for preference models (prefrep eval for policies)"
             )
         if self._sources["train"] is None:
             raise ConfigError("no prompts to train on; name a file with --data.train FILE")
@@ -210,7 +210,8 @@ class PromptData(LightningDataModule):
 
     def together(self, samples: list[Sample]) -> tuple[TreeBatch, Tensor]:
         """Collate samples; return the batch and the surplus of each response [N * K]."""
-        trees = collate([sample.datum for sample in samples], pad_id(self._policy.tokenizer), self._batch_layout(), self.row_tokens)
+        layout = batch_layout(self.layout, self._policy.supports_trees())
+        trees = collate([sample.datum for sample in samples], pad_id(self._policy.tokenizer), layout, self.row_tokens)
         return trees, torch.tensor([each for sample in samples for each in sample.surplus])
 
     def _entries(self, number: int) -> list[_Entry]:
@@ -237,7 +238,7 @@ class PromptData(LightningDataModule):
             done=lambda: batches_before(trainer, -(-self.round_size // self.batch_size)),
         )  # fmt: skip
         # No workers: batches are cheap, and workers would fork before the round's files are complete.
-        return ResumableLoader(cast(Any, _Rows()), batch_sampler=order, collate_fn=partial(_collated, self))
+        return ResumableLoader(cast(Any, Drawn()), batch_sampler=order, collate_fn=partial(_collated, self))
 
     def batch(self, rows: list[tuple[int, bool]]) -> RoundBatch:
         """Return the batch of some rows (index, whether it counts) of the current round; rows that do not count have weight 0."""
@@ -274,12 +275,6 @@ class PromptData(LightningDataModule):
     def _encoder(self) -> Encoder:
         return Encoder(self._policy.tokenizer, self.encode_config, "single", policy=True)
 
-    def _batch_layout(self) -> Layout:
-        supported = self._policy.supports_trees()
-        if self.layout == "trees" and not supported:
-            raise ConfigError("layout: trees needs a backbone that supports tree masks, and this one does not; use layout: auto or padded")
-        return "trees" if supported and self.layout != "padded" else "padded"
-
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
@@ -288,13 +283,6 @@ class _Entry:
     sample: Sample
     reference: Line
     label: Line
-
-
-class _Rows:
-    """A dataset whose items are the rows that the sampler draws."""
-
-    def __getitem__(self, item: tuple[int, bool]) -> tuple[int, bool]:
-        return item
 
 
 def _collated(data: PromptData, rows: list[tuple[int, bool]]) -> RoundBatch:

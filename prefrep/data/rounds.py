@@ -127,10 +127,10 @@ class Rounds:
                 # After its first step the policy of a round no longer exists, and later rounds need all earlier ones.
                 way = f"delete {file.parent}" if begins else "go on with the settings that made them, since the round has trained already"
                 raise DataError(
-                    f"{file.parent}: its {name} were made by another run ({what}); name another --trainer.default_root_dir, or {way}"
+                    f"{file.parent}: its {name} were made by another run ({what}); set another --trainer.default_root_dir, or {way}"
                 )
         elif write:
-            replace_text(file, json.dumps({**known, name: settings}, indent=1) + "\n")
+            replace_text(file, json.dumps({**known, name: settings}, indent=1, sort_keys=True) + "\n")
 
 
 def batches(rows: int, size: int) -> list[range]:

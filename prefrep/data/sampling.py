@@ -67,6 +67,13 @@ def batches_before(trainer: Any, batches: int) -> int:
     return epoch * batches + within
 
 
+class Drawn:
+    """A dataset whose items are what the sampler draws, for `collate_fn` to look up."""
+
+    def __getitem__(self, item: tuple[int, bool]) -> tuple[int, bool]:
+        return item
+
+
 class ResumableLoader(DataLoader[Any]):
     """A DataLoader that resumes within an epoch: its `BatchOrder` takes the position from the trainer's progress."""
 

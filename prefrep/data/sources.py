@@ -19,7 +19,7 @@ from prefrep.data.spool import Spool
 from prefrep.errors import ConfigError, DataError, RecordError
 from prefrep.records import Record
 
-BUNDLED = {path.stem: path for path in (Path(__file__).parent / "samples").glob("*.jsonl")}
+BUNDLED = {path.stem: path for path in (Path(__file__).parent / "samples").glob("*.*") if path.suffix in (".jsonl", ".txt")}
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from prefrep.errors import ConfigError
+
 Ids = NDArray[np.int32]
 Layout = Literal["trees", "padded"]
 
@@ -137,6 +139,17 @@ class TreeBatch:
     def pin_memory(self) -> TreeBatch:
         """Return the batch in page-locked memory."""
         return self._each(lambda tensor: tensor.pin_memory())
+
+
+def batch_layout(wanted: Literal["auto", "trees", "padded"], supported: bool) -> Layout:
+    """Return the layout of batches: `auto` is `trees` if the backbone supports tree masks.
+
+    Raises:
+        ConfigError: `trees` without that support.
+    """
+    if wanted == "trees" and not supported:
+        raise ConfigError("layout: trees needs a backbone that supports tree masks, and this one does not; use layout: auto or padded")
+    return "trees" if supported and wanted != "padded" else "padded"
 
 
 def pack(sizes: Sequence[int], capacity: int) -> list[list[int]]:

@@ -17,7 +17,7 @@ from prefrep.evaluation.scores import described as sidecar_of
 from prefrep.evaluation.summary import Bootstrap
 from prefrep.records import Comparison, Record
 from prefrep.scoring.interface import PreferenceScorer
-from prefrep.scoring.loading import load_scorer
+from prefrep.scoring.loading import Scoring
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def run(
         also_swap: Also compare with chosen and rejected swapped.
         bootstrap: Resamples for the intervals.
         seed: Seed of the resampling.
-        **loading: See `prefrep.scoring.loading.load_scorer`.
+        **loading: See `prefrep.scoring.loading.Scoring`.
 
     Returns:
         The content of `results.json`.
@@ -84,12 +84,14 @@ def run(
         raise UsageError("name either --model FOLDER or --scores FILE")
     if needless := [option for option, value in (("--data", data), ("--also-swap", also_swap), ("--restart", restart)) if scores and value]:
         raise UsageError(f"{needless[0]} needs --model; --scores only reads saved scores")
-    draws, folder = Bootstrap(bootstrap, seed), Path(out)
+    how, draws, folder = Scoring(**loading), Bootstrap(bootstrap, seed), Path(out)
     if scores is not None:
         return again(benchmark, scores, folder, draws, name)
     assert model is not None
+    from prefrep.scoring.workers import open_scorer
+
     records = read_records(benchmark, data)  # before the model: a wrong path should not cost its loading
-    scorer = load_scorer(model, **loading)
+    scorer = open_scorer(model, how)
     return evaluate(benchmark, scorer, model, records, data, folder, draws, restart=restart, name=name, also_swap=also_swap)
 
 

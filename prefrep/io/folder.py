@@ -137,7 +137,7 @@ def load(folder: Path | str, dtype: str | None = None, attention: str = "auto", 
         raise CheckpointError(f"{folder}: no such folder; a training run writes one to <default_root_dir>/export when it ends")
     about_file, head_file = folder / "prefrep.json", folder / "head.safetensors"
     if not about_file.exists():
-        raise CheckpointError(f"{folder}: no prefrep.json, so this is not an exported preference model; export one with bin/prefrep fit")
+        raise CheckpointError(f"{folder}: no prefrep.json, so this is not an exported preference model; export one with prefrep fit")
     if not head_file.exists():
         raise CheckpointError(f"{folder}: head.safetensors is missing, and a random head would score at random; export the model again")
     try:

@@ -56,7 +56,7 @@ def check_tokenizer(exported: PreTrainedTokenizerBase, encoder: Encoder) -> None
         if any(list(ids) != wanted for ids in ways):
             raise CheckpointError(
                 f"{encoder.tokenizer.name_or_path}: this tokenizer splits text differently when a template writes BOS and EOS, so a "
-                "sequence classifier would give other scores; use the exported folder itself (bin/score, bin/eval)"
+                "sequence classifier would give other scores; use the exported folder itself (prefrep score, prefrep eval)"
             )
 
 

@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerBase, get_scheduler
 
 from prefrep.data.trees import TreeBatch
 from prefrep.errors import CheckpointError, ConfigError, TrainingError
-from prefrep.modules.resuming import settle_loops
+from prefrep.modules.resuming import end_epoch, settle_loops
 from prefrep.modules.sharding import gradient_norm, is_sharded, weight_norm
 from prefrep.nn.backbone import Backbone
 
@@ -150,6 +150,7 @@ class LanguageModule(LightningModule, ABC):
     def on_train_epoch_end(self) -> None:
         """Check that the weights are finite before training continues or callbacks export them."""
         self._check_weights()
+        end_epoch(self.trainer)
 
     def _check_weights(self) -> None:
         # The loss precedes its step, so the last loss before a checkpoint does not cover the last step. The norm overflows from 1e19 on,

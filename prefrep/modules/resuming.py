@@ -67,6 +67,14 @@ def settle_loops(trainer: Trainer) -> None:
             loop._batches_that_stepped += 1
 
 
+def end_epoch(trainer: Trainer) -> None:
+    """Let the next epoch begin with its first batch. Belongs into `on_train_epoch_end`.
+
+    Where a resumed run had only the end of an epoch before it, no batch told Lightning's loop that the resume is over.
+    """
+    cast(Any, trainer).fit_loop.epoch_loop.restarting = False
+
+
 def _set(progress: Any, begun: int, ended: int) -> None:
     progress.ready = progress.started = begun
     progress.processed = progress.completed = ended

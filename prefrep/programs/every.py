@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from prefrep.scoring.loading import load_scorer
+from prefrep.scoring.loading import Scoring
 
 
 def every(
@@ -35,7 +35,7 @@ def every(
         name: Name of the model in the official files; default: the last two parts of its path.
         bootstrap: Resamples for the intervals.
         seed: Seed of the resampling.
-        **loading: See `prefrep.scoring.loading.load_scorer`.
+        **loading: See `prefrep.scoring.loading.Scoring`.
 
     Returns:
         The content of each `results.json`, by benchmark.
@@ -50,14 +50,15 @@ def every(
     from prefrep.evaluation.registry import benchmarks as known
     from prefrep.evaluation.registry import find
     from prefrep.evaluation.summary import Bootstrap
+    from prefrep.scoring.workers import open_scorer
 
-    draws, (found, left) = Bootstrap(bootstrap, seed), find(data)
+    how, draws, (found, left) = Scoring(**loading), Bootstrap(bootstrap, seed), find(data)
     if not found:
         raise DataError(f"{data}: none of its files belongs to a benchmark ({'; '.join(left):.500}); known: {', '.join(known())}")
     for sentence in left:
         print(f"left out: {sentence}")
     records = {each: benchmarks.read_records(known()[each], files) for each, files in found.items()}
-    scorer = load_scorer(model, **loading)
+    scorer = open_scorer(model, how)
     results = {}
     for each, rows in records.items():
         print(f"\n{each}: {len(rows)} rows of {', '.join(found[each])}\n")

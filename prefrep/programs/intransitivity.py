@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from prefrep.scoring.loading import load_block_scorer
+from prefrep.scoring.loading import Loading
 
 
 def intransitivity(
@@ -40,7 +40,7 @@ def intransitivity(
         bootstrap: Resamples for the intervals.
         seed: Seed of everything that is drawn.
         null: Draws of the transitive null model.
-        **loading: See `prefrep.scoring.loading.load_block_scorer`.
+        **loading: See `prefrep.scoring.loading.Loading`.
 
     Returns:
         The content of `results.json`.
@@ -62,14 +62,14 @@ def intransitivity(
     from prefrep.records import text
 
     require_at_least("--null", null, 1)
-    draws, folder, earlier = Bootstrap(bootstrap, seed), Path(out), Path(against) if against else None
+    how, draws, folder, earlier = Loading(**loading), Bootstrap(bootstrap, seed), Path(out), Path(against) if against else None
     # Data first: a wrong path should not cost the loading of a model.
     records = list(read(Source(data, format=format)))
     prompts = tables.gather(records)
     others = tables.read_tables(earlier) if earlier else []
     scorer, about = None, dict[str, Any]()
     if model:
-        scorer = load_block_scorer(model, **loading)
+        scorer = how.block_scorer(model)
         about = {"path": str(model), "fingerprint": fingerprint(model), **scorer.describe()}
     said = {"benchmark": "intransitivity", "model": about, "data": digest(records)}
     elsewhere = earlier is not None and described(earlier).get("data", said["data"]) != said["data"]

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from prefrep.records import Comparison
-from prefrep.scoring.loading import load_scorer
+from prefrep.scoring.loading import Scoring
 
 
 def pairs(
@@ -37,7 +37,7 @@ def pairs(
         restart: Discard the scores that the output folder holds.
         bootstrap: Resamples for the intervals.
         seed: Seed of the resampling.
-        **loading: See `prefrep.scoring.loading.load_scorer`.
+        **loading: See `prefrep.scoring.loading.Scoring`.
 
     Returns:
         The content of `results.json`.
@@ -55,8 +55,9 @@ def pairs(
     from prefrep.evaluation.scores import encoding_notes
     from prefrep.evaluation.summary import Bootstrap
     from prefrep.io.fingerprint import fingerprint
+    from prefrep.scoring.workers import open_scorer
 
-    draws, folder = Bootstrap(bootstrap, seed), Path(out)
+    how, draws, folder = Scoring(**loading), Bootstrap(bootstrap, seed), Path(out)
 
     def comparisons(path: str) -> list[Comparison]:
         return evaluation.comparisons_of(read(Source(path, format)))
@@ -65,7 +66,7 @@ def pairs(
     evaluated = comparisons(data)
     held_out = comparisons(calibrate_on) if calibrate_on else None
     notes = [] if held_out is None else evaluation.check_apart(str(calibrate_on), held_out, evaluated)
-    scorer = load_scorer(model, **loading)
+    scorer = open_scorer(model, how)
     about = {"path": str(model), "fingerprint": fingerprint(model), **scorer.describe()}
     rows, described = evaluation.score(scorer, evaluated, folder, about, restart)
     others = None if held_out is None else evaluation.score(scorer, held_out, folder / "calibration", about, restart)[0]

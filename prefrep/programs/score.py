@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from prefrep.scoring.loading import load_scorer
+from prefrep.scoring.loading import Scoring
 
 
 def score(*, model: str, data: str, out: str, format: str = "auto", tables: bool = False, **loading: Any) -> Path:
@@ -24,7 +24,7 @@ def score(*, model: str, data: str, out: str, format: str = "auto", tables: bool
         out: JSONL file to write; a half-written one is continued.
         format: Format of the rows; `auto` detects it from the columns.
         tables: With K responses, also write the K x K table of log-odds.
-        **loading: See `prefrep.scoring.loading.load_scorer`.
+        **loading: See `prefrep.scoring.loading.Scoring`.
 
     Returns:
         The file.
@@ -34,6 +34,8 @@ def score(*, model: str, data: str, out: str, format: str = "auto", tables: bool
     """
     from prefrep.data.sources import Source
     from prefrep.scoring import output
+    from prefrep.scoring.workers import open_scorer
 
-    settings = f"--format {format}{' --tables' if tables else ''} --dtype {loading.get('dtype')}"
-    return output.write(Path(out), model, Source(data, format), settings, tables, lambda: load_scorer(model, **loading))
+    how = Scoring(**loading)
+    settings = f"--format {format}{' --tables' if tables else ''} --dtype {how.dtype}"
+    return output.write(Path(out), model, Source(data, format), settings, tables, lambda: open_scorer(model, how))

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from multiprocessing import get_context, parent_process
@@ -22,49 +22,40 @@ from typing import TYPE_CHECKING, Any
 
 from prefrep.errors import ConfigError, PrefrepError
 from prefrep.records import Comparison, RankedResponses
+from prefrep.scoring.interface import PreferenceScorer
+from prefrep.scoring.loading import Scoring
 
 if TYPE_CHECKING:
-    from prefrep.scoring.scorer import Floats, Scorer
+    from prefrep.scoring.scorer import Floats
 
 WINDOW = 128  # records per task: the window that a `Scorer` sorts by size, so batches equal those of a single process
 
 
-@dataclass(frozen=True)
-class Loading:
-    """The arguments of `Scorer.from_pretrained`, for each process to load the model."""
-
-    path: str
-    device: str = "auto"
-    dtype: Any = None
-    attention: str = "auto"
-    batch_tokens: int = 4096
-    layout: Any = "auto"
-
-    def scorer(self) -> Scorer:
-        """Load the model in this process."""
-        from prefrep.scoring.scorer import Scorer
-
-        return Scorer.from_pretrained(self.path, self.device, self.dtype, self.attention, self.batch_tokens, self.layout)
+def open_scorer(model: str, loading: Scoring) -> PreferenceScorer:
+    """Return the scorer of an exported folder, in this process or over several. Raises CheckpointError: it cannot be read."""
+    return loading.here(model) if loading.workers == 1 else Workers(model, loading)
 
 
 class Workers:
     """A `Scorer` over several processes. Results keep the order of the records; at most two windows per process are in memory.
 
     Args:
-        loading: The model. `device: auto` assigns the GPUs round-robin, or else an equal share of the CPU cores to each process.
-        workers: Number of processes.
+        model: Exported folder.
+        loading: How each process loads it, and how many there are. `device: auto` assigns the GPUs round-robin, or else an equal share of
+            the CPU cores to each process.
 
     Raises:
         PrefrepError: Loading fails, or a process dies.
     """
 
-    def __init__(self, loading: Loading, workers: int) -> None:
+    def __init__(self, model: str, loading: Scoring) -> None:
+        workers = loading.workers
         context = get_context("spawn")  # CUDA cannot be used in a forked process
         ranks = context.Queue()
         for rank in range(workers):
             ranks.put(rank)
         self._count = workers
-        self._pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(loading, workers, ranks))
+        self._pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(model, loading, ranks))
         self._encoded: Counter[str] = Counter()
         one_order, self._described = _result(self._pool.submit(_describe))
         if one_order:  # only a `PairScorer` has this method, and evaluation checks for it
@@ -116,11 +107,11 @@ class Workers:
 
 # ---- worker processes
 
-_scorer: Scorer | None = None
+_scorer: PreferenceScorer | None = None
 _failure: PrefrepError | None = None
 
 
-def _begin(loading: Loading, workers: int, ranks: Any) -> None:
+def _begin(model: str, loading: Scoring, ranks: Any) -> None:
     """Load the model. An error waits for the first task: an exception in an initializer reaches the parent as a broken pool only."""
     global _scorer, _failure
     import torch
@@ -132,9 +123,9 @@ def _begin(loading: Loading, workers: int, ranks: Any) -> None:
     if device == "auto" and torch.cuda.is_available():
         device = f"cuda:{rank % torch.cuda.device_count()}"
     elif "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(max(1, torch.get_num_threads() // workers))
+        torch.set_num_threads(max(1, torch.get_num_threads() // loading.workers))
     try:
-        _scorer = replace(loading, device=device).scorer()
+        _scorer = replace(loading, device=device).here(model)
     except PrefrepError as error:
         _failure = error
 
@@ -147,7 +138,7 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _loaded() -> Scorer:
+def _loaded() -> PreferenceScorer:
     if _failure is not None:
         raise _failure
     assert _scorer is not None

@@ -1,4 +1,4 @@
-"""bin/eval generate and winrate from their arguments to their files, with tiny random models."""
+"""prefrep eval generate and winrate from their arguments to their files, with tiny random models."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""bin/eval intransitivity from its arguments to its files, on the bundled sample and with tiny random models."""
+"""prefrep eval intransitivity from its arguments to its files, on the bundled sample and with tiny random models."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""bin/eval pairs from its arguments to its files, with a tiny random model."""
+"""prefrep eval pairs from its arguments to its files, with a tiny random model."""
 
 from __future__ import annotations
 

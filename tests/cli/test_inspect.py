@@ -1,4 +1,4 @@
-"""bin/inspect counts what is there: each number is known from how the file was made."""
+"""prefrep inspect counts what is there: each number is known from how the file was made."""
 
 import json
 import subprocess

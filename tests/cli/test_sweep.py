@@ -1,4 +1,4 @@
-"""`bin/sweep` on a tiny random model: both engines, all workers killed, what goes wrong."""
+"""`prefrep sweep` on a tiny random model: both engines, all workers killed, what goes wrong."""
 
 from __future__ import annotations
 

@@ -266,7 +266,7 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     (
         "rewardbench2",
         BASE,
-        "'chosen' must be a list of texts, found text; bin/eval rewardbench reads one answer each",
+        "'chosen' must be a list of texts, found text; prefrep eval rewardbench reads one answer each",
     ),
     ("rewardbench2", {"prompt": "q", "chosen": [], "rejected": ["a"]}, "'chosen' holds no answer"),
     ("auto", {"prompt": "q", "chosen": ["a"], "rejected": ["b"], "num_correct": 2}, "num_correct is 2, but 'chosen' holds 1"),

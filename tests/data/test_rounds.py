@@ -44,6 +44,12 @@ def test_an_interrupted_table_goes_on_after_the_last_whole_batch(tmp_path: Path)
     assert again.asked == [2, 4], "a whole table is left alone"
 
 
+def test_a_table_that_is_asked_to_stop_ends_between_groups(tmp_path: Path) -> None:
+    rounds, groups, maker = Rounds(tmp_path), batches(5, 2), Maker()
+    rounds.fill(0, "squares", {}, groups, maker, stopping=lambda: len(maker.asked) == 2)
+    assert maker.asked == [0, 2] and sorted(rounds.read(0, "squares")) == [0, 1, 2, 3]
+
+
 @pytest.mark.parametrize("cut", [1, 12, 30])
 def test_a_line_that_was_cut_off_is_made_again(tmp_path: Path, cut: int) -> None:
     rounds, groups = Rounds(tmp_path), batches(5, 2)
@@ -75,7 +81,7 @@ def test_lines_of_another_run_are_not_mixed_in(tmp_path: Path) -> None:
         rounds.fill(0, "squares", {"weights": "b", "temperature": 0.7}, batches(2, 2), Maker())
     # Within a round the weights have moved on; what was made before is still right, but nothing can be added.
     rounds.fill(0, "squares", {"weights": "b", "temperature": 0.7}, batches(2, 2), Maker(), fresh=False)
-    with pytest.raises(DataError, match="not complete.*checkpoint"):
+    with pytest.raises(DataError, match="incomplete.*checkpoint"):
         rounds.fill(0, "squares", {"weights": "b", "temperature": 0.7}, batches(4, 2), Maker(), fresh=False)
 
 
@@ -88,7 +94,7 @@ def test_the_way_out_of_other_settings_never_ends_the_run(tmp_path: Path) -> Non
     assert str(begins.value).endswith(f"or delete {tmp_path / 'rounds' / '1'}")
     with pytest.raises(DataError) as within:
         rounds.fill(1, "squares", {"temperature": 1.0}, batches(2, 2), Maker(), begins=False)
-    assert "go on with the settings that made them" in str(within.value) and "delete" not in str(within.value)
+    assert "continue with the settings that produced them" in str(within.value) and "delete" not in str(within.value)
 
 
 def test_what_an_older_version_wrote_down_beside_the_settings_does_not_matter(tmp_path: Path) -> None:

@@ -180,7 +180,7 @@ def test_a_device_that_is_not_there(data: Path, tmp_path: Path, capsys: pytest.C
 
 
 def test_a_fitted_model_scores_files(data: Path, tmp_path: Path) -> None:
-    """fit -> export -> bin/score; a second run continues a file that was cut in the middle of a line."""
+    """fit -> export -> prefrep score; a second run continues a file that was cut in the middle of a line."""
     fit(TINY, data, tmp_path / "run")
     export = tmp_path / "run" / "export"
     options = ["--model", str(export), "--data", str(data), "--out"]
@@ -206,7 +206,7 @@ def test_a_fitted_model_scores_files(data: Path, tmp_path: Path) -> None:
 
 
 def test_predict_and_validate_need_a_checkpoint(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The head of a fresh model is random; the log-odds of a trained one are written, as bin/score gives them."""
+    """The head of a fresh model is random; the log-odds of a trained one are written, as prefrep score gives them."""
     out = tmp_path / "run"
     fit(TINY, data, out)
     common = ["--config", str(TINY), "--trainer.default_root_dir", str(out), "--trainer.logger", "false"]

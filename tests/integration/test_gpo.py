@@ -187,7 +187,7 @@ def weights_of(name: str) -> dict[str, torch.Tensor]:
 
 
 def test_a_preference_model_judges_and_its_blocks_are_kept(prompts: Path, tmp_path: Path) -> None:
-    """A folder that `bin/prefrep fit` exported labels the rounds of a policy: tables are the scorer's, blocks add up to them."""
+    """A folder that `prefrep fit` exported labels the rounds of a policy: tables are the scorer's, blocks add up to them."""
     rows = [{"prompt": f"Say {i}", "chosen": f"{i} it is", "rejected": f"no {i * 7 % 5}"} for i in range(4)]
     file = tmp_path / "pairs.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))

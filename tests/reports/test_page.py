@@ -85,7 +85,7 @@ def report(*runs: Path, out: Path) -> tuple[Page, str]:
 
 
 def make_pairs(folder: Path, right: list[bool], seed: int = 0, data: str = "same", text: str = "a response") -> None:
-    """What `bin/eval pairs` leaves, of a model with these verdicts; the last comparison is a tie by the data."""
+    """What `prefrep eval pairs` leaves, of a model with these verdicts; the last comparison is a tie by the data."""
     generator = np.random.default_rng(seed)
     given = [
         comparison(f"Say {i}", f"{text} {'x' * int(generator.integers(9))}", text, id=str(i), subset="ab"[i % 2], margin=i / 10)
@@ -100,7 +100,7 @@ def make_pairs(folder: Path, right: list[bool], seed: int = 0, data: str = "same
 
 
 def make_training(folder: Path) -> None:
-    """What `bin/prefrep fit` leaves."""
+    """What `prefrep fit` leaves."""
     folder.mkdir(parents=True, exist_ok=True)
     lines: list[dict[str, float]] = [
         {"step": s, "epoch": 0, "train/loss": 1 / s, "train/accuracy": 0.5, "train/grad_norm": 2.0, "lr": 1e-4} for s in range(1, 41)

@@ -16,7 +16,8 @@ from prefrep.io.folder import save
 from prefrep.nn.backbone import Backbone
 from prefrep.nn.heads import PairHead
 from prefrep.nn.loading import load_tokenizer
-from prefrep.scoring.workers import WINDOW, Loading, Workers
+from prefrep.scoring.loading import Scoring
+from prefrep.scoring.workers import WINDOW, Workers
 
 ROWS = [
     {"prompt": f"Say {i}", "chosen": "it is " * (i % 5 + 1), "rejected": f"no {i}", "id": f"r{i}", "subset": "hep-go"}
@@ -81,8 +82,8 @@ def test_eval_writes_the_same_results(model: str, data: str, tmp_path: Path) -> 
 
 def test_errors_cross_the_border(model: str, data: str) -> None:
     with pytest.raises(CheckpointError, match="no such folder"):
-        Workers(Loading(model + "-not"), 1)
-    pool = Workers(Loading(model), 1)
+        Workers(model + "-not", Scoring())
+    pool = Workers(model, Scoring())
     answers = pool.compare(r for r in read(data))  # type: ignore[misc]
     next(answers)
     for process in pool._pool._processes.values():

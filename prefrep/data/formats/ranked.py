@@ -17,7 +17,7 @@ def _rewardbench2(row: Row) -> Record:
         if not isinstance(row[name], list):
             raise MisfitError(
                 f"'{name}' must be a list of texts, found {kind(row[name])}",
-                "bin/eval rewardbench reads one answer each",
+                "prefrep eval rewardbench reads one answer each",
             )
     right, wrong = ([text_response(each, name) for each in row[name]] for name in SIDES)
     if not right:
