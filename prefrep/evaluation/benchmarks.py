@@ -1,20 +1,21 @@
 """One path for benchmarks of reward models: rows to records, records to scores, scores to results, results to files.
 
-A benchmark is data: its name, where its rows are, and two functions. A new one is an entry here and a program that states its options.
+A benchmark is data: its name, where its rows are, and a few functions. A new one is an entry in `prefrep.evaluation.registry` and a program
+that states its options.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from prefrep.errors import ConfigError, UsageError
-from prefrep.evaluation.scores import PairScore, RankedScore, add_counts, encoding_notes, read_scores
+from prefrep.evaluation.scores import ScoreRow, add_counts, encoding_notes, read_scores
 from prefrep.evaluation.scores import described as sidecar_of
 from prefrep.evaluation.summary import Bootstrap
-from prefrep.records import Record
+from prefrep.records import Comparison, Record
 from prefrep.scoring.interface import PreferenceScorer
 from prefrep.scoring.loading import Scoring
 
@@ -24,18 +25,24 @@ class Benchmark:
     """A benchmark of reward models, with its options decided.
 
     Args:
-        name: Name, which is also the format of its rows.
-        hub: Where its rows are, unless the caller names data.
+        name: Name of the benchmark.
+        hub: Data sets on the hub with its rows, unless the caller names data; empty: the caller must.
         kind: Class of a scored row.
         score: Scores records into a folder: (scorer, records, folder, description of the model, whether to restart) -> rows.
         results: Numbers of scored rows: (rows, what is known of their model, bootstrap) -> content of `results.json`.
+        files: Writes further files: (folder, results, rows, records or none) -> their paths.
+        pairs: Comparisons that `--also-swap` asks in both orders.
+        format: Format of the rows.
     """
 
     name: str
-    hub: str
-    kind: type[PairScore] | type[RankedScore]
+    hub: tuple[str, ...]
+    kind: type[ScoreRow]
     score: Callable[[PreferenceScorer, list[Record], Path, Mapping[str, Any], bool], list[Any]]
     results: Callable[[list[Any], Mapping[str, Any], Bootstrap], dict[str, Any]]
+    files: Callable[[Path, Mapping[str, Any], list[Any], list[Record]], list[Path]]
+    pairs: Callable[[list[Record]], list[Comparison]]
+    format: str
 
 
 def run(
@@ -44,7 +51,7 @@ def run(
     out: str,
     model: str | None = None,
     scores: str | None = None,
-    data: str | None = None,
+    data: str | list[str] | None = None,
     restart: bool = False,
     name: str | None = None,
     also_swap: bool = False,
@@ -59,7 +66,7 @@ def run(
         out: Folder for the results; an interrupted run there is resumed.
         model: Exported folder of a model.
         scores: `scores.jsonl` of an earlier evaluation, evaluated again without a model.
-        data: File, folder or hub data set; default: the benchmark's own on the hub.
+        data: File, folder or hub data set, or several; default: the benchmark's own on the hub.
         restart: Discard the scores that the output folder holds.
         name: Name of the model in the official files; default: the last two parts of its path.
         also_swap: Also compare with chosen and rejected swapped.
@@ -78,24 +85,112 @@ def run(
     if needless := [option for option, value in (("--data", data), ("--also-swap", also_swap), ("--restart", restart)) if scores and value]:
         raise UsageError(f"{needless[0]} needs --model; --scores only reads saved scores")
     how, draws, folder = Scoring(**loading), Bootstrap(bootstrap, seed), Path(out)
-    records: list[Record] = []
-    described: dict[str, Any] = {}
-    swap = None
     if scores is not None:
-        beside = _beside(Path(scores), folder, benchmark.name)
-        rows, described = read_scores(scores, benchmark.kind), beside.get("model", {})
-        source = {"scores": str(scores)}
-    else:
-        assert model is not None
-        beside, source = {}, {"data": data or benchmark.hub}
-        rows, described, records, swap = _scored(benchmark, model, data or benchmark.hub, folder, restart, also_swap, how)
-    results = benchmark.results(rows, beside | {"pairwise": described.get("pairwise")}, draws) | source
-    if swap is not None:
-        results["swap"] = swap
+        return again(benchmark, scores, folder, draws, name)
+    assert model is not None
+    from prefrep.scoring.workers import open_scorer
+
+    records = read_records(benchmark, data)  # before the model: a wrong path should not cost its loading
+    scorer = open_scorer(model, how)
+    return evaluate(benchmark, scorer, model, records, data, folder, draws, restart=restart, name=name, also_swap=also_swap)
+
+
+def read_records(benchmark: Benchmark, data: str | Sequence[str] | None) -> list[Record]:
+    """Read the rows of a benchmark.
+
+    Args:
+        benchmark: The benchmark.
+        data: Files, folders or hub data sets; None: the benchmark's own.
+
+    Raises:
+        UsageError: The benchmark has no data set on the hub, and none is named.
+        PrefrepError: A source cannot be read.
+    """
+    from prefrep.data.sources import Source, read
+
+    if not (sources := _sources(benchmark, data)):
+        raise UsageError(f"name the rows of {benchmark.name} with --data; they have no place on the hub that prefrep could read")
+    return [record for source in sources for record in read(Source(source, format=benchmark.format))]
+
+
+def _sources(benchmark: Benchmark, data: str | Sequence[str] | None) -> list[str]:
+    return [data] if isinstance(data, str) else list(benchmark.hub if data is None else data)
+
+
+def evaluate(
+    benchmark: Benchmark,
+    scorer: PreferenceScorer,
+    model: str,
+    records: list[Record],
+    data: str | Sequence[str] | None,
+    out: Path,
+    bootstrap: Bootstrap,
+    *,
+    restart: bool = False,
+    name: str | None = None,
+    also_swap: bool = False,
+) -> dict[str, Any]:
+    """Evaluate a loaded model.
+
+    Args:
+        benchmark: The benchmark.
+        scorer: The model.
+        model: Its folder.
+        records: Rows, from `read_records`.
+        data: Where they were read from.
+        out: Folder for the results.
+        bootstrap: How intervals are drawn.
+        restart: See `run`.
+        name: See `run`.
+        also_swap: See `run`.
+
+    Returns:
+        The content of `results.json`.
+
+    Raises:
+        PrefrepError: The records do not fit the benchmark, or the folder holds something else.
+    """
+    from prefrep.evaluation.layout import model_name
+    from prefrep.evaluation.rewardbench import swap_consistency
+    from prefrep.io.fingerprint import fingerprint
+
+    before = dict(scorer.describe().get("encoded", {}))  # counted for other benchmarks that this scorer has answered
+    about = {"path": str(model), "fingerprint": fingerprint(model), **scorer.describe(), "encoded": dict.fromkeys(before, 0)}
+    rows = benchmark.score(scorer, records, out, about, restart)
+    counted = {what: n - before.get(what, 0) for what, n in scorer.describe().get("encoded", {}).items()}
+    described = add_counts(out, {**about, **scorer.describe(), "encoded": counted})  # before swapping, which encodes everything again
+    sources = _sources(benchmark, data)
+    results = benchmark.results(rows, {"pairwise": described.get("pairwise")}, bootstrap) | {
+        "data": sources[0] if len(sources) == 1 else sources
+    }
+    if also_swap:
+        results["swap"] = swap_consistency(scorer, benchmark.pairs(records))
+    _write(benchmark, out, results, rows, records, described, name or model_name(model))
+    return results
+
+
+def again(benchmark: Benchmark, scores: str, out: Path, bootstrap: Bootstrap, name: str | None = None) -> dict[str, Any]:
+    """Evaluate saved scores again, without a model.
+
+    Args:
+        benchmark: The benchmark.
+        scores: `scores.jsonl` of an earlier evaluation, or scores from elsewhere.
+        out: Folder for the results.
+        bootstrap: How intervals are drawn.
+        name: See `run`.
+
+    Returns:
+        The content of `results.json`.
+
+    Raises:
+        PrefrepError: The scores cannot be read, or are of another benchmark.
+    """
     from prefrep.evaluation.layout import model_name
 
-    shown = name or model_name(described.get("path") or Path(str(scores)).resolve().parent)
-    _write(folder, results, rows, records, described, shown)
+    beside = _beside(Path(scores), out, benchmark.name)
+    rows, described = read_scores(scores, benchmark.kind), beside.get("model", {})
+    results = benchmark.results(rows, beside | {"pairwise": described.get("pairwise")}, bootstrap) | {"scores": str(scores)}
+    _write(benchmark, out, results, rows, [], described, name or model_name(described.get("path") or Path(scores).resolve().parent))
     return results
 
 
@@ -112,34 +207,18 @@ def _beside(scores: Path, out: Path, benchmark: str) -> dict[str, Any]:
     return found
 
 
-def _scored(
-    benchmark: Benchmark, model: str, data: str, out: Path, restart: bool, also_swap: bool, how: Scoring
-) -> tuple[list[Any], dict[str, Any], list[Record], dict[str, Any] | None]:
-    """Rows, the model's description with what it counted while encoding, the records, and consistency under swapping."""
-    from prefrep.data.sources import Source, read
-    from prefrep.evaluation.rewardbench import swap_consistency
-    from prefrep.io.fingerprint import fingerprint
-    from prefrep.scoring.workers import open_scorer
-
-    records = list(read(Source(data, format=benchmark.name)))  # before the model: a wrong path should not cost its loading
-    scorer = open_scorer(model, how)
-    about = {"path": str(model), "fingerprint": fingerprint(model), **scorer.describe()}
-    rows = benchmark.score(scorer, records, out, about, restart)
-    described = add_counts(out, {**about, **scorer.describe()})  # before swapping, which encodes everything again
-    return rows, described, records, swap_consistency(scorer, records) if also_swap else None
-
-
-def _write(out: Path, results: dict[str, Any], rows: list[Any], records: list[Record], model: dict[str, Any], name: str) -> None:
-    """Write `results.json` and the official files, and print the table."""
-    from prefrep.evaluation.layout import versions, write_official, write_results
+def _write(
+    benchmark: Benchmark, out: Path, results: dict[str, Any], rows: list[Any], records: list[Record], model: dict[str, Any], name: str
+) -> None:
+    """Write `results.json` and the benchmark's further files, and print the table."""
+    from prefrep.evaluation.layout import versions, write_results
     from prefrep.evaluation.printed import benchmark_lines
 
     plain = {key: value for key, value in model.items() if key != "versions"}
     results |= {"model": {"name": name, **plain}, "versions": versions(model.get("versions"))}
     results["notes"] += encoding_notes(model, len(rows)) if model else ["the model that gave these scores is not known"]
     out.mkdir(parents=True, exist_ok=True)
-    model_type = "Custom Classifier" if model.get("pairwise", True) else "Seq. Classifier"
-    official = write_official(out, results, rows, records, {"model": name, "model_type": model_type})
+    more = benchmark.files(out, results, rows, records)
     path = write_results(out, results)
     print("\n".join(benchmark_lines(results)))
-    print(f"\nwritten: {path}, {', '.join(str(each.relative_to(out)) for each in official)}")
+    print(f"\nwritten: {', '.join(map(str, (path, *(each.relative_to(out) for each in more))))}")

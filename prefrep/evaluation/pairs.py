@@ -15,7 +15,7 @@ from prefrep.disk import replace_json, replace_lines
 from prefrep.errors import ConfigError, DataError, RecordError
 from prefrep.evaluation.layout import rendered
 from prefrep.evaluation.reliability import Scored, reliability
-from prefrep.evaluation.scores import SCORES, SIDECAR, PairScore, add_counts, distinct, log_pairs
+from prefrep.evaluation.scores import SCORES, SIDECAR, PairScore, add_counts, distinct, log_pairs, prompt_digest
 from prefrep.evaluation.summary import Bootstrap
 from prefrep.evaluation.winrate import answer_length
 from prefrep.judges import Comparer
@@ -55,8 +55,7 @@ class PairRow(PairScore):
     def of(cls, pair: Comparison, score: float) -> Self:
         """The row of a comparison and its score, wherever that came from."""
         longer = answer_length(pair.chosen) - answer_length(pair.rejected)
-        prompt = hashlib.sha256(repr(pair.prompt).encode()).hexdigest()[:16] if pair.prompt else ""
-        return cls(pair.id, pair.subset, float(score), pair.margin or None, longer, pair.probability, prompt)
+        return cls(pair.id, pair.subset, float(score), pair.margin or None, longer, pair.probability, prompt_digest(pair.prompt))
 
     @classmethod
     def parse(cls, row: Mapping[str, Any]) -> Self:

@@ -13,7 +13,7 @@ from prefrep.metrics.rewardbench import section_weights
 def benchmark_lines(results: Mapping[str, Any]) -> list[str]:
     """Return the results as lines of a table, followed by what a reader must know about them."""
     subsets: dict[str, Any] = dict(results["subsets"])
-    groups: list[tuple[str, list[str]]] = []
+    groups: list[tuple[str, list[str]]] = list(results.get("members", {}).items())
     if results["benchmark"] == "rewardbench":
         groups = [(section, list(table)) for section, table in section_weights(subsets, results["weights"]).items()]
     inside = {subset for _, members in groups for subset in members}
@@ -24,16 +24,30 @@ def benchmark_lines(results: Mapping[str, Any]) -> list[str]:
         return f"{label:<28}{value['n']:>6}  {value['score']:>6.3f}  [{low:.3f}, {high:.3f}]"
 
     for section, members in groups:
-        lines += [line(section, results["sections"][section]), *(line(f"  {subset}", subsets[subset]) for subset in members)]
+        lines.append(line(section, results["sections"][section]))
+        if members != [section]:
+            lines += [line(f"  {subset}", subsets[subset]) for subset in members]
     lines += [line(subset or "(no subset)", value) for subset, value in subsets.items() if subset not in inside]
     lines.append(line("overall", results["overall"]))
     if "accuracy" in results:
         lines.append(line("all rows alike", results["accuracy"]))
+    for title, table in results.get("tables", {}).items():
+        lines += [f"{title}:", *(line(f"  {label}", value) for label, value in table.items())]
     lines += ["", f"{results['benchmark']}, {rule_of(results)}, model: {results['model']['name']}"]
     if "swap" in results:
         swap = results["swap"]
         lines.append(f"swapping: {swap['consistent']:.1%} of {swap['n']} verdicts flip as they should ({swap['orders']})")
     return lines + [textwrap.fill(f"note: {note}", 120, subsequent_indent="      ", break_on_hyphens=False) for note in results["notes"]]
+
+
+def overview_lines(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return the overall score of several benchmarks as lines of a table."""
+    lines = [f"{'':<28}{'n':>6}  {'score':>6}  95 % interval"]
+    for name, found in results.items():
+        value, (low, high) = found["overall"], found["overall"]["ci95"]
+        shown = f"{name:<28}{value['n']:>6}  {value['score']:>6.3f}  [{low:.3f}, {high:.3f}]"
+        lines.append(shown + ("  partial data" if found["partial"] else ""))
+    return lines
 
 
 def pair_lines(results: dict[str, Any]) -> list[str]:

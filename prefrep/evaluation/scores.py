@@ -10,12 +10,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, ClassVar, Generic, Self, TypeVar, cast
+from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar, cast
 
 from prefrep.disk import keep_lines, replace_json
 from prefrep.errors import ConfigError, DataError, RecordError
 from prefrep.judges import Comparer
-from prefrep.records import Comparison, Record
+from prefrep.records import Comparison, Messages, Record
 
 SCORES = "scores.jsonl"
 SIDECAR = "scores.meta.json"
@@ -23,7 +23,8 @@ SIDECAR = "scores.meta.json"
 _VOLATILE = {"versions", "batch_tokens", "layout", "device", "encoded"}
 
 
-def _number(value: object) -> float:
+def finite(value: object) -> float:
+    """Return a score of a row, a finite number. Raises ValueError: it is something else."""
     if isinstance(value, list) and len(value) == 1:  # the official tools save each score as a list of one number
         value = value[0]
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
@@ -55,7 +56,7 @@ class PairScore:
     @classmethod
     def parse(cls, row: Mapping[str, Any]) -> Self:
         """A row of `scores.jsonl`; raises `ValueError` or `KeyError` when it is not one."""
-        return cls(str(row["id"]), str(row["subset"]), _number(row["score"]))
+        return cls(str(row["id"]), str(row["subset"]), finite(row["score"]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,13 +80,31 @@ class RankedScore:
     @classmethod
     def parse(cls, row: Mapping[str, Any]) -> Self:
         """A row of `scores.jsonl`; raises `ValueError` or `KeyError` when it is not one."""
-        scores = tuple(_number(value) for value in row["scores"])
+        scores = tuple(finite(value) for value in row["scores"])
         if not 1 <= int(row["num_correct"]) <= len(scores):
             raise ValueError(f"num_correct is {row['num_correct']} with {len(scores)} scores")
         return cls(str(row["id"]), str(row["subset"]), int(row["num_correct"]), scores)
 
 
-Row = TypeVar("Row", bound=PairScore | RankedScore)
+class ScoreRow(Protocol):
+    """A row of per-sample scores: a frozen dataclass that parses what it wrote."""
+
+    form: ClassVar[str]
+
+    @property
+    def id(self) -> str:
+        """Name of the sample."""
+
+    @property
+    def subset(self) -> str:
+        """Subset that it belongs to."""
+
+    @classmethod
+    def parse(cls, row: Mapping[str, Any]) -> Self:
+        """Read a row; raises `ValueError` or `KeyError` when it is not one."""
+
+
+Row = TypeVar("Row", bound=ScoreRow)
 Pair = TypeVar("Pair", bound=PairScore)
 
 
@@ -122,7 +141,7 @@ def _parse(line: str, source: str, kind: type[Row]) -> Row:
     if not isinstance(row, dict):
         raise RecordError(source, f"found {type(row).__name__}", f"each line must be {wanted}")
     try:
-        return cast(Row, kind.parse(row))
+        return kind.parse(row)
     except KeyError as error:
         other = {"score", "scores"} & row.keys()
         remedy = f"each line must be {wanted}" + ("; the other benchmark's scores need the other sub-command" if other else "")
@@ -139,6 +158,11 @@ def digest(records: Iterable[Record]) -> str:
         fields.pop("source")  # the same data may stand in another file
         found.update(json.dumps(fields, sort_keys=True, default=str).encode())
     return found.hexdigest()
+
+
+def prompt_digest(prompt: Messages) -> str:
+    """Return a short digest of a prompt, which tells rows on one prompt; empty without a prompt."""
+    return hashlib.sha256(repr(prompt).encode()).hexdigest()[:16] if prompt else ""
 
 
 def distinct(names: Iterable[str]) -> Iterator[str]:
@@ -268,14 +292,14 @@ class ScoreLog(Generic[Row]):
         """
         if not all(math.isfinite(number) for number in self._numbers(row)):
             raise DataError(f"row {row.id!r} ({row.subset}): the model gave a score that is not finite; try --dtype float32")
-        self._file.write(json.dumps(asdict(row), ensure_ascii=False) + "\n")
+        self._file.write(json.dumps(asdict(cast(Any, row)), ensure_ascii=False) + "\n")
         self._file.flush()
         self.rows.append(row)
 
     @staticmethod
     def _numbers(row: Row) -> Sequence[float]:
         """What must be finite in a row."""
-        return row.scores if isinstance(row, RankedScore) else (row.score,)
+        return row.scores if isinstance(row, RankedScore) else (cast(PairScore, row).score,)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._file.close()

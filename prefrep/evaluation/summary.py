@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from prefrep.errors import ConfigError, DataError
+from prefrep.errors import DataError, UsageError
 from prefrep.evaluation.scores import PairScore, RankedScore
 from prefrep.metrics import intervals
 from prefrep.metrics import rewardbench as rules
@@ -37,7 +37,7 @@ class Bootstrap:
 
     def __post_init__(self) -> None:
         if self.draws < 1 or self.seed < 0:
-            raise ConfigError(f"bootstrap draws must be at least 1 and the seed 0 or more, got {self.draws} and {self.seed}")
+            raise UsageError(f"bootstrap draws must be at least 1 and the seed 0 or more, got {self.draws} and {self.seed}")
 
 
 def entry(score: float, n: int, draws: Floats) -> dict[str, Any]:
@@ -118,7 +118,9 @@ def pair_results(rows: Sequence[PairScore], weights: rules.Weights = "current", 
 
 
 def rule_of(results: Mapping[str, Any]) -> str:
-    """The rule that an overall of RewardBench follows, in words: overalls of different rules cannot be compared."""
+    """The rule that an overall follows, in words: overalls of different rules cannot be compared."""
+    if "rule" in results:
+        return str(results["rule"])
     if results["benchmark"] == "rewardbench":
         return f"weights: {results['weights']}"
     return f"ties: {results['ties']}; scores: {results['scalarisation']}"

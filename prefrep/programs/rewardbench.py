@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Literal
 
-from prefrep.evaluation.benchmarks import Benchmark, run
-from prefrep.evaluation.scores import PairScore, RankedScore
-from prefrep.evaluation.summary import Bootstrap, Scalarisation
-from prefrep.records import Record
-from prefrep.scoring.interface import PreferenceScorer
+from prefrep.evaluation.benchmarks import run
 
 
 def rewardbench(
@@ -36,19 +30,9 @@ def rewardbench(
     Raises:
         PrefrepError: Options that do not go together; model, data or saved scores cannot be read.
     """
+    from prefrep.evaluation import registry
 
-    def score(scorer: PreferenceScorer, records: list[Record], out: Path, model: Mapping[str, Any], restart: bool) -> list[PairScore]:
-        from prefrep.evaluation.rewardbench import score_pairs
-
-        return score_pairs(scorer, records, out, model, restart)
-
-    def results(rows: list[PairScore], known: Mapping[str, Any], bootstrap: Bootstrap) -> dict[str, Any]:
-        from prefrep.evaluation.summary import pair_results
-
-        return pair_results(rows, weights, bootstrap)
-
-    benchmark = Benchmark("rewardbench", "allenai/reward-bench:filtered", PairScore, score, results)
-    return run(benchmark, also_swap=also_swap, restart=restart, **options)
+    return run(registry.rewardbench(weights), also_swap=also_swap, restart=restart, **options)
 
 
 def rewardbench2(
@@ -79,23 +63,6 @@ def rewardbench2(
     Raises:
         PrefrepError: Options that do not go together; model, data or saved scores cannot be read.
     """
+    from prefrep.evaluation import registry
 
-    def score(scorer: PreferenceScorer, records: list[Record], out: Path, model: Mapping[str, Any], restart: bool) -> list[RankedScore]:
-        from prefrep.evaluation.rewardbench import score_ranked
-
-        return score_ranked(scorer, records, out, model, rule(scorer.pairwise), restart)
-
-    def results(rows: list[RankedScore], known: Mapping[str, Any], bootstrap: Bootstrap) -> dict[str, Any]:
-        from prefrep.errors import ConfigError
-        from prefrep.evaluation.summary import ranked_results
-
-        stated = known.get("scalarisation")
-        if stated and scalarisation not in (None, stated):
-            raise ConfigError(f"these scores were made by '{stated}'; another --scalarisation needs the model")
-        return ranked_results(rows, ties, stated or rule(known["pairwise"]), bootstrap)
-
-    def rule(pairwise: bool | None) -> Scalarisation:
-        return scalarisation or ("round-robin" if pairwise else "rewards")
-
-    benchmark = Benchmark("rewardbench2", "allenai/reward-bench-2:test", RankedScore, score, results)
-    return run(benchmark, also_swap=also_swap, restart=restart, **options)
+    return run(registry.rewardbench2(ties, scalarisation), also_swap=also_swap, restart=restart, **options)

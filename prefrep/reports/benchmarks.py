@@ -8,6 +8,7 @@ from typing import Any
 
 from prefrep.errors import DataError, PrefrepError
 from prefrep.evaluation import intransitivity_plot
+from prefrep.evaluation.registry import JUDGED
 from prefrep.evaluation.reliability import reliability_plot
 from prefrep.evaluation.summary import rule_of
 from prefrep.evaluation.tables import read_tables
@@ -78,6 +79,8 @@ def _rewardbench(evaluation: Evaluation) -> list[Block]:
         by_subset = zip(results["subsets"], _subsets(results), strict=True)
         found = [(*row, interval(wilson[name]) if name in wilson else "") for name, row in by_subset]
         blocks.append(table(("subset", *SCORED[1:], "95 % (Wilson)"), found))
+    for title, found in results.get("tables", {}).items():
+        blocks.append(table((title, *SCORED[1:]), [_scored(label, value) for label, value in found.items()]))
     return [*blocks, *notes(results["notes"])]
 
 
@@ -213,6 +216,7 @@ _ABOUT: Mapping[str, Callable[[Evaluation], list[Block]]] = {
     "pairs": _pairs,
     "rewardbench": _rewardbench,
     "rewardbench2": _rewardbench,
+    **dict.fromkeys(JUDGED, _rewardbench),
     "intransitivity": _intransitivity,
     "winrate": _winrate,
 }

@@ -8,12 +8,14 @@ from typing import NamedTuple
 import numpy as np
 
 from prefrep.errors import PrefrepError
+from prefrep.evaluation.registry import JUDGED
 from prefrep.evaluation.summary import rule_of
 from prefrep.reports.document import Block, Section, Text, interval, measured, notes, number, table
 from prefrep.reports.found import Evaluation, Run
 from prefrep.reports.samples import verdicts
 from prefrep.sweeps import table as points
 
+REWARD_MODELS = ("rewardbench", "rewardbench2", *JUDGED)  # benchmarks of reward models: each has an overall and a rule
 SHOWN = 20  # pairs of models in a report; a sweep's pairs.csv has all
 
 
@@ -44,6 +46,25 @@ def groups(runs: Sequence[Run]) -> dict[tuple[str, str], list[Entry]]:
     return named
 
 
+def side_by_side(runs: Sequence[Run]) -> Section | None:
+    """The overall scores of all benchmarks of reward models, a row per benchmark and a column per run; None: there are fewer than two.
+
+    An evaluation on part of a benchmark, or by a rule of its own, is a row of its own.
+    """
+    rows: dict[tuple[str, str, str], dict[str, str]] = {}
+    for run in runs:
+        for each in run.evaluations:
+            if each.benchmark in REWARD_MODELS and "overall" in each.results:
+                n = f"{each.results['overall']['n']}{', partial' if each.results.get('partial') else ''}"
+                found = rows.setdefault((each.benchmark, n, rule_of(each.results)), {})
+                value = " ".join(measured(each.results["overall"])[1:])
+                found[run.name] = f"{found[run.name]}; {value}" if run.name in found else value
+    if len(rows) < 2:
+        return None
+    lines = [(benchmark, n, *(values.get(run.name, "-") for run in runs), rule) for (benchmark, n, rule), values in rows.items()]
+    return Section("Benchmarks, side by side", (table(("benchmark", "n", *(run.name for run in runs), "rule"), lines),))
+
+
 def section(runs: Sequence[Run]) -> Section | None:
     """The comparison of everything that can be compared; None: there is nothing."""
     blocks: list[Block] = []
@@ -71,7 +92,7 @@ def _compared(entries: Sequence[Entry]) -> list[Block]:
     sides = [points.Model(name, {}, {0: points.Run({}, found)}) for name, each in entries if (found := verdicts(each))]
     by_rule: dict[str, list[Entry]] = {}
     for entry in entries:
-        rewardbench = entry.evaluation.benchmark in ("rewardbench", "rewardbench2")
+        rewardbench = entry.evaluation.benchmark in REWARD_MODELS
         by_rule.setdefault(rule_of(entry.evaluation.results) if rewardbench else "", []).append(entry)
     blocks: list[Block] = []
     if len(by_rule) > 1:

@@ -11,9 +11,10 @@ from typing import Any
 
 from prefrep.errors import DataError
 from prefrep.evaluation.layout import RESULTS
+from prefrep.evaluation.registry import JUDGED
 from prefrep.evaluation.scores import SIDECAR
 
-BENCHMARKS = ("pairs", "rewardbench", "rewardbench2", "intransitivity", "winrate")
+BENCHMARKS = ("pairs", "rewardbench", "rewardbench2", "intransitivity", "winrate", *JUDGED)
 METRICS = "metrics.jsonl"
 # Points belong to their sweep, `calibration` to the evaluation above it; the others hold no results.
 _CLOSED = {"points", "calibration", "checkpoints", "export", "logs", "rounds"}

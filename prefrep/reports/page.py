@@ -29,6 +29,8 @@ def build(runs: Sequence[Run]) -> Section:
         trained: dict[str, Lines] = {run.name: run.metrics for run in runs if run.metrics}
         if len(trained) > 1 and (plot := curves(trained)) is not None:
             blocks.append(Section("Training, side by side", (plot,)))
+    if (overalls := comparison.side_by_side(runs)) is not None:
+        blocks.append(overalls)
     if (compared := comparison.section(runs)) is not None:
         blocks.append(compared)
     return Section(title, (*blocks, *(_run(run) for run in runs)))

@@ -9,7 +9,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from prefrep.errors import DataError
+from prefrep.evaluation.judged.rows import JudgedScore
 from prefrep.evaluation.pairs import MISTAKES, PairRow
+from prefrep.evaluation.registry import JUDGED
 from prefrep.evaluation.scores import SCORES, PairScore, RankedScore, read_scores
 from prefrep.evaluation.summary import credit
 from prefrep.metrics.rewardbench import TIES
@@ -47,17 +49,27 @@ def verdicts(evaluation: Evaluation) -> Verdicts:
         case "rewardbench2":
             rule = evaluation.results["scalarisation"]
             return _by_sample((row, Outcome(credit(row, rule) == 1)) for row in read_scores(path, RankedScore) if row.subset != TIES)
+        case name if name in JUDGED:
+            return _numbered(
+                ((row.subset, f"{row.id}{suffix}"), Outcome(right, row.prompt or f"{row.subset}/{row.id}"))
+                for row in read_scores(path, JudgedScore)
+                for suffix, right in JUDGED[name].verdicts(row)
+            )
     return {}
 
 
 def _by_sample(rows: Iterable[tuple[PairScore | RankedScore, Outcome]]) -> Verdicts:
+    return _numbered(((row.subset, row.id), outcome) for row, outcome in rows)
+
+
+def _numbered(verdicts: Iterable[tuple[tuple[str, str], Outcome]]) -> Verdicts:
     """Verdicts by subset and id; an id that occurs again gets a number."""
     seen: Counter[tuple[str, str]] = Counter()
     found: Verdicts = {}
-    for row, outcome in rows:
-        seen[row.subset, row.id] += 1
-        again = seen[row.subset, row.id]
-        found[row.subset, row.id if again == 1 else f"{row.id}#{again}"] = outcome
+    for (subset, id), outcome in verdicts:
+        seen[subset, id] += 1
+        again = seen[subset, id]
+        found[subset, id if again == 1 else f"{id}#{again}"] = outcome
     return found
 
 
@@ -88,7 +100,7 @@ def examples(evaluation: Evaluation) -> list[Example]:
         DataError: A file is damaged.
     """
     match evaluation.benchmark:
-        case "pairs":
+        case name if name == "pairs" or name in JUDGED:
             return [_wrong(row) for row in read_lines(evaluation.folder / MISTAKES)[:SHOWN]]
         case "rewardbench":
             return [_wrong(row) for row in _of_rewardbench(evaluation)[:SHOWN]]

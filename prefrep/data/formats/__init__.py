@@ -15,7 +15,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from prefrep.data.fields import MisfitError, Row, kind, need
-from prefrep.data.formats import pairs, ranked
+from prefrep.data.formats import judgebench, pairs, ppe, ranked, rmb, rmbench
 from prefrep.data.formats.base import SIDES, Format
 from prefrep.errors import ConfigError, RecordError
 from prefrep.records import Message, Record
@@ -25,6 +25,10 @@ FORMATS: dict[str, Format] = {
     "ultrafeedback": ranked.ULTRAFEEDBACK,
     "gpm": pairs.GPM,
     "ranked": ranked.RANKED,
+    "rmbench": rmbench.RMBENCH,
+    "judgebench": judgebench.JUDGEBENCH,
+    "rmb": rmb.RMB,
+    "ppe": ppe.PPE,
     "rewardbench2": ranked.REWARDBENCH2,
     "hh": pairs.HH,
     "rewardbench": pairs.REWARDBENCH,

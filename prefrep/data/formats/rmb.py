@@ -1,0 +1,39 @@
+"""RMB: pairs of responses, and the best response with several losers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from prefrep.data.fields import MisfitError, Row, conversation, kind, named, need, text_response
+from prefrep.data.formats.base import Format
+from prefrep.records import Comparison, Messages, RankedResponses, Record
+
+
+def _answer(value: object, name: str) -> Messages:
+    if not isinstance(value, Mapping):
+        raise MisfitError(f"'{name}' must be an object with llm_name and answer, found {kind(value)}")
+    need({f"{name}.{key}": inner for key, inner in value.items()}, f"{name}.answer")
+    return text_response(value["answer"], f"{name}.answer")
+
+
+def _rmb(row: Row) -> Record:
+    """Return a comparison for a pair, and a best-of-N row as the best response (score 1) followed by the losers (score 0)."""
+    pairwise = "bon_best" not in row
+    need(row, "conversation_input", *(("chosen", "reject") if pairwise else ("bon_best", "loser_list")))
+    prompt = conversation(row["conversation_input"], "conversation_input")
+    names = named({**row, "id": row.get("pair_uid" if pairwise else "bon_uid"), "subset": row.get("category_path")})
+    if pairwise:
+        return Comparison(prompt, _answer(row["chosen"], "chosen"), _answer(row["reject"], "reject"), **names)
+    losers = row["loser_list"]
+    if not isinstance(losers, list) or not losers:
+        raise MisfitError("'loser_list' must be a non-empty list of objects with llm_name and answer")
+    responses = (_answer(row["bon_best"], "bon_best"), *(_answer(each, "loser_list") for each in losers))
+    return RankedResponses(prompt, responses, (1.0,) + (0.0,) * len(losers), **names)
+
+
+# Written from the description of the repository; no published row was at hand.
+RMB = Format(
+    '{"conversation_input": MESSAGES, "chosen": {"answer"}, "reject": {"answer"}} or {..., "bon_best": {"answer"}, "loser_list": [...]}',
+    lambda row: "conversation_input" in row and ({"chosen", "reject"} <= row.keys() or {"bon_best", "loser_list"} <= row.keys()),
+    _rmb,
+)
