@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, AutoModelForSequenceClassification, PreTrainedTokenizerBase
 
 from prefrep.data.encode import EncodeConfig, Encoder
@@ -19,16 +20,17 @@ from prefrep.errors import CheckpointError, ConfigError
 from prefrep.io.classifier_tokenizer import add_nothing, choose_pad, classifier_template
 from prefrep.io.folder import PreferenceModel
 from prefrep.io.heads import describe_head
+from prefrep.io.language_model import Build, language_model
 from prefrep.io.probes import PROBES, as_written, check_tokenizer, ours, same_reading
 from prefrep.io.replacing import replacing
-from prefrep.io.shards import read_config, read_tensors, stored_dtype
+from prefrep.io.shards import read_config, read_tensors
 from prefrep.nn import probes
 from prefrep.nn.backbone import Backbone
 from prefrep.nn.heads import BTHead
 from prefrep.nn.loading import load_tokenizer
 from prefrep.nn.quietly import quietly
 
-SCORE = "score.weight"
+SCORE, BIAS = "score.weight", "score.bias"
 
 README = """# A reward model
 
@@ -111,6 +113,7 @@ def read(
     attention: str = "auto",
     device: str | torch.device = "cpu",
     revision: str | None = None,
+    build: Build | None = None,
 ) -> PreferenceModel:
     """Read a sequence classifier with one label as a Bradley-Terry model with tau 1.
 
@@ -126,35 +129,71 @@ def read(
         attention: Attention kernel, see `Backbone`.
         device: Device of the model.
         revision: Branch, tag or commit of a hub id.
+        build: See `language_model`.
 
     Raises:
         CheckpointError: It is not a sequence classifier with one label, or transformers reads its rewards at a token that prefrep cannot
             determine without a chat template.
     """
     config = read_config(str(path), revision)
-    if not any(name.endswith("ForSequenceClassification") for name in config.architectures or []):
+    if not is_classifier(config):
         raise CheckpointError(f"{path}: holds {config.architectures}, not a sequence classifier")
-    found = read_tensors(str(path), (SCORE, "score.bias"), revision)
+    found = read_tensors(str(path), (SCORE, BIAS), revision)
     shapes = {name: list(tensor.shape) for name, tensor in found.items()}
     width = config.get_text_config().hidden_size
     if shapes != {SCORE: [1, width]}:
         raise CheckpointError(f"{path}: a reward model has {SCORE} [1, {width}] and no bias, found {shapes}")
-    chosen: Any = dtype or stored_dtype(config)
-    backbone = Backbone(path=str(path), dtype=chosen, attention=attention, frozen=True, revision=revision)  # type: ignore[arg-type]
+    backbone = language_model(str(path), dtype, attention, revision, build)
     tokenizer = backbone.tokenizer()
+    encode = reading_of(str(path), tokenizer, config.get_text_config().pad_token_id, max_length)
+    return bradley_terry(backbone, found[SCORE], encode, tokenizer, "sequence classifier", device)
+
+
+def is_classifier(config: Any) -> bool:
+    """Return whether a configuration is that of a sequence classifier."""
+    return any(name.endswith("ForSequenceClassification") for name in config.architectures or [])
+
+
+def reading_of(path: str, tokenizer: PreTrainedTokenizerBase, pad: int | None, max_length: int) -> EncodeConfig:
+    """Return the encoding that reads where transformers' sequence classifiers do.
+
+    Args:
+        path: Of the model, for the error message.
+        tokenizer: Its tokenizer.
+        pad: Pad id of its configuration.
+        max_length: Maximum sequence length in tokens.
+
+    Raises:
+        CheckpointError: See `as_written`.
+    """
     encode = EncodeConfig(template="auto" if tokenizer.chat_template else "plain", max_length=max_length)
-    pad = config.get_text_config().pad_token_id
-    if not same_reading(tokenizer, Encoder(tokenizer, encode, "single"), pad):
-        encode = as_written(str(path), tokenizer, encode, pad)
+    if same_reading(tokenizer, Encoder(tokenizer, encode, "single"), pad):
+        return encode
+    return as_written(path, tokenizer, encode, pad)
+
+
+def bradley_terry(
+    backbone: Backbone, score: Tensor, encode: EncodeConfig, tokenizer: PreTrainedTokenizerBase, source: str, device: str | torch.device
+) -> PreferenceModel:
+    """Return a Bradley-Terry model with tau 1 from the parts of somebody else's.
+
+    Args:
+        backbone: The language model.
+        score: Weight of its head [1, H].
+        encode: How text becomes token ids.
+        tokenizer: The tokenizer.
+        source: What it was read from, for the recipe.
+        device: Device of the model.
+    """
     head = BTHead(backbone.hidden_size)
-    head.load_state_dict({"value_head.weight": found[SCORE]})
+    head.load_state_dict({"value_head.weight": score})
     return PreferenceModel(
         backbone=backbone.to(device).eval(),
         head=head.to(device).eval(),
         tau=1.0,
         encode=encode,
         tokenizer=tokenizer,
-        recipe={"read from": "sequence classifier", "head": describe_head(head), "tau": 1.0, "backbone": backbone.recipe()},
+        recipe={"read from": source, "head": describe_head(head), "tau": 1.0, "backbone": backbone.recipe()},
     )
 
 

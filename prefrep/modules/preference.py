@@ -23,6 +23,7 @@ from prefrep.functional.logprobs import token_logprobs
 from prefrep.functional.losses import centre
 from prefrep.modules.base import LanguageModule, Schedule
 from prefrep.modules.sharding import shard
+from prefrep.nn.answers import start_from_answers
 from prefrep.nn.backbone import Backbone
 from prefrep.nn.heads import BTHead, GPMHead, HybridHead, PairHead, PreferenceHead
 from prefrep.nn.losses import LogisticLoss, PreferenceLoss
@@ -244,17 +245,8 @@ class PairPreference(PreferenceModule):
         backbone, head, loss = super().parts()
         if not isinstance(head, PairHead) or head.readout != "tokens":
             return backbone, head, loss
-        backbone.check_logits()
         self._tokenizer = backbone.tokenizer()
-        rows = []
-        for answer in head.answers:
-            ids = self._tokenizer.encode(answer, add_special_tokens=False)
-            if len(ids) != 1:
-                raise ConfigError(
-                    f"PairHead.answers: {answer!r} is {len(ids)} tokens for this tokenizer and must be one; name another answer"
-                )
-            rows.append(backbone.model.get_output_embeddings().weight.detach()[ids[0]].float() * backbone.output_factor)
-        head.set_answer_rows(*rows)
+        start_from_answers(head, backbone, self._tokenizer)
         return backbone, head, loss
 
 
