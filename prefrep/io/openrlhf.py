@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -47,7 +48,7 @@ def read(
         CheckpointError: There is no head of one row, or the tokenizer has no chat template and other ends than prefrep's.
     """
     config = read_config(str(path), revision)
-    name = f"{getattr(config, 'value_head_prefix', None) or PREFIX}.weight"
+    name = head_name(config)
     width = config.get_text_config().hidden_size
     found = read_tensors(str(path), (name,), revision)
     if name not in found or list(found[name].shape) != [1, width]:
@@ -62,3 +63,8 @@ def read(
         if any(ours(encoders[0], *probe) != ours(encoders[1], *probe) for probe in PROBES):
             encode = theirs
     return bradley_terry(backbone, found[name], encode, tokenizer, "OpenRLHF", device)
+
+
+def head_name(config: Any) -> str:
+    """Return the name of the head's weight, by a configuration of OpenRLHF."""
+    return f"{getattr(config, 'value_head_prefix', None) or PREFIX}.weight"

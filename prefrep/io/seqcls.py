@@ -42,8 +42,7 @@ Written by prefrep. One reward per conversation; a difference of rewards is the 
     inputs = tokenizer.apply_chat_template([messages], padding=True, return_tensors="pt", return_dict=True)
     reward = model(**inputs).logits[:, 0]
 
-* Always render with the chat template; it writes {bos}one EOS at the end, where the reward is read, and the tokenizer adds nothing.
-* The pad token is `{pad}` on purpose: the model reads the last token that is not padding, and this must be the EOS `{eos}`.
+{reading}
 * Rewards were trained on at most {length} tokens.{positions}
 """
 
@@ -68,21 +67,22 @@ def write(folder: str | Path, model: PreferenceModel) -> None:
         raise ConfigError(f"a sequence classifier gives one reward per text and {kind} compares texts; only BTHead can be exported")
     if backbone.settings["quantize"] != "none":
         raise ConfigError("a sequence classifier holds plain weights and this language model is quantised; load it with quantize: none")
-    if encode.template in ("official", "classifier"):
-        raise ConfigError(f"template '{encode.template}' does not read at a final EOS, which an exported tokenizer cannot express")
+    if encode.template == "official":
+        raise ConfigError("template 'official' overwrites the last token of a text, which an exported tokenizer cannot express")
     config = copy.deepcopy(backbone.model.config)
     if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
         raise ConfigError(f"transformers has no sequence classifier for {config.model_type} models")
     encoder = Encoder(model.tokenizer, encode, "single")
     tokenizer = copy.deepcopy(model.tokenizer)
-    tokenizer.chat_template = classifier_template(model.tokenizer, encode)
-    add_nothing(tokenizer)
     rows = int(backbone.model.get_input_embeddings().weight.shape[0])
-    choose_pad(tokenizer, str(model.tokenizer.chat_template or ""), rows)
-    tokenizer.padding_side, tokenizer.truncation_side = "right", "left"  # truncation keeps the EOS
+    if encode.template != "classifier":  # else template and pad token already are those of a classifier
+        tokenizer.chat_template = classifier_template(model.tokenizer, encode)
+        add_nothing(tokenizer)
+        choose_pad(tokenizer, str(model.tokenizer.chat_template or ""), rows)
+    tokenizer.padding_side, tokenizer.truncation_side = "right", "left"  # truncation keeps the end, where rewards are read
     text_config = config.get_text_config()
     text_config.pad_token_id = config.pad_token_id = tokenizer.pad_token_id
-    text_config.vocab_size = max(rows, int(tokenizer.pad_token_id) + 1)
+    text_config.vocab_size = max(rows, int(tokenizer.pad_token_id or 0) + 1)
     config.num_labels = 1
     config.architectures = None
     with torch.device("meta"):
@@ -102,7 +102,11 @@ def write(folder: str | Path, model: PreferenceModel) -> None:
             target.save_pretrained(staging, state_dict=state)
         tokenizer.save_pretrained(staging)
         (staging / "README.md").write_text(_readme(model, tokenizer, encoder))
-        check_tokenizer(load_tokenizer(str(staging)), encoder)
+        written = load_tokenizer(str(staging))
+        if encode.template != "classifier":
+            check_tokenizer(written, encoder)
+        elif not same_reading(written, encoder, text_config.pad_token_id):
+            raise CheckpointError(f"{folder}: transformers would read its rewards elsewhere; use the exported folder itself")
 
 
 def read(
@@ -203,11 +207,19 @@ def _readme(model: PreferenceModel, tokenizer: PreTrainedTokenizerBase, encoder:
     with probes.trial(model.backbone):
         shifted = probes.padding_shifts_positions(model.backbone.transformer, next(model.backbone.parameters()).device)
     positions = " Pad on the right, or pass `position_ids`: positions count from the row's first token." if shifted else ""
+    pad, eos = tokenizer.pad_token, tokenizer.eos_token
+    if model.encode.template == "classifier":
+        reading = f"* Always render with the chat template. The reward is read at its last token that is not the pad token `{pad}`."
+    else:
+        bos = "one BOS at the beginning and " if ours(encoder, *PROBES[0])[0] == tokenizer.bos_token_id else ""
+        reading = (
+            f"* Always render with the chat template; it writes {bos}one EOS at the end, where the reward is read, and the tokenizer adds "
+            f"nothing.\n* The pad token is `{pad}` on purpose: the model reads the last token that is not padding, and this must be "
+            f"the EOS `{eos}`."
+        )
     return README.format(
         attention=relative,
-        bos="one BOS at the beginning and " if ours(encoder, *PROBES[0])[0] == tokenizer.bos_token_id else "",
-        pad=tokenizer.pad_token,
-        eos=tokenizer.eos_token,
+        reading=reading,
         length=encoder.config.max_length,
         positions=positions,
     )

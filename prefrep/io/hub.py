@@ -1,0 +1,99 @@
+"""The Hugging Face Hub: exported folders that come from there and go there."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+from prefrep.errors import CheckpointError
+
+_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
+# Never pickles, nor code.
+FILES = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "README.md")
+_FAILED = (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError, ValueError)
+
+
+def split(name: str | Path) -> tuple[str, str | None]:
+    """Split `owner/name@revision` into hub id and revision; a local path has none.
+
+    Args:
+        name: Local path or hub id.
+    """
+    text = str(name)
+    place, at, revision = text.rpartition("@")
+    if at and not Path(text).expanduser().exists() and _ID.fullmatch(place):
+        return place, revision
+    return text, None
+
+
+def is_hub_id(name: str | Path) -> bool:
+    """Return whether a name means a model on the hub: it has the form of one, and no local file has this path."""
+    return not Path(name).expanduser().exists() and _ID.fullmatch(split(name)[0]) is not None
+
+
+def fetched(name: str | Path, revision: str | None = None) -> Path:
+    """Return the local folder of an exported model, downloaded from the hub if need be.
+
+    Args:
+        name: Local folder, or a hub id, with `@revision` or without.
+        revision: Branch, tag or commit of a hub id.
+
+    Raises:
+        CheckpointError: The model cannot be downloaded.
+    """
+    if not is_hub_id(name):
+        return Path(name).expanduser()
+    repo, written = split(name)
+    try:
+        return Path(snapshot_download(repo, revision=revision or written, allow_patterns=list(FILES)))
+    except _FAILED as error:
+        raise CheckpointError(
+            f"{name}: no such local folder, and it cannot be had from the hub ({reason(error)}); check the name, the network and the token"
+        ) from error
+
+
+def push(folder: str | Path, repo: str, message: str = "Upload a prefrep model") -> str:
+    """Upload a model folder; the repository is made if there is none.
+
+    Args:
+        folder: The folder.
+        repo: `owner/name`.
+        message: Of the commit.
+
+    Returns:
+        Address of the commit.
+
+    Raises:
+        CheckpointError: The hub refuses, or cannot be reached.
+    """
+    check(repo)
+    try:
+        return str(HfApi().upload_folder(folder_path=Path(folder), repo_id=repo, commit_message=message).commit_url)
+    except _FAILED as error:
+        raise CheckpointError(
+            f"{repo}: the upload of {folder} failed ({reason(error)}); push it again with: prefrep export --model {folder} --push {repo}"
+        ) from error
+
+
+def check(repo: str) -> None:
+    """Check that models can be pushed to a repository, which is made if there is none.
+
+    Raises:
+        CheckpointError: It is no hub id, or the hub refuses or cannot be reached.
+    """
+    if not _ID.fullmatch(repo):
+        raise CheckpointError(f"{repo}: not the name of a repository on the hub; write owner/name")
+    try:
+        HfApi().create_repo(repo, exist_ok=True)
+    except _FAILED as error:
+        raise CheckpointError(
+            f"{repo}: cannot push there ({reason(error)}); log in with `hf auth login`, and check owner and name"
+        ) from error
+
+
+def reason(error: Exception) -> str:
+    """Return the first line of an error."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
