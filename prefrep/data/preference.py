@@ -153,6 +153,15 @@ class PreferenceData(LightningDataModule):
     def encode_config(self, config: EncodeConfig) -> None:
         self._stated = config
 
+    def paths(self, name: str) -> list[str]:
+        """Return the paths and hub ids of a split: `train`, `val`, `test` or `predict`."""
+        given = self._sources[name]
+        return [] if given is None else [source.path for source in named(given)]
+
+    def count(self, name: str) -> int:
+        """Return the number of encoded records of a split, 0 before it is encoded."""
+        return len(self._data.get(name, ()))
+
     def setup(self, stage: str) -> None:
         """Read the records of a stage.
 

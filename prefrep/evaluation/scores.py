@@ -59,6 +59,26 @@ class PairScore:
 
 
 @dataclass(frozen=True, slots=True)
+class RewardScore(PairScore):
+    """A comparison that got a score; with a model that has rewards, also those of both answers.
+
+    Args:
+        rewards: Of chosen and rejected, divided by tau; None: the model only compares.
+    """
+
+    rewards: tuple[float, float] | None = None
+
+    @classmethod
+    def parse(cls, row: Mapping[str, Any]) -> Self:
+        """A row of `scores.jsonl`; raises `ValueError` or `KeyError` when it is not one."""
+        given = row.get("rewards")
+        if given is not None and (not isinstance(given, list) or len(given) != 2):
+            raise ValueError(f"rewards must be those of two answers, found {given!r}")
+        rewards = None if given is None else (_number(given[0]), _number(given[1]))
+        return cls(str(row["id"]), str(row["subset"]), _number(row["score"]), rewards)
+
+
+@dataclass(frozen=True, slots=True)
 class RankedScore:
     """One prompt of RewardBench 2.
 
@@ -268,7 +288,8 @@ class ScoreLog(Generic[Row]):
         """
         if not all(math.isfinite(number) for number in self._numbers(row)):
             raise DataError(f"row {row.id!r} ({row.subset}): the model gave a score that is not finite; try --dtype float32")
-        self._file.write(json.dumps(asdict(row), ensure_ascii=False) + "\n")
+        written = {name: value for name, value in asdict(row).items() if value is not None}
+        self._file.write(json.dumps(written, ensure_ascii=False) + "\n")
         self._file.flush()
         self.rows.append(row)
 
@@ -303,6 +324,10 @@ def log_pairs(
     identity = {"benchmark": benchmark, "model": dict(model), "data": digest(pairs)}
     with ScoreLog(out, kind, identity, [(pair.id, pair.subset) for pair in pairs], restart) as log:
         rest = pairs[len(log.rows) :]
+        if rest and kind is RewardScore and not getattr(comparer, "pairwise", True) and hasattr(comparer, "compare_rewards"):
+            for pair, (score, *rewards) in zip(rest, comparer.compare_rewards(rest, progress=benchmark), strict=True):
+                log.append(cast(Pair, RewardScore(pair.id, pair.subset, score, (rewards[0], rewards[1]))))
+            return log.rows
         for pair, score in zip(rest, comparer.compare(rest, progress=benchmark) if rest else (), strict=True):
             log.append(kind.of(pair, score))
         return log.rows

@@ -2,6 +2,7 @@
 
     config.json, model*.safetensors, tokenizer files   the language model, as `transformers` writes it (LoRA merged in)
     head.safetensors                                   the head
+    README.md                                          the model card
     prefrep.json                                       what weights leave open: head, operator, normalisation, tau, template, EOS, recipe
 
 A folder of *references* has the path of the base and the trained weights (adapters) in place of the language model.
@@ -23,6 +24,7 @@ from transformers import PreTrainedTokenizerBase
 
 from prefrep.data.encode import EncodeConfig
 from prefrep.errors import CheckpointError, ConfigError
+from prefrep.io.card import card
 from prefrep.io.heads import describe_head, make_head
 from prefrep.io.language_model import Build, rebuilt
 from prefrep.io.replacing import replacing
@@ -118,7 +120,10 @@ def save(
             "recipe": recipe,
             "versions": {name: version(name) for name in ("prefrep", "torch", "transformers")},
         }
+        # What a download has to bring.
+        about["files"] = {str(file.relative_to(staging)): file.stat().st_size for file in sorted(staging.rglob("*")) if file.is_file()}
         (staging / "prefrep.json").write_text(json.dumps(about, indent=2) + "\n")
+        (staging / "README.md").write_text(card(about, str(folder)))
 
 
 def load(

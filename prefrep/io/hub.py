@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
+from prefrep.disk import replace_text
 from prefrep.errors import CheckpointError
+from prefrep.io.card import card
 
 _ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
+MESSAGE = "Upload a prefrep model"
 # Never pickles, nor code.
 FILES = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "README.md")
 _FAILED = (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError, ValueError)
@@ -48,20 +52,49 @@ def fetched(name: str | Path, revision: str | None = None) -> Path:
         return Path(name).expanduser()
     repo, written = split(name)
     try:
-        return Path(snapshot_download(repo, revision=revision or written, allow_patterns=list(FILES)))
+        folder = Path(snapshot_download(repo, revision=revision or written, allow_patterns=list(FILES)))
     except _FAILED as error:
         raise CheckpointError(
             f"{name}: no such local folder, and it cannot be had from the hub ({reason(error)}); check the name, the network and the token"
         ) from error
+    check_complete(folder, str(name))
+    return folder
 
 
-def push(folder: str | Path, repo: str, message: str = "Upload a prefrep model") -> str:
-    """Upload a model folder; the repository is made if there is none.
+def check_complete(folder: Path, name: str) -> None:
+    """Check that a download brought all that was exported: without a network, the hub's cache also hands out what it has of a folder.
+
+    Args:
+        folder: The folder.
+        name: Of the model, for the error message.
+
+    Raises:
+        CheckpointError: A file is missing or has another size.
+    """
+    try:
+        about = json.loads((folder / "prefrep.json").read_text())
+        wanted = {str(file): int(size) for file, size in about.get("files", {}).items()}  # older folders do not list them
+    except OSError:
+        raise CheckpointError(
+            f"{name}: the hub has no prefrep.json there, so this is not an exported preference model, or only a part of it was downloaded; "
+            "read models of other programs with prefrep export --from"
+        ) from None
+    except (ValueError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{name}: prefrep.json is damaged ({reason(error)}); download it again") from error
+    for file, size in wanted.items():
+        place = folder / file
+        found = place.stat().st_size if place.is_file() else None
+        if found != size:
+            what = "is missing" if found is None else f"has {found} of {size} bytes"
+            raise CheckpointError(f"{name}: {file} {what}, so the download is incomplete; download it again")
+
+
+def push(folder: str | Path, repo: str) -> str:
+    """Upload a model folder; the repository is made if there is none. The model card of an exported folder then names the repository.
 
     Args:
         folder: The folder.
         repo: `owner/name`.
-        message: Of the commit.
 
     Returns:
         Address of the commit.
@@ -70,8 +103,11 @@ def push(folder: str | Path, repo: str, message: str = "Upload a prefrep model")
         CheckpointError: The hub refuses, or cannot be reached.
     """
     check(repo)
+    about = Path(folder) / "prefrep.json"
+    if about.exists():  # else the layout has a README.md of its own
+        replace_text(Path(folder) / "README.md", card(json.loads(about.read_text()), repo))
     try:
-        return str(HfApi().upload_folder(folder_path=Path(folder), repo_id=repo, commit_message=message).commit_url)
+        return str(HfApi().upload_folder(folder_path=Path(folder), repo_id=repo, commit_message=MESSAGE).commit_url)
     except _FAILED as error:
         raise CheckpointError(
             f"{repo}: the upload of {folder} failed ({reason(error)}); push it again with: prefrep export --model {folder} --push {repo}"

@@ -21,7 +21,7 @@ def load_scorer(
     """Load a preference model for scoring.
 
     Args:
-        model: Exported folder.
+        model: Exported folder, or its id on the hub: owner/name or owner/name@revision.
         device: cpu, cuda, ...; auto: cuda where there is one.
         dtype: Type of the weights; default: as trained.
         attention: Attention kernel.
@@ -54,7 +54,7 @@ def load_block_scorer(
     """Load a preference model whose tables come by 2 x 2 block where its head has blocks.
 
     Args:
-        model: Exported folder.
+        model: Exported folder, or its id on the hub: owner/name or owner/name@revision.
         device: cpu, cuda, ...; auto: cuda where there is one.
         dtype: Type of the weights; default: as trained.
         batch_tokens: Tokens read at a time; scores do not depend on it.
