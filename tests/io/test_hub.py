@@ -36,6 +36,7 @@ class Stand(ThreadingHTTPServer):
     """Repositories as dicts of files; `main` and the tag `v1` name the only commit."""
 
     repos: dict[str, dict[str, bytes]]
+    place: str
 
 
 class Routes(BaseHTTPRequestHandler):
@@ -121,7 +122,7 @@ def stand(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Stand]:
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     here = f"http://127.0.0.1:{server.server_address[1]}"
-    monkeypatch.setattr(constants, "ENDPOINT", here)
+    server.place = here
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("HF_TOKEN", "secret")
@@ -158,7 +159,7 @@ def test_there_and_back(stand: Stand, tmp_path: Path, capsys: pytest.CaptureFixt
     """Pushed, downloaded by name, by revision and by the programs' spelling: the same scores and the same fingerprint."""
     expected = saved(tmp_path / "m")
     assert export(["--model", str(tmp_path / "m"), "--push", "me/gpm"]) == 0
-    assert f"pushed to {constants.ENDPOINT}/me/gpm/commit/{SHA}" in capsys.readouterr().out
+    assert f"pushed to {stand.place}/me/gpm/commit/{SHA}" in capsys.readouterr().out
     files = {file.name for file in (tmp_path / "m").iterdir()}
     assert stand.repos["me/gpm"].keys() == files
     for scorer in (Scorer.from_pretrained("me/gpm", "cpu", revision="v1"), Scorer.from_pretrained("me/gpm@v1", "cpu")):
