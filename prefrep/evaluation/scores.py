@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, ClassVar, Generic, Self, TypeVar, cast
+from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar, cast
 
 from prefrep.disk import keep_lines, replace_json
 from prefrep.errors import ConfigError, DataError, RecordError
@@ -302,6 +302,13 @@ class ScoreLog(Generic[Row]):
         self._file.close()
 
 
+class Rewarder(Protocol):
+    """A model that has a reward for each response."""
+
+    def compare_rewards(self, comparisons: Iterable[Comparison], *, progress: str | None = None) -> Iterator[tuple[float, float, float]]:
+        """Yield the log-odds of chosen over rejected, and the rewards of both."""
+
+
 def log_pairs(
     comparer: Comparer, pairs: Sequence[Comparison], out: Path, kind: type[Pair], benchmark: str, model: Mapping[str, Any],
     restart: bool = False,
@@ -312,7 +319,7 @@ def log_pairs(
         comparer: The model, or another judge.
         pairs: What is compared.
         out: Output folder.
-        kind: What the rows are.
+        kind: What the rows are; a `RewardScore` needs a `Rewarder`.
         benchmark: What the scores are for.
         model: What tells this comparer from others, kept beside the scores.
         restart: Throw away scores that the folder holds.
@@ -324,9 +331,10 @@ def log_pairs(
     identity = {"benchmark": benchmark, "model": dict(model), "data": digest(pairs)}
     with ScoreLog(out, kind, identity, [(pair.id, pair.subset) for pair in pairs], restart) as log:
         rest = pairs[len(log.rows) :]
-        if rest and kind is RewardScore and not getattr(comparer, "pairwise", True) and hasattr(comparer, "compare_rewards"):
-            for pair, (score, *rewards) in zip(rest, comparer.compare_rewards(rest, progress=benchmark), strict=True):
-                log.append(cast(Pair, RewardScore(pair.id, pair.subset, score, (rewards[0], rewards[1]))))
+        if kind is RewardScore:
+            found = cast(Rewarder, comparer).compare_rewards(rest, progress=benchmark) if rest else ()
+            for pair, (score, chosen, rejected) in zip(rest, found, strict=True):
+                log.append(cast(Pair, RewardScore(pair.id, pair.subset, score, (chosen, rejected))))
             return log.rows
         for pair, score in zip(rest, comparer.compare(rest, progress=benchmark) if rest else (), strict=True):
             log.append(kind.of(pair, score))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from prefrep.evaluation.benchmarks import Benchmark, run
-from prefrep.evaluation.scores import RankedScore, RewardScore
+from prefrep.evaluation.scores import PairScore, RankedScore, RewardScore
 from prefrep.evaluation.summary import Bootstrap, Scalarisation
 from prefrep.records import Record
 from prefrep.scoring.interface import PreferenceScorer
@@ -37,12 +37,12 @@ def rewardbench(
         PrefrepError: Options that do not go together; model, data or saved scores cannot be read.
     """
 
-    def score(scorer: PreferenceScorer, records: list[Record], out: Path, model: Mapping[str, Any], restart: bool) -> list[RewardScore]:
+    def score(scorer: PreferenceScorer, records: list[Record], out: Path, model: Mapping[str, Any], restart: bool) -> list[PairScore]:
         from prefrep.evaluation.rewardbench import score_pairs
 
         return score_pairs(scorer, records, out, model, restart)
 
-    def results(rows: list[RewardScore], known: Mapping[str, Any], bootstrap: Bootstrap) -> dict[str, Any]:
+    def results(rows: list[PairScore], known: Mapping[str, Any], bootstrap: Bootstrap) -> dict[str, Any]:
         from prefrep.evaluation.summary import pair_results
 
         return pair_results(rows, weights, bootstrap)
