@@ -17,8 +17,8 @@ STOREYS = (
     ("cache", "console", "disk", "locks", "parts", "shipped", "signals"),
     ("functional",),
     ("nn", "data", "metrics"),
-    ("modules",),
     ("io",),
+    ("modules",),  # a module may begin with a model that io reads
     ("scoring", "generation"),
     ("judges",),
     ("callbacks", "evaluation", "labels"),

@@ -14,8 +14,9 @@ from torch import nn
 
 from prefrep.data.preference import PreferenceData
 from prefrep.errors import ConfigError
-from prefrep.io import folder
+from prefrep.io import folder, hub
 from prefrep.io.replacing import check_free
+from prefrep.metrics.intervals import accuracy_interval
 from prefrep.modules.preference import PreferenceModule
 from prefrep.modules.sharding import class_name, is_sharded, whole_state
 
@@ -23,34 +24,59 @@ log = logging.getLogger(__name__)
 
 
 class Export(Callback):
-    """Export of the model when training ends.
+    """Export of the model with a model card, when training ends.
 
     Args:
         path: The folder; if empty, `export` in the trainer's default_root_dir.
         which: `best`: the weights of the best checkpoint by a validation metric, or the final weights if there is none. `last`: the final
             weights.
         weights: `full`: the whole language model. `reference`: the trained weights and the path of the base model.
+        push: Repository on the hub, `owner/name`, that the folder is uploaded to; a missing one is made, as private or public as its
+            owner's settings say. Empty: none.
     """
 
-    def __init__(self, path: str = "", which: Literal["best", "last"] = "best", weights: folder.Weights = "full") -> None:
-        self.path, self.which, self.weights = path, which, weights
+    def __init__(self, path: str = "", which: Literal["best", "last"] = "best", weights: folder.Weights = "full", push: str = "") -> None:
+        self.path, self.which, self.weights, self.push = path, which, weights, push
+        self._validated: dict[int, dict[str, dict[str, Any]]] = {}  # what was measured, by optimizer step
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns what was measured so far, for a run that is resumed."""
+        return {"validated": self._validated}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes over what an interrupted run has measured."""
+        self._validated = state_dict["validated"]
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Check before training that the model can be exported.
 
         Raises:
             ConfigError: The best checkpoint would be sharded, or the base model has no path to refer to.
-            CheckpointError: The target folder exists and does not hold an exported model.
+            CheckpointError: The target folder exists and does not hold an exported model, or the hub refuses.
         """
         backbone = cast(PreferenceModule, pl_module).backbone
         folder.check_base(backbone.path, "reference" if backbone.settings["quantize"] != "none" else self.weights)
         check_free(self._target(trainer))
+        if self.push and trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            hub.check(self.push)
         monitored = any(isinstance(c, ModelCheckpoint) and c.monitor for c in trainer.checkpoint_callbacks)
         if self.which == "best" and monitored and not _whole_checkpoints(trainer):
             raise ConfigError(
                 "Export cannot read the best weights from the sharded checkpoints of this strategy; set Export.which: last"
                 " (or, with ModelParallelStrategy, save_distributed_checkpoint: false)"
             )
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Notes what was measured, with the interval of the accuracy, for the model card."""
+        if trainer.sanity_checking or not isinstance(data := trainer.datamodule, PreferenceData):  # type: ignore[attr-defined]
+            return
+        values = {name: _finite(value) for name, value in trainer.callback_metrics.items()}
+        found = {name.removeprefix("val/"): {"value": value} for name, value in values.items() if name.startswith("val/")}
+        n, accuracy = data.count("val"), values.get("val/accuracy")
+        if accuracy is not None and n:
+            low, high = accuracy_interval(round(accuracy * n), n)
+            found["accuracy"] |= {"low": low, "high": high, "n": n}
+        self._validated[trainer.global_step] = found
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the folder on rank 0; if the model is sharded, all ranks contribute their shards."""
@@ -71,7 +97,10 @@ class Export(Callback):
             "step": checkpoint.get("global_step", trainer.global_step),
             "metrics": {name: _finite(value) for name, value in measured.items()},
             "checkpoint": Path(best).name if best else "last",
+            "data": {name: data.paths(name) for name in ("train", "val")},
+            **({} if module.init is None else {"init": module.init}),
         }
+        recipe["validation"] = self._validated.get(recipe["step"], {})
         target = self._target(trainer)
         backbone, head, loss = module.parts() if sharded else (module.backbone, module.head, module.loss)
         whole = nn.ModuleDict({"backbone": backbone, "head": head, "loss": loss})
@@ -83,6 +112,8 @@ class Export(Callback):
         if best and not sharded:
             whole.load_state_dict(final)
         log.info("exported %s weights to %s", "the best" if best else "the last", target)
+        if self.push:
+            log.info("pushed to %s", hub.push(target, self.push))
 
     def _target(self, trainer: Trainer) -> Path:
         return Path(self.path or Path(trainer.default_root_dir) / "export")

@@ -14,7 +14,7 @@ from typing import Literal
 
 from transformers import PreTrainedTokenizerBase
 
-from prefrep.data.render import Renderer, Template, Text, template_error
+from prefrep.data.render import FOREIGN, Renderer, Template, Text, template_error
 from prefrep.data.tokens import TextTokenizer
 from prefrep.data.trees import Datum, Ids, Tree
 from prefrep.data.truncation import RESPONSES, Policy, truncate, truncate_official
@@ -33,7 +33,9 @@ class EncodeConfig:
             responses without a prompt. `auto`: `chat` if the tokenizer has a template and the response a prompt, else `plain`. `official`:
             the recipe of the released GPM checkpoints, only for scoring with those (two BOS where template and tokenizer both add one, the
             last token overwritten by EOS, the gate read after the first message). `classifier`: the token that transformers' sequence
-            classifiers read, the last one of the chat template that is not the pad token; only for models imported from there.
+            classifiers read, the last one of the chat template that is not the pad token. `openrlhf`: OpenRLHF's recipe, the chat template
+            without line breaks at its end, then a space and an EOS unless it ends in one; BOS only where the template writes it. `rlhflow`:
+            the published example of RLHFlow's pair models, without BOS and generation prompt. The last four are for models from there.
         max_length: Maximum sequence length in tokens.
         truncation: What to cut from longer sequences. `keep_end`: the beginning of the prompt down to max_length / 8 tokens, then the ends
             of responses. `keep_start`: the ends of responses. `drop`: the whole record. `Encoder.counts` counts all of it.
@@ -71,8 +73,9 @@ class Encoder:
         self, tokenizer: PreTrainedTokenizerBase, config: EncodeConfig, layout: Literal["single", "pair"], policy: bool = False
     ) -> None:
         self._tokenise = TextTokenizer(tokenizer, config.template)
-        if config.template == "official" and layout == "pair":
-            raise ConfigError("template 'official', the recipe of the released GPM checkpoints, has no pair format; use template: auto")
+        if config.template in FOREIGN and (config.template == "rlhflow") != (layout == "pair"):
+            has = "only a pair format" if config.template == "rlhflow" else "no pair format"
+            raise ConfigError(f"template '{config.template}', a recipe of models from elsewhere, has {has}; use template: auto")
         self.tokenizer, self.config, self.layout = tokenizer, config, layout
         self.counts: Counter[str] = Counter()
         self._render = Renderer(tokenizer, config.template, self._tokenise.start, policy)
@@ -230,7 +233,7 @@ class Encoder:
         if self.config.template == "official":
             return truncate_official(tree, self.config.max_length, self._tokenise.eos)
         tokenizer, policy = self.tokenizer, self.config.truncation
-        eos = None if self.config.template == "classifier" else self._tokenise.eos
+        eos = None if self.config.template in ("classifier", "rlhflow") else self._tokenise.eos
         shorter, gave_way = truncate(
             tree, self.config.max_length, policy, bos=tokenizer.bos_token_id, eos=eos, responses=self.layout == "single"
         )

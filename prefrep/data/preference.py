@@ -21,6 +21,7 @@ from prefrep.data.features import Features, root
 from prefrep.data.files import ROLES
 from prefrep.data.identity import Reads, identity
 from prefrep.data.remember import look_up, remember
+from prefrep.data.render import Template
 from prefrep.data.sampling import BatchOrder, Drawn, ResumableLoader, batches_before
 from prefrep.data.sources import Source, read_mixed
 from prefrep.data.spool import Spool
@@ -97,7 +98,7 @@ class PreferenceData(LightningDataModule):
         batch_size: Prompts per batch, over all processes.
         format: Format of sources that have none of their own; `auto` detects it from the columns.
         on_bad_row: What to do about a bad row, or one that the chat template rejects. `error`: stop. `skip`: count and list it.
-        template: See `EncodeConfig`.
+        template: See `EncodeConfig`; under `auto`, a model that is trained further (`model.init`) keeps its own.
         max_length: Maximum sequence length in tokens, at most the model's context length.
         truncation: What to cut from longer sequences, see `EncodeConfig`.
         layout: `trees`: prefix sharing, several trees per row. `padded`: one sequence per row. `auto`: trees if the backbone supports tree
@@ -118,7 +119,7 @@ class PreferenceData(LightningDataModule):
         batch_size: int = 32,
         format: str = "auto",
         on_bad_row: Literal["error", "skip"] = "error",
-        template: Literal["auto", "chat", "plain", "official"] = "auto",
+        template: Template = "auto",
         max_length: int = 2048,
         truncation: Literal["keep_end", "keep_start", "drop"] = "keep_end",
         layout: Literal["auto", "trees", "padded"] = "auto",
@@ -130,7 +131,7 @@ class PreferenceData(LightningDataModule):
         super().__init__()
         if batch_size < 1:
             raise ConfigError(f"batch_size must be 1 or more, got {batch_size}")
-        self.encode_config = EncodeConfig(template, max_length, truncation)
+        self._stated = EncodeConfig(template, max_length, truncation)
         self.batch_size, self.format, self.on_bad_row, self.num_workers, self.seed = batch_size, format, on_bad_row, num_workers, seed
         self.layout, self.row_tokens, self.cache = layout, row_tokens, cache
         self._sources: dict[str, Sources | None] = {"train": train, "val": val, "test": test, "predict": predict}
@@ -140,6 +141,26 @@ class PreferenceData(LightningDataModule):
         self._features: tuple[dict[str, str], Features] | None = None
         self._rows: dict[str, list[Datum]] = {}
         self.predicted: list[Predicted] = []
+
+    @property
+    def encode_config(self) -> EncodeConfig:
+        """How text becomes token ids: as configured, or, under `auto`, as the model did before."""
+        model = None if self.trainer is None else self.trainer.lightning_module
+        earlier: Template | None = getattr(model, "template", None)  # few modules have one
+        return self._stated if earlier is None or self._stated.template != "auto" else replace(self._stated, template=earlier)
+
+    @encode_config.setter
+    def encode_config(self, config: EncodeConfig) -> None:
+        self._stated = config
+
+    def paths(self, name: str) -> list[str]:
+        """Return the paths and hub ids of a split: `train`, `val`, `test` or `predict`."""
+        given = self._sources[name]
+        return [] if given is None else [source.path for source in named(given)]
+
+    def count(self, name: str) -> int:
+        """Return the number of encoded records of a split, 0 before it is encoded."""
+        return len(self._data.get(name, ()))
 
     def setup(self, stage: str) -> None:
         """Read the records of a stage.

@@ -12,7 +12,8 @@ from transformers import PreTrainedTokenizerBase
 from prefrep.errors import RecordError
 from prefrep.records import Message, Messages
 
-Template = Literal["auto", "chat", "plain", "official", "classifier"]
+Template = Literal["auto", "chat", "plain", "official", "classifier", "openrlhf", "rlhflow"]
+FOREIGN: tuple[Template, ...] = ("official", "classifier", "openrlhf", "rlhflow")  # recipes of other programs
 NAMES = {"user": "Human", "assistant": "Assistant", "system": "System", "tool": "Tool"}  # of roles in transcripts
 
 
@@ -80,10 +81,14 @@ class Renderer:
         if self._template == "official":
             whole, first = self.chat(prompt + response), self.chat((prompt + response)[:1])
             return Text(whole, len(os.path.commonprefix([whole, first])), first)
-        if self.transcripts or (self._template != "classifier" and not prompt and len(response) == 1):
+        if self.transcripts or (self._template not in FOREIGN and not prompt and len(response) == 1):
             return self._plain(prompt, response)
         whole = self.chat(prompt + response)
-        whole = whole if self._template == "classifier" else whole.rstrip()
+        if self._template == "openrlhf":
+            whole, eos = whole.rstrip("\n"), str(self._tokenizer.eos_token)
+            whole = whole if whole.endswith(eos) else f"{whole} {eos}"
+        elif self._template != "classifier":
+            whole = whole.rstrip()
         if not prompt:  # whole conversations
             return Text(whole, 0)
         # Templates that rewrite earlier turns do not render the prompt as a prefix, so the common prefix counts as the prompt.
@@ -98,12 +103,19 @@ class Renderer:
         return Text(transcript(prompt + response), len(transcript((*prompt, replace(response[0], content="")))))
 
     def pair(self, prompt: Messages, a: Messages, b: Messages) -> Text:
-        """Render two responses up to the answer A or B, in the format of RLHFlow/RLHF-Reward-Modeling (pair-pm/process_pair_data.py)."""
-        turns = "".join(f"\n<turn> {m.role}\n {m.content}" for m in prompt)
+        """Render two responses up to the answer A or B, in the format of RLHFlow/RLHF-Reward-Modeling (pair-pm/process_pair_data.py).
+
+        Template `rlhflow` also leaves out what the published example of RLHFlow's models leaves out: the BOS and the generation prompt.
+        """
+        published = self._template == "rlhflow"
+        roles = [("user", "assistant")[i % 2] if published else m.role for i, m in enumerate(prompt)]
+        turns = "".join(f"\n<turn> {role}\n {m.content}" for role, m in zip(roles, prompt, strict=True))
         context = f"[CONTEXT] \n{turns}\n "
         body = f"{context}[RESPONSE A] {plain(a)} [RESPONSE B] {plain(b)} \n"
         if not self.transcripts:
-            rendered = self.chat((Message("user", body),), generation=True)
+            rendered = self.chat((Message("user", body),), generation=not published)
+            if published and self._tokenizer.bos_token:
+                rendered = rendered.replace(str(self._tokenizer.bos_token), "")
             at = rendered.find(context)
             return Text(rendered, at + len(context) if at >= 0 else 0, ends=False)
         return Text(body, len(context), ends=False)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from prefrep.data.render import Template, Text
+from prefrep.data.render import FOREIGN, Template, Text
 from prefrep.data.trees import Ids
 from prefrep.errors import ConfigError
 
@@ -33,7 +33,7 @@ class TextTokenizer:
             raise ConfigError(f"{name}: prefrep needs character offsets and this tokenizer is slow; use one with a tokenizer.json")
         if tokenizer.eos_token_id is None:
             raise ConfigError(f"{name}: the tokenizer has no EOS token, where responses are read; set one in its folder")
-        if template in ("chat", "official", "classifier") and not tokenizer.chat_template:
+        if template in ("chat", *FOREIGN) and not tokenizer.chat_template:
             raise ConfigError(f"{name}: template '{template}' needs a chat template and this tokenizer has none; use template: plain")
         self._tokenizer, self._template = tokenizer, template
         ids, bos = tokenizer("a")["input_ids"], tokenizer.bos_token_id
@@ -57,14 +57,16 @@ class TextTokenizer:
                 results.append((np.asarray(ids, np.int32), len(self._tokenizer(text.first)["input_ids"])))
                 continue
             prompt = sum(1 for _, stop in offsets if stop <= text.prompt) if text.prompt else 0
-            ids, prompt = self._trimmed(list(ids), prompt) if self._template == "classifier" else self._framed(list(ids), prompt, text.ends)
+            ids, prompt = self._ended(list(ids), prompt, text.ends)
             results.append((np.asarray(ids, np.int32), min(prompt, len(ids) - 1)))
         return results
 
-    def _trimmed(self, ids: list[int], prompt: int) -> tuple[list[int], int]:
-        """Drop pad tokens at the end, which transformers' sequence classifiers skip."""
-        while len(ids) > 1 and ids[-1] == self._tokenizer.pad_token_id:
-            ids.pop()
+    def _ended(self, ids: list[int], prompt: int, ends: bool) -> tuple[list[int], int]:
+        """Return the ids up to the token that is read: our frame, or what the recipe of another program makes of the text."""
+        if self._template not in FOREIGN:
+            return self._framed(ids, prompt, ends)
+        while self._template == "classifier" and len(ids) > 1 and ids[-1] == self._tokenizer.pad_token_id:
+            ids.pop()  # transformers' sequence classifiers skip pad tokens at the end
         return ids, prompt
 
     def _framed(self, ids: list[int], prompt: int, ends: bool) -> tuple[list[int], int]:

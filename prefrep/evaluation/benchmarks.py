@@ -64,7 +64,7 @@ def run(
     Args:
         benchmark: The benchmark.
         out: Folder for the results; an interrupted run there is resumed.
-        model: Exported folder of a model.
+        model: Exported folder of a model, or its id on the hub.
         scores: `scores.jsonl` of an earlier evaluation, evaluated again without a model.
         data: File, folder or hub data set, or several; default: the benchmark's own on the hub.
         restart: Discard the scores that the output folder holds.

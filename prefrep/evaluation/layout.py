@@ -12,11 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from prefrep.disk import replace_json
-from prefrep.evaluation.scores import PairScore, RankedScore
-from prefrep.evaluation.summary import credit
+from prefrep.evaluation.scores import PairScore, RankedScore, RewardScore
+from prefrep.evaluation.summary import Scalarisation, credit
+from prefrep.metrics.rewardbench import PRIOR_SUBSETS
 from prefrep.records import Comparison, Message, RankedResponses, Record
 
 RESULTS = "results.json"
+# Splits of allenai/preference-test-sets; run_rm.py --pref_sets reads them (without the two of PKU).
+PRIOR_SETS = {*PRIOR_SUBSETS, "anthropic_harmless", "mtbench_gpt4", "mtbench_human"}
 
 
 def versions(of_model: Mapping[str, Any] | None = None) -> dict[str, str]:
@@ -59,8 +62,11 @@ def write_official(
 ) -> list[Path]:
     """Writes `eval-set/<model>.json` (subset accuracies) and `eval-set-scores/<model>.json` (columns of per-sample values).
 
-    Where a model only compares, the official files have no place for one number per pair: `scores_chosen` holds the log-odds and
-    `scores_rejected` zeros, so that `scores_chosen > scores_rejected` still tells who won. Text columns are empty without records.
+    Prior sets go to `pref-sets/` and `pref-sets-scores/` instead, where the leaderboard's scripts look for them.
+
+    `scores_chosen` and `scores_rejected` are the rewards of models that have them. Where a model only compares, the official files have no
+    place for one number per pair: `scores_chosen` holds the log-odds and `scores_rejected` zeros, so that `scores_chosen >
+    scores_rejected` still tells who won. Text columns are empty without records.
 
     Args:
         out: Output folder.
@@ -70,32 +76,49 @@ def write_official(
         model: The fields `model`, `model_type` and `chat_template` of the official files.
 
     Returns:
-        The two paths.
+        The paths, two for each of the kinds that there are.
     """
     fields = {"model": "model", "model_type": "Custom Classifier", "chat_template": "tokenizer"} | dict(model or {})
     name = "/".join(part for part in Path(fields["model"]).parts if part not in ("/", "..", "."))
-    paths = [out / folder / f"{name}.json" for folder in ("eval-set", "eval-set-scores")]
-    replace_json(paths[0], {subset: value["score"] for subset, value in results["subsets"].items()} | fields, sort_keys=True)
+    texts = {id(row): record for row, record in zip(rows, records, strict=True)} if records else {}
+    paths: list[Path] = []
+    for place, prior in (("eval-set", False), ("pref-sets", True)):
+        chosen = [row for row in rows if (row.subset in PRIOR_SETS) == prior]
+        if not chosen:
+            continue
+        found = [out / folder / f"{name}.json" for folder in (place, f"{place}-scores")]
+        accuracies = {subset: value["score"] for subset, value in results["subsets"].items() if (subset in PRIOR_SETS) == prior}
+        replace_json(found[0], accuracies | fields, sort_keys=True)
+        columns = _columns(chosen, [texts[id(row)] for row in chosen if id(row) in texts], results.get("scalarisation"))
+        replace_json(found[1], columns | fields, sort_keys=True)
+        paths += found
+    return paths
+
+
+def _columns(
+    rows: Sequence[PairScore | RankedScore], records: Sequence[Record], scalarisation: Scalarisation | None
+) -> dict[str, list[Any]]:
+    """Per-sample values as the official scripts write them."""
     columns: dict[str, list[Any]] = {"id": [row.id for row in rows], "subset": [row.subset for row in rows]}
     pairs = [row for row in rows if isinstance(row, PairScore)]
     ranked = [row for row in rows if isinstance(row, RankedScore)]
     if pairs:
         texts = [record for record in records if isinstance(record, Comparison)]
-        columns |= {
+        known = [row.rewards for row in pairs if isinstance(row, RewardScore) and row.rewards is not None]
+        rewards = known if len(known) == len(pairs) else [(row.score, 0.0) for row in pairs]
+        return columns | {
             "results": [int(row.score > 0) for row in pairs],
-            "scores_chosen": [row.score for row in pairs],
-            "scores_rejected": [0.0] * len(pairs),
+            "scores_chosen": [chosen for chosen, _ in rewards],
+            "scores_rejected": [rejected for _, rejected in rewards],
             "text_chosen": [rendered(record.prompt, record.chosen) for record in texts] or [""] * len(pairs),
             "text_rejected": [rendered(record.prompt, record.rejected) for record in texts] or [""] * len(pairs),
         }
-    else:
-        prompts = [record for record in records if isinstance(record, RankedResponses)]
-        columns |= {
-            # Ties rows hold their best-of-K value here, as in the official files, although it is not what the Ties score is made of.
-            "results": [credit(row, results["scalarisation"]) for row in ranked],
-            "scores": [list(row.scores) for row in ranked],
-            "num_correct": [row.num_correct for row in ranked],
-            "text": [[rendered(record.prompt, each) for each in record.responses] for record in prompts] or [[] for _ in ranked],
-        }
-    replace_json(paths[1], columns | fields, sort_keys=True)
-    return paths
+    assert scalarisation is not None
+    prompts = [record for record in records if isinstance(record, RankedResponses)]
+    return columns | {
+        # Ties rows hold their best-of-K value here, as in the official files, although it is not what the Ties score is made of.
+        "results": [credit(row, scalarisation) for row in ranked],
+        "scores": [list(row.scores) for row in ranked],
+        "num_correct": [row.num_correct for row in ranked],
+        "text": [[rendered(record.prompt, each) for each in record.responses] for record in prompts] or [[] for _ in ranked],
+    }

@@ -15,7 +15,7 @@ from prefrep.evaluation.judged.ppe import PPE
 from prefrep.evaluation.judged.rmb import RMB
 from prefrep.evaluation.judged.rmbench import RMBENCH
 from prefrep.evaluation.layout import write_official
-from prefrep.evaluation.scores import PairScore, RankedScore
+from prefrep.evaluation.scores import PairScore, RankedScore, RewardScore
 from prefrep.evaluation.summary import Bootstrap, Scalarisation, pair_results, ranked_results
 from prefrep.metrics.rewardbench import TiesRule, Weights
 from prefrep.records import Record
@@ -36,7 +36,7 @@ def rewardbench(weights: Weights = "current") -> Benchmark:
         return pair_results(rows, weights, bootstrap)
 
     hub = ("allenai/reward-bench:filtered",)
-    return Benchmark("rewardbench", hub, PairScore, score_pairs, results, _official, pairs_of, "rewardbench")
+    return Benchmark("rewardbench", hub, RewardScore, score_pairs, results, _official, pairs_of, "rewardbench")
 
 
 def rewardbench2(ties: TiesRule = "main", scalarisation: Scalarisation | None = None) -> Benchmark:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prefrep.errors import ConfigError, DataError
-from prefrep.evaluation.scores import PairScore, RankedScore, ScoreLog, digest, log_pairs
+from prefrep.evaluation.scores import PairScore, RankedScore, RewardScore, ScoreLog, digest, log_pairs
 from prefrep.evaluation.summary import Scalarisation
 from prefrep.metrics import intervals
 from prefrep.records import Comparison, RankedResponses, Record
@@ -74,7 +74,9 @@ def score_pairs(
         ConfigError: If the folder holds scores of another model or other data.
     """
     pairs = [_named(record, number, Comparison, "rewardbench2") for number, record in enumerate(_some(records))]
-    return log_pairs(scorer, pairs, out, PairScore, "rewardbench", model, restart)
+    if scorer.pairwise or not hasattr(scorer, "compare_rewards"):
+        return log_pairs(scorer, pairs, out, PairScore, "rewardbench", model, restart)
+    return list(log_pairs(scorer, pairs, out, RewardScore, "rewardbench", model, restart))
 
 
 def score_ranked(

@@ -60,6 +60,26 @@ class PairScore:
 
 
 @dataclass(frozen=True, slots=True)
+class RewardScore(PairScore):
+    """A comparison that got a score; with a model that has rewards, also those of both answers.
+
+    Args:
+        rewards: Of chosen and rejected, divided by tau; None: the model only compares.
+    """
+
+    rewards: tuple[float, float] | None = None
+
+    @classmethod
+    def parse(cls, row: Mapping[str, Any]) -> Self:
+        """A row of `scores.jsonl`; raises `ValueError` or `KeyError` when it is not one."""
+        given = row.get("rewards")
+        if given is not None and (not isinstance(given, list) or len(given) != 2):
+            raise ValueError(f"rewards must be those of two answers, found {given!r}")
+        rewards = None if given is None else (finite(given[0]), finite(given[1]))
+        return cls(str(row["id"]), str(row["subset"]), finite(row["score"]), rewards)
+
+
+@dataclass(frozen=True, slots=True)
 class RankedScore:
     """One prompt of RewardBench 2.
 
@@ -292,7 +312,8 @@ class ScoreLog(Generic[Row]):
         """
         if not all(math.isfinite(number) for number in self._numbers(row)):
             raise DataError(f"row {row.id!r} ({row.subset}): the model gave a score that is not finite; try --dtype float32")
-        self._file.write(json.dumps(asdict(cast(Any, row)), ensure_ascii=False) + "\n")
+        written = {name: value for name, value in asdict(cast(Any, row)).items() if value is not None}
+        self._file.write(json.dumps(written, ensure_ascii=False) + "\n")
         self._file.flush()
         self.rows.append(row)
 
@@ -305,6 +326,13 @@ class ScoreLog(Generic[Row]):
         self._file.close()
 
 
+class Rewarder(Protocol):
+    """A model that has a reward for each response."""
+
+    def compare_rewards(self, comparisons: Iterable[Comparison], *, progress: str | None = None) -> Iterator[tuple[float, float, float]]:
+        """Yield the log-odds of chosen over rejected, and the rewards of both."""
+
+
 def log_pairs(
     comparer: Comparer, pairs: Sequence[Comparison], out: Path, kind: type[Pair], benchmark: str, model: Mapping[str, Any],
     restart: bool = False,
@@ -315,7 +343,7 @@ def log_pairs(
         comparer: The model, or another judge.
         pairs: What is compared.
         out: Output folder.
-        kind: What the rows are.
+        kind: What the rows are; a `RewardScore` needs a `Rewarder`.
         benchmark: What the scores are for.
         model: What tells this comparer from others, kept beside the scores.
         restart: Throw away scores that the folder holds.
@@ -327,6 +355,11 @@ def log_pairs(
     identity = {"benchmark": benchmark, "model": dict(model), "data": digest(pairs)}
     with ScoreLog(out, kind, identity, [(pair.id, pair.subset) for pair in pairs], restart) as log:
         rest = pairs[len(log.rows) :]
+        if kind is RewardScore:
+            found = cast(Rewarder, comparer).compare_rewards(rest, progress=benchmark) if rest else ()
+            for pair, (score, chosen, rejected) in zip(rest, found, strict=True):
+                log.append(cast(Pair, RewardScore(pair.id, pair.subset, score, (chosen, rejected))))
+            return log.rows
         for pair, score in zip(rest, comparer.compare(rest, progress=benchmark) if rest else (), strict=True):
             log.append(kind.of(pair, score))
         return log.rows

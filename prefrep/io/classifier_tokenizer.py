@@ -12,8 +12,24 @@ from prefrep.data.encode import EncodeConfig
 from prefrep.data.render import NAMES
 
 
-def classifier_template(tokenizer: PreTrainedTokenizerBase, encode: EncodeConfig) -> str:
-    """Return a chat template that writes what `Encoder` reads: the original template, or plain text, between one BOS and one EOS."""
+def classifier_template(tokenizer: PreTrainedTokenizerBase, encode: EncodeConfig, ends: bool = True) -> str:
+    """Return a chat template that writes what `Encoder` reads: the original template, or plain text, between one BOS and one EOS.
+
+    Of OpenRLHF's recipe, the original template with an EOS behind a space where it does not end in one.
+
+    Args:
+        tokenizer: The original tokenizer.
+        encode: How text becomes token ids.
+        ends: Write the EOS; else the tokenizer has to add it.
+    """
+    eos = _quote(tokenizer.eos_token)
+    if encode.template == "openrlhf":
+        return (
+            "{% set body %}" + str(tokenizer.get_chat_template()) + "{% endset %}{% if add_generation_prompt %}{{ body }}{% else %}"
+            "{% set text = body.rstrip('\n') %}{% if text.endswith(" + eos + ") %}"
+            + ("{{ text }}" if ends else "{{ text[:(text | length) - (" + eos + " | length)] }}")
+            + "{% else %}{{ text + ' ' }}" + ("{{ " + eos + " }}" if ends else "") + "{% endif %}{% endif %}"
+        )  # fmt: skip
     adds_bos = tokenizer.bos_token is not None and tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]
     start = "" if adds_bos else _quote(tokenizer.bos_token or tokenizer.eos_token)
     lone = "{{ " + start + " }}" if start else ""
@@ -30,10 +46,10 @@ def classifier_template(tokenizer: PreTrainedTokenizerBase, encode: EncodeConfig
         strip = "{% if messages | length > 1 %}{% set ns.text = ns.text.rstrip() %}{% endif %}"
     else:
         body, strip = chat, "{% set ns.text = ns.text.rstrip() %}"
-    eos, bos = _quote(tokenizer.eos_token), _quote(tokenizer.bos_token)
+    bos = _quote(tokenizer.bos_token)
     cut_eos = "{% if ns.text.endswith(" + eos + ") %}{% set ns.text = ns.text[:(ns.text | length) - (" + eos + " | length)] %}{% endif %}"
     cut_bos = "{% if ns.text.startswith(" + bos + ") %}{% set ns.text = ns.text[(" + bos + " | length):] %}{% endif %}"
-    end = strip + "{% for _ in range(64) %}" + cut_eos + "{% endfor %}{% set ns.text = ns.text + " + eos + " %}"
+    end = strip + "{% for _ in range(64) %}" + cut_eos + "{% endfor %}" + ("{% set ns.text = ns.text + " + eos + " %}" if ends else "")
     begin = "{% for _ in range(64) %}" + cut_bos + "{% endfor %}{% set ns.text = " + bos + " + ns.text %}" if adds_bos else ""
     return (
         "{% set body %}" + body + "{% endset %}{% set ns = namespace(text=body) %}{% if not add_generation_prompt %}"

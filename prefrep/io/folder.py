@@ -2,6 +2,7 @@
 
     config.json, model*.safetensors, tokenizer files   the language model, as `transformers` writes it (LoRA merged in)
     head.safetensors                                   the head
+    README.md                                          the model card
     prefrep.json                                       what weights leave open: head, operator, normalisation, tau, template, EOS, recipe
 
 A folder of *references* has the path of the base and the trained weights (adapters) in place of the language model.
@@ -23,7 +24,9 @@ from transformers import PreTrainedTokenizerBase
 
 from prefrep.data.encode import EncodeConfig
 from prefrep.errors import CheckpointError, ConfigError
+from prefrep.io.card import card
 from prefrep.io.heads import describe_head, make_head
+from prefrep.io.language_model import Build, rebuilt
 from prefrep.io.replacing import replacing
 from prefrep.nn.backbone import Backbone
 from prefrep.nn.heads import PreferenceHead
@@ -117,10 +120,19 @@ def save(
             "recipe": recipe,
             "versions": {name: version(name) for name in ("prefrep", "torch", "transformers")},
         }
+        # What a download has to bring.
+        about["files"] = {str(file.relative_to(staging)): file.stat().st_size for file in sorted(staging.rglob("*")) if file.is_file()}
         (staging / "prefrep.json").write_text(json.dumps(about, indent=2) + "\n")
+        (staging / "README.md").write_text(card(about, str(folder)))
 
 
-def load(folder: Path | str, dtype: str | None = None, attention: str = "auto", device: str | torch.device = "cpu") -> PreferenceModel:
+def load(
+    folder: Path | str,
+    dtype: str | None = None,
+    attention: str = "auto",
+    device: str | torch.device = "cpu",
+    build: Build | None = None,
+) -> PreferenceModel:
     """Load a folder.
 
     Args:
@@ -128,6 +140,7 @@ def load(folder: Path | str, dtype: str | None = None, attention: str = "auto", 
         dtype: Type of the backbone's weights; None: the type they were trained in.
         attention: Attention kernel, see `Backbone`.
         device: Device of the model.
+        build: Builds the language model from `path`, `revision` and `gguf`, for training; it gets the weights of the folder.
 
     Raises:
         CheckpointError: The folder is missing or not an exported one, or its head is missing or does not fit.
@@ -150,7 +163,8 @@ def load(folder: Path | str, dtype: str | None = None, attention: str = "auto", 
         raise CheckpointError(f"{about_file}: damaged or edited ({type(error).__name__}: {error}); export the model again") from error
     options: dict[str, Any] = {"dtype": dtype or made["dtype"], "attention": attention, "trust_remote_code": made["trust_remote_code"]}
     if about["weights"] == "full":
-        backbone = Backbone(path=str(folder), frozen=True, **options)
+        whole: dict[str, Any] = {"path": str(folder), "revision": None, "gguf": None}
+        backbone = Backbone(frozen=True, **whole, **options) if build is None else build(**whole)
     else:
         lora = LoRA(**made["lora"]) if made["lora"] else None
         backbone = Backbone(
@@ -164,6 +178,9 @@ def load(folder: Path | str, dtype: str | None = None, attention: str = "auto", 
         )
         _fill(backbone.model, folder, about.get("trained"))
         backbone.requires_grad_(False)
+        if build is not None:
+            base = {name: made.get(name) for name in ("path", "revision", "gguf")}
+            backbone = rebuilt(build, base, backbone.merged_state(), str(folder))
     try:
         head = make_head(about["head"], backbone.hidden_size)
         head.load_state_dict(load_file(head_file))

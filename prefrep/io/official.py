@@ -21,9 +21,9 @@ from prefrep.errors import CheckpointError, ConfigError
 from prefrep.functional.skew import GateVariant
 from prefrep.io.folder import PreferenceModel
 from prefrep.io.heads import describe_head
+from prefrep.io.language_model import Build, language_model
 from prefrep.io.replacing import replacing
-from prefrep.io.shards import read_config, read_tensors, stored_dtype
-from prefrep.nn.backbone import Backbone
+from prefrep.io.shards import read_config, read_tensors
 from prefrep.nn.heads import BTHead, GPMHead, PreferenceHead
 from prefrep.nn.quietly import quietly
 from prefrep.nn.skew import BlockSkew, GatedSkew
@@ -46,6 +46,7 @@ def read(
     attention: str = "auto",
     device: str | torch.device = "cpu",
     revision: str | None = None,
+    build: Build | None = None,
 ) -> PreferenceModel:
     """Read a checkpoint in the official layout.
 
@@ -60,6 +61,7 @@ def read(
         attention: Attention kernel, see `Backbone`.
         device: Device of the model.
         revision: Branch, tag or commit of a hub id.
+        build: See `language_model`.
 
     Raises:
         CheckpointError: The checkpoint is missing, has no value head, or contradicts the arguments.
@@ -67,11 +69,11 @@ def read(
     """
     if not tau > 0:
         raise ConfigError(f"tau must be positive, got {tau}")
-    stored: Any = dtype or stored_dtype(read_config(str(path), revision))
+    read_config(str(path), revision)  # a wrong path has its own sentence
     tensors = read_tensors(str(path), (VALUE, PROMPT), revision)
     if VALUE not in tensors:
         raise CheckpointError(f"{path}: no {VALUE} in its safetensors, so this is not a checkpoint in the official GPM layout")
-    backbone = Backbone(path=str(path), dtype=stored, attention=attention, frozen=True, revision=revision)  # type: ignore[arg-type]
+    backbone = language_model(str(path), dtype, attention, revision, build)
     head = _head(str(path), tensors, backbone.hidden_size, normalize, gate)
     return PreferenceModel(
         backbone=backbone.to(device).eval(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -44,20 +45,43 @@ def check_tokenizer(exported: PreTrainedTokenizerBase, encoder: Encoder) -> None
     Raises:
         CheckpointError: The ids differ.
     """
+    check_rendered(exported, encoder)
+    for messages, wanted in _probed(encoder):
+        if _theirs(exported, messages) != wanted or exported(_text(exported, messages), add_special_tokens=False)["input_ids"] != wanted:
+            raise _differs(encoder)
+
+
+def check_rendered(exported: PreTrainedTokenizerBase, encoder: Encoder) -> None:
+    """Check that an exported tokenizer gives the token ids of training to texts that its chat template has rendered.
+
+    Raises:
+        CheckpointError: The ids differ.
+    """
+    for messages, wanted in _probed(encoder):
+        if list(exported(_text(exported, messages))["input_ids"]) != wanted:
+            raise _differs(encoder)
+
+
+def _probed(encoder: Encoder) -> Iterator[tuple[Messages, list[int]]]:
+    """Yield conversations, and their ids in training."""
     probes = list(PROBES)
     if encoder.config.template != "chat":
         probes.append(((), (Message("assistant", "A lone text"),)))
     for prompt, response in probes:
-        wanted = ours(encoder, prompt, response)
-        turns = [{"role": m.role, "content": m.content} for m in prompt + response]
-        text = exported.apply_chat_template(turns, tokenize=False)
-        assert isinstance(text, str)
-        ways = [_theirs(exported, prompt + response), *(exported(text, add_special_tokens=on)["input_ids"] for on in (True, False))]
-        if any(list(ids) != wanted for ids in ways):
-            raise CheckpointError(
-                f"{encoder.tokenizer.name_or_path}: this tokenizer splits text differently when a template writes BOS and EOS, so a "
-                "sequence classifier would give other scores; use the exported folder itself (prefrep score, prefrep eval)"
-            )
+        yield prompt + response, ours(encoder, prompt, response)
+
+
+def _text(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> str:
+    text = tokenizer.apply_chat_template([{"role": m.role, "content": m.content} for m in messages], tokenize=False)
+    assert isinstance(text, str)
+    return text
+
+
+def _differs(encoder: Encoder) -> CheckpointError:
+    return CheckpointError(
+        f"{encoder.tokenizer.name_or_path}: this tokenizer splits text differently when a template writes BOS and EOS, so a model in this "
+        "layout would give other scores; use the exported folder itself (prefrep score, prefrep eval)"
+    )
 
 
 def same_reading(tokenizer: PreTrainedTokenizerBase, encoder: Encoder, pad: int | None) -> bool:

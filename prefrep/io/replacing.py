@@ -9,6 +9,9 @@ from pathlib import Path
 
 from prefrep.errors import CheckpointError
 
+# Folders inside those of models: what tokenizers write, and the modules of sentence-transformers.
+FOLDERS = {"additional_chat_templates", "1_Pooling", "2_Dense", "3_Normalize"}
+
 
 @contextmanager
 def replacing(folder: Path | str) -> Iterator[Path]:
@@ -47,6 +50,6 @@ def check_free(folder: Path | str) -> None:
     if not folder.is_dir():
         raise CheckpointError(f"{folder}: there is a file of this name; name another folder for the model")
     inside = list(folder.iterdir())
-    marks, ours = {"prefrep.json", "config.json", "policy.json"}, "additional_chat_templates"  # the only folder that tokenizers write
-    if inside and (not marks & {file.name for file in inside} or any(file.is_dir() and file.name != ours for file in inside)):
+    marks = {"prefrep.json", "config.json", "policy.json"}
+    if inside and (not marks & {file.name for file in inside} or any(file.is_dir() and file.name not in FOLDERS for file in inside)):
         raise CheckpointError(f"{folder}: the folder holds other files than a model, which would be lost; name another folder")

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, AutoModelForSequenceClassification, PreTrainedTokenizerBase
 
 from prefrep.data.encode import EncodeConfig, Encoder
@@ -19,16 +20,17 @@ from prefrep.errors import CheckpointError, ConfigError
 from prefrep.io.classifier_tokenizer import add_nothing, choose_pad, classifier_template
 from prefrep.io.folder import PreferenceModel
 from prefrep.io.heads import describe_head
+from prefrep.io.language_model import Build, language_model
 from prefrep.io.probes import PROBES, as_written, check_tokenizer, ours, same_reading
 from prefrep.io.replacing import replacing
-from prefrep.io.shards import read_config, read_tensors, stored_dtype
+from prefrep.io.shards import read_config, read_tensors
 from prefrep.nn import probes
 from prefrep.nn.backbone import Backbone
 from prefrep.nn.heads import BTHead
 from prefrep.nn.loading import load_tokenizer
 from prefrep.nn.quietly import quietly
 
-SCORE = "score.weight"
+SCORE, BIAS = "score.weight", "score.bias"
 
 README = """# A reward model
 
@@ -40,8 +42,7 @@ Written by prefrep. One reward per conversation; a difference of rewards is the 
     inputs = tokenizer.apply_chat_template([messages], padding=True, return_tensors="pt", return_dict=True)
     reward = model(**inputs).logits[:, 0]
 
-* Always render with the chat template; it writes {bos}one EOS at the end, where the reward is read, and the tokenizer adds nothing.
-* The pad token is `{pad}` on purpose: the model reads the last token that is not padding, and this must be the EOS `{eos}`.
+{reading}
 * Rewards were trained on at most {length} tokens.{positions}
 """
 
@@ -66,21 +67,22 @@ def write(folder: str | Path, model: PreferenceModel) -> None:
         raise ConfigError(f"a sequence classifier gives one reward per text and {kind} compares texts; only BTHead can be exported")
     if backbone.settings["quantize"] != "none":
         raise ConfigError("a sequence classifier holds plain weights and this language model is quantised; load it with quantize: none")
-    if encode.template in ("official", "classifier"):
-        raise ConfigError(f"template '{encode.template}' does not read at a final EOS, which an exported tokenizer cannot express")
+    if encode.template == "official":
+        raise ConfigError("template 'official' overwrites the last token of a text, which an exported tokenizer cannot express")
     config = copy.deepcopy(backbone.model.config)
     if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
         raise ConfigError(f"transformers has no sequence classifier for {config.model_type} models")
     encoder = Encoder(model.tokenizer, encode, "single")
     tokenizer = copy.deepcopy(model.tokenizer)
-    tokenizer.chat_template = classifier_template(model.tokenizer, encode)
-    add_nothing(tokenizer)
     rows = int(backbone.model.get_input_embeddings().weight.shape[0])
-    choose_pad(tokenizer, str(model.tokenizer.chat_template or ""), rows)
-    tokenizer.padding_side, tokenizer.truncation_side = "right", "left"  # truncation keeps the EOS
+    if encode.template != "classifier":  # else template and pad token already are those of a classifier
+        tokenizer.chat_template = classifier_template(model.tokenizer, encode)
+        add_nothing(tokenizer)
+        choose_pad(tokenizer, str(model.tokenizer.chat_template or ""), rows)
+    tokenizer.padding_side, tokenizer.truncation_side = "right", "left"  # truncation keeps the end, where rewards are read
     text_config = config.get_text_config()
     text_config.pad_token_id = config.pad_token_id = tokenizer.pad_token_id
-    text_config.vocab_size = max(rows, int(tokenizer.pad_token_id) + 1)
+    text_config.vocab_size = max(rows, int(tokenizer.pad_token_id or 0) + 1)
     config.num_labels = 1
     config.architectures = None
     with torch.device("meta"):
@@ -100,7 +102,11 @@ def write(folder: str | Path, model: PreferenceModel) -> None:
             target.save_pretrained(staging, state_dict=state)
         tokenizer.save_pretrained(staging)
         (staging / "README.md").write_text(_readme(model, tokenizer, encoder))
-        check_tokenizer(load_tokenizer(str(staging)), encoder)
+        written = load_tokenizer(str(staging))
+        if encode.template != "classifier":
+            check_tokenizer(written, encoder)
+        elif not same_reading(written, encoder, text_config.pad_token_id):
+            raise CheckpointError(f"{folder}: transformers would read its rewards elsewhere; use the exported folder itself")
 
 
 def read(
@@ -111,6 +117,7 @@ def read(
     attention: str = "auto",
     device: str | torch.device = "cpu",
     revision: str | None = None,
+    build: Build | None = None,
 ) -> PreferenceModel:
     """Read a sequence classifier with one label as a Bradley-Terry model with tau 1.
 
@@ -126,35 +133,71 @@ def read(
         attention: Attention kernel, see `Backbone`.
         device: Device of the model.
         revision: Branch, tag or commit of a hub id.
+        build: See `language_model`.
 
     Raises:
         CheckpointError: It is not a sequence classifier with one label, or transformers reads its rewards at a token that prefrep cannot
             determine without a chat template.
     """
     config = read_config(str(path), revision)
-    if not any(name.endswith("ForSequenceClassification") for name in config.architectures or []):
+    if not is_classifier(config):
         raise CheckpointError(f"{path}: holds {config.architectures}, not a sequence classifier")
-    found = read_tensors(str(path), (SCORE, "score.bias"), revision)
+    found = read_tensors(str(path), (SCORE, BIAS), revision)
     shapes = {name: list(tensor.shape) for name, tensor in found.items()}
     width = config.get_text_config().hidden_size
     if shapes != {SCORE: [1, width]}:
         raise CheckpointError(f"{path}: a reward model has {SCORE} [1, {width}] and no bias, found {shapes}")
-    chosen: Any = dtype or stored_dtype(config)
-    backbone = Backbone(path=str(path), dtype=chosen, attention=attention, frozen=True, revision=revision)  # type: ignore[arg-type]
+    backbone = language_model(str(path), dtype, attention, revision, build)
     tokenizer = backbone.tokenizer()
+    encode = reading_of(str(path), tokenizer, config.get_text_config().pad_token_id, max_length)
+    return bradley_terry(backbone, found[SCORE], encode, tokenizer, "sequence classifier", device)
+
+
+def is_classifier(config: Any) -> bool:
+    """Return whether a configuration is that of a sequence classifier."""
+    return any(name.endswith("ForSequenceClassification") for name in config.architectures or [])
+
+
+def reading_of(path: str, tokenizer: PreTrainedTokenizerBase, pad: int | None, max_length: int) -> EncodeConfig:
+    """Return the encoding that reads where transformers' sequence classifiers do.
+
+    Args:
+        path: Of the model, for the error message.
+        tokenizer: Its tokenizer.
+        pad: Pad id of its configuration.
+        max_length: Maximum sequence length in tokens.
+
+    Raises:
+        CheckpointError: See `as_written`.
+    """
     encode = EncodeConfig(template="auto" if tokenizer.chat_template else "plain", max_length=max_length)
-    pad = config.get_text_config().pad_token_id
-    if not same_reading(tokenizer, Encoder(tokenizer, encode, "single"), pad):
-        encode = as_written(str(path), tokenizer, encode, pad)
+    if same_reading(tokenizer, Encoder(tokenizer, encode, "single"), pad):
+        return encode
+    return as_written(path, tokenizer, encode, pad)
+
+
+def bradley_terry(
+    backbone: Backbone, score: Tensor, encode: EncodeConfig, tokenizer: PreTrainedTokenizerBase, source: str, device: str | torch.device
+) -> PreferenceModel:
+    """Return a Bradley-Terry model with tau 1 from the parts of somebody else's.
+
+    Args:
+        backbone: The language model.
+        score: Weight of its head [1, H].
+        encode: How text becomes token ids.
+        tokenizer: The tokenizer.
+        source: What it was read from, for the recipe.
+        device: Device of the model.
+    """
     head = BTHead(backbone.hidden_size)
-    head.load_state_dict({"value_head.weight": found[SCORE]})
+    head.load_state_dict({"value_head.weight": score})
     return PreferenceModel(
         backbone=backbone.to(device).eval(),
         head=head.to(device).eval(),
         tau=1.0,
         encode=encode,
         tokenizer=tokenizer,
-        recipe={"read from": "sequence classifier", "head": describe_head(head), "tau": 1.0, "backbone": backbone.recipe()},
+        recipe={"read from": source, "head": describe_head(head), "tau": 1.0, "backbone": backbone.recipe()},
     )
 
 
@@ -164,11 +207,19 @@ def _readme(model: PreferenceModel, tokenizer: PreTrainedTokenizerBase, encoder:
     with probes.trial(model.backbone):
         shifted = probes.padding_shifts_positions(model.backbone.transformer, next(model.backbone.parameters()).device)
     positions = " Pad on the right, or pass `position_ids`: positions count from the row's first token." if shifted else ""
+    pad, eos = tokenizer.pad_token, tokenizer.eos_token
+    if model.encode.template == "classifier":
+        reading = f"* Always render with the chat template. The reward is read at its last token that is not the pad token `{pad}`."
+    else:
+        bos = "one BOS at the beginning and " if ours(encoder, *PROBES[0])[0] == tokenizer.bos_token_id else ""
+        reading = (
+            f"* Always render with the chat template; it writes {bos}one EOS at the end, where the reward is read, and the tokenizer adds "
+            f"nothing.\n* The pad token is `{pad}` on purpose: the model reads the last token that is not padding, and this must be "
+            f"the EOS `{eos}`."
+        )
     return README.format(
         attention=relative,
-        bos="one BOS at the beginning and " if ours(encoder, *PROBES[0])[0] == tokenizer.bos_token_id else "",
-        pad=tokenizer.pad_token,
-        eos=tokenizer.eos_token,
+        reading=reading,
         length=encoder.config.max_length,
         positions=positions,
     )

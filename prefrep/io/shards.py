@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,25 @@ from transformers import AutoConfig
 from transformers.utils.hub import cached_file
 
 from prefrep.errors import CheckpointError
+from prefrep.io.hub import reason
 from prefrep.nn.bundled import resolve
+
+SINGLE = "model.safetensors"
+
+
+def find_file(path: str, name: str, revision: str | None) -> Path | None:
+    """Return a file of a checkpoint, downloaded if need be; None, if there is none or the hub cannot be reached.
+
+    Args:
+        path: Local folder or hub id.
+        name: Name of the file.
+        revision: Branch, tag or commit of a hub id.
+    """
+    try:
+        found = cached_file(resolve(path), name, revision=revision, _raise_exceptions_for_missing_entries=False)
+    except (OSError, ValueError):
+        return None
+    return None if found is None else Path(found)
 
 
 def read_config(path: str, revision: str | None) -> Any:
@@ -30,7 +50,7 @@ def read_config(path: str, revision: str | None) -> Any:
     try:
         return AutoConfig.from_pretrained(resolve(path), revision=revision)
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: cannot read its config.json ({_reason(error)})") from error
+        raise CheckpointError(f"{path}: cannot read its config.json ({reason(error)})") from error
 
 
 def stored_dtype(config: Any) -> str:
@@ -53,30 +73,42 @@ def read_tensors(path: str, names: tuple[str, ...], revision: str | None) -> dic
     Raises:
         CheckpointError: There are no readable safetensors. Pickles are never read.
     """
-    place = resolve(path)
-
-    def find(name: str) -> str | None:
-        found = cached_file(place, name, revision=revision, _raise_exceptions_for_missing_entries=False)
-        return None if found is None else str(found)
-
     tensors: dict[str, Tensor] = {}
+    with _readable(path):
+        where = _shards(path, revision)
+        for shard in [shard for shard, held in where.items() if held & set(names)] if where else [SINGLE]:
+            with safe_open(_file(path, shard, revision), framework="pt") as opened:
+                tensors |= {name: opened.get_tensor(name).float() for name in opened.keys() if name in names}
+    return {name: tensors[name] for name in names if name in tensors}
+
+
+def tensor_names(path: str, revision: str | None) -> set[str]:
+    """Return the names of all tensors of a checkpoint; arguments and errors as in `read_tensors`."""
+    with _readable(path):
+        if where := _shards(path, revision):
+            return set().union(*where.values())
+        with safe_open(_file(path, SINGLE, revision), framework="pt") as opened:
+            return set(opened.keys())
+
+
+def _shards(path: str, revision: str | None) -> dict[str, set[str]]:
+    """Return the tensors of each shard by the index; nothing, if there is no index."""
+    index = find_file(path, f"{SINGLE}.index.json", revision)
+    found: dict[str, set[str]] = {}
+    for name, shard in (json.loads(index.read_text())["weight_map"] if index else {}).items():
+        found.setdefault(shard, set()).add(name)
+    return found
+
+
+def _file(path: str, name: str, revision: str | None) -> Path:
+    if (file := find_file(path, name, revision)) is None:
+        raise CheckpointError(f"{path}: no {name}; convert the weights to safetensors, pickles (.bin, .pt) are never read")
+    return file
+
+
+@contextmanager
+def _readable(path: str) -> Iterator[None]:
     try:
-        if index := find("model.safetensors.index.json"):
-            shards: dict[str, str] = json.loads(Path(index).read_text())["weight_map"]
-            where = {name: shards[name] for name in names if name in shards}
-        else:
-            where = dict.fromkeys(names, "model.safetensors")
-        for name, shard in where.items():
-            file = find(shard)
-            if file is None:
-                raise CheckpointError(f"{path}: no {shard}; convert the weights to safetensors, pickles (.bin, .pt) are never read")
-            with safe_open(file, framework="pt") as opened:
-                if name in set(opened.keys()):
-                    tensors[name] = opened.get_tensor(name).float()
+        yield
     except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise CheckpointError(f"{path}: cannot read its safetensors ({_reason(error)}); download the checkpoint again") from error
-    return tensors
-
-
-def _reason(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        raise CheckpointError(f"{path}: cannot read its safetensors ({reason(error)}); download the checkpoint again") from error

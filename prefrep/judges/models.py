@@ -11,6 +11,7 @@ import torch
 from prefrep.data.encode import EncodeConfig
 from prefrep.data.rounds import digest
 from prefrep.io import official
+from prefrep.io.hub import fetched
 from prefrep.judges.base import Judge, Verdict
 from prefrep.nn.loading import DType
 from prefrep.records import Comparison, RankedResponses
@@ -21,7 +22,7 @@ class ModelJudge(Judge):
     """An exported preference model of any kind. It renders prompts and responses with its own template, not the policy's.
 
     Args:
-        path: The exported folder.
+        path: The exported folder, or its id on the hub: `owner/name` or `owner/name@revision`.
         dtype: Type of its weights; null: the type it was trained in.
         device: `auto`: CUDA if available.
         batch_tokens: Tokens per forward pass.
@@ -38,6 +39,9 @@ class ModelJudge(Judge):
         if self._scorer is None:
             self._scorer = self._load()
         return self._scorer
+
+    def _folder(self) -> Path:
+        return fetched(self.path)
 
     def _load(self) -> Scorer:
         return BlockScorer.from_pretrained(self.path, self.device, self.dtype, batch_tokens=self.batch_tokens)
@@ -71,7 +75,7 @@ class ModelJudge(Judge):
 
     def describe(self) -> dict[str, Any]:
         """Return path, dtype and a digest of the head's weights."""
-        head = Path(self.path) / "head.safetensors"
+        head = self._folder() / "head.safetensors"
         return {"model": self.path, "dtype": self.dtype, "head": digest([head.read_bytes()]) if head.exists() else None}
 
 
@@ -102,6 +106,9 @@ class OfficialJudge(ModelJudge):
     ) -> None:
         super().__init__(path, dtype, device, batch_tokens)
         self.tau, self.normalize, self.gate, self.template = tau, normalize, gate, template
+
+    def _folder(self) -> Path:
+        return Path(self.path)  # its head is in a shard
 
     def _load(self) -> Scorer:
         place = ("cuda" if torch.cuda.is_available() else "cpu") if self.device == "auto" else self.device

@@ -12,7 +12,8 @@ def comparer(name: str, device: str = "auto", batch_tokens: int = 4096) -> Compa
     """Return a scorer of an exported folder, or the judge of a rule.
 
     Args:
-        name: Path of an exported folder, or dotted path of a function (`RuleJudge`). Names with a slash and existing paths are folders.
+        name: Path of an exported folder, its id on the hub, or dotted path of a function (`RuleJudge`). Names with a slash and existing
+            paths are folders.
         device: See `Scorer.from_pretrained`.
         batch_tokens: See `Scorer`.
 

@@ -17,12 +17,15 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 from torchmetrics import MeanMetric
 
+from prefrep.data.render import Template
 from prefrep.data.trees import TreeBatch
 from prefrep.errors import ConfigError
 from prefrep.functional.logprobs import token_logprobs
 from prefrep.functional.losses import centre
+from prefrep.io.start import start
 from prefrep.modules.base import LanguageModule, Schedule
 from prefrep.modules.sharding import shard
+from prefrep.nn.answers import start_from_answers
 from prefrep.nn.backbone import Backbone
 from prefrep.nn.heads import BTHead, GPMHead, HybridHead, PairHead, PreferenceHead
 from prefrep.nn.losses import LogisticLoss, PreferenceLoss
@@ -57,6 +60,10 @@ class PreferenceModule(LanguageModule):
             (arXiv 2406.10216 keeps hidden states general that way). The official GPM code instead mixes (1 - c) * loss + c * ptx and
             counts the tokens of the prompt, which are masked here. A response has the weight of the pairs in which it is preferred.
             Validation measures preferences alone.
+        init: Model to train from: an exported folder, sequence classifier, peft adapter, reward model of OpenRLHF or official GPM
+            checkpoint; a local folder, or a hub id, with @revision or without. Language model, head, temperature, tokenizer and, under
+            `data.template: auto`, the template begin as they are there. Of `backbone`, everything but `path` still applies; of an official
+            checkpoint, `head` and `loss` state normalisation, gate and temperature.
 
     Raises:
         ConfigError: A value is out of range, or parts exclude each other.
@@ -70,12 +77,14 @@ class PreferenceModule(LanguageModule):
         optimizer: OptimizerCallable = ADAMW,
         schedule: Schedule = SCHEDULE,
         sft: float = 0.0,
+        init: str | None = None,
     ) -> None:
         super().__init__(optimizer, schedule)
         if sft < 0:
             raise ConfigError(f"sft must be 0 or more, got {sft}")
         self._make = (backbone, head, loss)
-        self.sft = sft
+        self.sft, self.init = sft, init
+        self.template: Template | None = None  # that `init` was trained in
         self.metrics = torch.nn.ModuleDict(
             {f"{stage}_{name}": MeanMetric() for stage in ("val", "test") for name in ("loss", "accuracy", "probability")}
         )
@@ -105,12 +114,30 @@ class PreferenceModule(LanguageModule):
             ConfigError: Parts exclude each other.
         """
         make_backbone, make_head, make_loss = self._make
-        backbone = make_backbone()
+        if self.init is not None:
+            backbone, head, loss = self._begun(self.init)
+        else:
+            backbone = make_backbone()
+            head, loss = make_head(backbone.hidden_size), make_loss()
         if self.sft > 0:
             if backbone.frozen:
                 raise ConfigError("sft regularises the backbone's weights, and this backbone is frozen; set sft: 0 or frozen: false")
             backbone.train_output()
-        return backbone, make_head(backbone.hidden_size), make_loss()
+        return backbone, head, loss
+
+    def _begun(self, init: str) -> tuple[Backbone, PreferenceHead, PreferenceLoss]:
+        """Return the parts of a model to train from."""
+        make_backbone, make_head, make_loss = self._make
+        loss = make_loss()
+        found = start(init, make_backbone, make_head, loss.tau)
+        model, kind = found.model, self.head_type()
+        if not isinstance(model.head, kind):
+            raise ConfigError(
+                f"{init}: holds a {type(model.head).__name__}, and {type(self).__name__} trains a {kind.__name__}; choose another --model"
+            )
+        self._tokenizer, self.template = model.tokenizer, found.template
+        loss.start_at(model.tau)
+        return model.backbone.train(), model.head.train(), loss
 
     @property
     def layout(self) -> Literal["single", "pair"]:
@@ -242,19 +269,10 @@ class PairPreference(PreferenceModule):
     def parts(self) -> tuple[Backbone, PreferenceHead, PreferenceLoss]:
         """Return the parts; the `tokens` readout starts as the difference between the output embeddings of the answers."""
         backbone, head, loss = super().parts()
-        if not isinstance(head, PairHead) or head.readout != "tokens":
+        if not isinstance(head, PairHead) or head.readout != "tokens" or self.init is not None:
             return backbone, head, loss
-        backbone.check_logits()
         self._tokenizer = backbone.tokenizer()
-        rows = []
-        for answer in head.answers:
-            ids = self._tokenizer.encode(answer, add_special_tokens=False)
-            if len(ids) != 1:
-                raise ConfigError(
-                    f"PairHead.answers: {answer!r} is {len(ids)} tokens for this tokenizer and must be one; name another answer"
-                )
-            rows.append(backbone.model.get_output_embeddings().weight.detach()[ids[0]].float() * backbone.output_factor)
-        head.set_answer_rows(*rows)
+        start_from_answers(head, backbone, self._tokenizer)
         return backbone, head, loss
 
 

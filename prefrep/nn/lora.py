@@ -70,6 +70,28 @@ def add_adapters(model: Any, lora: LoRA, path: str) -> None:
             parameter.data = parameter.data.float()
 
 
+def load_merged(model: nn.Module, state: dict[str, Tensor]) -> list[str]:
+    """Load the state of a plain model into one that may have new adapters: the inverse of `merged_state`.
+
+    Args:
+        model: A causal language model.
+        state: What `merged_state` returned for a model of the same kind.
+
+    Returns:
+        Names of the tensors that `state` lacks or that have another shape; all others are loaded.
+    """
+    wrong = []
+    for name, tensor in model.state_dict().items():
+        found = state.get(name.replace(".base_layer", ""))
+        if ".lora_" in name:
+            continue
+        if found is None or found.shape != tensor.shape:
+            wrong.append(name)
+        else:
+            tensor.copy_(found)  # a view of the parameter
+    return wrong
+
+
 def merged_state(model: nn.Module) -> dict[str, Tensor]:
     """Return the state of a model under the names of the plain model, with enabled adapters added to the weights.
 

@@ -91,6 +91,21 @@ class PreferenceLoss(nn.Module, ABC):
         """Tau as a number, for logs and exported folders."""
         return self._tau if self.log_tau is None else float(self.log_tau.detach().float().exp())
 
+    @torch.no_grad()
+    def start_at(self, tau: float) -> None:
+        """Set the temperature; a learned one goes on from there.
+
+        Args:
+            tau: Above 0.
+
+        Raises:
+            ConfigError: It is not.
+        """
+        check_positive(f"{type(self).__name__}.tau", tau)
+        self._tau = float(tau)
+        if self.log_tau is not None:
+            self.log_tau.fill_(math.log(tau))
+
     def log_odds(self, scores: Tensor) -> Tensor:
         """Return scores divided by tau, in nats; their sigmoid is P(first > second).
 

@@ -1,4 +1,4 @@
-"""Exported folders to other programs' layouts, and back."""
+"""Exported folders to other programs' layouts and to the hub, and back."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from typing import Any, Literal
 def export(
     *,
     model: str,
-    out: str,
-    to: Literal["seqcls", "official"] | None = None,
-    from_: Literal["seqcls", "official"] | None = None,
+    out: str | None = None,
+    to: Literal["seqcls", "official", "sentence-transformers"] | None = None,
+    from_: Literal["seqcls", "peft", "openrlhf", "rlhflow", "official"] | None = None,
+    push: str | None = None,
     dtype: Literal["float32", "bfloat16", "float16"] | None = None,
     max_length: int | None = None,
     tau: float | None = None,
@@ -19,7 +20,7 @@ def export(
     gate: Literal["none", "softmax", "scaled_softmax", "nonnegative"] | None = None,
     template: Literal["official", "auto"] | None = None,
 ) -> Path:
-    r"""Convert an exported folder to another program's layout, or read such a layout.
+    r"""Convert an exported folder to another program's layout, read such a layout, or push a model to the hub.
 
     The official GPM layout leaves open what --tau, --normalize, --gate and --template state: --from official needs all four. The second
     example has those of the released models.
@@ -28,14 +29,19 @@ def export(
         prefrep export --model runs/bt/export --to seqcls --out reward-model
         prefrep export --from official --model general-preference/GPM-Gemma-2B --out gpm \
             --tau 0.1 --normalize --gate softmax --template official
+        prefrep export --from rlhflow --model RLHFlow/pair-preference-model-LLaMA3-8B --out pairpm
+        prefrep export --model runs/mine/export --push me/my-model
 
     Args:
-        model: Folder to read; with --from, a hub id as well.
-        out: Folder to write; an older model there is replaced.
-        to: Write an exported folder as AutoModelForSequenceClassification (Bradley-Terry), or in the official GPM layout.
-        from_: Read the model in this layout and write an exported folder.
+        model: Folder to read, or a hub id: owner/name or owner/name@revision.
+        out: Folder to write; an older model there is replaced. Only --push does without.
+        to: Write an exported folder as AutoModelForSequenceClassification (Bradley-Terry), in the official GPM layout, or as
+            sentence-transformers modules (models without a gate that read single responses).
+        from_: Read the model in this layout and write an exported folder. peft: a LoRA adapter on a sequence classifier, as TRL saves it.
+            openrlhf: a reward model of OpenRLHF. rlhflow: a language model that answers A or B.
+        push: Upload what was written, or without --to and --from the model itself, to this repository on the hub: owner/name.
         dtype: Type of the language model's weights; default: as stored.
-        max_length: With --from: longest sequence in tokens; default: 2048 (seqcls), 4096 (official).
+        max_length: With --from: longest sequence in tokens; default: 2048, with official 4096.
         tau: Temperature; scores divided by it are log-odds.
         normalize: Whether embeddings have length 1.
         gate: How the prompt weighs the blocks.
@@ -46,40 +52,52 @@ def export(
 
     Raises:
         UsageError: Options that do not go together.
-        PrefrepError: The model cannot be read, or the layout cannot express it.
+        PrefrepError: The model cannot be read or pushed, or the layout cannot express it.
     """
     from prefrep.errors import CheckpointError, UsageError
 
-    if (to is None) == (from_ is None):
-        raise UsageError("export writes another layout (--to) or reads one (--from); name one of the two")
+    if (to and from_) or not (to or from_ or push):
+        raise UsageError("export writes another layout (--to), reads one (--from) or uploads a folder (--push); name one of them")
+    if bool(to or from_) != (out is not None):
+        raise UsageError("--out names the folder that --to or --from write; " + ("name one" if out is None else "drop it"))
     stated = {"tau": tau, "normalize": normalize, "gate": gate, "template": template}
     if from_ == "official" and (missing := [name for name, value in stated.items() if value is None]):
         raise UsageError("--from official: state " + ", ".join(f"--{name}" for name in missing) + "; the checkpoint does not say")
     if from_ != "official" and (needless := [name for name, value in stated.items() if value is not None]):
         raise UsageError(f"--{needless[0]} belongs to --from official; drop it")
-    if to and max_length is not None:
+    if not from_ and max_length is not None:
         raise UsageError("--max-length belongs to --from; drop it")
-    folder_out = Path(out).expanduser().absolute()
-    if folder_out.resolve() == Path(model).expanduser().resolve():
-        raise CheckpointError(f"{folder_out}: --out would replace --model; name another folder")
+    if not (to or from_) and dtype is not None:
+        raise UsageError("--dtype belongs to --to and --from; drop it")
+    if out is not None and Path(out).expanduser().resolve() == Path(model).expanduser().resolve():
+        raise CheckpointError(f"{Path(out).expanduser().absolute()}: --out would replace --model; name another folder")
 
-    from prefrep.io import folder, official, seqcls
+    from prefrep.io import embeddings, folder, hub, official, seqcls
+    from prefrep.io.readers import READERS
 
+    if push:
+        hub.check(push)  # before the work, which should not be in vain
+    written = Path(out or model).expanduser().absolute()
     if to:
-        loaded = folder.load(model, dtype)
-        if to == "seqcls":
-            seqcls.write(folder_out, loaded)
-            print(f"wrote {folder_out}; its README.md says how texts are tokenised")
+        loaded = folder.load(hub.fetched(model), dtype)
+        if to == "official":
+            settings = official.write(written, loaded)
+            print(f"wrote {written}; what it cannot say: " + ", ".join(f"{name} {value}" for name, value in settings.items()))
+        elif to == "seqcls":
+            seqcls.write(written, loaded)
+            print(f"wrote {written}; its README.md says how texts are tokenised")
         else:
-            settings = official.write(folder_out, loaded)
-            print(f"wrote {folder_out}; what it cannot say: " + ", ".join(f"{name} {value}" for name, value in settings.items()))
-        return folder_out
-    length: dict[str, Any] = {} if max_length is None else {"max_length": max_length}
-    if from_ == "seqcls":
-        loaded = seqcls.read(model, dtype=dtype, **length)
-    else:
-        assert tau is not None and normalize is not None and gate is not None and template is not None
-        loaded = official.read(model, dtype=dtype, tau=tau, normalize=normalize, gate=gate, template=template, **length)
-    folder.save(folder_out, loaded.backbone, loaded.head, loaded.tau, loaded.encode, loaded.tokenizer, loaded.recipe)
-    print(f"wrote {folder_out}")
-    return folder_out
+            embeddings.write(written, loaded)
+            print(f"wrote {written}; its README.md says how embeddings are compared")
+    elif from_:
+        given = stated if from_ == "official" else {}
+        length: dict[str, Any] = {} if max_length is None else {"max_length": max_length}
+        path, revision = hub.split(model)
+        loaded = READERS[from_](path, dtype=dtype, revision=revision, **length, **given)
+        folder.save(written, loaded.backbone, loaded.head, loaded.tau, loaded.encode, loaded.tokenizer, loaded.recipe)
+        print(f"wrote {written}")
+    elif not written.is_dir():
+        raise CheckpointError(f"{model}: no such folder, so there is nothing to push; name an exported folder with --model")
+    if push:
+        print(f"pushed to {hub.push(written, push)}")
+    return written

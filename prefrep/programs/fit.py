@@ -10,6 +10,9 @@ from typing import Any
 def fit(config: str, settings: Mapping[str, Any] | None = None) -> None:
     """Train a preference model or a policy from a configuration.
 
+    The setting `model.init`, in the shell `--init-from MODEL`, goes on training from a model: an exported folder, a sequence classifier, a
+    peft adapter, a reward model of OpenRLHF or an official GPM checkpoint.
+
     Args:
         config: YAML file, or a shipped configuration such as `preference/gpm`.
         settings: Values of dotted keys over it: `{"data.train": "train.jsonl", "model.head.dim": 8}`.

@@ -33,7 +33,7 @@ def intransitivity(
     Args:
         data: File, folder, hub data set, or bundled:ultrafeedback-mini.
         out: Folder for the results; an interrupted run there is resumed.
-        model: Exported folder of a model; default: the verdicts of the data.
+        model: Exported folder of a model, or its id on the hub; default: the verdicts of the data.
         against: Output folder of an earlier evaluation of the same data, by another seed or of the data alone: are the cycles the same?
         format: Format of the rows; `auto` detects it from the columns.
         restart: Discard the tables that the output folder holds.

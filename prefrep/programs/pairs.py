@@ -29,7 +29,7 @@ def pairs(
         prefrep eval pairs --model runs/mine/export --data test.jsonl --calibrate-on val.jsonl --out runs/mine/pairs
 
     Args:
-        model: Exported folder of a model.
+        model: Exported folder of a model, or its id on the hub.
         data: Comparisons: file, folder or hub data set.
         out: Folder for the results; an interrupted run there is resumed.
         calibrate_on: Other comparisons, on which one temperature is fitted.

@@ -62,7 +62,7 @@ def _belongs_to(model: str, source: Source, settings: str) -> dict[str, str]:
     """What the rows of an output follow from: the model, by its bytes, the data, and what is written of them."""
     data = source.path
     return {
-        "model": f"{os.path.realpath(model)} ({fingerprint(model)[:16]})",
+        "model": f"{os.path.realpath(model) if os.path.exists(model) else model} ({fingerprint(model)[:16]})",
         "data": f"{os.path.realpath(data) if os.path.exists(data) else data} ({_digest(data)})",
         "settings": settings,
     }

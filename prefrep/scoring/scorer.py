@@ -20,10 +20,12 @@ from prefrep.data.fields import conversation
 from prefrep.data.trees import Datum, Layout, TreeBatch, collate
 from prefrep.errors import ConfigError, DataError, RecordError
 from prefrep.io.folder import PreferenceModel, load
+from prefrep.io.hub import fetched
 from prefrep.nn.heads import BTHead, PairHead
 from prefrep.records import Comparison, Message, Messages, RankedResponses, Record
 
 Floats = NDArray[np.float32]
+Wanted = Literal["scores", "embedded", "both"]
 Said = str | Sequence[Message | Mapping[str, str]]
 
 
@@ -62,22 +64,24 @@ class Scorer:
         attention: str = "auto",
         batch_tokens: int = 4096,
         layout: Literal["auto", "trees", "padded"] = "auto",
+        revision: str | None = None,
     ) -> Scorer:
         """Load an exported folder.
 
         Args:
-            path: The folder.
+            path: The folder; or its id on the hub, `owner/name` or `owner/name@revision`.
             device: Name of a torch device, or `auto`: CUDA if available.
             dtype: Type of the backbone's weights; None: the type they were trained in.
             attention: Attention kernel, see `Backbone`.
             batch_tokens: See `Scorer`.
             layout: See `Scorer`.
+            revision: Branch, tag or commit of a hub id.
 
         Returns:
             A scorer; for a pair model a `PairScorer`.
 
         Raises:
-            CheckpointError: The folder is missing or incomplete.
+            CheckpointError: The folder is missing or incomplete, or cannot be downloaded.
             ConfigError: The device is not available.
         """
         place = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
@@ -85,7 +89,7 @@ class Scorer:
             torch.empty(0, device=place)
         except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch raises all three
             raise ConfigError(f"device '{place}' cannot be used here ({str(error).splitlines()[0]:.200}); use cpu or auto") from error
-        model = load(path, dtype, attention, place)
+        model = load(fetched(path, revision), dtype, attention, place)
         kind = PairScorer if isinstance(model.head, PairHead) and issubclass(PairScorer, cls) else cls
         return kind(model, batch_tokens, layout)
 
@@ -136,6 +140,13 @@ class Scorer:
         for _, batch_scores in self._stream(self._encoder.encode(comparisons), progress):
             yield float(batch_scores[0])
 
+    def compare_rewards(self, comparisons: Iterable[Comparison], *, progress: str | None = None) -> Iterator[tuple[float, float, float]]:
+        """Yield what `compare` does and the rewards of chosen and rejected, divided by tau; arguments and errors as in `rewards`."""
+        if self.pairwise:
+            raise ConfigError(f"{type(self.model.head).__name__} compares responses and gives no reward to a single one; use compare")
+        for _, found in self._stream(self._encoder.encode(comparisons), progress, "both"):
+            yield float(found[0]), float(found[1]), float(found[2])
+
     def tables(self, records: Iterable[RankedResponses], *, progress: str | None = None) -> Iterator[Floats]:
         """Yield log-odds tables [K, K], exactly skew-symmetric; arguments and errors as in `compare`."""
         for record, found in self._stream(self._encoder.encode_tables(records), progress):
@@ -149,7 +160,7 @@ class Scorer:
         """
         if self.pairwise:
             raise ConfigError(f"{type(self.model.head).__name__} compares responses and gives no reward to a single one; use tables")
-        for _, found in self._stream(self._encoder.encode_tables(records), progress, embedded=True):
+        for _, found in self._stream(self._encoder.encode_tables(records), progress, "embedded"):
             yield found
 
     def describe(self) -> dict[str, Any]:
@@ -171,7 +182,7 @@ class Scorer:
     # ---- work
 
     def _stream(
-        self, encoded: Iterable[tuple[Record, Datum | None]], progress: str | None, embedded: bool = False
+        self, encoded: Iterable[tuple[Record, Datum | None]], progress: str | None, wanted: Wanted = "scores"
     ) -> Iterator[tuple[Record, Floats]]:
         """Yield each record with its scores, in order. Within a window of 128 records, data of similar size share a batch."""
         with tqdm(desc=progress, unit=" prompts", disable=progress is None) as bar:
@@ -182,7 +193,7 @@ class Scorer:
                 data = [piece for parts in pieces for piece in parts]
                 found: dict[int, Floats] = {}
                 for batch in self._batches(data):
-                    found.update(zip(batch, self._score([data[i] for i in batch], embedded), strict=True))
+                    found.update(zip(batch, self._score([data[i] for i in batch], wanted), strict=True))
                     bar.update(sum(i + 1 in ends for i in batch))
                 for (record, _), parts, end in zip(window, pieces, ends, strict=True):
                     scores = [found[i] for i in range(end - len(parts), end)]
@@ -234,8 +245,8 @@ class Scorer:
         return datum.size if self._layout == "trees" else sum(len(ids) for tree in datum.trees for ids in tree.sequences)
 
     @torch.inference_mode()
-    def _score(self, data: list[Datum], embedded: bool) -> list[Floats]:
-        """Return one array per datum: log-odds of its pairs [P], its table without pairs, or (`embedded`) one number per sequence."""
+    def _score(self, data: list[Datum], wanted: Wanted) -> list[Floats]:
+        """Return one array per datum: log-odds of its pairs [P], its table without pairs, a number per sequence (`embedded`) or `both`."""
         head, tau = self.model.head, self.model.tau
         batch = collate(data, pad_id(self.model.tokenizer), self._layout).to(self._device)
         hidden = self._hidden(batch)
@@ -245,11 +256,12 @@ class Scorer:
         sequence = pair = 0
         for sequences, pairs in batch.sizes.tolist():
             e = embedding[sequence : sequence + sequences]
-            if embedded:
+            if wanted == "embedded":
                 results.append(e[:, 0])
             elif pairs:
                 a, b = batch.pairs[pair : pair + pairs].unbind(1)
-                results.append(head.compare(embedding[a], embedding[b], None if prompt is None else prompt[a]))
+                scores = head.compare(embedding[a], embedding[b], None if prompt is None else prompt[a])
+                results.append(torch.cat([scores, e[:, 0]]) if wanted == "both" else scores)
             else:
                 results.append(self._table(e, None if prompt is None else prompt[sequence]))
             sequence, pair = sequence + sequences, pair + pairs
@@ -272,7 +284,7 @@ class PairScorer(Scorer):
 
     def compare_one_order(self, comparisons: Iterable[Comparison], *, progress: str | None = None) -> Iterator[float]:
         """Yield the log-odds with chosen read first, f(chosen, rejected) / tau; arguments and errors as in `compare`."""
-        for _, found in self._stream(self._encoder.encode(comparisons), progress, embedded=True):
+        for _, found in self._stream(self._encoder.encode(comparisons), progress, "embedded"):
             yield float(found[0])
 
 

@@ -70,6 +70,12 @@ class Workers:
         """See `Scorer.compare`."""
         return self._stream("compare", comparisons, progress)
 
+    def compare_rewards(self, comparisons: Iterable[Comparison], *, progress: str | None = None) -> Iterator[tuple[float, float, float]]:
+        """See `Scorer.compare_rewards`."""
+        if self.pairwise:
+            raise ConfigError("this model compares responses and gives no reward to a single one; use compare")
+        return self._stream("compare_rewards", comparisons, progress)
+
     def tables(self, records: Iterable[RankedResponses], *, progress: str | None = None) -> Iterator[Floats]:
         """See `Scorer.tables`."""
         return self._stream("tables", records, progress)

@@ -22,16 +22,23 @@ from prefrep.training.progress import ProgressLine
 log = logging.getLogger(__name__)
 
 
+_INIT = "--model.init"
+
+
+def _is_init(arg: str) -> bool:
+    return arg.partition("=")[0] in ("--init-from", "--init_from")
+
+
 class CommandLine(ConfiguredCLI):
     """The four sub-commands.
 
     Args:
-        args: The sub-command and its options.
+        args: The sub-command and its options; `--init-from MODEL` is short for `--model.init MODEL`.
     """
 
     def __init__(self, args: list[str]) -> None:
         self._typed = args
-        super().__init__(args)
+        super().__init__([_INIT + arg.removeprefix("--init-from").removeprefix("--init_from") if _is_init(arg) else arg for arg in args])
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         """Return the parser, with options that appear in its help."""

@@ -14,7 +14,7 @@ import pytest
 from prefrep.errors import ConfigError, DataError, RecordError
 from prefrep.evaluation import rewardbench as rb
 from prefrep.evaluation.layout import model_name, versions, write_official
-from prefrep.evaluation.scores import PairScore, RankedScore, encoding_notes, read_scores
+from prefrep.evaluation.scores import PairScore, RankedScore, RewardScore, encoding_notes, read_scores
 from prefrep.evaluation.summary import Bootstrap, pair_results, ranked_results
 from prefrep.io.fingerprint import fingerprint
 from prefrep.records import Comparison, Message, Messages, RankedResponses
@@ -383,3 +383,37 @@ def test_counts_of_a_run_that_was_cut_off_are_said_to_be_parts() -> None:
     assert encoding_notes({"encoded": {"records": 5, "truncated prompts": 2, "dropped": 0}}, 5) == ["while encoding: 2 truncated prompts"]
     (note,) = encoding_notes({"encoded": {"records": 3}}, 5)
     assert "counted for 3 of 5 rows" in note
+
+
+def test_official_files_carry_both_rewards_and_prior_sets_have_their_own(tmp_path: Path) -> None:
+    """A Bradley-Terry model's rewards, so that scripts that average models by them work; prior sets where --pref_sets looks."""
+
+    class Rewards(NumberScorer):
+        def compare_rewards(
+            self, comparisons: Iterable[Comparison], *, progress: str | None = None
+        ) -> Iterator[tuple[float, float, float]]:
+            for each in comparisons:
+                self._count()
+                chosen, rejected = float(each.chosen[0].content), float(each.rejected[0].content)
+                yield chosen - rejected, chosen, rejected
+
+    pairs = [pair(3, 1, "hep-cpp", "a"), pair(-2, 5, "hep-cpp", "b"), pair(4, 1, "shp", "c"), pair(1, 2, "mtbench_human", "d")]
+    with pytest.raises(KeyboardInterrupt):
+        rb.score_pairs(Rewards(pairwise=False, dies_after=2), pairs, tmp_path, MODEL)
+    rows = rb.score_pairs(Rewards(pairwise=False), pairs, tmp_path, MODEL)
+    assert [row.rewards for row in rows if isinstance(row, RewardScore)] == [(3, 1), (-2, 5), (4, 1), (1, 2)]
+    assert read_scores(tmp_path / "scores.jsonl", RewardScore) == rows
+    paths = write_official(tmp_path, pair_results(rows, "current", FEW), rows, pairs, {"model": "me/rm", "model_type": "Seq. Classifier"})
+    places = ["eval-set", "eval-set-scores", "pref-sets", "pref-sets-scores"]
+    assert [str(path.relative_to(tmp_path)) for path in paths] == [f"{place}/me/rm.json" for place in places]
+    accuracies, columns, prior, prior_columns = (json.loads(path.read_text()) for path in paths)
+    assert (columns["id"], columns["scores_chosen"], columns["scores_rejected"]) == (["a", "b"], [3, -2], [1, 5])
+    assert (prior_columns["id"], prior_columns["scores_chosen"], prior_columns["scores_rejected"]) == (["c", "d"], [4, 1], [1, 2])
+    assert accuracies["hep-cpp"] == 0.5 and "shp" not in accuracies
+    assert prior["shp"] == 1.0 and prior["mtbench_human"] == 0.0 and "hep-cpp" not in prior
+    assert prior_columns["text_chosen"][0].endswith("\n4")
+
+
+def test_pairwise_models_have_no_rewards_in_their_rows(tmp_path: Path) -> None:
+    rb.score_pairs(NumberScorer(), [pair(3, 1, "hep-cpp", "a")], tmp_path, MODEL)
+    assert json.loads((tmp_path / "scores.jsonl").read_text()) == {"id": "a", "subset": "hep-cpp", "score": 2.0}

@@ -122,7 +122,7 @@ def test_lora_by_reference(tmp_path: Path) -> None:
     """Only what was trained is in the folder; the base is named."""
     model = model_of(lora=LoRA(rank=2, alpha=8.0))
     target = save(tmp_path / "m", model, "reference")
-    assert {file.name for file in target.iterdir()} == {"adapter.safetensors", "head.safetensors", "prefrep.json"}
+    assert {file.name for file in target.iterdir()} == {"README.md", "adapter.safetensors", "head.safetensors", "prefrep.json"}
     loaded = folder.load(target)
     assert scores(loaded) == scores(model)
     assert scores(folder.load(save(tmp_path / "full", loaded))) == pytest.approx(scores(model), abs=1e-4)
@@ -144,7 +144,7 @@ def test_all_weights_by_reference(tmp_path: Path) -> None:
 def test_a_frozen_base_by_reference_holds_the_head_alone(tmp_path: Path) -> None:
     model = model_of(frozen=True)
     target = save(tmp_path / "m", model, "reference")
-    assert {file.name for file in target.iterdir()} == {"head.safetensors", "prefrep.json"}
+    assert {file.name for file in target.iterdir()} == {"README.md", "head.safetensors", "prefrep.json"}
     assert scores(folder.load(target)) == scores(model)
 
 

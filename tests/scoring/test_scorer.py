@@ -282,3 +282,15 @@ def test_nothing_is_longer_than_the_model_can_read(llama: Backbone, monkeypatch:
     monkeypatch.setattr(Backbone, "room", 64)
     scorer = Scorer(model("bt", llama, max_length=2048))
     assert list(scorer.compare([long])) == short and scorer.describe()["encoded"] == {"records": 1, "truncated prompts": 1}
+
+
+def test_rewards_beside_log_odds(llama: Backbone) -> None:
+    """One reading gives what `compare` and `rewards` give, to the last bit of the log-odds."""
+    head = BTHead(llama.hidden_size)
+    torch.nn.init.normal_(head.value_head.weight)
+    scorer = Scorer(PreferenceModel(llama, head, 0.3, EncodeConfig(), llama.tokenizer(), {}))
+    found = list(scorer.compare_rewards(COMPARISONS))
+    assert [score for score, _, _ in found] == list(scorer.compare(COMPARISONS))
+    for (score, chosen, rejected), record in zip(found, COMPARISONS, strict=True):
+        rewards = next(scorer.rewards([RankedResponses(record.prompt, (record.chosen, record.rejected))]))
+        assert [chosen, rejected] == pytest.approx(rewards.tolist(), abs=1e-5) and score == pytest.approx(chosen - rejected, abs=1e-5)

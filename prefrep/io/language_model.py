@@ -1,0 +1,61 @@
+"""Language models of checkpoints in other layouts: frozen for scoring, or as training builds them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from prefrep.errors import CheckpointError
+from prefrep.io.shards import read_config, stored_dtype
+from prefrep.nn.backbone import Backbone
+from prefrep.nn.lora import load_merged
+
+# Builds a backbone from `path`, `revision` and `gguf`; dtype, LoRA and all else are the builder's.
+Build = Callable[..., Backbone]
+
+
+def language_model(
+    path: str, dtype: str | None = None, attention: str = "auto", revision: str | None = None, build: Build | None = None
+) -> Backbone:
+    """Return the language model of a checkpoint.
+
+    Args:
+        path: Local folder or hub id, with safetensors.
+        dtype: Type of the weights; None: as stored.
+        attention: Attention kernel, see `Backbone`.
+        revision: Branch, tag or commit of a hub id.
+        build: Builds it instead, for training; dtype and attention are then its own.
+
+    Raises:
+        CheckpointError: It cannot be read.
+    """
+    if build is not None:
+        return build(path=path, revision=revision, gguf=None)
+    options: dict[str, Any] = {"dtype": dtype or stored_dtype(read_config(path, revision)), "attention": attention}
+    return Backbone(path=path, frozen=True, revision=revision, **options)
+
+
+def rebuilt(build: Build, base: dict[str, Any], state: dict[str, Tensor], name: str) -> Backbone:
+    """Return a backbone that `build` makes of a base, with the weights of a model that was trained from there.
+
+    Args:
+        build: Builds the backbone.
+        base: `path`, `revision` and `gguf` of the base.
+        state: Weights of the plain language model, see `Backbone.merged_state`.
+        name: Of the trained model, for the error message.
+
+    Raises:
+        CheckpointError: The weights do not fit the base, or the backbone is quantised.
+    """
+    backbone = build(**base)
+    if backbone.settings["quantize"] != "none":
+        raise CheckpointError(
+            f"{name}: its weights are a base and an adapter, which cannot be merged into a quantised backbone; export it as a whole model "
+            "(prefrep export), or set --model.backbone.quantize none"
+        )
+    wrong = [each for each in load_merged(backbone.model, state) if not each.startswith("lm_head")]
+    if wrong:
+        raise CheckpointError(f"{name}: {wrong[0]} does not fit its base {base['path']}; export the model again")
+    return backbone

@@ -1,0 +1,61 @@
+"""Where training begins: a model that prefrep reads, on a backbone as the configuration wants it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from prefrep.data.render import Template
+from prefrep.io import folder, hub, official
+from prefrep.io.folder import PreferenceModel
+from prefrep.io.language_model import Build
+from prefrep.io.readers import READERS, kind_of
+from prefrep.nn.heads import GPMHead, PreferenceHead
+from prefrep.nn.skew import GatedSkew
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Start:
+    """A model to train from.
+
+    Args:
+        model: Backbone, head, temperature and tokenizer.
+        template: In which it reads; None: it does not say.
+    """
+
+    model: PreferenceModel
+    template: Template | None
+
+
+def start(name: str, build: Build, make_head: Callable[[int], PreferenceHead], tau: float) -> Start:
+    """Read a model to train from.
+
+    Args:
+        name: Exported folder, sequence classifier, peft adapter, reward model of OpenRLHF or official GPM checkpoint: a local folder, or a
+            hub id, with `@revision` or without.
+        build: Builds the backbone from `path`, `revision` and `gguf`.
+        make_head: Builds the configured head, which states what an official checkpoint leaves open: normalisation and gate.
+        tau: The configured temperature, which an official checkpoint leaves open as well.
+
+    Raises:
+        CheckpointError: The model cannot be read.
+    """
+    path, revision = hub.split(name)
+    kind = kind_of(path, revision)
+    log.info("training starts from %s (%s)", name, kind)
+    if kind == "prefrep":
+        model = folder.load(hub.fetched(name), build=build)
+        return Start(model, model.encode.template)
+    if kind == "official":
+        configured = make_head(2)
+        gate: official.Gate = "none"
+        if isinstance(configured, GPMHead) and isinstance(configured.skew, GatedSkew):
+            gate = configured.skew.variant
+        normalize = isinstance(configured, GPMHead) and configured.normalize
+        read = official.read(path, tau=tau, normalize=normalize, gate=gate, template="auto", revision=revision, build=build)
+        return Start(read, None)
+    model = READERS[kind](path, revision=revision, build=build)
+    return Start(model, model.encode.template)

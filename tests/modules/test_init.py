@@ -1,0 +1,130 @@
+"""Training that begins with a model that was read."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import COMPARISONS, program
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+
+from prefrep.errors import CheckpointError, ConfigError
+from prefrep.io import folder, official, seqcls
+from prefrep.io.folder import PreferenceModel
+from prefrep.modules.preference import BradleyTerry, GeneralPreference, PreferenceModule
+from prefrep.nn.backbone import Backbone
+from prefrep.nn.bundled import resolve
+from prefrep.nn.heads import BTHead, GPMHead
+from prefrep.nn.lora import LoRA
+from prefrep.nn.losses import LogisticLoss
+from prefrep.nn.skew import GatedSkew
+from prefrep.scoring import Scorer
+
+fit = program("fit")
+
+
+def rows(path: Path) -> str:
+    texts = [{"prompt": p.prompt[0].content, "chosen": p.chosen[0].content, "rejected": p.rejected[0].content} for p in COMPARISONS]
+    path.write_text("".join(json.dumps(row) + "\n" for row in texts))
+    return str(path)
+
+
+def scores(model: PreferenceModel) -> list[float]:
+    return list(Scorer(model).compare(COMPARISONS))
+
+
+def trained(kind: str, init: Path, out: Path, *more: str) -> PreferenceModel:
+    """The export of a run from `init` that takes one step of no length: what training begins with."""
+    data = rows(out.parent / "train.jsonl")
+    args = ["--config", f"tiny/{kind}", "--init-from", str(init), "--data.train", data, "--trainer.default_root_dir", str(out)]
+    assert fit([*args, "--data.layout", "padded", "--trainer.max_steps", "1", "--model.optimizer.lr", "0", *more]) in (0, None)
+    return folder.load(out / "export")
+
+
+def classifier(path: Path) -> PreferenceModel:
+    """A sequence classifier whose template goes on after the EOS, as TRL leaves it."""
+    torch.manual_seed(0)
+    place = resolve("bundled:tiny-qwen2")
+    tokenizer: Any = AutoTokenizer.from_pretrained(place)
+    config = AutoConfig.from_pretrained(place, num_labels=1, pad_token_id=tokenizer.pad_token_id)
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(path)
+    tokenizer.save_pretrained(path)
+    return seqcls.read(path)
+
+
+def exported(path: Path, head: Any, lora: bool = False, weights: folder.Weights = "full") -> PreferenceModel:
+    backbone = Backbone("bundled:tiny-llama", lora=LoRA(rank=2) if lora else None)
+    torch.manual_seed(1)
+    made = head(backbone.hidden_size)
+    for name, parameter in (*made.named_parameters(), *backbone.named_parameters()):
+        if "lora_" in name or name.endswith("head.weight"):
+            torch.nn.init.normal_(parameter, std=0.4)
+    folder.save(path, backbone, made, 0.25, seqcls.EncodeConfig("plain"), backbone.tokenizer(), {}, weights)
+    return folder.load(path)
+
+
+def test_a_classifier_is_trained_further_as_it_reads(tmp_path: Path) -> None:
+    """Head, tokenizer and template are the classifier's; the result is written as a classifier again."""
+    before = classifier(tmp_path / "rm")
+    assert before.encode.template == "classifier" and max(map(abs, scores(before))) > 0.1
+    after = trained("bt", tmp_path / "rm", tmp_path / "run")
+    assert after.encode.template == "classifier"
+    assert scores(after) == pytest.approx(scores(before), abs=1e-5)
+    assert after.recipe["init"] == str(tmp_path / "rm")
+    seqcls.write(tmp_path / "again", after)
+    assert scores(seqcls.read(tmp_path / "again")) == pytest.approx(scores(before), abs=1e-5)
+    moved = trained("bt", tmp_path / "rm", tmp_path / "run2", "--model.optimizer.lr", "0.01", "--trainer.max_steps", "3")
+    assert not torch.equal(moved.head.value_head.weight, before.head.value_head.weight)  # type: ignore[attr-defined]
+    gains = [b - a for a, b in zip(scores(before), scores(moved), strict=True)]
+    assert sum(gains) > 0, "a few steps raise the preferred responses"
+
+
+@pytest.mark.parametrize(("lora", "weights"), [(False, "full"), (True, "full"), (True, "reference")])
+def test_exports_are_trained_further(lora: bool, weights: folder.Weights, tmp_path: Path) -> None:
+    """Weights, head, temperature and template come from the folder, under new adapters; the configured head and tau are not used."""
+    before = exported(tmp_path / "m", partial(GPMHead, dim=6), lora, weights)
+    after = trained("gpm", tmp_path / "m", tmp_path / "run")
+    assert isinstance(after.head, GPMHead) and after.head.dim == 6 and after.tau == 0.25 and after.encode.template == "plain"
+    assert scores(after) == pytest.approx(scores(before), abs=1e-4)
+
+
+def test_official_checkpoints_are_trained_further(tmp_path: Path) -> None:
+    """The configured head and loss state what the checkpoint leaves open."""
+    before = exported(tmp_path / "m", partial(GPMHead, dim=4, skew=GatedSkew))
+    before.encode = seqcls.EncodeConfig("auto")
+    official.write(tmp_path / "o", before)
+    after = trained("gpm", tmp_path / "o", tmp_path / "run", "--model.head.skew", "GatedSkew", "--model.loss.tau", "0.25")
+    assert scores(after) == pytest.approx(scores(before), abs=1e-4)
+    with pytest.raises(CheckpointError, match="gated by the prompt"):
+        trained("gpm", tmp_path / "o", tmp_path / "run2")
+
+
+def test_the_first_loss_is_that_of_the_read_model(tmp_path: Path) -> None:
+    before = exported(tmp_path / "m", BTHead)
+    module = BradleyTerry(partial(Backbone, path="bundled:tiny-qwen2", lora=LoRA(rank=2)), init=str(tmp_path / "m"))
+    backbone, head, loss = module.parts()
+    assert backbone.lora is not None and backbone.training and any("lora_" in name for name, _ in backbone.named_parameters())
+    assert torch.equal(head.value_head.weight, before.head.value_head.weight)  # type: ignore[attr-defined]
+    assert loss.tau == 0.25 and module.template == "plain"
+    assert all(parameter.requires_grad for parameter in head.parameters())
+
+
+def test_a_learned_temperature_goes_on(tmp_path: Path) -> None:
+    exported(tmp_path / "m", BTHead)
+    module = BradleyTerry(partial(Backbone, frozen=True), loss=partial(LogisticLoss, learn_tau=True), init=str(tmp_path / "m"))
+    assert module.parts()[2].tau == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize("kind", [GeneralPreference])
+def test_what_does_not_go_together_is_refused(kind: type[PreferenceModule], tmp_path: Path) -> None:
+    exported(tmp_path / "m", BTHead)
+    with pytest.raises(ConfigError, match="holds a BTHead, and GeneralPreference trains a GPMHead"):
+        kind(partial(Backbone), init=str(tmp_path / "m")).parts()  # type: ignore[call-arg]
+    with pytest.raises(CheckpointError, match="without a preference head"):
+        BradleyTerry(init="bundled:tiny-llama").parts()
+    with pytest.raises(CheckpointError, match="no such folder"):
+        BradleyTerry(init="./nothing").parts()
