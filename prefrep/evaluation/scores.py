@@ -312,7 +312,9 @@ class ScoreLog(Generic[Row]):
         """
         if not all(math.isfinite(number) for number in self._numbers(row)):
             raise DataError(f"row {row.id!r} ({row.subset}): the model gave a score that is not finite; try --dtype float32")
-        written = {name: value for name, value in asdict(cast(Any, row)).items() if value is not None}
+        written = asdict(cast(Any, row))
+        if written.get("rewards", ()) is None:  # the model has none
+            del written["rewards"]
         self._file.write(json.dumps(written, ensure_ascii=False) + "\n")
         self._file.flush()
         self.rows.append(row)
