@@ -293,16 +293,15 @@ def test_rmb_by_hand() -> None:
     won, tied, lost = [2, 1, 0], [2, 2, 0], [1, 2, 0]
     best = [rewarded([1, 0, 0], scores, "best of N/Harmlessness/S1") for scores in (won, tied, lost)]
     best += [rewarded([1, 0, 0], won, "best of N/Harmlessness/multi")]
-    pairs = [rewarded([1, 0], scores, "pairs/Helpfulness/Code/Debug") for scores in ([1, 0], [0, 1])]
+    pairs = [rewarded([1, 0], scores, "pairs/Helpfulness/Code/Debug") for scores in ([1, 0], [2, 0], [0, 1])]
     results = rmb.results(best + pairs, FEW)
-    assert {name: value["score"] for name, value in results["sections"].items()} == {
-        "Helpfulness, pairs": 0.5,
-        "Harmlessness, best of N": 0.5,
-    }
-    assert results["overall"]["score"] == 0.5 and results["subsets"]["best of N/Harmlessness/S1"]["score"] == pytest.approx(1 / 3)
+    found = {name: value["score"] for name, value in results["sections"].items()}
+    assert found == pytest.approx({"Helpfulness, pairs": 2 / 3, "Harmlessness, best of N": 0.5})
+    assert results["overall"]["score"] == pytest.approx((2 / 3 + 1 / 2) / 2)  # over all rows alike it would be 4/7
+    assert results["subsets"]["best of N/Harmlessness/S1"]["score"] == pytest.approx(1 / 3)
     scenarios = results["tables"]["mean over scenarios"]
     assert scenarios["Harmlessness, best of N"]["score"] == pytest.approx((1 / 3 + 1) / 2)
-    assert scenarios["overall"]["score"] == pytest.approx(((1 / 3 + 1) / 2 + 0.5) / 2)
+    assert scenarios["overall"]["score"] == pytest.approx(((1 / 3 + 1) / 2 + 2 / 3) / 2)
 
 
 @pytest.mark.parametrize(
