@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from prefrep.data.encode import EncodeConfig, Encoder, pad_id
 from prefrep.data.fields import conversation
-from prefrep.data.trees import Datum, Layout, TreeBatch, collate
+from prefrep.data.trees import Datum, Layout, Tree, TreeBatch, collate
 from prefrep.errors import ConfigError, DataError, RecordError
 from prefrep.io.folder import PreferenceModel, load
 from prefrep.nn.heads import BTHead, PairHead
@@ -139,7 +139,7 @@ class Scorer:
     def tables(self, records: Iterable[RankedResponses], *, progress: str | None = None) -> Iterator[Floats]:
         """Yield log-odds tables [K, K], exactly skew-symmetric; arguments and errors as in `compare`."""
         for record, found in self._stream(self._encoder.encode_tables(records), progress):
-            yield found if self._encoder.layout == "single" else _skew(found, len(cast(RankedResponses, record).responses))
+            yield found if self._encoder.layout == "single" else skew_table(found, len(cast(RankedResponses, record).responses))
 
     def rewards(self, records: Iterable[RankedResponses], *, progress: str | None = None) -> Iterator[Floats]:
         """Yield the rewards [K] of a Bradley-Terry model, divided by tau; arguments and errors as in `compare`.
@@ -167,6 +167,43 @@ class Scorer:
             "pairwise": self.pairwise,
             "versions": {name: version(name) for name in ("prefrep", "torch", "transformers", "tokenizers")},
         }
+
+    # ---- steps of scoring, for callers that choose their own batches
+
+    @property
+    def shares_prefixes(self) -> bool:
+        """Whether a forward pass reads a prefix that sequences share once."""
+        return self._layout == "trees"
+
+    @property
+    def encode_counts(self) -> Mapping[str, int]:
+        """What encoding counted so far, see `Encoder`."""
+        return self._encoder.counts
+
+    def encoded(self, record: RankedResponses, rendered: bool = False) -> Datum:
+        """Encode one record for `read`.
+
+        Args:
+            record: A prompt and K responses.
+            rendered: The prompt and each response are one message of rendered text, whose concatenation is tokenised as it is.
+
+        Raises:
+            RecordError: The record cannot be encoded.
+            ConfigError: The model reads pairs and has no format for rendered texts.
+        """
+        if rendered:
+            return self._checked(record, self._encoder.encode_rendered(record))
+        ((_, datum),) = self._encoder.encode_tables([record])
+        return self._checked(record, datum)
+
+    @torch.inference_mode()
+    def read(self, trees: Sequence[Tree]) -> tuple[Tensor, Tensor | None]:
+        """Read trees in one forward pass.
+
+        Returns:
+            Embeddings [M, D] of all sequences in the order of the trees and, for heads with a gate, prompt states [M, H].
+        """
+        return self._embed(collate([Datum((tree,)) for tree in trees], pad_id(self.model.tokenizer), self._layout).to(self._device))
 
     # ---- work
 
@@ -238,9 +275,7 @@ class Scorer:
         """Return one array per datum: log-odds of its pairs [P], its table without pairs, or (`embedded`) one number per sequence."""
         head, tau = self.model.head, self.model.tau
         batch = collate(data, pad_id(self.model.tokenizer), self._layout).to(self._device)
-        hidden = self._hidden(batch)
-        embedding = head.embed(hidden[batch.end])
-        prompt = hidden[batch.prompt_end].float() if head.needs_prompt else None
+        embedding, prompt = self._embed(batch)
         results: list[Tensor] = []
         sequence = pair = 0
         for sequences, pairs in batch.sizes.tolist():
@@ -258,6 +293,11 @@ class Scorer:
     def _table(self, e: Tensor, prompt: Tensor | None) -> Tensor:
         """Return the scores [K, K] of embeddings [K, D], not yet divided by tau."""
         return self.model.head.table(e, prompt)
+
+    def _embed(self, batch: TreeBatch) -> tuple[Tensor, Tensor | None]:
+        """Return the embeddings of all sequences [M, D] and, for a gate, their prompt states [M, H]."""
+        hidden, head = self._hidden(batch), self.model.head
+        return head.embed(hidden[batch.end]), hidden[batch.prompt_end].float() if head.needs_prompt else None
 
     def _hidden(self, batch: TreeBatch) -> Tensor:
         hidden: Tensor = self.model.backbone(batch.ids, batch.positions, batch.tree, batch.branch, batch.padded)
@@ -291,7 +331,7 @@ def _messages(said: Said, role: str) -> Messages:
     return conversation([asdict(turn) if isinstance(turn, Message) else turn for turn in said], role) if said else ()
 
 
-def _skew(scores: Floats, count: int) -> Floats:
+def skew_table(scores: Floats, count: int) -> Floats:
     """Return the scores of the pairs i < j as a table [K, K]."""
     table = np.zeros((count, count), np.float32)
     table[np.triu_indices(count, 1)] = scores
