@@ -119,7 +119,7 @@ class Encoder:
             ConfigError: The layout is `pair`, which has a format of its own.
         """
         if self.layout == "pair":
-            raise ConfigError("a pair model renders both responses into its own format and cannot read rendered texts; send them unrendered")
+            raise ConfigError("a pair model renders both responses itself and cannot read rendered texts; send conversations")
         self.counts["records"] += 1
         before = "".join(message.content for message in record.prompt)
         texts = [Text(before + response[0].content, len(before)) for response in record.responses]

@@ -14,7 +14,7 @@ from prefrep.records import Message, Messages
 
 ROLES = {"human": "user", "model": "assistant", "gpt": "assistant", "ai": "assistant", "bot": "assistant", "ipython": "tool"}
 # Special tokens that decoders leave in front of a text and behind it, in the spellings of the tokenizers of the families below.
-SPECIAL = r"(?:<\|[^<>|\n]{1,40}\|>|<｜[^<>｜\n]{1,40}｜>|</?s>|<pad>|<eos>|<bos>|<unk>|\[PAD\]|<end_of_turn>)"
+SPECIAL = r"(?:<\|[^<>|\n]{1,40}\|>|<\uFF5C[^<>\uFF5C\n]{1,40}\uFF5C>|</?s>|<pad>|<eos>|<bos>|<unk>|\[PAD\]|<end_of_turn>)"
 _START, _END = re.compile(rf"\A(?:\s*{SPECIAL})*\s*"), re.compile(rf"(?:\s*{SPECIAL})+\s*\Z")
 
 
@@ -42,7 +42,7 @@ FORMATS = (
     _format("Llama 3", r"<\|start_header_id\|>(?P<role>\w+)<\|end_header_id\|>\n\n", r"<\|eot_id\|>|<\|eom_id\|>|<\|end_of_text\|>"),
     _format("Gemma", r"<start_of_turn>(?P<role>\w+)\n", r"<end_of_turn>|<eos>"),
     _format("Phi, Zephyr", r"<\|(?P<role>user|assistant|system|tool)\|>\n?", r"<\|end\|>|</s>|<\|endoftext\|>"),
-    _format("DeepSeek", r"(?P<user><｜User｜>)|(?P<assistant><｜Assistant｜>)", r"<｜end▁of▁sentence｜>"),
+    _format("DeepSeek", r"(?P<user><\uFF5CUser\uFF5C>)|(?P<assistant><\uFF5CAssistant\uFF5C>)", r"<\uFF5Cend\u2581of\u2581sentence\uFF5C>"),
     _format("Llama 2, Mistral", r"(?P<user>\[INST\] ?)|(?P<assistant> ?\[/INST\] ?)", r" ?</s>"),
     _format("transcripts", r"(?:\A|\n\n)(?P<role>Human|User|Assistant|System): ?", r"</s>|<\|endoftext\|>"),
 )
@@ -59,7 +59,7 @@ def read_turns(text: str) -> Messages:
     """
     for form in FORMATS:
         marks = list(form.start.finditer(text))
-        if not marks or text[: marks[0].start()].strip() and _START.sub("", text[: marks[0].start()]):
+        if not marks or (text[: marks[0].start()].strip() and _START.sub("", text[: marks[0].start()])):
             continue
         turns = []
         for mark, after in zip(marks, [*marks[1:], None], strict=True):

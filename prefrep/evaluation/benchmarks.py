@@ -16,7 +16,7 @@ from prefrep.evaluation.scores import described as sidecar_of
 from prefrep.evaluation.summary import Bootstrap
 from prefrep.records import Record
 from prefrep.scoring.interface import PreferenceScorer
-from prefrep.scoring.loading import load_scorer
+from prefrep.scoring.loading import fingerprint_of, load_scorer
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def run(
     Args:
         benchmark: The benchmark.
         out: Folder for the results; an interrupted run there is resumed.
-        model: Exported folder of a model.
+        model: Exported folder of a model, or URL of a server.
         scores: `scores.jsonl` of an earlier evaluation, evaluated again without a model.
         data: File, folder or hub data set; default: the benchmark's own on the hub.
         restart: Discard the scores that the output folder holds.
@@ -118,11 +118,10 @@ def _scored(
     """Rows, the model's description with what it counted while encoding, the records, and consistency under swapping."""
     from prefrep.data.sources import Source, read
     from prefrep.evaluation.rewardbench import swap_consistency
-    from prefrep.io.fingerprint import fingerprint
 
     records = list(read(Source(data, format=benchmark.name)))  # before the model: a wrong path should not cost its loading
     scorer = load_scorer(model, **loading)
-    about = {"path": str(model), "fingerprint": fingerprint(model), **scorer.describe()}
+    about = {"path": str(model), "fingerprint": fingerprint_of(model), **scorer.describe()}
     rows = benchmark.score(scorer, records, out, about, restart)
     described = add_counts(out, {**about, **scorer.describe()})  # before swapping, which encodes everything again
     return rows, described, records, swap_consistency(scorer, records) if also_swap else None

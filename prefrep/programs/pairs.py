@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from prefrep.records import Comparison
-from prefrep.scoring.loading import load_scorer
+from prefrep.scoring.loading import fingerprint_of, load_scorer
 
 
 def pairs(
@@ -29,7 +29,7 @@ def pairs(
         prefrep eval pairs --model runs/mine/export --data test.jsonl --calibrate-on val.jsonl --out runs/mine/pairs
 
     Args:
-        model: Exported folder of a model.
+        model: Exported folder of a model, or URL of a server.
         data: Comparisons: file, folder or hub data set.
         out: Folder for the results; an interrupted run there is resumed.
         calibrate_on: Other comparisons, on which one temperature is fitted.
@@ -54,7 +54,6 @@ def pairs(
     from prefrep.evaluation.reliability import PLOT, reliability_plot
     from prefrep.evaluation.scores import encoding_notes
     from prefrep.evaluation.summary import Bootstrap
-    from prefrep.io.fingerprint import fingerprint
 
     draws, folder = Bootstrap(bootstrap, seed), Path(out)
 
@@ -66,7 +65,7 @@ def pairs(
     held_out = comparisons(calibrate_on) if calibrate_on else None
     notes = [] if held_out is None else evaluation.check_apart(str(calibrate_on), held_out, evaluated)
     scorer = load_scorer(model, **loading)
-    about = {"path": str(model), "fingerprint": fingerprint(model), **scorer.describe()}
+    about = {"path": str(model), "fingerprint": fingerprint_of(model), **scorer.describe()}
     rows, described = evaluation.score(scorer, evaluated, folder, about, restart)
     others = None if held_out is None else evaluation.score(scorer, held_out, folder / "calibration", about, restart)[0]
     results = evaluation.evaluate(rows, others, draws)

@@ -16,15 +16,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from prefrep.data.encode import EncodeConfig, Encoder, pad_id
-from prefrep.data.fields import conversation
 from prefrep.data.trees import Datum, Layout, Tree, TreeBatch, collate
 from prefrep.errors import ConfigError, DataError, RecordError
 from prefrep.io.folder import PreferenceModel, load
 from prefrep.nn.heads import BTHead, PairHead
-from prefrep.records import Comparison, Message, Messages, RankedResponses, Record
+from prefrep.records import Comparison, RankedResponses, Record
+from prefrep.scoring.asked import Said, ranked
 
 Floats = NDArray[np.float32]
-Said = str | Sequence[Message | Mapping[str, str]]
 
 
 class Scorer:
@@ -118,6 +117,11 @@ class Scorer:
     def pairwise(self) -> bool:
         """Whether responses have no score of their own: True for pair and general preference models."""
         return not isinstance(self.model.head, BTHead)
+
+    @property
+    def chats(self) -> bool:
+        """Whether the model reads conversations in a chat template, and not plain texts."""
+        return self.encode.template != "plain" and bool(self.model.tokenizer.chat_template)
 
     def compare(self, comparisons: Iterable[Comparison], *, progress: str | None = None) -> Iterator[float]:
         """Yield the log-odds of chosen over rejected, in order.
@@ -314,21 +318,6 @@ class PairScorer(Scorer):
         """Yield the log-odds with chosen read first, f(chosen, rejected) / tau; arguments and errors as in `compare`."""
         for _, found in self._stream(self._encoder.encode(comparisons), progress, embedded=True):
             yield float(found[0])
-
-
-def ranked(prompt: Said, responses: Sequence[Said]) -> RankedResponses:
-    """Return a record of a prompt and K responses; strings become one user message, or one assistant message.
-
-    Raises:
-        ValueError: A conversation is not a list of messages.
-    """
-    return RankedResponses(_messages(prompt, "user"), tuple(_messages(response, "assistant") for response in responses))
-
-
-def _messages(said: Said, role: str) -> Messages:
-    if isinstance(said, str):
-        return (Message(role, said),)
-    return conversation([asdict(turn) if isinstance(turn, Message) else turn for turn in said], role) if said else ()
 
 
 def skew_table(scores: Floats, count: int) -> Floats:
