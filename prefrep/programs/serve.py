@@ -77,7 +77,7 @@ def serve(
     from prefrep.server.app import context
     from prefrep.server.metrics import Metrics
     from prefrep.server.models import Models, named
-    from prefrep.server.run import bind, run
+    from prefrep.server.run import Server, bind
 
     folders, examples = named(model or []), None
     listening = bind(host, port)  # before anything takes time
@@ -87,4 +87,4 @@ def serve(
         folders, examples = prepare()
     metrics = Metrics()
     models = Models(folders, lambda path: load_local(path, **loading), settings, metrics)
-    run(context(models, settings, metrics, examples), listening)
+    Server(context(models, settings, metrics, examples)).answer(listening)

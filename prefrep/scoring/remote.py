@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import random
-import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,9 +14,10 @@ import httpx
 import numpy as np
 from numpy.typing import NDArray
 
-from prefrep.errors import ConfigError, PrefrepError, RecordError
+from prefrep.errors import ConfigError, RecordError
 from prefrep.records import Comparison, Messages, RankedResponses
 from prefrep.scoring.asked import Said, ranked
+from prefrep.scoring.http import RefusedError, ServerError, headers, request
 
 if TYPE_CHECKING:
     from prefrep.data.encode import EncodeConfig
@@ -28,11 +26,6 @@ Floats = NDArray[np.float32]
 
 RECORDS = 16  # per request: enough to make HTTP's overhead small, few enough to be answered in time
 CHARACTERS = 200_000  # per request
-AGAIN = (429, 502, 503, 504)  # statuses of servers that are busy, starting or gone
-
-
-class ServerError(PrefrepError):
-    """A server that cannot be reached, or that refuses a request."""
 
 
 class RemoteScorer:
@@ -63,11 +56,10 @@ class RemoteScorer:
     ) -> None:
         base, name = urldefrag(url)
         self.url, self._patience, self._connections, self._blocks = base.rstrip("/"), patience, connections, blocks
-        token = token or os.environ.get("PREFREP_TOKEN")
-        headers = {"Authorization": f"Bearer {token}"} if token else {}
         limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
+        self._client = httpx.Client(headers=headers(token), timeout=httpx.Timeout(timeout, connect=10.0), limits=limits)
         try:
-            self._client = httpx.Client(base_url=self.url, headers=headers, timeout=httpx.Timeout(timeout, connect=10.0), limits=limits)
+            httpx.URL(self.url)
         except (httpx.InvalidURL, UnicodeError) as error:
             raise ServerError(f"{url}: not a URL ({error}); write http://HOST:PORT") from error
         self._request("GET", "/ready", None)
@@ -165,40 +157,15 @@ class RemoteScorer:
             body["blocks"] = True
         try:
             rows: list[dict[str, Any]] = self._request("POST", path, body)["records"]
-        except ServerError as error:
-            if len(window) > 1 and error.__cause__ is None:  # refused: one of them is wrong, and the others need not suffer
+        except RefusedError as error:
+            if len(window) > 1:  # one of them is wrong, and the others need not suffer
                 return [row for record in window for row in self._window(path, [record])]
-            if error.__cause__ is None:
-                raise RecordError(
-                    window[0].source or "a record", str(error).replace("records[0].", "").replace("records[0]: ", "")
-                ) from error
-            raise
+            said = str(error).replace("records[0].", "").replace("records[0]: ", "")
+            raise RecordError(window[0].source or "a record", said) from error
         return rows
 
     def _request(self, method: str, path: str, body: dict[str, Any] | None) -> Any:
-        """Return the JSON of an answer; asks again while there is hope."""
-        until, pause, error = time.monotonic() + self._patience, 0.1, ""
-        while True:
-            cause: Exception | None = None
-            wait = pause * (1 + random.random())  # clients that failed together should not come back together
-            try:
-                found = self._client.request(method, path, json=body)
-                if found.is_success:
-                    return found.json()
-                error = _sentence(found)
-                if found.status_code not in AGAIN:
-                    break
-                wait = max(wait, _seconds(found.headers.get("Retry-After")))
-            except (httpx.TransportError, ValueError) as failure:  # ValueError: half an answer, or no JSON
-                error, cause = f"{type(failure).__name__}: {failure}", failure
-            if time.monotonic() + wait > until:
-                raise ServerError(f"{self.url}: no answer for {self._patience:g} s ({error}); start it with prefrep serve") from (
-                    cause or TimeoutError()
-                )
-            time.sleep(wait)
-            pause = min(2 * pause, 5.0)
-        hint = "; set PREFREP_TOKEN" if found.status_code == 401 else ""
-        raise ServerError(f"{self.url}: {error}{hint}")
+        return request(self._client, method, self.url + path, body, self._patience)
 
 
 def _windows(records: Iterator[RankedResponses]) -> Iterator[list[RankedResponses]]:
@@ -221,14 +188,3 @@ def _plain(record: RankedResponses) -> dict[str, Any]:
         return [asdict(message) for message in said]
 
     return {"prompt": turns(record.prompt), "responses": [turns(each) for each in record.responses]}
-
-
-def _sentence(found: httpx.Response) -> str:
-    try:
-        return str(found.json()["error"])
-    except (ValueError, KeyError, TypeError):
-        return f"status {found.status_code}, not from prefrep serve"
-
-
-def _seconds(header: str | None) -> float:
-    return min(float(header), 10.0) if header and header.isdecimal() else 0.0

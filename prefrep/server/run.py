@@ -33,61 +33,63 @@ def bind(host: str, port: int) -> socket.socket:
     return found
 
 
-def run(shared: Context, listening: socket.socket) -> None:
-    """Serve until a signal asks to stop; requests in flight are answered.
+class Server(uvicorn.Server):
+    """A server of models. Its signals are prefrep's: the first one stops it gracefully, the second one kills.
 
     Args:
         shared: The models and what the routes share.
-        listening: A bound socket.
-
-    Raises:
-        PrefrepError: A model cannot be loaded.
     """
-    host, port = listening.getsockname()[:2]
-    server = _Server(shared, uvicorn.Config(
-        create(shared), log_config=None, access_log=False, server_header=False, lifespan="off", timeout_keep_alive=75, backlog=2048,
-        timeout_graceful_shutdown=int(shared.settings.timeout) + 1,
-    ))  # fmt: skip
-    for name in ("uvicorn", "uvicorn.error", "asyncio"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)  # they quote what clients send
-    shown = f"[{host}]" if ":" in host else host
-    log.info("listening on http://%s:%d; loading %s", shown, port, ", ".join(shared.models.folders))
 
-    def load() -> None:
-        shared.models.load()
-        if shared.models.error is not None:
-            server.should_exit = True
-        else:
-            log.info("ready: http://%s:%d (page), /docs (routes)", shown, port)
-
-    Thread(target=load, name="load", daemon=True).start()
-    try:
-        asyncio.run(server.serve(sockets=[listening]))
-    finally:
-        listening.close()
-    shared.models.check()
-    shared.models.close()
-    log.info("stopped")
-
-
-class _Server(uvicorn.Server):
-    """A server whose signals are prefrep's: the first one stops it gracefully, the second one kills."""
-
-    def __init__(self, shared: Context, config: uvicorn.Config) -> None:
-        super().__init__(config)
+    def __init__(self, shared: Context) -> None:
+        super().__init__(uvicorn.Config(
+            create(shared), log_config=None, access_log=False, server_header=False, lifespan="off", timeout_keep_alive=75, backlog=2048,
+            timeout_graceful_shutdown=int(shared.settings.timeout) + 1,
+        ))  # fmt: skip
         self._shared = shared
+        self._loop: asyncio.AbstractEventLoop | None = None
+        for name in ("uvicorn", "uvicorn.error", "asyncio"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)  # they quote what clients send
+
+    def answer(self, listening: socket.socket) -> None:
+        """Load the models and answer requests until `stop` is called or a signal arrives; requests in flight are answered.
+
+        Args:
+            listening: A bound socket.
+
+        Raises:
+            PrefrepError: A model cannot be loaded.
+        """
+        host, port = listening.getsockname()[:2]
+        address, models = f"http://{f'[{host}]' if ':' in host else host}:{port}", self._shared.models
+        log.info("listening on %s; loading %s", address, ", ".join(models.folders))
+
+        def load() -> None:
+            models.load()
+            if models.error is not None:
+                self.should_exit = True
+            else:
+                log.info("ready: %s (page), %s/docs (routes)", address, address)
+
+        Thread(target=load, name="load", daemon=True).start()
+        try:
+            asyncio.run(self.serve(sockets=[listening]))
+        finally:
+            listening.close()
+        models.check()
+        models.close()
+        log.info("stopped")
+
+    def stop(self) -> None:
+        """Stop: no new connections, groups are answered by those who came, requests in flight are answered."""
+        self.should_exit = self._shared.models.stopping = True
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._shared.groups.flush)
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Handle signals while the server runs."""
-        loop = asyncio.get_running_loop()
-
-        def stop(number: int, again: bool) -> None:
-            if not again:
-                self.should_exit = self._shared.models.stopping = True
-                loop.call_soon_threadsafe(self._shared.groups.flush)
-
-        signals = StopSignals(stop)
+        self._loop = asyncio.get_running_loop()
+        signals = StopSignals(lambda number, again: None if again else self.stop())
         signals.listen()
         try:
             yield
