@@ -11,6 +11,8 @@ from threading import Thread
 from typing import Any, cast
 
 import httpx
+import numpy as np
+import pytest
 import torch
 
 from prefrep.data.encode import EncodeConfig
@@ -18,7 +20,8 @@ from prefrep.io.folder import save
 from prefrep.nn.backbone import Backbone
 from prefrep.nn.heads import BTHead, GPMHead, HybridHead, PairHead
 from prefrep.nn.skew import GatedSkew
-from prefrep.scoring import Scorer
+from prefrep.records import RankedResponses
+from prefrep.scoring import Scorer, ranked
 from prefrep.server.app import context
 from prefrep.server.metrics import Metrics
 from prefrep.server.models import Models
@@ -89,3 +92,40 @@ class Serves:
     def counted(self, name: str, **labels: str) -> float:
         """The value of a metric."""
         return self.metrics.registry.get_sample_value(f"prefrep_{name}", labels) or 0.0
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Exported folders of all kinds of heads."""
+    place = tmp_path_factory.mktemp("models")
+    return {name: export(place, name) for name in HEADS}
+
+
+@pytest.fixture(scope="module")
+def scorers(folders: dict[str, Path]) -> dict[str, Scorer]:
+    """The same in this process, without a server: the reference."""
+    return {name: Scorer.from_pretrained(path) for name, path in folders.items()}
+
+
+@pytest.fixture(scope="module")
+def served(folders: dict[str, Path]) -> Iterator[Serves]:
+    """A server of all of them."""
+    with serving(folders, group_wait=200, group_size=3) as found:
+        yield found
+
+
+WORDS = "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu".split()
+
+
+def words(draw: np.random.Generator, low: int, high: int) -> str:
+    """A random text."""
+    return " ".join(draw.choice(WORDS, int(draw.integers(low, high))))
+
+
+def random_records(seed: int, count: int, prompts: int, most: int = 5) -> list[RankedResponses]:
+    """Records of few prompts, so that many share one, of 1 to `most` responses."""
+    draw = np.random.default_rng(seed)
+    asked = [words(draw, 5, 60) for _ in range(prompts)]
+    return [
+        ranked(asked[draw.integers(prompts)], [words(draw, 1, 30) for _ in range(int(draw.integers(1, most + 1)))]) for _ in range(count)
+    ]
