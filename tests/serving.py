@@ -46,7 +46,9 @@ def export(place: Path, name: str, max_length: int = 512) -> Path:
 def serving(folders: dict[str, Path], batch_tokens: int = 1024, **settings: Any) -> Iterator[Serves]:
     """A running server of some folders; stopped afterwards, and nothing may be left in its queues."""
     how, metrics = Serving(**settings), Metrics()
-    models = Models({name: str(path) for name, path in folders.items()}, partial(Scorer.from_pretrained, batch_tokens=batch_tokens), how, metrics)
+    models = Models(
+        {name: str(path) for name, path in folders.items()}, partial(Scorer.from_pretrained, batch_tokens=batch_tokens), how, metrics
+    )
     server = Server(context(models, how, metrics))
     listening = bind("127.0.0.1", 0)
     url = f"http://127.0.0.1:{listening.getsockname()[1]}"

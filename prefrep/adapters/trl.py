@@ -42,8 +42,8 @@ def reward_function(model: Model, num_generations: int) -> RewardFunction:
         for asked, group in runs:
             if len(group) < num_generations or any(each != asked[0] for each in asked):
                 raise ConfigError(
-                    f"reward_function: {num_generations} consecutive completions are not all of one prompt; set per_device_train_batch_size "
-                    "to a multiple of num_generations"
+                    f"reward_function: {num_generations} consecutive completions are not all of one prompt; set "
+                    "per_device_train_batch_size to a multiple of num_generations"
                 )
         return [value for found in rewards(scorer, [(asked[0], group) for asked, group in runs]) for value in found]
 

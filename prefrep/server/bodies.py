@@ -16,6 +16,7 @@ from prefrep.server.refusals import Refusal
 
 Body = TypeVar("Body", bound=BaseModel)
 ARRIVAL = 30.0  # seconds within which a body arrives
+DRAINED = 50  # times the largest body
 
 
 def _said(role: str, value: object) -> Messages:
@@ -81,16 +82,17 @@ async def read(request: Request, form: type[Body], limit_mb: float) -> Body:
 
 
 async def _received(request: Request, limit: int) -> bytes:
-    length = request.headers.get("content-length", "0")
-    large = Refusal(413, f"the body must not be larger than {limit / 1e6:g} MB; send less, or start the server with a larger --body-mb",
-                    connection="close")  # fmt: skip
-    if length.isdecimal() and int(length) > limit:
-        raise large
-    content = bytearray()
+    content, size = bytearray(), 0
     async for part in request.stream():
-        content += part
-        if len(content) > limit:
-            raise large
+        size += len(part)
+        if size <= limit:
+            content += part
+        elif size > DRAINED * limit:
+            break
+    # A client reads no answer while it still sends: what is too large is received, up to a point, and not kept.
+    if size > limit:
+        raise Refusal(413, f"the body must not be larger than {limit / 1e6:g} MB; send less, or start the server with a larger --body-mb",
+                      connection="close")  # fmt: skip
     return bytes(content)
 
 

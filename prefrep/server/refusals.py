@@ -60,5 +60,5 @@ def install(app: FastAPI) -> None:
     async def handle(request: Request, error: Exception) -> Response:
         return refusal(error)
 
-    for kind in (PrefrepError, HTTPException):
+    for kind in (PrefrepError, HTTPException, Exception):
         app.add_exception_handler(kind, handle)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from serving import HEADS, folders, random_records, scorers  # noqa: F401
+from serving import HEADS, random_records
 
 from prefrep.errors import RecordError
 from prefrep.records import RankedResponses

@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from serving import Serves, folders, scorers, served, serving  # noqa: F401
+from serving import Serves, serving
 
 from prefrep.scoring import Scorer, ranked
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
-from serving import Serves, folders, random_records, scorers, served, serving  # noqa: F401
+from serving import Serves, random_records, serving
 
 from prefrep.scoring import BlockScorer, Scorer, ranked
 
