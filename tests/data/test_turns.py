@@ -17,7 +17,10 @@ TURNS = (
 )
 TEMPLATES = {
     "ChatML": ("<|im_start|>{role}\n{content}<|im_end|>\n", "<|im_start|>assistant\n", "<|im_end|>"),
-    "Llama 3": ("<|start_header_id|>{role}<|end_header_id|>\n\n{content}<|eot_id|>", "<|start_header_id|>assistant<|end_header_id|>\n\n", "<|eot_id|>"),
+    "Llama 3": (
+        "<|start_header_id|>{role}<|end_header_id|>\n\n{content}<|eot_id|>",
+        "<|start_header_id|>assistant<|end_header_id|>\n\n", "<|eot_id|>",
+    ),
     "Gemma": ("<start_of_turn>{role}\n{content}<end_of_turn>\n", "<start_of_turn>model\n", "<end_of_turn>"),
     "Phi": ("<|{role}|>\n{content}<|end|>\n", "<|assistant|>\n", "<|end|><|endoftext|>"),
     "Zephyr": ("<|{role}|>\n{content}</s>\n", "<|assistant|>\n", "</s>"),

@@ -47,8 +47,8 @@ def test_answers_are_those_of_scorer(name: str, served: Serves, scorers: dict[st
 
 def test_blocks(served: Serves, folders: dict[str, Path]) -> None:
     records = random_records(12, 5, 2)
-    for a, b in zip(RemoteScorer(f"{served.url}#gpm", blocks=True).tables(records), BlockScorer.from_pretrained(folders["gpm"]).tables(records),
-                    strict=True):  # fmt: skip
+    remote, local = RemoteScorer(f"{served.url}#gpm", blocks=True), BlockScorer.from_pretrained(folders["gpm"])
+    for a, b in zip(remote.tables(records), local.tables(records), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-4)
 
 
@@ -106,7 +106,7 @@ def test_tokens_models_and_addresses(folders: dict[str, Path], tmp_path: Path, m
 
 
 def test_a_busy_server_is_asked_again(folders: dict[str, Path], scorers: dict[str, Scorer]) -> None:
-    records = random_records(16, 200, 4, most=2)
+    records = random_records(16, 60, 4, most=2)
     with serving({"gpm": folders["gpm"]}, queue=20) as it:
         counts: list[int] = []
         answers: list[Any] = [None, None]
