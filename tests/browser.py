@@ -35,11 +35,10 @@ class Browser:
     async def __aenter__(self) -> Browser:
         assert CHROMIUM is not None
         self._folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
-        self._process = subprocess.Popen(
-            [CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run", "--remote-debugging-port=0",
-             f"--user-data-dir={self._folder.name}", f"--window-size={self._size[0]},{self._size[1]}", "about:blank"],
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
+        flags = ["headless=new", "no-sandbox", "disable-gpu", "disable-dev-shm-usage", "no-first-run", "remote-debugging-port=0"]
+        flags += [f"user-data-dir={self._folder.name}", f"window-size={self._size[0]},{self._size[1]}"]
+        command = [CHROMIUM, *(f"--{flag}" for flag in flags), "about:blank"]
+        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         file, until = Path(self._folder.name) / "DevToolsActivePort", time.monotonic() + 60
         while not file.exists() or not file.read_text().strip():
             assert time.monotonic() < until, "Chromium does not start"

@@ -25,6 +25,7 @@ CASES = {  # name -> arguments that leave the peers out, tables that come out
     "ranking": (["--k", "2"], 2),
     "memory": (["--variants", "trees"], 2),
     "start": ([], 1),
+    "serve": ([], 4),
 }
 
 

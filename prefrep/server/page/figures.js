@@ -31,10 +31,10 @@ export function drawTable(place, table, probabilities) {
   const rows = table.map((row, i) => html("tr", {}, html("th", { scope: "row", textContent: letters[i] }), ...row.map((value, j) => {
     if (i === j) return html("td", { textContent: "–" });
     const cell = html("td", {}, percent(probabilities[i][j]), html("small", { textContent: signed(value) }));
-    cell.style.background = `rgb(var(--${value > 0 ? "win" : "lose"}) / ${0.55 * Math.abs(2 * probabilities[i][j] - 1)})`;
+    cell.style.background = `color-mix(in srgb, var(--${value > 0 ? "win" : "lose"}) ${Math.round(55 * Math.abs(2 * probabilities[i][j] - 1))}%, transparent)`;
     return cell;
   })));
-  place.replaceChildren(html("table", {}, html("caption", { textContent: "Small: log-odds in nats." }), html("thead", {}, head), html("tbody", {}, ...rows)));
+  place.replaceChildren(html("table", {}, html("caption", { textContent: "Small print: log-odds in nats." }), html("thead", {}, head), html("tbody", {}, ...rows)));
 }
 
 const around = (i, count, radius) => {

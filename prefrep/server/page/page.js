@@ -82,6 +82,8 @@ function show(responses, table, embedded) {
   drawRanking(find("ranking"), order, means, responses);
   drawGraph(find("graph"), table, found, words);
   drawTable(find("table"), table, probabilities);
+  find("table").parentElement.classList.toggle("wide", table.length > 5);
+  find("embeddings").parentElement.classList.toggle("wide", table.length > 5 || embedded?.operator.length > 2);
   find("embedding-text").textContent = drawEmbeddings(find("embeddings"), embedded);
   find("words").replaceChildren(...each.map((sentence) => Object.assign(document.createElement("li"), { textContent: sentence })));
   find("results").hidden = false;
