@@ -40,7 +40,7 @@ def create(shared: Context) -> Outer:
         DataError: The file of tokens cannot be read.
     """
     app = FastAPI(
-        title="prefrep", version=prefrep.__version__, docs_url=None, redoc_url=None,
+        title="prefrep", version=prefrep.__version__, docs_url=None, redoc_url=None, redirect_slashes=False,
         description="Preference models behind HTTP. Scores are log-odds in nats; errors are {\"error\": sentence}.",
     )  # fmt: skip
     refusals.install(app)

@@ -39,7 +39,7 @@ def malformed(draw: random.Random) -> tuple[str, str, bytes, dict[str, str]]:
     headers = {"Content-Type": "application/json"}
     good = json.dumps(GOOD).encode()
     bodies: list[bytes] = [
-        json.dumps({"prompt": wrong_value(draw), "responses": {"not": "a list"}, "query": wrong_value(draw), "documents": 3}).encode(),
+        json.dumps({"prompt": wrong_value(draw), "responses": {"not": "a list"}, "query": wrong_value(draw) or 0, "documents": 3}).encode(),
         good[: draw.randrange(len(good))],
         good.replace(b"7", bytes([draw.choice((0x80, 0xFF, 0xC3, 0xED))])),
         b"[" * draw.choice((5000, 200_000)),
