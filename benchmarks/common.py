@@ -82,7 +82,7 @@ class Report:
     machine: dict[str, Any] = field(init=False)
 
     def __post_init__(self) -> None:
-        from prefrep.cli.main import quiet
+        from prefrep.console import quiet
 
         quiet()
         self.machine = about = machine(getattr(self.options, "device", "cpu"))
