@@ -20,6 +20,7 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time they are importe
     from prefrep.programs.quickstart import quickstart as quickstart
     from prefrep.programs.report import report as report
     from prefrep.programs.score import score as score
+    from prefrep.programs.serve import serve as serve
     from prefrep.programs.sweep import sweep as sweep
 
     __version__: str

@@ -103,7 +103,7 @@ def check_reading(judge: Judge, data: PromptData) -> None:
         return
     theirs, ours = judge.encode_config, data.encode_config
     policy_chats = ours.template == "chat" or (ours.template == "auto" and bool(data.chat_template))
-    judge_chats = theirs.template != "plain" and bool(judge.scorer.model.tokenizer.chat_template)
+    judge_chats = judge.scorer.chats
     if policy_chats != judge_chats:
         raise ConfigError(
             f"the judge {judge.path} reads {'conversations' if judge_chats else 'plain texts'} (template {theirs.template}) and the policy "

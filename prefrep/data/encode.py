@@ -110,6 +110,24 @@ class Encoder:
         """
         return self._encode(records, _pairs_of if self.layout == "pair" else lambda record: [], refused)
 
+    def encode_rendered(self, record: RankedResponses) -> Datum | None:
+        """Encode texts that are rendered already, for one table; None: dropped.
+
+        BOS, EOS and truncation are those of `encode`.
+
+        Args:
+            record: The rendered prompt as one message, and the rest of each text as one message.
+
+        Raises:
+            ConfigError: The layout is `pair`, which has a format of its own.
+        """
+        if self.layout == "pair":
+            raise ConfigError("a pair model renders both responses itself and cannot read rendered texts; send conversations")
+        self.counts["records"] += 1
+        before = "".join(message.content for message in record.prompt)
+        texts = [Text(before + response[0].content, len(before)) for response in record.responses]
+        return self._datum([], self._trees(record, [], texts, self._tokenise(texts)))
+
     def refuses(self, record: Record) -> bool:
         """Return whether `encode` would reject a record."""
         try:

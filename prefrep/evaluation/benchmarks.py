@@ -17,7 +17,7 @@ from prefrep.evaluation.scores import described as sidecar_of
 from prefrep.evaluation.summary import Bootstrap
 from prefrep.records import Comparison, Record
 from prefrep.scoring.interface import PreferenceScorer
-from prefrep.scoring.loading import Scoring
+from prefrep.scoring.loading import Scoring, fingerprint_of
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def run(
     Args:
         benchmark: The benchmark.
         out: Folder for the results; an interrupted run there is resumed.
-        model: Exported folder of a model, or its id on the hub.
+        model: Exported folder of a model, its id on the hub or URL of a server.
         scores: `scores.jsonl` of an earlier evaluation, evaluated again without a model.
         data: File, folder or hub data set, or several; default: the benchmark's own on the hub.
         restart: Discard the scores that the output folder holds.
@@ -152,10 +152,9 @@ def evaluate(
     """
     from prefrep.evaluation.layout import model_name
     from prefrep.evaluation.rewardbench import swap_consistency
-    from prefrep.io.fingerprint import fingerprint
 
     before = dict(scorer.describe().get("encoded", {}))  # counted for other benchmarks that this scorer has answered
-    about = {"path": str(model), "fingerprint": fingerprint(model), **scorer.describe(), "encoded": dict.fromkeys(before, 0)}
+    about = {"path": str(model), "fingerprint": fingerprint_of(model), **scorer.describe(), "encoded": dict.fromkeys(before, 0)}
     rows = benchmark.score(scorer, records, out, about, restart)
     counted = {what: n - before.get(what, 0) for what, n in scorer.describe().get("encoded", {}).items()}
     described = add_counts(out, {**about, **scorer.describe(), "encoded": counted})  # before swapping, which encodes everything again

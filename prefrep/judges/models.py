@@ -15,14 +15,16 @@ from prefrep.io.hub import fetched
 from prefrep.judges.base import Judge, Verdict
 from prefrep.nn.loading import DType
 from prefrep.records import Comparison, RankedResponses
-from prefrep.scoring import BlockScorer, Scorer
+from prefrep.scoring import BlockScorer, RemoteScorer, Scorer
+from prefrep.scoring.loading import fingerprint_of, is_url
 
 
 class ModelJudge(Judge):
     """An exported preference model of any kind. It renders prompts and responses with its own template, not the policy's.
 
     Args:
-        path: The exported folder, or its id on the hub: `owner/name` or `owner/name@revision`.
+        path: The exported folder, its id on the hub (`owner/name` or `owner/name@revision`), or the URL of a server (`prefrep serve`),
+            which has chosen dtype, device and batches.
         dtype: Type of its weights; null: the type it was trained in.
         device: `auto`: CUDA if available.
         batch_tokens: Tokens per forward pass.
@@ -30,11 +32,11 @@ class ModelJudge(Judge):
 
     def __init__(self, path: str, dtype: DType | None = None, device: str = "auto", batch_tokens: int = 4096) -> None:
         self.path, self.dtype, self.device, self.batch_tokens = path, dtype, device, batch_tokens
-        self._scorer: Scorer | None = None
+        self._scorer: Scorer | RemoteScorer | None = None
         self.warned = False
 
     @property
-    def scorer(self) -> Scorer:
+    def scorer(self) -> Scorer | RemoteScorer:
         """The model, loaded on first use. Raises CheckpointError: it cannot be loaded."""
         if self._scorer is None:
             self._scorer = self._load()
@@ -43,7 +45,9 @@ class ModelJudge(Judge):
     def _folder(self) -> Path:
         return fetched(self.path)
 
-    def _load(self) -> Scorer:
+    def _load(self) -> Scorer | RemoteScorer:
+        if is_url(self.path):
+            return RemoteScorer(self.path, blocks=True)
         return BlockScorer.from_pretrained(self.path, self.device, self.dtype, batch_tokens=self.batch_tokens)
 
     @property
@@ -74,7 +78,9 @@ class ModelJudge(Judge):
         return self.scorer.compare(comparisons, progress=progress)
 
     def describe(self) -> dict[str, Any]:
-        """Return path, dtype and a digest of the head's weights."""
+        """Return path, dtype and a digest of the head's weights; of a server, the fingerprint of its model."""
+        if is_url(self.path):
+            return {"model": self.path, "fingerprint": fingerprint_of(self.path)}
         head = self._folder() / "head.safetensors"
         return {"model": self.path, "dtype": self.dtype, "head": digest([head.read_bytes()]) if head.exists() else None}
 

@@ -6,14 +6,15 @@ from pathlib import Path
 
 from prefrep.judges.base import Comparer
 from prefrep.judges.rules import RuleJudge
+from prefrep.scoring.loading import is_url
 
 
 def comparer(name: str, device: str = "auto", batch_tokens: int = 4096) -> Comparer:
-    """Return a scorer of an exported folder, or the judge of a rule.
+    """Return a scorer of an exported folder or of a server, or the judge of a rule.
 
     Args:
-        name: Path of an exported folder, its id on the hub, or dotted path of a function (`RuleJudge`). Names with a slash and existing
-            paths are folders.
+        name: Path of an exported folder, its id on the hub, URL of a server, or dotted path of a function (`RuleJudge`). Names with a
+            slash and existing paths are folders or ids.
         device: See `Scorer.from_pretrained`.
         batch_tokens: See `Scorer`.
 
@@ -21,6 +22,10 @@ def comparer(name: str, device: str = "auto", batch_tokens: int = 4096) -> Compa
         CheckpointError: The folder cannot be loaded.
         ConfigError: The function cannot be imported, or the device is not available.
     """
+    if is_url(name):
+        from prefrep.scoring.remote import RemoteScorer
+
+        return RemoteScorer(name)
     if "/" not in name and not Path(name).exists():
         return RuleJudge(name)
     from prefrep.scoring import Scorer  # imports torch, which rules do not need

@@ -12,7 +12,7 @@ from typing import Any
 
 GROUPS = {
     "train": ("fit", "validate", "test", "predict", "sweep"),
-    "use": ("score", "export"),
+    "use": ("score", "serve", "export"),
     "evaluate": ("eval", "report"),
     "look at data": ("inspect", "cyclic"),
     "begin": ("quickstart", "config"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from prefrep.scoring.loading import Loading
+from prefrep.scoring.loading import Loading, fingerprint_of
 
 
 def intransitivity(
@@ -33,7 +33,7 @@ def intransitivity(
     Args:
         data: File, folder, hub data set, or bundled:ultrafeedback-mini.
         out: Folder for the results; an interrupted run there is resumed.
-        model: Exported folder of a model, or its id on the hub; default: the verdicts of the data.
+        model: Exported folder of a model, its id on the hub or URL of a server; default: the verdicts of the data.
         against: Output folder of an earlier evaluation of the same data, by another seed or of the data alone: are the cycles the same?
         format: Format of the rows; `auto` detects it from the columns.
         restart: Discard the tables that the output folder holds.
@@ -58,7 +58,6 @@ def intransitivity(
     from prefrep.evaluation.scores import add_counts, described, digest
     from prefrep.evaluation.summary import Bootstrap
     from prefrep.evaluation.transitive_null import agreement
-    from prefrep.io.fingerprint import fingerprint
     from prefrep.records import text
 
     require_at_least("--null", null, 1)
@@ -70,7 +69,7 @@ def intransitivity(
     scorer, about = None, dict[str, Any]()
     if model:
         scorer = how.block_scorer(model)
-        about = {"path": str(model), "fingerprint": fingerprint(model), **scorer.describe()}
+        about = {"path": str(model), "fingerprint": fingerprint_of(model), **scorer.describe()}
     said = {"benchmark": "intransitivity", "model": about, "data": digest(records)}
     elsewhere = earlier is not None and described(earlier).get("data", said["data"]) != said["data"]
     rows = tables.write(prompts, folder, said, scorer, restart)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from prefrep.records import Comparison
-from prefrep.scoring.loading import Scoring
+from prefrep.scoring.loading import Scoring, fingerprint_of
 
 
 def pairs(
@@ -29,7 +29,7 @@ def pairs(
         prefrep eval pairs --model runs/mine/export --data test.jsonl --calibrate-on val.jsonl --out runs/mine/pairs
 
     Args:
-        model: Exported folder of a model, or its id on the hub.
+        model: Exported folder of a model, its id on the hub or URL of a server.
         data: Comparisons: file, folder or hub data set.
         out: Folder for the results; an interrupted run there is resumed.
         calibrate_on: Other comparisons, on which one temperature is fitted.
@@ -54,7 +54,6 @@ def pairs(
     from prefrep.evaluation.reliability import PLOT, reliability_plot
     from prefrep.evaluation.scores import encoding_notes
     from prefrep.evaluation.summary import Bootstrap
-    from prefrep.io.fingerprint import fingerprint
     from prefrep.scoring.workers import open_scorer
 
     how, draws, folder = Scoring(**loading), Bootstrap(bootstrap, seed), Path(out)
@@ -67,7 +66,7 @@ def pairs(
     held_out = comparisons(calibrate_on) if calibrate_on else None
     notes = [] if held_out is None else evaluation.check_apart(str(calibrate_on), held_out, evaluated)
     scorer = open_scorer(model, how)
-    about = {"path": str(model), "fingerprint": fingerprint(model), **scorer.describe()}
+    about = {"path": str(model), "fingerprint": fingerprint_of(model), **scorer.describe()}
     rows, described = evaluation.score(scorer, evaluated, folder, about, restart)
     others = None if held_out is None else evaluation.score(scorer, held_out, folder / "calibration", about, restart)[0]
     results = evaluation.evaluate(rows, others, draws)

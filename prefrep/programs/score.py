@@ -19,7 +19,7 @@ def score(*, model: str, data: str, out: str, format: str = "auto", tables: bool
         prefrep score --model runs/mine/export --data pairs.jsonl --out scores.jsonl
 
     Args:
-        model: Exported folder, or its id on the hub: owner/name or owner/name@revision.
+        model: Exported folder, its id on the hub (owner/name or owner/name@revision), or URL of a server (`prefrep serve`).
         data: JSONL(.gz), JSON, Parquet, folder or hub id: pairs, or K responses per prompt.
         out: JSONL file to write; a half-written one is continued.
         format: Format of the rows; `auto` detects it from the columns.

@@ -35,7 +35,7 @@ def winrate(
     Args:
         model: Answer file of A, or a language model.
         against: Answer file of B, or a language model.
-        judge: Exported folder, its id on the hub, or package.module.function(prompt, a, b) -> log-odds of a over b.
+        judge: Exported folder, its id on the hub, URL of a server, or package.module.function(prompt, a, b) -> log-odds of a over b.
         out: Folder for the results; an interrupted run there is resumed.
         data: Prompts for language models, or the questions of FastChat's answers.
         restart: Discard the answers and scores that the output folder holds.
@@ -59,9 +59,9 @@ def winrate(
     from prefrep.evaluation.printed import winrate_lines
     from prefrep.evaluation.scores import PairScore, log_pairs
     from prefrep.evaluation.summary import Bootstrap
-    from prefrep.io.fingerprint import fingerprint
     from prefrep.judges import comparer
-    from prefrep.scoring import Scorer
+    from prefrep.judges.rules import RuleJudge
+    from prefrep.scoring.loading import fingerprint_of
 
     sides = {"a": model, "b": against}
     files = {side for side, path in sides.items() if evaluation.is_answer_file(path)}
@@ -71,7 +71,7 @@ def winrate(
     draws = Bootstrap(bootstrap, how.seed)
     # Files first and models last: a wrong path should not cost a generation.
     referee = comparer(judge, how.device, judge_batch_tokens)
-    described = {"path": judge} | ({"fingerprint": fingerprint(judge)} if isinstance(referee, Scorer) else {}) | referee.describe()
+    described = {"path": judge} | ({} if isinstance(referee, RuleJudge) else {"fingerprint": fingerprint_of(judge)}) | referee.describe()
     answers = {side: evaluation.read_side(sides[side], data) for side in sorted(files)}
     # Two models with one seed would share their luck: the same model against itself should not tie on every prompt.
     for number, side in enumerate(sides):

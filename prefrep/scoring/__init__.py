@@ -5,16 +5,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from prefrep.scoring.asked import Said, ranked
     from prefrep.scoring.blocks import BlockScorer
-    from prefrep.scoring.scorer import Floats, PairScorer, Said, Scorer, ranked
+    from prefrep.scoring.remote import RemoteScorer
+    from prefrep.scoring.scorer import Floats, PairScorer, Scorer
 
-__all__ = ("BlockScorer", "Floats", "PairScorer", "Said", "Scorer", "ranked")
+__all__ = ("BlockScorer", "Floats", "PairScorer", "RemoteScorer", "Said", "Scorer", "ranked")
 
 
 def __getattr__(name: str) -> Any:
     """Import scorers, and with them torch, on first use: programs import `prefrep.scoring.workers` to parse their options."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from prefrep.scoring import blocks, scorer
+    from importlib import import_module
 
-    return getattr(blocks if name == "BlockScorer" else scorer, name)
+    home = {"BlockScorer": "blocks", "RemoteScorer": "remote", "Said": "asked", "ranked": "asked"}.get(name, "scorer")
+    return getattr(import_module(f"prefrep.scoring.{home}"), name)

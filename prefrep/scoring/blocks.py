@@ -6,7 +6,24 @@ from collections.abc import Callable
 
 from torch import Tensor
 
+from prefrep.nn.heads import PreferenceHead
 from prefrep.scoring.scorer import Scorer
+
+
+def table_by_block(head: PreferenceHead, e: Tensor, prompt: Tensor | None) -> Tensor | None:
+    """Return the scores of K responses by 2 x 2 block [D/2, K, K], not yet divided by tau; None: the head has no blocks.
+
+    Args:
+        head: The head.
+        e: Embeddings, [K, D].
+        prompt: Hidden state of the prompt, [H], if the head needs it.
+    """
+    block_scores: Callable[[Tensor, Tensor, Tensor | None], Tensor] | None = getattr(head, "block_scores", None)
+    if block_scores is None:
+        return None
+    count = len(e)
+    context = None if prompt is None else prompt.expand(count, count, -1)
+    return block_scores(e[:, None].expand(-1, count, -1), e[None].expand(count, -1, -1), context).permute(2, 0, 1)
 
 
 class BlockScorer(Scorer):
@@ -16,9 +33,5 @@ class BlockScorer(Scorer):
     """
 
     def _table(self, e: Tensor, prompt: Tensor | None) -> Tensor:
-        block_scores: Callable[[Tensor, Tensor, Tensor | None], Tensor] | None = getattr(self.model.head, "block_scores", None)
-        if block_scores is None:
-            return super()._table(e, prompt)
-        count = len(e)
-        context = None if prompt is None else prompt.expand(count, count, -1)
-        return block_scores(e[:, None].expand(-1, count, -1), e[None].expand(count, -1, -1), context).permute(2, 0, 1)
+        found = table_by_block(self.model.head, e, prompt)
+        return super()._table(e, prompt) if found is None else found

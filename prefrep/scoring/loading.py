@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from prefrep.errors import require_at_least
+from prefrep.errors import UsageError, require_at_least
 from prefrep.scoring.interface import PreferenceScorer
 
 
@@ -31,13 +31,40 @@ class Loading:
 
     def block_scorer(self, model: str) -> PreferenceScorer:
         """Return a scorer whose tables come by 2 x 2 block where the head of an exported folder has blocks."""
+        if is_url(model):
+            return remote(model, self.dtype, blocks=True)
         from prefrep.scoring.blocks import BlockScorer
 
         return BlockScorer.from_pretrained(model, self.device, self.dtype, batch_tokens=self.batch_tokens)
 
 
 @dataclass(frozen=True)
-class Scoring(Loading):
+class LocalScoring(Loading):
+    """How a model is loaded for scoring in this process.
+
+    Args:
+        device: cpu, cuda, ...; auto: cuda where there is one.
+        dtype: Type of the weights; default: as trained.
+        batch_tokens: Tokens read at a time; scores do not depend on it.
+        attention: Attention kernel.
+        layout: Layout of the batches.
+
+    Raises:
+        UsageError: A number is out of range.
+    """
+
+    attention: str = "auto"
+    layout: Literal["auto", "trees", "padded"] = "auto"
+
+    def here(self, model: str) -> PreferenceScorer:
+        """Return a scorer of an exported folder in this process. Raises CheckpointError: it cannot be read."""
+        from prefrep.scoring.scorer import Scorer
+
+        return Scorer.from_pretrained(model, self.device, self.dtype, self.attention, self.batch_tokens, self.layout)
+
+
+@dataclass(frozen=True)
+class Scoring(LocalScoring):
     """How a model is loaded for scoring, in this process or in several.
 
     Args:
@@ -52,16 +79,37 @@ class Scoring(Loading):
         UsageError: A number is out of range.
     """
 
-    attention: str = "auto"
-    layout: Literal["auto", "trees", "padded"] = "auto"
     workers: int = 1
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require_at_least("--workers", self.workers, 1)
 
-    def here(self, model: str) -> PreferenceScorer:
-        """Return a scorer in this process, whatever `workers` is."""
-        from prefrep.scoring.scorer import Scorer
 
-        return Scorer.from_pretrained(model, self.device, self.dtype, self.attention, self.batch_tokens, self.layout)
+def is_url(model: str) -> bool:
+    """Return whether a model is named by the URL of a server."""
+    return model.startswith(("http://", "https://"))
+
+
+def fingerprint_of(model: str) -> str:
+    """Return the fingerprint of an exported folder, or of the one that a server has loaded; see `io.fingerprint`.
+
+    Raises:
+        ServerError: The server cannot be reached.
+    """
+    if is_url(model):
+        from prefrep.scoring.remote import RemoteScorer
+
+        return RemoteScorer(model).fingerprint
+    from prefrep.io.fingerprint import fingerprint
+
+    return fingerprint(model)
+
+
+def remote(url: str, dtype: str | None, blocks: bool = False) -> PreferenceScorer:
+    """Return a client of a server. Raises UsageError: a dtype is given. Raises ServerError: the server cannot be reached."""
+    if dtype is not None:
+        raise UsageError(f"--dtype: the server at {url} has loaded the model already; leave the option out")
+    from prefrep.scoring.remote import RemoteScorer
+
+    return RemoteScorer(url, blocks=blocks)

@@ -14,9 +14,9 @@ from typing import Any, cast
 from prefrep.data.sources import Source, files_of, read
 from prefrep.disk import keep_lines
 from prefrep.errors import DataError
-from prefrep.io.fingerprint import fingerprint
 from prefrep.records import Comparison, RankedResponses, Record
 from prefrep.scoring.interface import PreferenceScorer
+from prefrep.scoring.loading import fingerprint_of
 from prefrep.scoring.workers import WINDOW
 
 
@@ -25,7 +25,7 @@ def write(out: Path, model: str, source: Source, settings: str, tables: bool, lo
 
     Args:
         out: The file; rows that an interrupted run of the same model, data and settings left are kept.
-        model: Exported folder.
+        model: Exported folder, or URL of a server.
         source: What is scored.
         settings: Options that move what is written, in words.
         tables: With K responses, also write the K x K table.
@@ -62,7 +62,7 @@ def _belongs_to(model: str, source: Source, settings: str) -> dict[str, str]:
     """What the rows of an output follow from: the model, by its bytes, the data, and what is written of them."""
     data = source.path
     return {
-        "model": f"{os.path.realpath(model) if os.path.exists(model) else model} ({fingerprint(model)[:16]})",
+        "model": f"{os.path.realpath(model) if os.path.exists(model) else model} ({fingerprint_of(model)[:16]})",
         "data": f"{os.path.realpath(data) if os.path.exists(data) else data} ({_digest(data)})",
         "settings": settings,
     }

@@ -16,17 +16,16 @@ from torch import Tensor
 from tqdm import tqdm
 
 from prefrep.data.encode import EncodeConfig, Encoder, pad_id
-from prefrep.data.fields import conversation
-from prefrep.data.trees import Datum, Layout, TreeBatch, collate
+from prefrep.data.trees import Datum, Layout, Tree, TreeBatch, collate
 from prefrep.errors import ConfigError, DataError, RecordError
 from prefrep.io.folder import PreferenceModel, load
 from prefrep.io.hub import fetched
 from prefrep.nn.heads import BTHead, PairHead
-from prefrep.records import Comparison, Message, Messages, RankedResponses, Record
+from prefrep.records import Comparison, RankedResponses, Record
+from prefrep.scoring.asked import Said, ranked
 
 Floats = NDArray[np.float32]
 Wanted = Literal["scores", "embedded", "both"]
-Said = str | Sequence[Message | Mapping[str, str]]
 
 
 class Scorer:
@@ -123,6 +122,11 @@ class Scorer:
         """Whether responses have no score of their own: True for pair and general preference models."""
         return not isinstance(self.model.head, BTHead)
 
+    @property
+    def chats(self) -> bool:
+        """Whether the model reads conversations in a chat template, and not plain texts."""
+        return self.encode.template != "plain" and bool(self.model.tokenizer.chat_template)
+
     def compare(self, comparisons: Iterable[Comparison], *, progress: str | None = None) -> Iterator[float]:
         """Yield the log-odds of chosen over rejected, in order.
 
@@ -150,7 +154,7 @@ class Scorer:
     def tables(self, records: Iterable[RankedResponses], *, progress: str | None = None) -> Iterator[Floats]:
         """Yield log-odds tables [K, K], exactly skew-symmetric; arguments and errors as in `compare`."""
         for record, found in self._stream(self._encoder.encode_tables(records), progress):
-            yield found if self._encoder.layout == "single" else _skew(found, len(cast(RankedResponses, record).responses))
+            yield found if self._encoder.layout == "single" else skew_table(found, len(cast(RankedResponses, record).responses))
 
     def rewards(self, records: Iterable[RankedResponses], *, progress: str | None = None) -> Iterator[Floats]:
         """Yield the rewards [K] of a Bradley-Terry model, divided by tau; arguments and errors as in `compare`.
@@ -178,6 +182,43 @@ class Scorer:
             "pairwise": self.pairwise,
             "versions": {name: version(name) for name in ("prefrep", "torch", "transformers", "tokenizers")},
         }
+
+    # ---- steps of scoring, for callers that choose their own batches
+
+    @property
+    def shares_prefixes(self) -> bool:
+        """Whether a forward pass reads a prefix that sequences share once."""
+        return self._layout == "trees"
+
+    @property
+    def encode_counts(self) -> Mapping[str, int]:
+        """What encoding counted so far, see `Encoder`."""
+        return self._encoder.counts
+
+    def encoded(self, record: RankedResponses, rendered: bool = False) -> Datum:
+        """Encode one record for `read`.
+
+        Args:
+            record: A prompt and K responses.
+            rendered: The prompt and each response are one message of rendered text, whose concatenation is tokenised as it is.
+
+        Raises:
+            RecordError: The record cannot be encoded.
+            ConfigError: The model reads pairs and has no format for rendered texts.
+        """
+        if rendered:
+            return self._checked(record, self._encoder.encode_rendered(record))
+        ((_, datum),) = self._encoder.encode_tables([record])
+        return self._checked(record, datum)
+
+    @torch.inference_mode()
+    def read(self, trees: Sequence[Tree]) -> tuple[Tensor, Tensor | None]:
+        """Read trees in one forward pass.
+
+        Returns:
+            Embeddings [M, D] of all sequences in the order of the trees and, for heads with a gate, prompt states [M, H].
+        """
+        return self._embed(collate([Datum((tree,)) for tree in trees], pad_id(self.model.tokenizer), self._layout).to(self._device))
 
     # ---- work
 
@@ -249,9 +290,7 @@ class Scorer:
         """Return one array per datum: log-odds of its pairs [P], its table without pairs, a number per sequence (`embedded`) or `both`."""
         head, tau = self.model.head, self.model.tau
         batch = collate(data, pad_id(self.model.tokenizer), self._layout).to(self._device)
-        hidden = self._hidden(batch)
-        embedding = head.embed(hidden[batch.end])
-        prompt = hidden[batch.prompt_end].float() if head.needs_prompt else None
+        embedding, prompt = self._embed(batch)
         results: list[Tensor] = []
         sequence = pair = 0
         for sequences, pairs in batch.sizes.tolist():
@@ -271,6 +310,11 @@ class Scorer:
         """Return the scores [K, K] of embeddings [K, D], not yet divided by tau."""
         return self.model.head.table(e, prompt)
 
+    def _embed(self, batch: TreeBatch) -> tuple[Tensor, Tensor | None]:
+        """Return the embeddings of all sequences [M, D] and, for a gate, their prompt states [M, H]."""
+        hidden, head = self._hidden(batch), self.model.head
+        return head.embed(hidden[batch.end]), hidden[batch.prompt_end].float() if head.needs_prompt else None
+
     def _hidden(self, batch: TreeBatch) -> Tensor:
         hidden: Tensor = self.model.backbone(batch.ids, batch.positions, batch.tree, batch.branch, batch.padded)
         return hidden.flatten(0, 1)
@@ -288,22 +332,7 @@ class PairScorer(Scorer):
             yield float(found[0])
 
 
-def ranked(prompt: Said, responses: Sequence[Said]) -> RankedResponses:
-    """Return a record of a prompt and K responses; strings become one user message, or one assistant message.
-
-    Raises:
-        ValueError: A conversation is not a list of messages.
-    """
-    return RankedResponses(_messages(prompt, "user"), tuple(_messages(response, "assistant") for response in responses))
-
-
-def _messages(said: Said, role: str) -> Messages:
-    if isinstance(said, str):
-        return (Message(role, said),)
-    return conversation([asdict(turn) if isinstance(turn, Message) else turn for turn in said], role) if said else ()
-
-
-def _skew(scores: Floats, count: int) -> Floats:
+def skew_table(scores: Floats, count: int) -> Floats:
     """Return the scores of the pairs i < j as a table [K, K]."""
     table = np.zeros((count, count), np.float32)
     table[np.triu_indices(count, 1)] = scores

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from prefrep.errors import ConfigError, PrefrepError
 from prefrep.records import Comparison, RankedResponses
 from prefrep.scoring.interface import PreferenceScorer
-from prefrep.scoring.loading import Scoring
+from prefrep.scoring.loading import Scoring, is_url, remote
 
 if TYPE_CHECKING:
     from prefrep.scoring.scorer import Floats
@@ -32,7 +32,14 @@ WINDOW = 128  # records per task: the window that a `Scorer` sorts by size, so b
 
 
 def open_scorer(model: str, loading: Scoring) -> PreferenceScorer:
-    """Return the scorer of an exported folder, in this process or over several. Raises CheckpointError: it cannot be read."""
+    """Return the scorer of an exported folder, in this process or over several, or a client of the server at a URL.
+
+    Raises:
+        CheckpointError: The folder cannot be read.
+        ServerError: The server cannot be reached.
+    """
+    if is_url(model):
+        return remote(model, loading.dtype)
     return loading.here(model) if loading.workers == 1 else Workers(model, loading)
 
 

@@ -1,0 +1,104 @@
+"""Requests to `prefrep serve` that outlast a server which is busy, starting or gone."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import time
+from typing import Any
+
+import httpx
+
+from prefrep.errors import PrefrepError
+
+AGAIN = (429, 502, 503, 504)  # statuses of servers that are busy, starting or gone
+
+
+class ServerError(PrefrepError):
+    """A server that cannot be reached, or that refuses a request."""
+
+
+class RefusedError(ServerError):
+    """A request that the server has refused, and would refuse again."""
+
+
+def headers(token: str | None = None) -> dict[str, str]:
+    """Return the headers that carry a bearer token; None: the environment variable PREFREP_TOKEN, or no token."""
+    token = token or os.environ.get("PREFREP_TOKEN")
+    return {"Authorization": f"Bearer {token}"} if token else {}
+
+
+def request(client: httpx.Client, method: str, url: str, body: dict[str, Any] | None, patience: float) -> Any:
+    """Return the JSON of an answer, and ask again while there is hope.
+
+    Args:
+        client: An HTTP client.
+        method: GET or POST.
+        url: The whole URL.
+        body: JSON to send.
+        patience: Seconds for which the request is repeated.
+
+    Raises:
+        RefusedError: The server has refused the request.
+        ServerError: There is no answer within `patience`.
+    """
+    attempts = _Attempts(url, patience)
+    while True:
+        try:
+            found = client.request(method, url, json=body)
+            if found.is_success:
+                return found.json()
+            wait = attempts.refused(found)
+        except (httpx.TransportError, ValueError) as failure:  # ValueError: half an answer, or no JSON
+            wait = attempts.failed(failure)
+        time.sleep(wait)
+
+
+async def post(client: httpx.AsyncClient, url: str, body: dict[str, Any], patience: float) -> Any:
+    """Return the JSON of an answer; arguments and errors as in `request`."""
+    attempts = _Attempts(url, patience)
+    while True:
+        try:
+            found = await client.post(url, json=body)
+            if found.is_success:
+                return found.json()
+            wait = attempts.refused(found)
+        except (httpx.TransportError, ValueError) as failure:
+            wait = attempts.failed(failure)
+        await asyncio.sleep(wait)
+
+
+class _Attempts:
+    """How long to wait before a request is repeated, and when to give up."""
+
+    def __init__(self, url: str, patience: float) -> None:
+        self._url, self._patience = url, patience
+        self._until, self._pause = time.monotonic() + patience, 0.1
+
+    def refused(self, found: httpx.Response) -> float:
+        """Return seconds to wait after an answer that is no success; raises RefusedError where asking again is useless."""
+        sentence = _sentence(found)
+        if found.status_code not in AGAIN:
+            raise RefusedError(f"{self._url}: {sentence}" + ("; set PREFREP_TOKEN" if found.status_code == 401 else ""))
+        after = found.headers.get("Retry-After")
+        return self._wait(sentence, min(float(after), 10.0) if after and after.isdecimal() else 0.0)
+
+    def failed(self, failure: Exception) -> float:
+        """Return seconds to wait after no answer."""
+        return self._wait(f"{type(failure).__name__}: {failure}", 0.0)
+
+    def _wait(self, why: str, least: float) -> float:
+        # Clients that failed together should not come back together.
+        wait = max(self._pause * (1 + random.random()), least)
+        self._pause = min(2 * self._pause, 5.0)
+        if time.monotonic() + wait > self._until:
+            raise ServerError(f"{self._url}: no answer for {self._patience:g} s ({why}); is `prefrep serve` running there?") from None
+        return wait
+
+
+def _sentence(found: httpx.Response) -> str:
+    try:
+        return str(found.json()["error"])
+    except (ValueError, KeyError, TypeError):
+        return f"status {found.status_code}, not from prefrep serve"

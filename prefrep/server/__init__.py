@@ -1,0 +1,1 @@
+"""`prefrep serve`: preference models behind HTTP, for training loops, clients and people."""

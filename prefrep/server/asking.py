@@ -1,0 +1,82 @@
+"""From a request to the engine and back: waiting that ends with the answer, the time-out, or the client."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, TypeVar
+
+from fastapi import Request
+
+from prefrep.errors import ConfigError, DataError
+from prefrep.records import RankedResponses
+from prefrep.scoring.reading import Reading
+from prefrep.server.engine import Answer
+from prefrep.server.models import Served
+from prefrep.server.refusals import Refusal
+
+Found = TypeVar("Found")
+
+
+async def ask(model: Served, records: Sequence[RankedResponses], finish: Callable[[Reading], Any], rendered: bool = False) -> list[Answer]:
+    """Return the answers about records, in order. Cancelling drops what is not begun.
+
+    Raises:
+        QueueFull: Too many texts wait.
+        PrefrepError: A record cannot be read; the first such error.
+    """
+    if model.engine.scorer.model.head.layout == "pair" and rendered:
+        raise ConfigError("rendered: this model reads pairs and renders both responses itself")
+    futures = [asyncio.wrap_future(each) for each in model.engine.submit(records, finish, rendered)]
+    try:
+        return await asyncio.gather(*futures)
+    finally:
+        for each in futures:
+            each.cancel()
+
+
+async def until(request: Request, work: Awaitable[Found], seconds: float) -> Found:
+    """Return what work gives, unless its time is over or its client has gone, which cancel it.
+
+    Raises:
+        Refusal: 504 too late, 499 the client has gone (nobody reads that).
+    """
+    task, gone = asyncio.ensure_future(work), asyncio.ensure_future(_gone(request))
+    try:
+        await asyncio.wait({task, gone}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        if gone.done():
+            raise Refusal(499, "the client has gone")
+        raise Refusal(504, f"no answer within {seconds:g} seconds; ask for less at a time, or start the server with a larger --timeout")
+    finally:
+        for each in (task, gone):
+            each.cancel()
+        await asyncio.gather(task, gone, return_exceptions=True)
+
+
+async def _gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def table(reading: Reading) -> Any:
+    """Return the table of a record.
+
+    Raises:
+        DataError: It is not finite.
+    """
+    return checked(reading.table())
+
+
+def checked(numbers: Any) -> Any:
+    """Return an array whose numbers are finite.
+
+    Raises:
+        DataError: One is not.
+    """
+    import numpy as np
+
+    if not np.isfinite(numbers).all():
+        raise DataError("the model gave a score that is not finite; load it with --dtype float32, or train it again")
+    return numbers

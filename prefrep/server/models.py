@@ -1,0 +1,153 @@
+"""The models of a server: loaded in the background, asked by name."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from prefrep.errors import PrefrepError, UsageError
+from prefrep.io.fingerprint import fingerprint
+from prefrep.scoring.interface import PreferenceScorer
+from prefrep.scoring.scorer import Scorer
+from prefrep.server.engine import Engine
+from prefrep.server.metrics import Metrics
+from prefrep.server.refusals import Refusal
+from prefrep.server.settings import Serving
+
+log = logging.getLogger(__name__)
+
+
+def named(models: list[str]) -> dict[str, str]:
+    """Return folders by name, from `NAME=FOLDER` or `FOLDER`, whose last part is then the name.
+
+    Raises:
+        UsageError: Two have one name.
+    """
+    found: dict[str, str] = {}
+    for each in models:
+        name, equals, folder = each.partition("=")
+        if not equals or Path(each).exists():
+            parts = [part for part in Path(each).parts if part not in ("export", "/", "..")]
+            name, folder = parts[-1] if parts else "model", each
+        if name in found:
+            raise UsageError(f"--model {each}: there is a model {name!r} already; write NAME=FOLDER with another name")
+        found[name] = folder
+    return found
+
+
+@dataclass
+class Served:
+    """One model.
+
+    Args:
+        name: Its name in requests.
+        folder: Its folder.
+        engine: Its queue.
+        about: What /v1/models says about it.
+    """
+
+    name: str
+    folder: str
+    engine: Engine
+    about: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def pairwise(self) -> bool:
+        """Whether it only compares."""
+        return self.engine.scorer.pairwise
+
+
+class Models:
+    """Models that are loaded, or that will be.
+
+    Args:
+        folders: Folders by name; the first answers requests that name none.
+        load: Loads the scorer of a folder.
+        settings: How the server answers.
+        metrics: Counts the work.
+    """
+
+    def __init__(self, folders: dict[str, str], load: Callable[[str], PreferenceScorer], settings: Serving, metrics: Metrics) -> None:
+        self.folders, self._load, self._settings, self._metrics = folders, load, settings, metrics
+        self._served: dict[str, Served] = {}
+        self.error: BaseException | None = None
+        self.stopping = False
+
+    @property
+    def ready(self) -> bool:
+        """Whether all models are loaded and the server goes on."""
+        return len(self._served) == len(self.folders) and not self.stopping
+
+    def load(self) -> None:
+        """Load all models; an error is kept in `error`."""
+        try:
+            for name, folder in self.folders.items():
+                started = time.monotonic()
+                scorer = self._load(folder)
+                assert isinstance(scorer, Scorer)
+                if self._settings.rendered and scorer.model.head.layout == "pair":
+                    raise UsageError(f"--rendered: {folder} reads pairs and renders both responses itself; leave the option out")
+                engine = Engine(scorer, self._metrics.of(name), self._settings.queue, self._settings.text_tokens)
+                self._metrics.waiting.labels(name).set_function(partial(getattr, engine, "waiting"))
+                self._served[name] = Served(name, folder, engine, _about(name, folder, scorer))
+                log.info("%s: %s from %s, %.1f s", name, self._served[name].about["head"], folder, time.monotonic() - started)
+        except Exception as error:
+            self.error = error
+
+    def __call__(self, name: str | None) -> Served:
+        """Return a model by name, or the first one.
+
+        Raises:
+            Refusal: 404 there is none of that name, 503 it is not loaded yet.
+        """
+        wanted = next(iter(self.folders)) if name is None else name
+        if wanted not in self.folders:
+            raise Refusal(404, f"model: there is no {wanted[:80]!r}; this server has {', '.join(self.folders)}")
+        if wanted not in self._served:
+            raise Refusal(503, "the model is being loaded; try again in some seconds", retry_after="2")
+        return self._served[wanted]
+
+    def all(self) -> list[Served]:
+        """Return the models that are loaded."""
+        return list(self._served.values())
+
+    def close(self) -> None:
+        """Answer what is queued and end all threads."""
+        for each in self.all():
+            each.engine.close()
+
+    def check(self) -> None:
+        """Raise what loading raised."""
+        if isinstance(self.error, PrefrepError):
+            raise self.error
+        if self.error is not None:
+            raise PrefrepError(f"a model could not be loaded ({type(self.error).__name__}: {self.error})") from self.error
+
+
+def _about(name: str, folder: str, scorer: Scorer) -> dict[str, Any]:
+    """Return what tells a model from others, its settings and versions."""
+    described = scorer.describe()
+    head = scorer.model.head
+    return {
+        "id": name,
+        "object": "model",
+        "created": int(time.time()),
+        "owned_by": "prefrep",
+        "head": type(head).__name__,
+        "dim": head.dim,
+        "layout": head.layout,
+        "blocks": hasattr(head, "block_scores"),
+        "pairwise": scorer.pairwise,
+        "chat": scorer.chats,
+        "template": scorer.encode.template,
+        "max_length": scorer.encode.max_length,
+        "rules": ["group", "anchor"] if scorer.pairwise else ["reward", "group", "anchor"],
+        "fingerprint": fingerprint(folder),
+        "versions": described["versions"],
+        "describe": {**described, "encoded": {}},
+    }

@@ -1,0 +1,139 @@
+"""The server's own routes under /v1: comparisons, tables, rankings, rewards, embeddings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import numpy as np
+from fastapi import APIRouter, Request, Response
+from pydantic import Field
+
+from prefrep.functional.groups import probabilities, win_probabilities
+from prefrep.records import Messages, RankedResponses
+from prefrep.scoring.reading import Reading
+from prefrep.server.asking import ask, checked, table, until
+from prefrep.server.bodies import Answered, Prompt, Strict, read, schema
+from prefrep.server.context import Context
+from prefrep.server.refusals import Refusal, answer
+from prefrep.server.rewards import Asked
+
+PRIME = {"prompt": "Name a prime", "responses": ["7", "9"]}
+
+
+class Question(Strict):
+    """A prompt and K responses."""
+
+    prompt: Prompt = Field(description="Text, or a conversation. [] for texts without a prompt.")
+    responses: list[Answered] = Field(min_length=1, description="K responses, each text or messages.")
+
+
+class Questions(Strict):
+    """One prompt with its responses, or several in `records`."""
+
+    model: str | None = Field(None, description="Name of a model of /v1/models; default: the first one.")
+    prompt: Prompt | None = Field(None, description="Text, or a conversation. [] for texts without a prompt.")
+    responses: list[Answered] | None = Field(None, min_length=1, description="K responses, each text or messages.")
+    records: list[Question] | None = Field(None, description="Several prompts, in place of `prompt` and `responses`.")
+    blocks: bool = Field(False, description="/v1/table: also the log-odds by 2 x 2 block of a general preference model, [D/2, K, K].")
+
+
+class Scored(Strict):
+    """Responses to one prompt that want one number each."""
+
+    model: str | None = Field(None, description="Name of a model of /v1/models; default: the first one.")
+    prompt: Prompt = Field(description="Text, or a conversation.")
+    responses: list[Answered] = Field(min_length=1, description="Responses, each text or messages.")
+    rule: Literal["reward", "group", "anchor"] | None = Field(None, description="Where the numbers come from; default: by the model.")
+    anchors: list[Answered] | None = Field(None, min_length=1, description="rule anchor: one answer, or one for each response.")
+
+
+def router(context: Context) -> APIRouter:
+    """Return the routes."""
+    routes = APIRouter(prefix="/v1", tags=["prefrep"])
+
+    def posed(body: Questions) -> tuple[list[RankedResponses], bool]:
+        """Return the records of a body, and whether it holds one alone."""
+        alone = body.records is None
+        if alone == (body.prompt is None) or alone == (body.responses is None):
+            raise Refusal(422, "send either prompt and responses, or records")
+        if body.records is None:
+            assert body.responses is not None
+            return [record(body.prompt or (), body.responses, "")], True
+        return [record(each.prompt, each.responses, f"records[{i}]") for i, each in enumerate(body.records)], False
+
+    def record(prompt: Messages, responses: Sequence[Messages], where: str) -> RankedResponses:
+        if len(responses) > context.settings.responses:
+            raise Refusal(
+                422, f"{where + '.' if where else ''}responses: {len(responses)}, and at most {context.settings.responses} are compared at "
+                "a time; send fewer, or start the server with a larger --responses",
+            )  # fmt: skip
+        return RankedResponses(prompt, tuple(responses), source=where)
+
+    async def answered(request: Request, finish: Callable[[Reading, Questions], dict[str, Any]], count: int | None = None) -> Response:
+        body = await read(request, Questions, context.settings.body_mb)
+        records, alone = posed(body)
+        if wrong := next((each for each in records if count is not None and len(each.responses) != count), None):
+            raise Refusal(422, f"{wrong.source + '.' if wrong.source else ''}responses: two are compared, got {len(wrong.responses)}")
+        model = context.models(body.model)
+        found = await until(request, ask(model, records, lambda reading: finish(reading, body)), context.settings.timeout)
+        rows = [each.value | ({"encoded": each.encoded} if _unusual(each.encoded) else {}) for each in found]
+        return answer({"model": model.name} | (rows[0] if alone else {"records": rows}))
+
+    @routes.post("/compare", summary="Log-odds that the first of two responses is better", openapi_extra=schema(Questions, PRIME))
+    async def compare(request: Request) -> Response:
+        def finish(reading: Reading, body: Questions) -> dict[str, Any]:
+            odds = float(table(reading)[0, 1])
+            return {"log_odds": odds, "probability": float(probabilities(np.array(odds)))}
+
+        return await answered(request, finish, count=2)
+
+    @routes.post("/table", summary="Log-odds of all pairs among K responses", openapi_extra=schema(Questions, PRIME))
+    async def tables(request: Request) -> Response:
+        def finish(reading: Reading, body: Questions) -> dict[str, Any]:
+            found = {"table": table(reading).tolist()}
+            blocks = reading.blocks() if body.blocks else None
+            return found if blocks is None else found | {"blocks": checked(blocks).tolist()}
+
+        return await answered(request, finish)
+
+    @routes.post("/rank", summary="Responses from best to worst", openapi_extra=schema(Questions, PRIME))
+    async def rank(request: Request) -> Response:
+        def finish(reading: Reading, body: Questions) -> dict[str, Any]:
+            odds = table(reading)
+            means = odds.mean(axis=1)
+            order = [int(i) for i in np.argsort(-means, kind="stable")]
+            return {"order": order, "scores": means.tolist(), "win_probabilities": win_probabilities(odds).tolist()}
+
+        return await answered(request, finish)
+
+    @routes.post("/rewards", summary="Rewards of a Bradley-Terry model", openapi_extra=schema(Questions, PRIME))
+    async def rewards(request: Request) -> Response:
+        return await answered(request, lambda reading, body: {"rewards": checked(reading.rewards()).tolist()})
+
+    @routes.post("/embed", summary="Vectors u and a matrix A: log-odds are u A u^T", openapi_extra=schema(Questions, PRIME))
+    async def embed(request: Request) -> Response:
+        def finish(reading: Reading, body: Questions) -> dict[str, Any]:
+            vectors, matrix = reading.bilinear()
+            return {"embeddings": checked(vectors).tolist(), "operator": checked(matrix).tolist()}
+
+        return await answered(request, finish)
+
+    @routes.post("/score", summary="One number per response, by one rule", openapi_extra=schema(Scored, PRIME | {"rule": "group"}))
+    async def score(request: Request) -> Response:
+        body = await read(request, Scored, context.settings.body_mb)
+        asked = record(body.prompt, body.responses, "")
+        anchors = (body.anchors or [None]) * (1 if body.anchors and len(body.anchors) > 1 else len(asked.responses))
+        if len(anchors) != len(asked.responses):
+            raise Refusal(422, f"anchors: one, or one for each of the {len(asked.responses)} responses, got {len(anchors)}")
+        each = [Asked(body.prompt, response, anchor) for response, anchor in zip(asked.responses, anchors, strict=True)]
+        model = context.models(body.model)
+        found = await until(request, context.reward(model, each, body.rule), context.settings.timeout)
+        return answer({"model": model.name, "rule": found.rule, "scores": found.values, "group_sizes": found.sizes})
+
+    return routes
+
+
+def _unusual(encoded: dict[str, int]) -> bool:
+    """Whether encoding did more than count records: something was truncated."""
+    return any(count for name, count in encoded.items() if name != "records")

@@ -1,0 +1,5 @@
+"""Servers of tiny models."""
+
+from serving import folders, scorers, served
+
+__all__ = ("folders", "scorers", "served")
