@@ -15,6 +15,7 @@ PACKAGE = Path(__file__).parents[1] / "prefrep"
 STOREYS = (
     ("records", "errors"),
     ("cache", "console", "disk", "locks", "parts", "shipped", "signals"),
+    ("writers",),
     ("functional",),
     ("nn", "data", "metrics"),
     ("modules",),

@@ -17,6 +17,7 @@ from prefrep.evaluation.summary import Bootstrap
 from prefrep.records import Record
 from prefrep.scoring.interface import PreferenceScorer
 from prefrep.scoring.loading import Scoring
+from prefrep.writers import writes
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class Benchmark:
     results: Callable[[list[Any], Mapping[str, Any], Bootstrap], dict[str, Any]]
 
 
+@writes("out", folder=True, stops=True)
 def run(
     benchmark: Benchmark,
     *,

@@ -22,6 +22,7 @@ from prefrep.generation import Sampler
 from prefrep.metrics.intervals import stream
 from prefrep.nn.backbone import Backbone
 from prefrep.records import Message
+from prefrep.writers import leave
 
 Row = dict[str, Any]
 ANSWERS = "answers.jsonl"
@@ -222,6 +223,8 @@ def _fill(
                 file.flush()
                 done += new
                 bar.update(len(new))
+                if len(done) < bar.total:
+                    leave()
             start += len(group)
     return done
 

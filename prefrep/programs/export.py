@@ -49,6 +49,7 @@ def export(
         PrefrepError: The model cannot be read, or the layout cannot express it.
     """
     from prefrep.errors import CheckpointError, UsageError
+    from prefrep.locks import writing
 
     if (to is None) == (from_ is None):
         raise UsageError("export writes another layout (--to) or reads one (--from); name one of the two")
@@ -65,21 +66,22 @@ def export(
 
     from prefrep.io import folder, official, seqcls
 
-    if to:
-        loaded = folder.load(model, dtype)
-        if to == "seqcls":
-            seqcls.write(folder_out, loaded)
-            print(f"wrote {folder_out}; its README.md says how texts are tokenised")
+    with writing(folder_out):
+        if to:
+            loaded = folder.load(model, dtype)
+            if to == "seqcls":
+                seqcls.write(folder_out, loaded)
+                print(f"wrote {folder_out}; its README.md says how texts are tokenised")
+            else:
+                settings = official.write(folder_out, loaded)
+                print(f"wrote {folder_out}; what it cannot say: " + ", ".join(f"{name} {value}" for name, value in settings.items()))
+            return folder_out
+        length: dict[str, Any] = {} if max_length is None else {"max_length": max_length}
+        if from_ == "seqcls":
+            loaded = seqcls.read(model, dtype=dtype, **length)
         else:
-            settings = official.write(folder_out, loaded)
-            print(f"wrote {folder_out}; what it cannot say: " + ", ".join(f"{name} {value}" for name, value in settings.items()))
+            assert tau is not None and normalize is not None and gate is not None and template is not None
+            loaded = official.read(model, dtype=dtype, tau=tau, normalize=normalize, gate=gate, template=template, **length)
+        folder.save(folder_out, loaded.backbone, loaded.head, loaded.tau, loaded.encode, loaded.tokenizer, loaded.recipe)
+        print(f"wrote {folder_out}")
         return folder_out
-    length: dict[str, Any] = {} if max_length is None else {"max_length": max_length}
-    if from_ == "seqcls":
-        loaded = seqcls.read(model, dtype=dtype, **length)
-    else:
-        assert tau is not None and normalize is not None and gate is not None and template is not None
-        loaded = official.read(model, dtype=dtype, tau=tau, normalize=normalize, gate=gate, template=template, **length)
-    folder.save(folder_out, loaded.backbone, loaded.head, loaded.tau, loaded.encode, loaded.tokenizer, loaded.recipe)
-    print(f"wrote {folder_out}")
-    return folder_out

@@ -18,6 +18,7 @@ from prefrep.io.fingerprint import fingerprint
 from prefrep.records import Comparison, RankedResponses, Record
 from prefrep.scoring.interface import PreferenceScorer
 from prefrep.scoring.workers import WINDOW
+from prefrep.writers import leave
 
 
 def write(out: Path, model: str, source: Source, settings: str, tables: bool, load: Callable[[], PreferenceScorer]) -> Path:
@@ -55,6 +56,7 @@ def write(out: Path, model: str, source: Source, settings: str, tables: bool, lo
             file.write(json.dumps({"row": row, **line}) + "\n")
             if (row + 1) % WINDOW == 0:
                 file.flush()
+                leave()
     return out
 
 

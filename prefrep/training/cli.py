@@ -50,7 +50,7 @@ class CommandLine(ConfiguredCLI):
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Run a sub-command. A run folder has one writer: process 0 of a distributed run holds its lock."""
-        alone = subcommand == "fit" and self.trainer.is_global_zero and not cast(Any, self.trainer).fast_dev_run
+        alone = subcommand in ("fit", "predict") and self.trainer.is_global_zero and not cast(Any, self.trainer).fast_dev_run
         with writing(Path(self.trainer.default_root_dir), folder=True) if alone else nullcontext():
             super()._run_subcommand(subcommand)
 
