@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import traceback
 from collections.abc import Callable
 
 from prefrep.errors import PrefrepError, Stopped, UsageError
@@ -17,6 +18,7 @@ def run(main: Callable[[], int | None]) -> None:
     try:
         code = main() or 0
     except Stopped as stop:
+        traceback.clear_frames(stop.__traceback__)  # closes what was open in them, such as progress bars
         if str(stop):
             print(f"prefrep: {stop}", file=sys.stderr)
         code = stop.code
