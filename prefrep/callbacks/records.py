@@ -11,6 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.optim import Optimizer
 
 from prefrep.disk import replace_text
+from prefrep.room import saving
 
 
 class MetricsFile(Callback):
@@ -82,5 +83,5 @@ class MetricsFile(Callback):
         self._append(trainer, values)
 
     def _append(self, trainer: Trainer, values: Mapping[str, Any]) -> None:
-        with self._file(trainer).open("a") as out:
+        with saving(self._file(trainer)), self._file(trainer).open("a") as out:
             out.write(json.dumps({"step": trainer.global_step, "epoch": trainer.current_epoch, **values}) + "\n")

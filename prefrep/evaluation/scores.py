@@ -16,6 +16,7 @@ from prefrep.disk import keep_lines, replace_json
 from prefrep.errors import ConfigError, DataError, RecordError
 from prefrep.judges import Comparer
 from prefrep.records import Comparison, Record
+from prefrep.room import saving
 from prefrep.scoring.workers import WINDOW
 from prefrep.writers import leave
 
@@ -259,7 +260,8 @@ class ScoreLog(Generic[Row]):
         return rows
 
     def __enter__(self) -> Self:
-        self._file, self._kept = self.path.open("a", encoding="utf-8"), len(self.rows)
+        with saving(self.path):
+            self._file, self._kept = self.path.open("a", encoding="utf-8"), len(self.rows)
         return self
 
     def append(self, row: Row) -> None:
@@ -271,8 +273,9 @@ class ScoreLog(Generic[Row]):
         """
         if not all(math.isfinite(number) for number in self._numbers(row)):
             raise DataError(f"row {row.id!r} ({row.subset}): the model gave a score that is not finite; try --dtype float32")
-        self._file.write(json.dumps(asdict(row), ensure_ascii=False) + "\n")
-        self._file.flush()
+        with saving(self.path):
+            self._file.write(json.dumps(asdict(row), ensure_ascii=False) + "\n")
+            self._file.flush()
         self.rows.append(row)
         if (len(self.rows) - self._kept) % WINDOW == 0:  # what follows was computed together
             leave()
@@ -283,7 +286,8 @@ class ScoreLog(Generic[Row]):
         return row.scores if isinstance(row, RankedScore) else (row.score,)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._file.close()
+        with saving(self.path):
+            self._file.close()
 
 
 def log_pairs(

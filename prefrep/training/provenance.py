@@ -55,7 +55,8 @@ def settings_of(config: Mapping[str, Any]) -> Settings:
             about["content"] = content(about["path"], about.get("split"), ROLES[part]) or "not local"
             listed = [*listed[:number], about, *listed[number + 1 :]]
         arguments[part] = listed
-    found |= dict(_flat("data", data | {"init_args": arguments}))
+    if data:
+        found |= dict(_flat("data", data | {"init_args": arguments}))
     return json.loads(json.dumps(found, default=str))  # type: ignore[no-any-return]
 
 
