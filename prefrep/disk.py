@@ -6,16 +6,25 @@ import json
 import os
 import shutil
 from collections.abc import Iterable
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
+
+from prefrep.room import saving
 
 
 def replace_text(path: Path, text: str) -> None:
     """Replace a text file atomically, so that a killed process leaves the old or the new content; creates the folder if needed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(path.name + ".part")
-    draft.write_text(text, encoding="utf-8")
-    os.replace(draft, path)
+    with saving(path, len(text)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            draft.write_text(text, encoding="utf-8")
+            os.replace(draft, path)
+        except OSError:  # of no use, and its room may be needed
+            with suppress(OSError):
+                draft.unlink(missing_ok=True)
+            raise
 
 
 def replace_path(draft: Path, path: Path) -> None:

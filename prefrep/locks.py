@@ -15,6 +15,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from prefrep.room import saving
+
 ORPHANS = 10.0  # seconds that children of a killed writer may take to notice its death
 
 
@@ -36,18 +38,21 @@ def writing(path: Path, *, folder: bool = False) -> Iterator[None]:
     """
     file = path / ".lock" if folder else path.with_name(f".{path.name}.lock")
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
+        with saving(path):
+            file.parent.mkdir(parents=True, exist_ok=True)
     except FileExistsError:
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(file.parent)) from None
     lock = FileLock(file, is_singleton=False, thread_local=False)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="flock not supported")
-        _acquire(lock, path, file)
+        with saving(path):
+            _acquire(lock, path, file)
     owner = file.with_name(file.name + ".owner")
     command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])[:300]
     about = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S"), "command": command}
-    owner.write_text(json.dumps(about) + "\n", encoding="utf-8")
     try:
+        with saving(path):
+            owner.write_text(json.dumps(about) + "\n", encoding="utf-8")
         yield
     finally:
         with suppress(OSError):  # a folder that was deleted meanwhile

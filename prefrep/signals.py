@@ -12,11 +12,17 @@ from typing import Any
 STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)  # SIGUSR1: what SLURM sends ahead of a time limit
 
 
+def name_of(number: int) -> str:
+    """Return the name of a signal, such as SIGTERM."""
+    return signal.Signals(number).name
+
+
 class StopSignals:
     """Handlers of SIGTERM, SIGINT and SIGUSR1 that leave the time of stopping to the program.
 
     Args:
-        notify: Called in the handler with each signal and whether it is a second one, for instance to forward it to child processes.
+        notify: Called in the handler with each signal and whether it is a second one, for instance to forward it to child processes. It may
+            raise.
         kill: Whether a second signal kills this process.
     """
 
@@ -50,9 +56,9 @@ class StopSignals:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         again = self.received is not None
-        self._notify(number, again)
         if not again:
             self.received = signal.Signals(number)
-        elif self._kill:
+        self._notify(number, again)
+        if again and self._kill:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)

@@ -14,7 +14,10 @@ PACKAGE = Path(__file__).parents[1] / "prefrep"
 # From the ground up; rooms on one floor do not see each other. Rooms that later issues build have their place already.
 STOREYS = (
     ("records", "errors"),
-    ("cache", "console", "disk", "locks", "parts", "shipped", "signals"),
+    ("cache", "console", "parts", "shipped", "signals"),
+    ("room",),
+    ("disk", "locks"),
+    ("writers",),
     ("functional",),
     ("nn", "data", "metrics"),
     ("io",),

@@ -15,6 +15,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from prefrep.disk import replace_path
 from prefrep.errors import ConfigError, Stopped
+from prefrep.room import require, saving
 from prefrep.signals import StopSignals
 
 log = logging.getLogger(__name__)
@@ -74,7 +75,14 @@ class Checkpoints(ModelCheckpoint):
             self._saved = checkpoint["global_step"], epochs
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clock, and listen to signals."""
+        """Start the clock, listen to signals, and check that there is room for a checkpoint.
+
+        Raises:
+            PrefrepError: The disk cannot hold trained weights and two moments of each beside the checkpoint that they replace.
+        """
+        trained = sum(each.numel() * each.element_size() for each in pl_module.parameters() if each.requires_grad)
+        if trainer.is_global_zero and not self._idle(trainer):
+            require(self._last, 3 * trained, "a checkpoint", "train fewer weights (Backbone.lora)")
         self._last_time_checked = time.monotonic()
         self._listen(trainer)
 
@@ -155,9 +163,16 @@ class Checkpoints(ModelCheckpoint):
         """Write a checkpoint whole or not at all: Lightning 2.6.6 moves a file from the temporary folder, which copies between disks."""
         place = Path(filepath)
         draft = place.with_name(f"draft{self.FILE_EXTENSION}")
-        trainer.save_checkpoint(draft, self.save_weights_only)
+        try:
+            with saving(place, place.stat().st_size if place.is_file() else None):
+                trainer.save_checkpoint(draft, self.save_weights_only)
+                if trainer.is_global_zero:
+                    replace_path(draft, place)
+        except OSError:  # a part of a file, whose room may be needed
+            if draft.is_file():
+                draft.unlink()
+            raise
         if trainer.is_global_zero:
-            replace_path(draft, place)
             for logger in trainer.loggers:
                 logger.after_save_checkpoint(self)
         trainer.strategy.barrier()

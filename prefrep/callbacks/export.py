@@ -19,6 +19,7 @@ from prefrep.io.replacing import check_free
 from prefrep.metrics.intervals import accuracy_interval
 from prefrep.modules.preference import PreferenceModule
 from prefrep.modules.sharding import class_name, is_sharded, whole_state
+from prefrep.room import require
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +57,10 @@ class Export(Callback):
         """
         backbone = cast(PreferenceModule, pl_module).backbone
         folder.check_base(backbone.path, "reference" if backbone.settings["quantize"] != "none" else self.weights)
+        if trainer.is_global_zero and not cast(Any, trainer).fast_dev_run:
+            kept = [each for each in backbone.parameters() if each.requires_grad or self.weights == "full"]
+            needs = sum(each.numel() * each.element_size() for each in kept)
+            require(self._target(trainer), needs, "the exported model", "set Export.weights to reference")
         check_free(self._target(trainer))
         if self.push and trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             hub.check(self.push)

@@ -11,6 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from prefrep.callbacks.rounds import parts
 from prefrep.io import policy
 from prefrep.io.replacing import check_free
+from prefrep.room import require
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +37,10 @@ class ExportPolicy(Callback):
         module, _ = parts(trainer, pl_module, type(self).__name__)
         policy.check(module.backbone, self.weights)
         check_free(self._target(trainer))
+        if trainer.is_global_zero and not cast(Any, trainer).fast_dev_run:
+            kept = [each for each in module.backbone.parameters() if each.requires_grad or self.weights == "merged"]
+            needs = sum(each.numel() * each.element_size() for each in kept)
+            require(self._target(trainer), needs, "the exported policy", "set ExportPolicy.weights to adapter")
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the folder."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -10,6 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.optim import Optimizer
 
 from prefrep.disk import replace_text
+from prefrep.room import saving
 
 
 class MetricsFile(Callback):
@@ -44,9 +46,10 @@ class MetricsFile(Callback):
             for line in file.read_text().splitlines():
                 try:
                     entry = json.loads(line)
-                    if entry["step"] <= trainer.global_step:
+                    behind = entry["step"] >= trainer.global_step if "changed" in entry else entry["step"] > trainer.global_step
+                    if not behind:
                         kept.append(line)
-                        self._validated |= {entry["step"]} if "lr" not in entry else set()
+                        self._validated |= {entry["step"]} if entry.keys().isdisjoint({"lr", "changed"}) else set()
                 except ValueError:  # the truncated last line of a killed run
                     break
         replace_text(file, "".join(f"{line}\n" for line in kept))
@@ -66,11 +69,19 @@ class MetricsFile(Callback):
         if trainer.state.fn == "fit" and not trainer.sanity_checking and trainer.global_step not in self._validated:
             self._write(trainer, "val/")
 
+    def note(self, trainer: Trainer, changed: Mapping[str, Any]) -> None:
+        """Write a line {"step", "epoch", "changed"}: settings that differ from here on, as {name: [old, new]}."""
+        if trainer.is_global_zero:
+            self._append(trainer, {"changed": changed})
+
     def _write(self, trainer: Trainer, prefix: str) -> None:
         if not trainer.is_global_zero:
             return
         values = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith(prefix)}
         if prefix == "train/":
             values["lr"] = self._rate
-        with self._file(trainer).open("a") as out:
+        self._append(trainer, values)
+
+    def _append(self, trainer: Trainer, values: Mapping[str, Any]) -> None:
+        with saving(self._file(trainer)), self._file(trainer).open("a") as out:
             out.write(json.dumps({"step": trainer.global_step, "epoch": trainer.current_epoch, **values}) + "\n")

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import sys
+import traceback
 from collections.abc import Callable
+from pathlib import Path
 
+from prefrep import room
 from prefrep.errors import PrefrepError, Stopped, UsageError
 
 
@@ -17,6 +20,7 @@ def run(main: Callable[[], int | None]) -> None:
     try:
         code = main() or 0
     except Stopped as stop:
+        traceback.clear_frames(stop.__traceback__)  # closes what was open in them, such as progress bars
         if str(stop):
             print(f"prefrep: {stop}", file=sys.stderr)
         code = stop.code
@@ -34,6 +38,9 @@ def run(main: Callable[[], int | None]) -> None:
     except BrokenPipeError:  # the reader of our output has gone
         code = 1
     except OSError as error:  # no room, no permission, a folder where a file belongs: the path tells more than a traceback
-        print(f"prefrep: {error.filename}: {error.strerror}" if error.filename else f"prefrep: {error}", file=sys.stderr)
+        problem = error.strerror
+        if error.errno in (*room.FULL, *room.CLOSED) and isinstance(error.filename, str) and not hasattr(error, "explained"):
+            problem = room.explained(error.errno, Path(error.filename))
+        print(f"prefrep: {error.filename}: {problem}" if error.filename else f"prefrep: {error}", file=sys.stderr)
         code = 1
     sys.exit(code)

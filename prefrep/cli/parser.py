@@ -179,4 +179,4 @@ def _given(why: str) -> str:
 
 def call(program: Program, name: str, args: list[str]) -> Any:
     """Run a program with the arguments of a command line and return what it returns."""
-    return program(**Parser(program, name).arguments(args))
+    return program(**Parser(inspect.unwrap(program), name).arguments(args))

@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from prefrep.disk import keep_lines, replace_text
 from prefrep.errors import DataError
+from prefrep.room import saving
 
 Line = dict[str, Any]
 
@@ -100,6 +101,7 @@ class Rounds:
         keep_lines(file)
         total, had = sum(map(len, groups[rank::world_size])), sum(map(len, groups[rank::world_size])) - sum(map(len, missing))
         with (
+            saving(file),
             file.open("a") as out,
             tqdm(total=total, initial=had, desc=f"round {number}: {name}", unit=" prompts", disable=None if rank == 0 else True) as bar,
         ):

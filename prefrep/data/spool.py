@@ -7,7 +7,10 @@ import pickle
 import tempfile
 from array import array
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any, Generic, TypeVar, overload
+
+from prefrep.room import saving
 
 Item = TypeVar("Item")
 
@@ -25,10 +28,11 @@ class Spool(Sequence[Item], Generic[Item]):
         self._file = tempfile.NamedTemporaryFile(prefix="prefrep-", suffix=".spool")
         self._ends = array("q", [0])
         end = 0
-        for item in items:
-            end += self._file.write(pickle.dumps(item, protocol=pickle.HIGHEST_PROTOCOL))
-            self._ends.append(end)
-        self._file.flush()
+        with saving(Path(self._file.name)):
+            for item in items:
+                end += self._file.write(pickle.dumps(item, protocol=pickle.HIGHEST_PROTOCOL))
+                self._ends.append(end)
+            self._file.flush()
         self._order: Sequence[int] | None = None
 
     def reordered(self, order: Sequence[int]) -> Spool[Item]:

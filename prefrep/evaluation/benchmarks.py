@@ -18,6 +18,7 @@ from prefrep.evaluation.summary import Bootstrap
 from prefrep.records import Comparison, Record
 from prefrep.scoring.interface import PreferenceScorer
 from prefrep.scoring.loading import Scoring, fingerprint_of
+from prefrep.writers import writes
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ class Benchmark:
     format: str
 
 
+@writes("out", folder=True, stops=True)
 def run(
     benchmark: Benchmark,
     *,

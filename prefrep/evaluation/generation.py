@@ -22,6 +22,8 @@ from prefrep.generation import Sampler
 from prefrep.metrics.intervals import stream
 from prefrep.nn.backbone import Backbone
 from prefrep.records import Message
+from prefrep.room import saving
+from prefrep.writers import leave
 
 Row = dict[str, Any]
 ANSWERS = "answers.jsonl"
@@ -213,7 +215,8 @@ def _fill(
     done = _kept(log, sidecar, said, groups)
     replace_json(sidecar, said)
     sizes = [len(group) for group in groups]
-    with log.open("a", encoding="utf-8") as file, tqdm(desc="answering", unit=" prompts", total=sum(sizes), initial=len(done)) as bar:
+    bar = tqdm(desc="answering", unit=" prompts", total=sum(sizes), initial=len(done))
+    with bar, saving(log), log.open("a", encoding="utf-8") as file:
         start = 0
         for group in groups:
             if start >= len(done):
@@ -222,6 +225,8 @@ def _fill(
                 file.flush()
                 done += new
                 bar.update(len(new))
+                if len(done) < sum(sizes):
+                    leave()
             start += len(group)
     return done
 

@@ -16,6 +16,9 @@ from prefrep.disk import keep_lines, replace_json
 from prefrep.errors import ConfigError, DataError, RecordError
 from prefrep.judges import Comparer
 from prefrep.records import Comparison, Messages, Record
+from prefrep.room import saving
+from prefrep.scoring.workers import WINDOW
+from prefrep.writers import leave
 
 SCORES = "scores.jsonl"
 SIDECAR = "scores.meta.json"
@@ -301,23 +304,28 @@ class ScoreLog(Generic[Row]):
         return rows
 
     def __enter__(self) -> Self:
-        self._file = self.path.open("a", encoding="utf-8")
+        with saving(self.path):
+            self._file, self._kept = self.path.open("a", encoding="utf-8"), len(self.rows)
         return self
 
     def append(self, row: Row) -> None:
-        """Adds a row, on disk at once.
+        """Adds a row, on disk at once. A stop that was asked for comes behind whole windows of rows.
 
         Raises:
             DataError: If a score is not finite.
+            Stopped: A signal asked the program to stop.
         """
         if not all(math.isfinite(number) for number in self._numbers(row)):
             raise DataError(f"row {row.id!r} ({row.subset}): the model gave a score that is not finite; try --dtype float32")
         written = asdict(cast(Any, row))
         if written.get("rewards", ()) is None:  # the model has none
             del written["rewards"]
-        self._file.write(json.dumps(written, ensure_ascii=False) + "\n")
-        self._file.flush()
+        with saving(self.path):
+            self._file.write(json.dumps(written, ensure_ascii=False) + "\n")
+            self._file.flush()
         self.rows.append(row)
+        if (len(self.rows) - self._kept) % WINDOW == 0:  # what follows was computed together
+            leave()
 
     @staticmethod
     def _numbers(row: Row) -> Sequence[float]:
@@ -325,7 +333,8 @@ class ScoreLog(Generic[Row]):
         return row.scores if isinstance(row, RankedScore) else (cast(PairScore, row).score,)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._file.close()
+        with saving(self.path):
+            self._file.close()
 
 
 class Rewarder(Protocol):

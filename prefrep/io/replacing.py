@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from prefrep.errors import CheckpointError
+from prefrep.room import saving
 
 # Folders inside those of models: what tokenizers write, and the modules of sentence-transformers.
 FOLDERS = {"additional_chat_templates", "1_Pooling", "2_Dense", "3_Normalize"}
@@ -30,11 +31,16 @@ def replacing(folder: Path | str) -> Iterator[Path]:
     check_free(folder)
     for left in (old, staging):
         shutil.rmtree(left, ignore_errors=True)
-    staging.mkdir(parents=True)
-    yield staging
-    if folder.exists():
-        folder.rename(old)
-    staging.rename(folder)
+    with saving(folder):
+        try:
+            staging.mkdir(parents=True)
+            yield staging
+            if folder.exists():
+                folder.rename(old)
+            staging.rename(folder)
+        except Exception:
+            shutil.rmtree(staging, ignore_errors=True)  # its room may be needed
+            raise
     shutil.rmtree(old, ignore_errors=True)
 
 

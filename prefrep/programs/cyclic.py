@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from prefrep.writers import writes
 
+
+@writes("out", folder=True)
 def cyclic(ratings: str, *, out: str) -> dict[str, int]:
     """Write the cyclic comparisons of rated responses, one file for each left-out aspect.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
@@ -55,6 +56,7 @@ def export(
         PrefrepError: The model cannot be read or pushed, or the layout cannot express it.
     """
     from prefrep.errors import CheckpointError, UsageError
+    from prefrep.locks import writing
 
     if (to and from_) or not (to or from_ or push):
         raise UsageError("export writes another layout (--to), reads one (--from) or uploads a folder (--push); name one of them")
@@ -78,26 +80,27 @@ def export(
     if push:
         hub.check(push)  # before the work, which should not be in vain
     written = Path(out or model).expanduser().absolute()
-    if to:
-        loaded = folder.load(hub.fetched(model), dtype)
-        if to == "official":
-            settings = official.write(written, loaded)
-            print(f"wrote {written}; what it cannot say: " + ", ".join(f"{name} {value}" for name, value in settings.items()))
-        elif to == "seqcls":
-            seqcls.write(written, loaded)
-            print(f"wrote {written}; its README.md says how texts are tokenised")
-        else:
-            embeddings.write(written, loaded)
-            print(f"wrote {written}; its README.md says how embeddings are compared")
-    elif from_:
-        given = stated if from_ == "official" else {}
-        length: dict[str, Any] = {} if max_length is None else {"max_length": max_length}
-        path, revision = hub.split(model)
-        loaded = READERS[from_](path, dtype=dtype, revision=revision, **length, **given)
-        folder.save(written, loaded.backbone, loaded.head, loaded.tau, loaded.encode, loaded.tokenizer, loaded.recipe)
-        print(f"wrote {written}")
-    elif not written.is_dir():
+    if not (to or from_) and not written.is_dir():
         raise CheckpointError(f"{model}: no such folder, so there is nothing to push; name an exported folder with --model")
+    with writing(written) if to or from_ else nullcontext():
+        if to:
+            loaded = folder.load(hub.fetched(model), dtype)
+            if to == "official":
+                settings = official.write(written, loaded)
+                print(f"wrote {written}; what it cannot say: " + ", ".join(f"{name} {value}" for name, value in settings.items()))
+            elif to == "seqcls":
+                seqcls.write(written, loaded)
+                print(f"wrote {written}; its README.md says how texts are tokenised")
+            else:
+                embeddings.write(written, loaded)
+                print(f"wrote {written}; its README.md says how embeddings are compared")
+        elif from_:
+            given = stated if from_ == "official" else {}
+            length: dict[str, Any] = {} if max_length is None else {"max_length": max_length}
+            path, revision = hub.split(model)
+            loaded = READERS[from_](path, dtype=dtype, revision=revision, **length, **given)
+            folder.save(written, loaded.backbone, loaded.head, loaded.tau, loaded.encode, loaded.tokenizer, loaded.recipe)
+            print(f"wrote {written}")
     if push:
         print(f"pushed to {hub.push(written, push)}")
     return written

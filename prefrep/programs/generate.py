@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from prefrep.evaluation.policies import Answering, policy_name
+from prefrep.writers import writes
 
 
+@writes("out", folder=True, stops=True)
 def generate(
     *,
     model: str,

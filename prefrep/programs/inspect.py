@@ -52,6 +52,7 @@ def inspect(
     from prefrep.data.summary import Lengths, by_tokens, by_words
     from prefrep.disk import replace_json
     from prefrep.errors import PrefrepError, UsageError
+    from prefrep.locks import writing
 
     if not data:
         raise UsageError("name the data to inspect: prefrep inspect FILE ...")
@@ -78,7 +79,8 @@ def inspect(
     print("\n".join(report(found, unit, max_length)))
     result = numbers(found, unit, max_length)
     if json:
-        replace_json(Path(json), result)
+        with writing(Path(json)):
+            replace_json(Path(json), result)
     if unread:
         raise PrefrepError("\nprefrep: ".join(map(str, unread)))
     return result

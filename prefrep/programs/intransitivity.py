@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from prefrep.scoring.loading import Loading, fingerprint_of
+from prefrep.writers import writes
 
 
+@writes("out", folder=True, stops=True)
 def intransitivity(
     *,
     data: str,

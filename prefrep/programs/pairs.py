@@ -7,8 +7,10 @@ from typing import Any
 
 from prefrep.records import Comparison
 from prefrep.scoring.loading import Scoring, fingerprint_of
+from prefrep.writers import writes
 
 
+@writes("out", folder=True, stops=True)
 def pairs(
     *,
     model: str,

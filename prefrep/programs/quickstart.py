@@ -5,7 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from prefrep.writers import writes
 
+
+@writes("out", folder=True)
 def quickstart(
     *,
     out: str = "runs/quickstart",

@@ -26,6 +26,7 @@ def report(runs: list[str], *, out: str | None = None) -> list[Path]:
         PrefrepError: A folder holds nothing to report on.
     """
     from prefrep.errors import UsageError
+    from prefrep.locks import writing
     from prefrep.reports import found, page
 
     folders = [Path(run) for run in runs]
@@ -33,6 +34,7 @@ def report(runs: list[str], *, out: str | None = None) -> list[Path]:
     file = Path(out) if out else folders[0] / f"{folders[0].resolve().name}.html" if len(folders) == 1 else Path("report.html")
     if file.suffix not in (".html", ".htm"):
         raise UsageError(f"--out {file}: the page is HTML; name a file that ends in .html")
-    written = page.write(page.build(found.find(folders)), file)
+    with writing(file):
+        written = page.write(page.build(found.find(folders)), file)
     print(f"written: {', '.join(map(str, written))}")
     return written

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from prefrep.scoring.loading import Scoring
+from prefrep.writers import writes
 
 
+@writes("out", stops=True)
 def score(*, model: str, data: str, out: str, format: str = "auto", tables: bool = False, **loading: Any) -> Path:
     """Score a file of any length with an exported model.
 

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from prefrep.evaluation.policies import Answering
+from prefrep.writers import writes
 
 
+@writes("out", folder=True, stops=True)
 def winrate(
     *,
     model: str,

@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any, cast
 
 from prefrep.data.sources import Source, files_of, read
-from prefrep.disk import keep_lines
+from prefrep.disk import keep_lines, replace_text
 from prefrep.errors import DataError
 from prefrep.records import Comparison, RankedResponses, Record
+from prefrep.room import saving
 from prefrep.scoring.interface import PreferenceScorer
 from prefrep.scoring.loading import fingerprint_of
 from prefrep.scoring.workers import WINDOW
+from prefrep.writers import leave
 
 
 def write(out: Path, model: str, source: Source, settings: str, tables: bool, load: Callable[[], PreferenceScorer]) -> Path:
@@ -50,11 +52,12 @@ def write(out: Path, model: str, source: Source, settings: str, tables: bool, lo
     from tqdm import tqdm
 
     lines = _lines(scorer, islice(read(source), done, None), tables)
-    with out.open("a") as file:
+    with saving(out), out.open("a") as file:
         for row, line in enumerate(tqdm(lines, "scoring", unit=" rows", initial=done), start=done):
             file.write(json.dumps({"row": row, **line}) + "\n")
             if (row + 1) % WINDOW == 0:
                 file.flush()
+                leave()
     return out
 
 
@@ -82,7 +85,6 @@ def _digest(data: str) -> str:
 
 def _resume(out: Path, about: dict[str, str]) -> int:
     """Rows that a previous run has written to their end."""
-    out.parent.mkdir(parents=True, exist_ok=True)
     note = out.with_name(out.name + ".about.json")
     if out.name.endswith(".gz"):
         raise DataError(f"{out}: the output is plain text, since a half-written file is continued; drop .gz from its name")
@@ -94,7 +96,7 @@ def _resume(out: Path, about: dict[str, str]) -> int:
             if before.get(what) != now:
                 raise DataError(f"{out}: begun with other {what}, {before.get(what)}, and now it is {now}; name another --out or delete it")
     rows = _whole_rows(out) if out.exists() else 0
-    note.write_text(json.dumps(about, indent=1) + "\n")
+    replace_text(note, json.dumps(about, indent=1) + "\n")
     return rows
 
 

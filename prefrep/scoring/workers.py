@@ -24,6 +24,7 @@ from prefrep.errors import ConfigError, PrefrepError
 from prefrep.records import Comparison, RankedResponses
 from prefrep.scoring.interface import PreferenceScorer
 from prefrep.scoring.loading import Scoring, is_url, remote
+from prefrep.writers import leave
 
 if TYPE_CHECKING:
     from prefrep.scoring.scorer import Floats
@@ -129,7 +130,8 @@ def _begin(model: str, loading: Scoring, ranks: Any) -> None:
     global _scorer, _failure
     import torch
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent reports the interrupt
+    for number in (signal.SIGINT, signal.SIGUSR1):  # sent to the whole process group: the parent finishes the window
+        signal.signal(number, signal.SIG_IGN)
     Thread(target=_end_with_parent, daemon=True).start()
     rank = ranks.get()
     device = loading.device
@@ -182,4 +184,5 @@ def _alive() -> Iterator[None]:
     try:
         yield
     except BrokenProcessPool:
+        leave()  # a scheduler may terminate the workers together with this process
         raise PrefrepError("a worker process has died, probably out of memory; use fewer --workers and run again to resume") from None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -15,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from prefrep.console import quiet
-from prefrep.errors import PrefrepError
+from prefrep.errors import PrefrepError, Stopped
 from prefrep.shipped import config_file
+from prefrep.signals import StopSignals
 from prefrep.sweeps.spec import parse_setting, read_sweep
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ def run(
     Raises:
         ConfigError: The sweep file or a point's configuration is wrong.
         PrefrepError: Points failed.
+        Stopped: A signal asked to stop; this process's point is back in the queue, and its training has written a checkpoint.
     """
     sweep = read_sweep(config_file(config), dict(parse_setting(text) for text in settings))
     if workers > 1:  # before anything counts the cores for itself
@@ -55,25 +56,38 @@ def run(
 
     study = Study(out, storage)
     study.enlist({each.point.name: each.about for each in prepared}, retry)
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # a stop that is asked for gives the point back
+    signals = StopSignals(_interrupt, kill=report is not None)  # who shares a sweep ends with the process that started it
+    signals.listen()
     others = [_join(config, out, settings, storage) for _ in range(workers - 1)]
     try:
         with _Display(study, len(prepared), report) as display:
             work(study, {each.point.name: (each.point, each.engine) for each in prepared}, sweep.keep_models, display)
-    except BaseException:
+    except BaseException as error:
         for other in others:
             other.terminate()
+        if isinstance(error, KeyboardInterrupt) and signals.received is not None:
+            number, done = signals.received, f"{study.progress().complete} of {len(prepared)} points are done in {out}"
+            raise Stopped(
+                f"stopped by {number.name}; {done} of {len(prepared)} points are done in {out}; to go on, run the same command",
+                128 + number,
+            ) from None
         raise
     finally:
         for other in others:
             other.wait()
-        signal.signal(signal.SIGTERM, before)
+        signals.close()
     failed = study.reasons()
     if report is not None:
         report(out)
         print(f"{study.progress().complete} of {len(prepared)} points are done; written: {out}/report.md, table.csv, pairs.csv")
     if failed:
         raise PrefrepError("\nprefrep: ".join(f"{name} failed: {reason}" for name, reason in failed.items()))
+
+
+def _interrupt(number: int, again: bool) -> None:
+    """Interrupt the present point at the first signal: it is given back, and a training of its own is told to stop."""
+    if not again:
+        raise KeyboardInterrupt
 
 
 def _join(config: str, out: Path, settings: Sequence[str], storage: str | None) -> subprocess.Popen[bytes]:

@@ -199,7 +199,10 @@ def fit(arguments: Sequence[str], log: Path, lock: IO[bytes]) -> int:
 
 
 def start(command: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
-    """A child that is killed when this process is. Linux only; elsewhere it works to its end, and keeps the lock that it inherited."""
+    """A child that is killed when this process is. Linux only; elsewhere it works to its end, and keeps the lock that it inherited.
+
+    It has a session of its own: Ctrl-C in a terminal reaches this process alone, whose SIGTERM is then the first signal that it gets.
+    """
     parent = os.getpid()
 
     def together() -> None:
@@ -208,7 +211,7 @@ def start(command: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
         if os.getppid() != parent:  # it was killed before we could ask
             os._exit(1)
 
-    return subprocess.Popen(command, preexec_fn=together if sys.platform == "linux" else None, **options)
+    return subprocess.Popen(command, preexec_fn=together if sys.platform == "linux" else None, start_new_session=True, **options)
 
 
 def _last_words(log: Path) -> str:

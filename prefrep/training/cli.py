@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 from contextlib import nullcontext
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
@@ -18,6 +19,7 @@ from prefrep.errors import ConfigError, PrefrepError
 from prefrep.locks import writing
 from prefrep.training.parser import ConfiguredCLI, Parser
 from prefrep.training.progress import ProgressLine
+from prefrep.training.provenance import Provenance, settings_of
 
 log = logging.getLogger(__name__)
 
@@ -37,8 +39,9 @@ class CommandLine(ConfiguredCLI):
     """
 
     def __init__(self, args: list[str]) -> None:
-        self._typed = args
-        super().__init__([_INIT + arg.removeprefix("--init-from").removeprefix("--init_from") if _is_init(arg) else arg for arg in args])
+        typed = [f"--on_change{arg.removeprefix('--on-change')}" if arg.startswith("--on-change") else arg for arg in args]
+        self._typed = typed
+        super().__init__([_INIT + arg.removeprefix("--init-from").removeprefix("--init_from") if _is_init(arg) else arg for arg in typed])
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         """Return the parser, with options that appear in its help."""
@@ -47,27 +50,51 @@ class CommandLine(ConfiguredCLI):
         parser.add_argument("-c", "--config", action="config", help="YAML file or shipped configuration; several are merged in turn.")
         return parser
 
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        if subcommand == "fit":
+            parser.add_argument(
+                "--on_change", type=Literal["stop", "continue"], default="stop",
+                help="What to do where a resumed run differs from its checkpoint in what moves numbers: data, model, optimizer, precision.",
+            )  # fmt: skip
+        return parser
+
+    def before_instantiate_classes(self) -> None:
+        """Note what the run is; that changes are accepted holds for this call, not for the configuration that is saved."""
+        config = self.config[self.subcommand]
+        if self.subcommand == "fit":
+            self._go_on = config.pop("on_change") == "continue"
+            plain = json.loads(self._parser(self.subcommand).dump(config, skip_validation=True, format="json"))
+            self._provenance = Provenance(settings_of(plain))
+
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Return the trainer, with our progress line unless the configuration has a progress bar of its own or none."""
         config = self.config_init[self.subcommand]["trainer"]
-        callbacks = config["callbacks"] or []
+        callbacks = [*(config["callbacks"] or [])]
+        if self.subcommand == "fit":
+            callbacks.append(self._provenance)
         if config["enable_progress_bar"] is not False and not any(isinstance(each, ProgressBar) for each in callbacks):
-            kwargs.setdefault("callbacks", [*callbacks, ProgressLine()])
+            callbacks.append(ProgressLine())
+        kwargs.setdefault("callbacks", callbacks)
         return super().instantiate_trainer(**kwargs)
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Run a sub-command. A run folder has one writer: process 0 of a distributed run holds its lock."""
-        alone = subcommand == "fit" and self.trainer.is_global_zero and not cast(Any, self.trainer).fast_dev_run
+        alone = subcommand in ("fit", "predict") and self.trainer.is_global_zero and not cast(Any, self.trainer).fast_dev_run
         with writing(Path(self.trainer.default_root_dir), folder=True) if alone else nullcontext():
             super()._run_subcommand(subcommand)
 
     def before_fit(self) -> None:
-        """Refuse to resume at a checkpoint that is not there, where a person asks for it at a terminal.
+        """Compare a resumed run with its checkpoint, and refuse a checkpoint that is not there, where a person at a terminal asks for it.
 
         Lightning trains from scratch behind `ckpt_path: last` where there is no checkpoint. Configurations and job scripts rely on it: one
         command begins a run and resumes it. A person who types it means a run that exists.
         """
-        if self.config[self.subcommand].ckpt_path != "last" or self._last_checkpoints():
+        path = self.config[self.subcommand].ckpt_path
+        folder = next((file.parent for file in self._last_checkpoints()), None) if path in ("last", "best") else path and Path(path).parent
+        if folder is not None:
+            self._provenance.compare(folder, self._go_on)
+        if path != "last" or folder is not None:
             return
         where = self.trainer.default_root_dir
         if "last" in _values_of("--ckpt_path", self._typed) and sys.stdin is not None and sys.stdin.isatty():
