@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -21,7 +22,7 @@ from lightning.pytorch.plugins.environments import SLURMEnvironment
 from prefrep.callbacks import Checkpoints, MetricsFile
 from prefrep.data.preference import PreferenceData
 from prefrep.disk import replace_path
-from prefrep.errors import ConfigError, Stopped
+from prefrep.errors import ConfigError, PrefrepError, Stopped
 from prefrep.modules import GeneralPreference, Schedule
 from prefrep.nn.backbone import Backbone
 
@@ -251,8 +252,6 @@ def test_intervals_are_checked() -> None:
 
 def test_a_save_that_fails_leaves_the_last_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The disk is full from the second save on."""
-    import errno
-
     saves, save = 0, Trainer.save_checkpoint
 
     def full(self: Trainer, filepath: Any, *args: Any, **options: Any) -> None:
@@ -265,7 +264,7 @@ def test_a_save_that_fails_leaves_the_last_checkpoint(tmp_path: Path, monkeypatc
 
     monkeypatch.setattr(Trainer, "save_checkpoint", full)
     with pytest.raises(OSError, match=r"free, \d.* needed\); delete files there") as raised:
-        train(tmp_path, every_n_train_steps=1)
+        fit(tmp_path, Checkpoints(str(tmp_path / "kept"), every_n_train_steps=1))
     last = Path(raised.value.filename)
     assert last.name == "last.ckpt" and not list(last.parent.glob("draft*"))
     assert torch.load(last, weights_only=True)["global_step"] == 1
@@ -274,4 +273,4 @@ def test_a_save_that_fails_leaves_the_last_checkpoint(tmp_path: Path, monkeypatc
 def test_a_run_whose_checkpoints_have_no_room_does_not_begin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("prefrep.room.free", lambda path: 100)
     with pytest.raises(PrefrepError, match=r"last.ckpt: a checkpoint needs .* and its disk has 100 bytes free; delete .* there"):
-        train(tmp_path, every_n_train_steps=1)
+        fit(tmp_path, Checkpoints(str(tmp_path / "kept"), every_n_train_steps=1))
