@@ -37,7 +37,7 @@ def saving(path: Path, needs: int | None = None) -> Iterator[None]:
         number = _number(error)
         if number not in (*FULL, *CLOSED) or getattr(error, "explained", False):
             raise
-        place, temporary, named = path, Path(tempfile.gettempdir()), getattr(error, "filename", None)
+        place, temporary, named = path, Path(tempfile.gettempdir()), error.filename if isinstance(error, OSError) else None
         if number in CLOSED and isinstance(named, str):
             place = Path(named)
         elif isinstance(named, str) and _below(named, temporary) and free(temporary) < free(path):

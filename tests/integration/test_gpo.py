@@ -306,7 +306,7 @@ def test_steps_alone_may_say_how_long_training_lasts(prompts: Path, tmp_path: Pa
 def test_a_run_does_not_go_on_under_another_objective(prompts: Path, tmp_path: Path) -> None:
     fit(prompts, tmp_path / "run", "--trainer.max_epochs", "1")
     with pytest.raises(CheckpointError, match="made with the objective GPOObjective.*SPPOObjective"):
-        fit(prompts, tmp_path / "run", "--trainer.max_epochs", "2", "--model.objective", "SPPOObjective")
+        fit(prompts, tmp_path / "run", "--trainer.max_epochs", "2", "--model.objective", "SPPOObjective", "--on-change", "continue")
 
 
 def test_a_run_does_not_go_on_with_other_rounds(undisturbed: tuple[Path, Path], tmp_path: Path) -> None:
@@ -321,7 +321,7 @@ def test_a_run_does_not_go_on_with_other_rounds(undisturbed: tuple[Path, Path], 
     }
     for now, options in changes.items():
         with pytest.raises(CheckpointError, match=f"rounds of 3 batches of 2 prompts, and this run has {now}; .*--data.batch_size"):
-            fit(prompts, tmp_path / "run", *last, *options)
+            fit(prompts, tmp_path / "run", *last, *options, "--on-change", "continue")
     assert not (tmp_path / "run" / "rounds" / "2" / "samples.jsonl").exists(), "said before anything is sampled"
 
 

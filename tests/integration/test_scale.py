@@ -134,7 +134,7 @@ def test_a_sharded_run_goes_on(again: str, runs: Path) -> None:
 def test_a_checkpoint_of_another_model_is_refused(data: Path, runs: Path, tmp_path: Path) -> None:
     kept = str(runs / "kept" / "epoch=1-step=4.ckpt")
     with pytest.raises(CheckpointError, match="does not belong to this model"):
-        main(arguments("lora", tmp_path, data, *ONE, "--model.head.dim", "6", "--ckpt_path", kept))
+        main(arguments("lora", tmp_path, data, *ONE, "--model.head.dim", "6", "--ckpt_path", kept, "--on-change", "continue"))
 
 
 @pytest.mark.parametrize("file", sorted(path.stem for path in SCALE.glob("*.yaml")))
