@@ -58,7 +58,7 @@ class Case:
     @property
     def alike(self) -> Case:
         """The case that gives the same output, whenever it saves and whoever loads its data."""
-        return Case(self.kind, self.accumulate, max_steps=self.max_steps, halves=self.halves)
+        return Case(self.kind, self.accumulate, "steps", max_steps=self.max_steps, halves=self.halves)
 
     def configuration(self) -> dict[str, Any]:
         """Return the configuration, but for paths."""
