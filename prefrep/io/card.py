@@ -91,12 +91,12 @@ def _details(about: dict[str, Any], data: list[str], base: str) -> list[str]:
     recipe, encode = about["recipe"], about["encode"]
     head = {key: value for key, value in about["head"].items() if key != "class"}
     rows = [
-        ("language model", f"`{base}`" + (f", revision `{about['backbone']['revision']}`" if about["backbone"].get("revision") else "")),
+        ("language model", _names([base]) + (f", revision `{about['backbone']['revision']}`" if about["backbone"].get("revision") else "")),
         ("head", f"{about['head']['class']}" + (f" {head}" if head else "")),
         ("temperature", f"{about['tau']:g}: log-odds are scores / {about['tau']:g}"),
         ("template", f"{encode['template']}, at most {encode['max_length']} tokens, longer texts: {encode['truncation']}"),
         ("trained on", _names(data)),
-        ("trained from", f"`{recipe['init']}`" if recipe.get("init") else ""),
+        ("trained from", _names([recipe["init"]]) if recipe.get("init") else ""),
         ("read from", str(recipe.get("read from", ""))),
         ("steps", str(recipe.get("step", ""))),
         ("validated on", _names(recipe.get("data", {}).get("val", []))),
