@@ -185,7 +185,7 @@ def test_what_the_hub_refuses_is_a_sentence(stand: Stand, tmp_path: Path, monkey
     with pytest.raises(CheckpointError, match="cannot be had from the hub"):
         Scorer.from_pretrained("me/nothing")
     export(["--model", str(tmp_path / "m"), "--push", "me/gpm"])
-    with pytest.raises(CheckpointError, match="me/gpm@v2: no such local folder"):
+    with pytest.raises(CheckpointError, match="me/gpm@v2: no such folder"):
         Scorer.from_pretrained("me/gpm@v2")
     with pytest.raises(CheckpointError, match="write owner/name"):
         export(["--model", str(tmp_path / "m"), "--push", "gpm"])
