@@ -55,12 +55,12 @@ EMBEDDINGS = (
 )
 
 
-def card(about: dict[str, Any], name: str) -> str:
+def card(about: dict[str, Any], name: str = "FOLDER") -> str:
     """Return the model card of an exported folder.
 
     Args:
         about: Content of its `prefrep.json`.
-        name: Path or hub id under which people load it.
+        name: Hub id under which people load it; the default stands for a folder, which may be moved.
     """
     kind = str(about["head"]["class"])
     recipe = about["recipe"]
@@ -79,7 +79,7 @@ def card(about: dict[str, Any], name: str) -> str:
     others += CLASSIFIER if kind == "BTHead" else "`prefrep export --to seqcls` is for Bradley-Terry models; this one compares."
     others += "" if kind == "PairHead" else EMBEDDINGS
     return f"---\n{yaml.safe_dump(head, sort_keys=False, allow_unicode=True)}---\n\n" + BODY.format(
-        title=name.rstrip("/").split("/")[-1] or "Preference model",
+        title=name.split("/")[-1] if "/" in name else "A preference model",
         kind=KINDS.get(kind, f"preference model with a {kind}"),
         name=name,
         others=others.format(name=name),
@@ -91,12 +91,12 @@ def _details(about: dict[str, Any], data: list[str], base: str) -> list[str]:
     recipe, encode = about["recipe"], about["encode"]
     head = {key: value for key, value in about["head"].items() if key != "class"}
     rows = [
-        ("language model", f"`{base}`" + (f", revision `{about['backbone']['revision']}`" if about["backbone"].get("revision") else "")),
+        ("language model", _names([base]) + (f", revision `{about['backbone']['revision']}`" if about["backbone"].get("revision") else "")),
         ("head", f"{about['head']['class']}" + (f" {head}" if head else "")),
         ("temperature", f"{about['tau']:g}: log-odds are scores / {about['tau']:g}"),
         ("template", f"{encode['template']}, at most {encode['max_length']} tokens, longer texts: {encode['truncation']}"),
         ("trained on", _names(data)),
-        ("trained from", f"`{recipe['init']}`" if recipe.get("init") else ""),
+        ("trained from", _names([recipe["init"]]) if recipe.get("init") else ""),
         ("read from", str(recipe.get("read from", ""))),
         ("steps", str(recipe.get("step", ""))),
         ("validated on", _names(recipe.get("data", {}).get("val", []))),

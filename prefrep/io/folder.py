@@ -123,7 +123,7 @@ def save(
         # What a download has to bring.
         about["files"] = {str(file.relative_to(staging)): file.stat().st_size for file in sorted(staging.rglob("*")) if file.is_file()}
         (staging / "prefrep.json").write_text(json.dumps(about, indent=2) + "\n")
-        (staging / "README.md").write_text(card(about, str(folder)))
+        (staging / "README.md").write_text(card(about))
 
 
 def load(

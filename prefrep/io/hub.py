@@ -53,7 +53,7 @@ def fetched(name: str | Path, revision: str | None = None) -> Path:
         folder = Path(snapshot_download(repo, revision=revision or written, allow_patterns=list(FILES)))
     except Exception as error:  # of its HTTP library, which differs between versions of the hub's client
         raise CheckpointError(
-            f"{name}: no such local folder, and it cannot be had from the hub ({reason(error)}); check the name, the network and the token"
+            f"{name}: no such folder, and it cannot be had from the hub ({reason(error)}); check the name, the network and the token"
         ) from error
     check_complete(folder, str(name))
     return folder

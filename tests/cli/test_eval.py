@@ -1,4 +1,4 @@
-"""prefrep eval from its arguments to its files, with tiny random models."""
+"""bin/eval from its arguments to its files, with tiny random models."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from conftest import program
 
 from prefrep.data.encode import EncodeConfig
-from prefrep.errors import CheckpointError, ConfigError, DataError, RecordError
+from prefrep.errors import CheckpointError, ConfigError, DataError, RecordError, UsageError
 from prefrep.io.folder import save
 from prefrep.nn.backbone import Backbone
 from prefrep.nn.heads import BTHead, GPMHead, PairHead
@@ -79,8 +79,8 @@ def test_rewardbench(head: str, exports: dict[str, str], pairs: str, tmp_path: P
     assert {"torch", "transformers", "prefrep"} <= results["versions"].keys()
     assert results["swap"]["n"] == 12
     rows = [json.loads(line) for line in (out / "scores.jsonl").read_text().splitlines()]
-    fields = {"id", "subset", "score"} | ({"rewards"} if head == "bt" else set())
-    assert [set(row) for row in rows] == [fields] * 12
+    rewards = {"rewards"} if head == "bt" else set()
+    assert [set(row) for row in rows] == [{"id", "subset", "score"} | rewards] * 12
     wins = [row["score"] > 0 for row in rows if row["subset"] == "hep-go"]
     assert results["subsets"]["hep-go"]["score"] == sum(wins) / 6
     assert (out / "eval-set" / head / "export.json").is_file() and (out / "eval-set-scores" / head / "export.json").is_file()
@@ -202,5 +202,5 @@ def test_what_cannot_be_used_is_refused(exports: dict[str, str], pairs: str, pro
     ],
 )
 def test_usage_errors(arguments: list[str], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):  # UsageError is one
+    with pytest.raises(UsageError, match=message):
         main(arguments)

@@ -8,6 +8,7 @@ import json
 import shutil
 import threading
 from collections.abc import Iterator
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,17 @@ import torch
 import yaml
 from conftest import COMPARISONS, program
 from huggingface_hub import HfApi, constants
+from lightning.pytorch import Trainer
 
+from prefrep.callbacks import Export
 from prefrep.data.encode import EncodeConfig
+from prefrep.data.preference import PreferenceData
 from prefrep.errors import CheckpointError, UsageError
 from prefrep.io import folder, hub
 from prefrep.io.fingerprint import fingerprint
 from prefrep.io.folder import PreferenceModel
+from prefrep.metrics.intervals import accuracy_interval
+from prefrep.modules.preference import BradleyTerry
 from prefrep.nn.backbone import Backbone
 from prefrep.nn.heads import GPMHead
 from prefrep.scoring import Scorer
@@ -179,7 +185,7 @@ def test_what_the_hub_refuses_is_a_sentence(stand: Stand, tmp_path: Path, monkey
     with pytest.raises(CheckpointError, match="cannot be had from the hub"):
         Scorer.from_pretrained("me/nothing")
     export(["--model", str(tmp_path / "m"), "--push", "me/gpm"])
-    with pytest.raises(CheckpointError, match="me/gpm@v2: no such local folder"):
+    with pytest.raises(CheckpointError, match="me/gpm@v2: no such folder"):
         Scorer.from_pretrained("me/gpm@v2")
     with pytest.raises(CheckpointError, match="write owner/name"):
         export(["--model", str(tmp_path / "m"), "--push", "gpm"])
@@ -231,3 +237,26 @@ def test_the_model_card(stand: Stand, tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "m")
     with pytest.raises(CheckpointError, match="nothing to push"):
         export(["--model", str(tmp_path / "m"), "--push", "me/gpm"])
+
+
+def test_a_run_pushes_what_it_exports(stand: Stand, tmp_path: Path) -> None:
+    """The card says what was measured, with its interval; no path of this machine leaves it but file names."""
+    rows = [{"prompt": p.prompt[0].content, "chosen": p.chosen[0].content, "rejected": p.rejected[0].content} for p in COMPARISONS]
+    file = tmp_path / "pairs.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    module = BradleyTerry(partial(Backbone, path="bundled:tiny-llama", frozen=True))
+    data = PreferenceData(str(file), val=str(file), batch_size=4, cache=None)
+    trainer = Trainer(
+        accelerator="cpu", max_epochs=1, default_root_dir=tmp_path, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        use_distributed_sampler=False, callbacks=[Export(push="me/run")],
+    )  # fmt: skip
+    trainer.fit(module, data)
+    text = stand.repos["me/run"]["README.md"].decode()
+    wins = float(trainer.callback_metrics["val/accuracy"]) * 4
+    low, high = accuracy_interval(round(wins), 4)
+    assert f"| validation accuracy | {wins / 4:.4g} (95 % interval {low:.3f} to {high:.3f}, n = 4) |" in text
+    assert "`pairs.jsonl`" in text and str(tmp_path) not in text
+    assert Scorer.from_pretrained("me/run", "cpu").rank("Name a prime", ["7", "9"])
+    refused = Trainer(accelerator="cpu", max_epochs=1, default_root_dir=tmp_path, logger=False, callbacks=[Export(push="run")])
+    with pytest.raises(CheckpointError, match="write owner/name"):
+        refused.fit(module, data)
