@@ -225,7 +225,7 @@ def _fill(
                 file.flush()
                 done += new
                 bar.update(len(new))
-                if len(done) < bar.total:
+                if len(done) < sum(sizes):
                     leave()
             start += len(group)
     return done
