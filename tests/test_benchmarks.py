@@ -26,6 +26,7 @@ CASES = {  # name -> arguments that leave the peers out, tables that come out
     "memory": (["--variants", "trees"], 2),
     "start": ([], 1),
     "reliability": ([], 1),
+    "reliability_programs": ([], 1),
 }
 
 
