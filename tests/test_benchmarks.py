@@ -27,6 +27,7 @@ CASES = {  # name -> arguments that leave the peers out, tables that come out
     "start": ([], 1),
     "reliability": ([], 1),
     "serve": ([], 4),
+    "reliability_programs": ([], 1),
 }
 
 

@@ -1,0 +1,137 @@
+"""Whether `score` and `eval`, killed or told to stop at times drawn by seed, end with the bytes of an undisturbed run.
+
+Each program is forked from this process, so that all is imported. A signal comes while it is alive, at a uniform fraction of the time that
+an undisturbed run takes; the same command then runs to its end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.common import QUICK_RESULTS, Report, arguments
+
+LIMIT = 120.0  # seconds of one process
+ROWS = 600
+OUTPUTS = {"score": "scores.jsonl", "pairs": "scores.jsonl", "winrate": "scores.jsonl", "intransitivity": "tables.jsonl"}
+SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+
+
+def prepare(root: Path) -> None:
+    """Write a random model of two layers, pairs, ranked responses and two answer files."""
+    from prefrep.data.encode import EncodeConfig
+    from prefrep.io.folder import save
+    from prefrep.nn.backbone import Backbone
+    from prefrep.nn.heads import GPMHead
+    from prefrep.nn.loading import load_tokenizer
+
+    root.mkdir(parents=True, exist_ok=True)
+    backbone, tokenizer = Backbone("bundled:tiny-llama").eval(), load_tokenizer("bundled:tiny-llama")
+    save(root / "export", backbone, GPMHead(backbone.hidden_size, dim=4), 0.1, EncodeConfig(), tokenizer, {})
+    pairs = [{"id": f"r{i}", "prompt": f"Q{i}?", "chosen": "word " * (i % 5 + 1), "rejected": f"No {i}."} for i in range(ROWS)]
+    ranked = [{"id": row["id"], "prompt": row["prompt"], "responses": [row["chosen"], row["rejected"], "Yes."]} for row in pairs]
+    for name, rows in (("pairs", pairs), ("ranked", ranked)):
+        (root / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for side, field in (("a", "chosen"), ("b", "rejected")):
+        answers = [{"instruction": row["prompt"], "output": row[field], "generator": side} for row in pairs]
+        (root / f"{side}.json").write_text(json.dumps(answers))
+
+
+def command(root: Path, name: str, out: Path) -> list[str]:
+    """Return the arguments of a program that writes into a folder."""
+    model = ["--model", str(root / "export")]
+    return {
+        "score": ["score", *model, "--data", str(root / "pairs.jsonl"), "--out", str(out / "scores.jsonl")],
+        "pairs": ["eval", "pairs", *model, "--data", str(root / "pairs.jsonl"), "--out", str(out), "--bootstrap", "20"],
+        "intransitivity": ["eval", "intransitivity", *model, "--data", str(root / "ranked.jsonl"), "--out", str(out), "--bootstrap", "20",
+                           "--null", "2"],
+        "winrate": ["eval", "winrate", "--model", str(root / "a.json"), "--against", str(root / "b.json"), "--judge",
+                    str(root / "export"), "--out", str(out), "--bootstrap", "20"],
+    }[name]  # fmt: skip
+
+
+def run(args: list[str], log: Path, number: int = 0, after: float = 0.0) -> int:
+    """Run a program in a process of its own, and send it a signal after some seconds; 0: none.
+
+    Returns:
+        Exit code, negative where a signal ended the process.
+    """
+
+    def child() -> None:
+        sys.stdout = sys.stderr = log.open("a", buffering=1)
+        from prefrep.cli import friendly
+        from prefrep.cli.main import main as prefrep
+
+        friendly.run(lambda: prefrep(args))
+
+    process = multiprocessing.get_context("fork").Process(target=child)
+    process.start()
+    if number:
+        process.join(after)
+        if process.is_alive() and process.pid is not None:
+            os.kill(process.pid, number)
+    process.join(LIMIT)
+    if process.is_alive():
+        process.kill()
+        raise SystemExit(f"{args}: not over after {LIMIT:.0f} s")
+    return int(process.exitcode or 0)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    it = arguments(__doc__)
+    it.add_argument("--kills", type=int, default=40, help="interruptions, over all programs in turn")
+    it.add_argument("--minutes", type=float, default=float("inf"), help="no trial begins after so long")
+    it.add_argument("--seed", type=int, default=0, help="of times and signals")
+    return it
+
+
+def main(args: list[str] | None = None) -> None:
+    """Interrupts, compares, prints, writes."""
+    options = parser().parse_args(args)
+    options.kills = 2 if options.quick else options.kills
+    import prefrep.programs.eval
+    import prefrep.scoring.scorer  # noqa: F401  forked processes share what is imported
+
+    report, random = Report("reliability_programs", options), np.random.default_rng(options.seed)
+    root = QUICK_RESULTS / "reliability-programs"
+    shutil.rmtree(root, ignore_errors=True)
+    prepare(root)
+    start, seconds, table = time.monotonic(), dict[str, float](), dict[tuple[str, str], list[int]]()
+    interrupted = turn = 0
+    while interrupted < options.kills and time.monotonic() - start < 60 * options.minutes:
+        name, number = list(OUTPUTS)[turn % len(OUTPUTS)], SIGNALS[turn // len(OUTPUTS) % len(SIGNALS)]
+        if name not in seconds:
+            begin = time.monotonic()
+            if run(command(root, name, root / f"{name}-whole"), root / "log"):
+                raise SystemExit(f"the undisturbed run failed:\n{(root / 'log').read_text()[-2000:]}")
+            seconds[name] = time.monotonic() - begin
+        out = root / f"trial-{turn}"
+        code = run(command(root, name, out), root / "log", number, float(random.uniform(0, seconds[name])))
+        again = run(command(root, name, out), root / "log")
+        whole, found = (folder / OUTPUTS[name] for folder in (root / f"{name}-whole", out))
+        differs = again != 0 or whole.read_bytes() != found.read_bytes()
+        sums = table.setdefault((name, number.name), [0, 0, 0, 0])
+        in_words = code in (0, -number) if number == signal.SIGKILL else code in (0, 128 + number)
+        table[name, number.name] = [a + b for a, b in zip(sums, (1, code != 0, not in_words, differs), strict=True)]
+        interrupted, turn = interrupted + (code != 0), turn + 1
+        if differs or not in_words:
+            report.note(f"trial {turn - 1}, {name}, {number.name}: code {code}, then {again}")
+    rows = [[f"{name}, {number}", *sums] for (name, number), sums in sorted(table.items())]
+    report.table("interrupted programs", ["", "runs", "interruptions", "other exit codes", "runs that differ"], rows)
+    report.note(f"{turn} runs, {interrupted} interruptions, {time.monotonic() - start:.0f} s")
+    report.goal("reliability: interrupted programs that end differently", float(sum(sums[3] for sums in table.values())), 0, at_least=False)
+    report.save()
+
+
+if __name__ == "__main__":
+    main()
