@@ -144,6 +144,7 @@ def score(count: str) -> dict[str, float]:
     import time
 
     from prefrep.cli.score import main as score_file
+
     from prefrep.data.encode import EncodeConfig
     from prefrep.io.folder import save
     from prefrep.nn.backbone import Backbone

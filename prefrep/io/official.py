@@ -46,6 +46,7 @@ def read(
     attention: str = "auto",
     device: str | torch.device = "cpu",
     revision: str | None = None,
+    trust_remote_code: bool = False,
 ) -> PreferenceModel:
     """Read a checkpoint in the official layout.
 
@@ -60,6 +61,7 @@ def read(
         attention: Attention kernel, see `Backbone`.
         device: Device of the model.
         revision: Branch, tag or commit of a hub id.
+        trust_remote_code: Run Python code from the checkpoint, see `Backbone`.
 
     Raises:
         CheckpointError: The checkpoint is missing, has no value head, or contradicts the arguments.
@@ -67,11 +69,12 @@ def read(
     """
     if not tau > 0:
         raise ConfigError(f"tau must be positive, got {tau}")
-    stored: Any = dtype or stored_dtype(read_config(str(path), revision))
+    stored: Any = dtype or stored_dtype(read_config(str(path), revision, trust_remote_code))
     tensors = read_tensors(str(path), (VALUE, PROMPT), revision)
     if VALUE not in tensors:
         raise CheckpointError(f"{path}: no {VALUE} in its safetensors, so this is not a checkpoint in the official GPM layout")
-    backbone = Backbone(path=str(path), dtype=stored, attention=attention, frozen=True, revision=revision)  # type: ignore[arg-type]
+    options: Any = {"dtype": stored, "attention": attention, "revision": revision, "trust_remote_code": trust_remote_code}
+    backbone = Backbone(path=str(path), frozen=True, **options)
     head = _head(str(path), tensors, backbone.hidden_size, normalize, gate)
     return PreferenceModel(
         backbone=backbone.to(device).eval(),

@@ -111,6 +111,7 @@ def read(
     attention: str = "auto",
     device: str | torch.device = "cpu",
     revision: str | None = None,
+    trust_remote_code: bool = False,
 ) -> PreferenceModel:
     """Read a sequence classifier with one label as a Bradley-Terry model with tau 1.
 
@@ -126,12 +127,13 @@ def read(
         attention: Attention kernel, see `Backbone`.
         device: Device of the model.
         revision: Branch, tag or commit of a hub id.
+        trust_remote_code: Run Python code from the checkpoint, see `Backbone`.
 
     Raises:
         CheckpointError: It is not a sequence classifier with one label, or transformers reads its rewards at a token that prefrep cannot
             determine without a chat template.
     """
-    config = read_config(str(path), revision)
+    config = read_config(str(path), revision, trust_remote_code)
     if not any(name.endswith("ForSequenceClassification") for name in config.architectures or []):
         raise CheckpointError(f"{path}: holds {config.architectures}, not a sequence classifier")
     found = read_tensors(str(path), (SCORE, "score.bias"), revision)
@@ -140,7 +142,8 @@ def read(
     if shapes != {SCORE: [1, width]}:
         raise CheckpointError(f"{path}: a reward model has {SCORE} [1, {width}] and no bias, found {shapes}")
     chosen: Any = dtype or stored_dtype(config)
-    backbone = Backbone(path=str(path), dtype=chosen, attention=attention, frozen=True, revision=revision)  # type: ignore[arg-type]
+    options: Any = {"dtype": chosen, "attention": attention, "revision": revision, "trust_remote_code": trust_remote_code}
+    backbone = Backbone(path=str(path), frozen=True, **options)
     tokenizer = backbone.tokenizer()
     encode = EncodeConfig(template="auto" if tokenizer.chat_template else "plain", max_length=max_length)
     pad = config.get_text_config().pad_token_id

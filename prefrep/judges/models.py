@@ -25,10 +25,19 @@ class ModelJudge(Judge):
         dtype: Type of its weights; null: the type it was trained in.
         device: `auto`: CUDA if available.
         batch_tokens: Tokens per forward pass.
+        trust_remote_code: Run Python code from the folder, see `Backbone`.
     """
 
-    def __init__(self, path: str, dtype: DType | None = None, device: str = "auto", batch_tokens: int = 4096) -> None:
+    def __init__(
+        self,
+        path: str,
+        dtype: DType | None = None,
+        device: str = "auto",
+        batch_tokens: int = 4096,
+        trust_remote_code: bool = False,
+    ) -> None:
         self.path, self.dtype, self.device, self.batch_tokens = path, dtype, device, batch_tokens
+        self.trust_remote_code = trust_remote_code
         self._scorer: Scorer | None = None
         self.warned = False
 
@@ -40,7 +49,8 @@ class ModelJudge(Judge):
         return self._scorer
 
     def _load(self) -> Scorer:
-        return BlockScorer.from_pretrained(self.path, self.device, self.dtype, batch_tokens=self.batch_tokens)
+        trusted = self.trust_remote_code
+        return BlockScorer.from_pretrained(self.path, self.device, self.dtype, batch_tokens=self.batch_tokens, trust_remote_code=trusted)
 
     @property
     def name(self) -> str:
@@ -87,6 +97,7 @@ class OfficialJudge(ModelJudge):
         dtype: Type of its weights; null: as stored.
         device: `auto`: CUDA if available.
         batch_tokens: Tokens per forward pass.
+        trust_remote_code: Run Python code from the folder, see `Backbone`.
     """
 
     def __init__(
@@ -99,14 +110,22 @@ class OfficialJudge(ModelJudge):
         dtype: DType | None = None,
         device: str = "auto",
         batch_tokens: int = 4096,
+        trust_remote_code: bool = False,
     ) -> None:
-        super().__init__(path, dtype, device, batch_tokens)
+        super().__init__(path, dtype, device, batch_tokens, trust_remote_code)
         self.tau, self.normalize, self.gate, self.template = tau, normalize, gate, template
 
     def _load(self) -> Scorer:
         place = ("cuda" if torch.cuda.is_available() else "cpu") if self.device == "auto" else self.device
         model = official.read(
-            self.path, tau=self.tau, normalize=self.normalize, gate=self.gate, template=self.template, dtype=self.dtype, device=place
+            self.path,
+            tau=self.tau,
+            normalize=self.normalize,
+            gate=self.gate,
+            template=self.template,
+            dtype=self.dtype,
+            device=place,
+            trust_remote_code=self.trust_remote_code,
         )
         return BlockScorer(model, self.batch_tokens)
 

@@ -8,13 +8,14 @@ from prefrep.judges.base import Comparer
 from prefrep.judges.rules import RuleJudge
 
 
-def comparer(name: str, device: str = "auto", batch_tokens: int = 4096) -> Comparer:
+def comparer(name: str, device: str = "auto", batch_tokens: int = 4096, trust_remote_code: bool = False) -> Comparer:
     """Return a scorer of an exported folder, or the judge of a rule.
 
     Args:
         name: Path of an exported folder, or dotted path of a function (`RuleJudge`). Names with a slash and existing paths are folders.
         device: See `Scorer.from_pretrained`.
         batch_tokens: See `Scorer`.
+        trust_remote_code: See `Scorer.from_pretrained`.
 
     Raises:
         CheckpointError: The folder cannot be loaded.
@@ -24,4 +25,4 @@ def comparer(name: str, device: str = "auto", batch_tokens: int = 4096) -> Compa
         return RuleJudge(name)
     from prefrep.scoring import Scorer  # imports torch, which rules do not need
 
-    return Scorer.from_pretrained(name, device, batch_tokens=batch_tokens)
+    return Scorer.from_pretrained(name, device, batch_tokens=batch_tokens, trust_remote_code=trust_remote_code)

@@ -18,6 +18,8 @@ def export(
     normalize: bool | None = None,
     gate: Literal["none", "softmax", "scaled_softmax", "nonnegative"] | None = None,
     template: Literal["official", "auto"] | None = None,
+    trust_remote_code: bool = False,
+    import_: list[str] | None = None,
 ) -> Path:
     r"""Convert an exported folder to another program's layout, or read such a layout.
 
@@ -40,6 +42,8 @@ def export(
         normalize: Whether embeddings have length 1.
         gate: How the prompt weighs the blocks.
         template: How text becomes tokens: the official recipe, or prefrep's.
+        trust_remote_code: Run Python code from the folder of the model.
+        import_: Module whose heads and other parts the model may name; may be repeated.
 
     Returns:
         The folder.
@@ -64,9 +68,12 @@ def export(
         raise CheckpointError(f"{folder_out}: --out would replace --model; name another folder")
 
     from prefrep.io import folder, official, seqcls
+    from prefrep.parts import import_modules
+
+    import_modules(import_)
 
     if to:
-        loaded = folder.load(model, dtype)
+        loaded = folder.load(model, dtype, trust_remote_code=trust_remote_code)
         if to == "seqcls":
             seqcls.write(folder_out, loaded)
             print(f"wrote {folder_out}; its README.md says how texts are tokenised")
@@ -76,10 +83,12 @@ def export(
         return folder_out
     length: dict[str, Any] = {} if max_length is None else {"max_length": max_length}
     if from_ == "seqcls":
-        loaded = seqcls.read(model, dtype=dtype, **length)
+        loaded = seqcls.read(model, dtype=dtype, trust_remote_code=trust_remote_code, **length)
     else:
         assert tau is not None and normalize is not None and gate is not None and template is not None
-        loaded = official.read(model, dtype=dtype, tau=tau, normalize=normalize, gate=gate, template=template, **length)
+        loaded = official.read(
+            model, dtype=dtype, tau=tau, normalize=normalize, gate=gate, template=template, trust_remote_code=trust_remote_code, **length
+        )
     folder.save(folder_out, loaded.backbone, loaded.head, loaded.tau, loaded.encode, loaded.tokenizer, loaded.recipe)
     print(f"wrote {folder_out}")
     return folder_out

@@ -62,6 +62,7 @@ class Scorer:
         attention: str = "auto",
         batch_tokens: int = 4096,
         layout: Literal["auto", "trees", "padded"] = "auto",
+        trust_remote_code: bool = False,
     ) -> Scorer:
         """Load an exported folder.
 
@@ -72,6 +73,7 @@ class Scorer:
             attention: Attention kernel, see `Backbone`.
             batch_tokens: See `Scorer`.
             layout: See `Scorer`.
+            trust_remote_code: Run Python code from the folder, see `Backbone`.
 
         Returns:
             A scorer; for a pair model a `PairScorer`.
@@ -85,7 +87,7 @@ class Scorer:
             torch.empty(0, device=place)
         except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch raises all three
             raise ConfigError(f"device '{place}' cannot be used here ({str(error).splitlines()[0]:.200}); use cpu or auto") from error
-        model = load(path, dtype, attention, place)
+        model = load(path, dtype, attention, place, trust_remote_code)
         kind = PairScorer if isinstance(model.head, PairHead) and issubclass(PairScorer, cls) else cls
         return kind(model, batch_tokens, layout)
 

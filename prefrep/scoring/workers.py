@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
 from multiprocessing import get_context, parent_process
@@ -21,6 +21,7 @@ from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 from prefrep.errors import ConfigError, PrefrepError
+from prefrep.parts import import_modules, imported
 from prefrep.records import Comparison, RankedResponses
 
 if TYPE_CHECKING:
@@ -39,12 +40,17 @@ class Loading:
     attention: str = "auto"
     batch_tokens: int = 4096
     layout: Any = "auto"
+    trust_remote_code: bool = False
+    imports: tuple[str, ...] = field(default_factory=lambda: tuple(imported()))
 
     def scorer(self) -> Scorer:
         """Load the model in this process."""
         from prefrep.scoring.scorer import Scorer
 
-        return Scorer.from_pretrained(self.path, self.device, self.dtype, self.attention, self.batch_tokens, self.layout)
+        import_modules(self.imports)  # another process has not imported them yet
+        return Scorer.from_pretrained(
+            self.path, self.device, self.dtype, self.attention, self.batch_tokens, self.layout, self.trust_remote_code
+        )
 
 
 class Workers:
