@@ -53,6 +53,10 @@ class PartError(ConfigError):
     """A recipe that cannot be written or followed."""
 
 
+class MissingPartError(PartError):
+    """A recipe of a class that is not here, or that may not be named; the rest of the recipe may be sound."""
+
+
 class Part:
     """Base class of everything that a configuration names by class. It records the arguments of the constructor for `recipe`."""
 
@@ -224,7 +228,7 @@ def find(name: str, kind: type[P]) -> type[P]:
     if found is None and "." in name:
         found = _declared_class(name)
     if found is None:
-        raise PartError(_unknown(name, kind, own))
+        raise MissingPartError(_unknown(name, kind, own))
     if not issubclass(found, kind) or inspect.isabstract(found):
         raise PartError(f"{name} is no {kind.__name__}")
     return found

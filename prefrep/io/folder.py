@@ -32,6 +32,7 @@ from prefrep.nn.backbone import Backbone
 from prefrep.nn.heads import PreferenceHead
 from prefrep.nn.loading import UNTRUSTED, check_tokens
 from prefrep.nn.quietly import quietly
+from prefrep.parts import MissingPartError
 
 log = logging.getLogger(__name__)
 
@@ -154,6 +155,8 @@ def load(
     backbone = _backbone(folder, about, {"dtype": dtype or about.backbone["dtype"], "attention": attention}, trust_remote_code)
     try:
         head = make_head(about.head, backbone.hidden_size)
+    except MissingPartError as error:
+        raise CheckpointError(f"{folder / 'prefrep.json'}: {error}") from error
     except (ConfigError, RuntimeError) as error:  # torch: sizes that no memory holds
         raise damaged(folder, error) from error
     try:

@@ -32,7 +32,7 @@ CATALOGUE: tuple[ModuleType, ...] = (
 _CONFIG_FLAGS = ("-c", "--config")
 
 
-class _Dumper(yaml.SafeDumper):
+class _Dumper(yaml.SafeDumper):  # type: ignore[misc]
     """PyYAML's dumper, for numbers and texts of any type: a restricted type survives where a class with plain types replaces another."""
 
 
