@@ -105,10 +105,10 @@ def write(folder: str | Path, model: PreferenceModel) -> dict[str, Any]:
     head, backbone = model.head, model.backbone
     if backbone.settings["quantize"] != "none":
         raise ConfigError("the official layout holds plain weights and this language model is quantised; load it with quantize: none")
-    if isinstance(head, GPMHead) and isinstance(head.skew, BlockSkew | GatedSkew):
+    if type(head) is GPMHead and type(head.skew) in (BlockSkew, GatedSkew):  # classes derived from them may compare in another way
         gate: Gate = head.skew.variant if isinstance(head.skew, GatedSkew) else "none"
         normalize = head.normalize
-    elif isinstance(head, BTHead):
+    elif type(head) is BTHead:
         gate, normalize = "none", False
     else:
         kind = type(head.skew).__name__ if isinstance(head, GPMHead) else type(head).__name__

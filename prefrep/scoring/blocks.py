@@ -12,13 +12,19 @@ from prefrep.scoring.scorer import Scorer
 class BlockScorer(Scorer):
     """A scorer whose `tables` yield log-odds by block [D/2, K, K] for heads with `block_scores`; the blocks add up to the table.
 
-    Other heads yield tables [K, K], as with `Scorer`.
+    Other heads yield tables [K, K], as with `Scorer`. So do heads that inherit `block_scores` and compare in a way of their own.
     """
 
     def _table(self, e: Tensor, prompt: Tensor | None) -> Tensor:
         block_scores: Callable[[Tensor, Tensor, Tensor | None], Tensor] | None = getattr(self.model.head, "block_scores", None)
-        if block_scores is None:
+        if block_scores is None or not _add_up(type(self.model.head)):
             return super()._table(e, prompt)
         count = len(e)
         context = None if prompt is None else prompt.expand(count, count, -1)
         return block_scores(e[:, None].expand(-1, count, -1), e[None].expand(count, -1, -1), context).permute(2, 0, 1)
+
+
+def _add_up(kind: type) -> bool:
+    """Return whether no class after the one that defines `block_scores` changes comparisons."""
+    owners = {name: next(owner for owner in kind.__mro__ if name in vars(owner)) for name in ("block_scores", "compare", "table")}
+    return all(issubclass(owners["block_scores"], owners[name]) for name in ("compare", "table"))
