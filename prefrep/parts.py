@@ -234,6 +234,11 @@ def find(name: str, kind: type[P]) -> type[P]:
     return found
 
 
+def class_names() -> set[str]:
+    """Return the names of all part classes that are imported, whoever wrote them, without abstract ones."""
+    return {kind.__name__ for kind in _classes.values() if not inspect.isabstract(kind)}
+
+
 def _subclasses(kind: type[P]) -> Iterator[type[P]]:
     for each in kind.__subclasses__():
         yield each

@@ -21,6 +21,7 @@ from prefrep.data import preference, prompts
 from prefrep.errors import UsageError
 from prefrep.modules import PreferenceModule
 from prefrep.nn import heads, losses, objectives, skew
+from prefrep.parts import class_names
 from prefrep.shipped import config_file
 
 # Classes of these modules can be named without their module.
@@ -152,8 +153,9 @@ def sentence(message: str) -> str:
 def _known_classes() -> set[str]:
     """Names of the classes that configurations can name."""
     found = {name: value for part in CATALOGUE for name, value in vars(part).items() if isinstance(value, type)}
-    return {
+    own = {
         name
         for name, value in found.items()
         if value.__module__.startswith("prefrep.") and not inspect.isabstract(value) and not issubclass(value, Exception)
     }
+    return own | {name for name in class_names() if not name.startswith("_")}
