@@ -14,7 +14,9 @@ PACKAGE = Path(__file__).parents[1] / "prefrep"
 # From the ground up; rooms on one floor do not see each other. Rooms that later issues build have their place already.
 STOREYS = (
     ("records", "errors"),
-    ("cache", "console", "disk", "locks", "parts", "shipped", "signals"),
+    ("cache", "console", "disk", "locks", "signals"),
+    ("shipped", "typed"),
+    ("parts",),
     ("functional",),
     ("nn", "data", "metrics"),
     ("io",),
