@@ -23,6 +23,7 @@ from prefrep.data.trees import Ids
 from prefrep.errors import ConfigError, RecordError
 from prefrep.nn.backbone import Backbone
 from prefrep.nn.quietly import quietly
+from prefrep.parts import Part
 from prefrep.records import Messages
 
 Template = Literal["auto", "chat", "plain"]
@@ -69,7 +70,7 @@ class Sampler(Protocol):
         ...
 
 
-class _Settings:
+class _Settings(Part):
     """Settings and encoding that samplers share.
 
     Args:

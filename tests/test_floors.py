@@ -14,10 +14,11 @@ PACKAGE = Path(__file__).parents[1] / "prefrep"
 # From the ground up; rooms on one floor do not see each other. Rooms that later issues build have their place already.
 STOREYS = (
     ("records", "errors"),
-    ("cache", "console", "parts", "shipped", "signals"),
+    ("cache", "console", "signals"),
     ("room",),
     ("disk", "locks"),
-    ("writers",),
+    ("shipped", "typed", "writers"),
+    ("parts",),
     ("functional",),
     ("nn", "data", "metrics"),
     ("io",),

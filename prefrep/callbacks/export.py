@@ -19,6 +19,7 @@ from prefrep.io.replacing import check_free
 from prefrep.metrics.intervals import accuracy_interval
 from prefrep.modules.preference import PreferenceModule
 from prefrep.modules.sharding import class_name, is_sharded, whole_state
+from prefrep.parts import recipe as recipe_of
 from prefrep.room import require
 
 log = logging.getLogger(__name__)
@@ -99,6 +100,7 @@ class Export(Callback):
         measured = {kept.monitor: kept.best_model_score} if kept else trainer.callback_metrics
         recipe: dict[str, Any] = {
             "module": class_name(module),
+            "loss": recipe_of(module.loss),
             "step": checkpoint.get("global_step", trainer.global_step),
             "metrics": {name: _finite(value) for name, value in measured.items()},
             "checkpoint": Path(best).name if best else "last",

@@ -11,6 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from prefrep.callbacks.rounds import parts
 from prefrep.io import policy
 from prefrep.io.replacing import check_free
+from prefrep.parts import recipe as recipe_of
 from prefrep.room import require
 
 log = logging.getLogger(__name__)
@@ -48,7 +49,7 @@ class ExportPolicy(Callback):
         if cast(Any, trainer).fast_dev_run or trainer.interrupted or not trainer.is_global_zero:
             return
         target = self._target(trainer)
-        objective = {"class": type(module.objective).__name__, **vars(module.objective)}
+        objective = recipe_of(module.objective)
         recipe = {"module": type(module).__name__, "objective": objective, "step": trainer.global_step, "rounds": data.round_number}
         policy.save(target, module.backbone, module.tokenizer, recipe, self.weights)
         log.info("exported the policy to %s", target)

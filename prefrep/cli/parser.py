@@ -35,7 +35,6 @@ class Parser(jsonargparse.ArgumentParser):
         docs = parse_docstring(inspect.getdoc(program) or "")
         parameters = inspect.signature(program).parameters
         self._positional = next((key for key, each in parameters.items() if each.kind is each.POSITIONAL_OR_KEYWORD), None)
-        # Hints of the parameters behind **kwargs are not needed: only a program's own may be flags or lists.
         hints = {key: _without_none(hint) for key, hint in get_type_hints(program).items()}
         self._flags = {key for key, hint in hints.items() if hint is bool}
         self._lists = {key for key, hint in hints.items() if get_origin(hint) is list}
@@ -52,6 +51,10 @@ class Parser(jsonargparse.ArgumentParser):
         if self._reads_config:
             self.add_argument("--config", action="config", metavar="FILE", help="YAML file with values for these options.")
         self.names = [*self.add_function_arguments(program, as_group=False, sub_configs=False), "config", "help", "print_config"]
+        for action in self._actions:  # also the parameters behind **kwargs, which only jsonargparse has resolved
+            hint = _without_none(getattr(action, "_typehint", None))
+            if action.dest in self.names and (hint is bool or get_origin(hint) is list):
+                (self._flags if hint is bool else self._lists).add(action.dest)
 
     def arguments(self, args: list[str]) -> dict[str, Any]:
         """Return the keyword arguments that a command line means.

@@ -39,8 +39,8 @@ def load_policy(how: Answering, path: str) -> tuple[Backbone, dict[str, Any]]:
     if (Path(path) / "adapter_config.json").exists() and not (Path(path) / "config.json").exists():
         raise ConfigError(f"{path}: an adapter without its base; export it with ExportPolicy.weights: merged, or merge it with peft")
     device = ("cuda" if torch.cuda.is_available() else "cpu") if how.device == "auto" else how.device
-    dtype: Any = how.dtype or stored_dtype(read_config(path, None))
-    backbone = Backbone(path, dtype=dtype, frozen=True).to(device)
+    dtype: Any = how.dtype or stored_dtype(read_config(path, None, how.trust_remote_code))
+    backbone = Backbone(path, dtype=dtype, frozen=True, trust_remote_code=how.trust_remote_code).to(device)
     backbone.check_output()
     return backbone, {"path": path, "dtype": dtype, "fingerprint": fingerprint(path) if Path(path).is_dir() else None}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from prefrep.errors import require_at_least
+from prefrep.parts import import_modules
 
 
 class Answering:
@@ -18,9 +19,11 @@ class Answering:
         engine: Sampling engine; vllm: extra `vllm`, CUDA only.
         device: cpu, cuda, ...; auto: cuda where there is one.
         dtype: Type of the weights; default: as stored.
+        trust_remote_code: Run Python code from the folders of the models.
+        import_: Module whose parts the models may name; may be repeated.
 
     Raises:
-        ConfigError: A number is out of range.
+        ConfigError: A number is out of range, or a module cannot be imported.
     """
 
     def __init__(
@@ -32,12 +35,15 @@ class Answering:
         engine: Literal["transformers", "vllm"] = "transformers",
         device: str = "auto",
         dtype: Literal["float32", "bfloat16", "float16"] | None = None,
+        trust_remote_code: bool = False,
+        import_: list[str] | None = None,
     ) -> None:
+        import_modules(import_)
         require_at_least("--batch-size", batch_size, 1)
         require_at_least("--max-new-tokens", max_new_tokens, 1)
         require_at_least("--seed", seed, 0)
         self.max_new_tokens, self.batch_size, self.seed, self.template = max_new_tokens, batch_size, seed, template
-        self.engine, self.device, self.dtype = engine, device, dtype
+        self.engine, self.device, self.dtype, self.trust_remote_code = engine, device, dtype, trust_remote_code
 
     def describe(self) -> dict[str, Any]:
         """Return what can move an answer, but the seed and the batch size, which `generation` keeps itself."""

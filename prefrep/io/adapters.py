@@ -47,6 +47,7 @@ def read(
     device: str | torch.device = "cpu",
     revision: str | None = None,
     build: Build | None = None,
+    trust_remote_code: bool = False,
 ) -> PreferenceModel:
     """Read a LoRA adapter of a sequence classifier as a Bradley-Terry model with tau 1, merged into its base.
 
@@ -58,6 +59,7 @@ def read(
         device: Device of the model.
         revision: Branch, tag or commit of a hub id.
         build: Builds the language model from `path`, `revision` and `gguf`, for training; it gets the merged weights.
+        trust_remote_code: Run Python code from the base, see `Backbone`.
 
     Raises:
         CheckpointError: The adapter is of another kind or has no head, or its base cannot be read or does not fit.
@@ -73,18 +75,18 @@ def read(
             f"{folder}: {strange[0]} adapts the head instead of holding it; merge the adapter with peft, use --from seqcls"
         )
     found = found or read_tensors(base, (SCORE, BIAS), base_revision)
-    config = read_config(base, base_revision)
+    config = read_config(base, base_revision, trust_remote_code)
     width = config.get_text_config().hidden_size
     if (shapes := {name: list(tensor.shape) for name, tensor in found.items()}) != {SCORE: [1, width]}:
         raise CheckpointError(
             f"{folder}: neither the adapter nor its base {base} holds a head {SCORE} [1, {width}] without bias (found {shapes or 'none'}), "
             "so it was random in training; train with modules_to_save: [score]"
         )
-    backbone = language_model(base, dtype, attention, base_revision)
+    backbone = language_model(base, dtype, attention, base_revision, trust_remote_code=trust_remote_code)
     _merge(folder, backbone, about, tensors)
     if build is not None:
         backbone = rebuilt(build, {"path": base, "revision": base_revision, "gguf": None}, backbone.merged_state(), folder)
-    tokenizer, pad = _tokenizer(folder, revision, backbone, config)
+    tokenizer, pad = _tokenizer(folder, revision, backbone, config, trust_remote_code)
     model = bradley_terry(backbone, found[SCORE], reading_of(folder, tokenizer, pad, max_length), tokenizer, "peft adapter", device)
     model.recipe["adapter"] = folder
     return model
@@ -169,10 +171,12 @@ def _merge(folder: str, backbone: Backbone, about: dict[str, Any], tensors: dict
     backbone.requires_grad_(False)
 
 
-def _tokenizer(folder: str, revision: str | None, backbone: Backbone, config: Any) -> tuple[PreTrainedTokenizerBase, int | None]:
+def _tokenizer(
+    folder: str, revision: str | None, backbone: Backbone, config: Any, trust_remote_code: bool
+) -> tuple[PreTrainedTokenizerBase, int | None]:
     """Return the tokenizer and the pad id of the classifier: the adapter's own ones, which TRL saves, or else those of the base."""
     if find_file(folder, "tokenizer_config.json", revision) is None:
         return backbone.tokenizer(), config.get_text_config().pad_token_id
-    tokenizer = load_tokenizer(folder, revision=revision)
+    tokenizer = load_tokenizer(folder, trust_remote_code, revision)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     return tokenizer, None if pad is None else int(pad)

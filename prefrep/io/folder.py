@@ -11,10 +11,11 @@ A folder of *references* has the path of the base and the trained weights (adapt
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -24,17 +25,19 @@ from transformers import PreTrainedTokenizerBase
 
 from prefrep.data.encode import EncodeConfig
 from prefrep.errors import CheckpointError, ConfigError
+from prefrep.io.about import FORMAT, About, damaged, read_about
+from prefrep.io.about import Weights as Weights
 from prefrep.io.card import card
 from prefrep.io.heads import describe_head, make_head
 from prefrep.io.language_model import Build, rebuilt
 from prefrep.io.replacing import replacing
 from prefrep.nn.backbone import Backbone
 from prefrep.nn.heads import PreferenceHead
-from prefrep.nn.lora import LoRA
+from prefrep.nn.loading import UNTRUSTED, check_tokens
 from prefrep.nn.quietly import quietly
+from prefrep.parts import MissingPartError
 
-FORMAT = 1
-Weights = Literal["full", "reference"]
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -132,8 +135,9 @@ def load(
     attention: str = "auto",
     device: str | torch.device = "cpu",
     build: Build | None = None,
+    trust_remote_code: bool = False,
 ) -> PreferenceModel:
-    """Load a folder.
+    """Load a folder. Nothing in it makes code run, unless the caller trusts it.
 
     Args:
         folder: An exported folder.
@@ -141,63 +145,75 @@ def load(
         attention: Attention kernel, see `Backbone`.
         device: Device of the model.
         build: Builds the language model from `path`, `revision` and `gguf`, for training; it gets the weights of the folder.
+        trust_remote_code: Run Python code from the folder of the language model, see `Backbone`. What the folder says about it does not
+            count.
 
     Raises:
-        CheckpointError: The folder is missing or not an exported one, or its head is missing or does not fit.
+        CheckpointError: The folder is missing or not an exported one, a value in it is wrong, or its parts do not fit each other.
     """
     folder = Path(folder).expanduser()
     if not folder.is_dir():
         raise CheckpointError(f"{folder}: no such folder; a training run writes one to <default_root_dir>/export when it ends")
-    about_file, head_file = folder / "prefrep.json", folder / "head.safetensors"
-    if not about_file.exists():
+    head_file = folder / "head.safetensors"
+    if not (folder / "prefrep.json").exists():
         raise CheckpointError(f"{folder}: no prefrep.json, so this is not an exported preference model; export one with prefrep fit")
     if not head_file.exists():
         raise CheckpointError(f"{folder}: head.safetensors is missing, and a random head would score at random; export the model again")
+    about = read_about(folder)
+    options = {"dtype": dtype or about.backbone["dtype"], "attention": attention, "trust_remote_code": trust_remote_code}
+    backbone = _backbone(folder, about, options, build)
     try:
-        about = json.loads(about_file.read_text())
-        if about["format"] > FORMAT:
-            raise CheckpointError(f"{folder}: written by a newer prefrep (format {about['format']}); update prefrep to read it")
-        made, encode, tau, recipe = about["backbone"], EncodeConfig(**about["encode"]), float(about["tau"]), dict(about["recipe"])
-        about["head"]["class"], about["weights"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{about_file}: damaged or edited ({type(error).__name__}: {error}); export the model again") from error
-    options: dict[str, Any] = {"dtype": dtype or made["dtype"], "attention": attention, "trust_remote_code": made["trust_remote_code"]}
-    if about["weights"] == "full":
-        whole: dict[str, Any] = {"path": str(folder), "revision": None, "gguf": None}
-        backbone = Backbone(frozen=True, **whole, **options) if build is None else build(**whole)
-    else:
-        lora = LoRA(**made["lora"]) if made["lora"] else None
-        backbone = Backbone(
-            path=made["path"],
-            lora=lora,
-            frozen=lora is None,
-            quantize=made["quantize"],
-            revision=made["revision"],
-            gguf=made.get("gguf"),
-            **options,
-        )
-        _fill(backbone.model, folder, about.get("trained"))
-        backbone.requires_grad_(False)
-        if build is not None:
-            base = {name: made.get(name) for name in ("path", "revision", "gguf")}
-            backbone = rebuilt(build, base, backbone.merged_state(), str(folder))
+        head = make_head(about.head, backbone.hidden_size)
+    except MissingPartError as error:
+        raise CheckpointError(f"{folder / 'prefrep.json'}: {error}") from error
+    except (ConfigError, RuntimeError) as error:  # torch: sizes that no memory holds
+        raise damaged(folder, error) from error
     try:
-        head = make_head(about["head"], backbone.hidden_size)
         head.load_state_dict(load_file(head_file))
-    except (KeyError, TypeError) as error:
-        raise CheckpointError(f"{about_file}: damaged or edited ({type(error).__name__}: {error}); export the model again") from error
-    except (RuntimeError, SafetensorError) as error:
-        raise CheckpointError(f"{folder}: head.safetensors does not fit {about['head']} ({str(error).splitlines()[-1].strip()})") from error
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise CheckpointError(f"{folder}: head.safetensors does not fit {about.head} ({str(error).splitlines()[-1].strip()})") from error
+    if not all(tensor.isfinite().all() for tensor in head.state_dict().values()):
+        raise CheckpointError(f"{folder}: head.safetensors holds numbers that are not finite; train or export the model again")
     tokenizer = backbone.tokenizer()
+    check_tokens(str(folder), backbone, tokenizer)
     backbone.path = str(folder)
     return PreferenceModel(
         backbone=backbone.to(device).eval(),
         head=head.to(device).eval(),
-        tau=tau,
-        encode=encode,
+        tau=about.tau,
+        encode=about.encode,
         tokenizer=tokenizer,
-        recipe={"head": about["head"], "tau": tau, "backbone": made, **recipe},
+        recipe={"head": about.head, "tau": about.tau, "backbone": _plain(about.backbone), **about.recipe},
     )
+
+
+def _backbone(folder: Path, about: About, options: dict[str, Any], build: Build | None) -> Backbone:
+    """Return the language model of a folder. Raises CheckpointError: it cannot be read, or needs code that the caller does not trust."""
+    made = about.backbone
+    if about.weights == "full":
+        if (folder / "adapter_config.json").exists():  # transformers would load the base that it names instead of the folder
+            raise CheckpointError(f"{folder}: adapter_config.json names another model than the one here; export the model again")
+        whole: dict[str, Any] = {"path": str(folder), "revision": None, "gguf": None}
+        backbone = Backbone(frozen=True, **whole, **options) if build is None else build(**whole)
+    else:
+        path, lora = made.get("path", ""), made.get("lora")
+        if (Path(path).expanduser() / "prefrep.json").exists():
+            raise CheckpointError(f"{folder}: its base {path} is an exported folder, which no export refers to; export the model again")
+        log.info("%s: the weights of its language model are those of %s", folder, path)
+        kept = {name: made[name] for name in ("quantize", "revision", "gguf") if name in made}
+        backbone = Backbone(path=path, lora=lora, frozen=lora is None, **kept, **options)
+        _fill(backbone.model, folder, about.trained)
+        backbone.requires_grad_(False)
+        if build is not None:
+            base = {name: made.get(name) for name in ("path", "revision", "gguf")}
+            backbone = rebuilt(build, base, backbone.merged_state(), str(folder))
+    if made.get("trust_remote_code") and not backbone.settings["trust_remote_code"] and getattr(backbone.model.config, "auto_map", None):
+        raise CheckpointError(f"{folder}: was trained with {UNTRUSTED}")
+    return backbone
+
+
+def _plain(made: dict[str, Any]) -> dict[str, Any]:
+    return made | {"lora": asdict(made["lora"]) if made.get("lora") else None}
 
 
 def _fill(model: nn.Module, folder: Path, listed: list[str] | None) -> None:
@@ -211,7 +227,7 @@ def _fill(model: nn.Module, folder: Path, listed: list[str] | None) -> None:
     try:
         found: dict[str, Tensor] = load_file(file) if file.exists() else {}
         fits = wanted == set(found) and not model.load_state_dict(found, strict=False).unexpected_keys
-    except (RuntimeError, SafetensorError):
+    except (OSError, RuntimeError, SafetensorError):
         fits = False
     if not fits:
         raise CheckpointError(f"{folder}: adapter.safetensors is missing or does not fit its base; export the model again")

@@ -1,29 +1,23 @@
-"""Heads as plain data."""
+"""Heads as plain data: recipes without the hidden size, which is the backbone's."""
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
-from prefrep.nn.heads import BTHead, GPMHead, HybridHead, PairHead, PreferenceHead
-from prefrep.nn.skew import BlockSkew, GatedSkew, LearnedSkew, SkewOperator
+from prefrep.nn.heads import PreferenceHead
+from prefrep.parts import Recipe, make, recipe
 
 
-def describe_head(head: PreferenceHead) -> dict[str, Any]:
-    """Return the settings of a head as plain data."""
-    settings: dict[str, Any] = {"class": type(head).__name__}
-    if isinstance(head, HybridHead):
-        settings = describe_head(head.preference) | settings
-    if isinstance(head, GPMHead):
-        settings |= {"dim": head.dim, "normalize": head.normalize, "skew": {"class": type(head.skew).__name__}}
-        if isinstance(head.skew, GatedSkew):
-            settings["skew"]["variant"] = head.skew.variant
-    if isinstance(head, PairHead):
-        settings |= {"readout": head.readout, "answers": list(head.answers)}
-    return settings
+def describe_head(head: PreferenceHead) -> Recipe:
+    """Return the recipe of a head (`prefrep.parts`).
+
+    Raises:
+        PartError: An argument of its constructor is not plain data.
+    """
+    return recipe(head, supplied=1)
 
 
-def make_head(settings: dict[str, Any], hidden_size: int) -> PreferenceHead:
+def make_head(settings: Any, hidden_size: int) -> PreferenceHead:
     """Return a newly initialised head, the inverse of `describe_head`.
 
     Args:
@@ -31,19 +25,6 @@ def make_head(settings: dict[str, Any], hidden_size: int) -> PreferenceHead:
         hidden_size: H of the backbone.
 
     Raises:
-        KeyError: The head is unknown, or a setting is missing.
+        PartError: The head is unknown or may not be named, or a setting is missing or wrong.
     """
-    kind = settings["class"]
-    if kind == "BTHead":
-        return BTHead(hidden_size)
-    if kind == "PairHead":
-        first, second = settings["answers"]
-        return PairHead(hidden_size, readout=settings["readout"], answers=(first, second))
-    if kind in ("GPMHead", "HybridHead"):
-        operators: dict[str, type[SkewOperator]] = {"BlockSkew": BlockSkew, "GatedSkew": GatedSkew, "LearnedSkew": LearnedSkew}
-        options = dict(settings["skew"])
-        operator = operators[options.pop("class")]
-        skew = partial(operator, **options)
-        head = GPMHead if kind == "GPMHead" else HybridHead
-        return head(hidden_size, dim=settings["dim"], skew=skew, normalize=settings["normalize"])
-    raise KeyError(f"unknown head {kind!r}")
+    return make(settings, PreferenceHead, hidden_size)  # type: ignore[type-abstract]

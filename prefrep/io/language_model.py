@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -17,7 +18,12 @@ Build = Callable[..., Backbone]
 
 
 def language_model(
-    path: str, dtype: str | None = None, attention: str = "auto", revision: str | None = None, build: Build | None = None
+    path: str,
+    dtype: str | None = None,
+    attention: str = "auto",
+    revision: str | None = None,
+    build: Build | None = None,
+    trust_remote_code: bool = False,
 ) -> Backbone:
     """Return the language model of a checkpoint.
 
@@ -26,15 +32,22 @@ def language_model(
         dtype: Type of the weights; None: as stored.
         attention: Attention kernel, see `Backbone`.
         revision: Branch, tag or commit of a hub id.
-        build: Builds it instead, for training; dtype and attention are then its own.
+        build: Builds it instead, for training; dtype, attention and trust are then its own.
+        trust_remote_code: Run Python code from the checkpoint, see `Backbone`.
 
     Raises:
         CheckpointError: It cannot be read.
     """
     if build is not None:
         return build(path=path, revision=revision, gguf=None)
-    options: dict[str, Any] = {"dtype": dtype or stored_dtype(read_config(path, revision)), "attention": attention}
+    stored = dtype or stored_dtype(read_config(path, revision, trust_remote_code))
+    options: dict[str, Any] = {"dtype": stored, "attention": attention, "trust_remote_code": trust_remote_code}
     return Backbone(path=path, frozen=True, revision=revision, **options)
+
+
+def trusts(build: Build) -> bool:
+    """Return whether a configuration, of which jsonargparse has made a builder, says `trust_remote_code: true`."""
+    return isinstance(build, partial) and build.keywords.get("trust_remote_code") is True
 
 
 def rebuilt(build: Build, base: dict[str, Any], state: dict[str, Tensor], name: str) -> Backbone:

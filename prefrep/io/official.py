@@ -47,6 +47,7 @@ def read(
     device: str | torch.device = "cpu",
     revision: str | None = None,
     build: Build | None = None,
+    trust_remote_code: bool = False,
 ) -> PreferenceModel:
     """Read a checkpoint in the official layout.
 
@@ -62,6 +63,7 @@ def read(
         device: Device of the model.
         revision: Branch, tag or commit of a hub id.
         build: See `language_model`.
+        trust_remote_code: Run Python code from the checkpoint, see `Backbone`.
 
     Raises:
         CheckpointError: The checkpoint is missing, has no value head, or contradicts the arguments.
@@ -69,11 +71,11 @@ def read(
     """
     if not tau > 0:
         raise ConfigError(f"tau must be positive, got {tau}")
-    read_config(str(path), revision)  # a wrong path has its own sentence
+    read_config(str(path), revision, trust_remote_code)  # a wrong path has its own sentence
     tensors = read_tensors(str(path), (VALUE, PROMPT), revision)
     if VALUE not in tensors:
         raise CheckpointError(f"{path}: no {VALUE} in its safetensors, so this is not a checkpoint in the official GPM layout")
-    backbone = language_model(str(path), dtype, attention, revision, build)
+    backbone = language_model(str(path), dtype, attention, revision, build, trust_remote_code)
     head = _head(str(path), tensors, backbone.hidden_size, normalize, gate)
     return PreferenceModel(
         backbone=backbone.to(device).eval(),
@@ -104,10 +106,10 @@ def write(folder: str | Path, model: PreferenceModel) -> dict[str, Any]:
     head, backbone = model.head, model.backbone
     if backbone.settings["quantize"] != "none":
         raise ConfigError("the official layout holds plain weights and this language model is quantised; load it with quantize: none")
-    if isinstance(head, GPMHead) and isinstance(head.skew, BlockSkew | GatedSkew):
+    if type(head) is GPMHead and type(head.skew) in (BlockSkew, GatedSkew):  # classes derived from them may compare in another way
         gate: Gate = head.skew.variant if isinstance(head.skew, GatedSkew) else "none"
         normalize = head.normalize
-    elif isinstance(head, BTHead):
+    elif type(head) is BTHead:
         gate, normalize = "none", False
     else:
         kind = type(head.skew).__name__ if isinstance(head, GPMHead) else type(head).__name__

@@ -28,6 +28,7 @@ def read(
     device: str | torch.device = "cpu",
     revision: str | None = None,
     build: Build | None = None,
+    trust_remote_code: bool = False,
 ) -> PreferenceModel:
     """Read a reward model of OpenRLHF as a Bradley-Terry model with tau 1.
 
@@ -43,18 +44,19 @@ def read(
         device: Device of the model.
         revision: Branch, tag or commit of a hub id.
         build: See `language_model`.
+        trust_remote_code: Run Python code from the checkpoint, see `Backbone`.
 
     Raises:
         CheckpointError: There is no head of one row, or the tokenizer has no chat template and other ends than prefrep's.
     """
-    config = read_config(str(path), revision)
+    config = read_config(str(path), revision, trust_remote_code)
     name = head_name(config)
     width = config.get_text_config().hidden_size
     found = read_tensors(str(path), (name,), revision)
     if name not in found or list(found[name].shape) != [1, width]:
         shapes = {key: list(tensor.shape) for key, tensor in found.items()}
         raise CheckpointError(f"{path}: a reward model of OpenRLHF has {name} [1, {width}], found {shapes or 'none'}")
-    backbone = language_model(str(path), dtype, attention, revision, build)
+    backbone = language_model(str(path), dtype, attention, revision, build, trust_remote_code)
     tokenizer = backbone.tokenizer()
     encode = EncodeConfig("auto" if tokenizer.chat_template else "plain", max_length, "keep_start")
     if tokenizer.chat_template:

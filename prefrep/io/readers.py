@@ -20,12 +20,13 @@ READERS: dict[Foreign, Callable[..., PreferenceModel]] = {
 }
 
 
-def kind_of(path: str, revision: str | None = None) -> Literal["prefrep"] | Foreign:
+def kind_of(path: str, revision: str | None = None, trust_remote_code: bool = False) -> Literal["prefrep"] | Foreign:
     """Return the layout of a model.
 
     Args:
         path: Local folder or hub id.
         revision: Branch, tag or commit of a hub id.
+        trust_remote_code: Run Python code from its folder, see `Backbone`.
 
     Raises:
         CheckpointError: There is no model, or one without a head that compares.
@@ -34,7 +35,7 @@ def kind_of(path: str, revision: str | None = None) -> Literal["prefrep"] | Fore
         return "prefrep"
     if adapters.has_adapter(path, revision):
         return "peft"
-    config = read_config(path, revision)
+    config = read_config(path, revision, trust_remote_code)
     if seqcls.is_classifier(config):
         return "seqcls"
     names = tensor_names(path, revision)

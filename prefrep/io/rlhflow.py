@@ -25,6 +25,7 @@ def read(
     device: str | torch.device = "cpu",
     revision: str | None = None,
     build: Build | None = None,
+    trust_remote_code: bool = False,
 ) -> PreferenceModel:
     """Read a causal language model as a pair model: f = logit(A) - logit(B) at the end of the pair format, with tau 1.
 
@@ -39,12 +40,13 @@ def read(
         device: Device of the model.
         revision: Branch, tag or commit of a hub id.
         build: See `language_model`.
+        trust_remote_code: Run Python code from the checkpoint, see `Backbone`.
 
     Raises:
         CheckpointError: There is no output layer, it caps its logits, or the tokenizer has no chat template.
         ConfigError: A or B is not one token.
     """
-    backbone = language_model(str(path), dtype, attention, revision, build)
+    backbone = language_model(str(path), dtype, attention, revision, build, trust_remote_code)
     tokenizer = backbone.tokenizer()
     if not tokenizer.chat_template:
         raise CheckpointError(f"{path}: its tokenizer has no chat template, in which a pair model reads its question; add one")

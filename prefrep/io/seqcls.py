@@ -62,7 +62,7 @@ def write(folder: str | Path, model: PreferenceModel) -> None:
         CheckpointError: The exported tokenizer does not reproduce the token ids of training.
     """
     head, backbone, encode = model.head, model.backbone, model.encode
-    if not isinstance(head, BTHead):
+    if type(head) is not BTHead:  # a class derived from it may compare in another way
         kind = type(head).__name__
         raise ConfigError(f"a sequence classifier gives one reward per text and {kind} compares texts; only BTHead can be exported")
     if backbone.settings["quantize"] != "none":
@@ -118,6 +118,7 @@ def read(
     device: str | torch.device = "cpu",
     revision: str | None = None,
     build: Build | None = None,
+    trust_remote_code: bool = False,
 ) -> PreferenceModel:
     """Read a sequence classifier with one label as a Bradley-Terry model with tau 1.
 
@@ -134,12 +135,13 @@ def read(
         device: Device of the model.
         revision: Branch, tag or commit of a hub id.
         build: See `language_model`.
+        trust_remote_code: Run Python code from the checkpoint, see `Backbone`.
 
     Raises:
         CheckpointError: It is not a sequence classifier with one label, or transformers reads its rewards at a token that prefrep cannot
             determine without a chat template.
     """
-    config = read_config(str(path), revision)
+    config = read_config(str(path), revision, trust_remote_code)
     if not is_classifier(config):
         raise CheckpointError(f"{path}: holds {config.architectures}, not a sequence classifier")
     found = read_tensors(str(path), (SCORE, BIAS), revision)
@@ -147,7 +149,7 @@ def read(
     width = config.get_text_config().hidden_size
     if shapes != {SCORE: [1, width]}:
         raise CheckpointError(f"{path}: a reward model has {SCORE} [1, {width}] and no bias, found {shapes}")
-    backbone = language_model(str(path), dtype, attention, revision, build)
+    backbone = language_model(str(path), dtype, attention, revision, build, trust_remote_code)
     tokenizer = backbone.tokenizer()
     encode = reading_of(str(path), tokenizer, config.get_text_config().pad_token_id, max_length)
     return bradley_terry(backbone, found[SCORE], encode, tokenizer, "sequence classifier", device)

@@ -16,6 +16,7 @@ from transformers.utils.hub import cached_file
 from prefrep.errors import CheckpointError
 from prefrep.io.hub import reason
 from prefrep.nn.bundled import resolve
+from prefrep.nn.loading import UNTRUSTED
 
 SINGLE = "model.safetensors"
 
@@ -35,12 +36,13 @@ def find_file(path: str, name: str, revision: str | None) -> Path | None:
     return None if found is None else Path(found)
 
 
-def read_config(path: str, revision: str | None) -> Any:
+def read_config(path: str, revision: str | None, trust_remote_code: bool = False) -> Any:
     """Return the configuration of a checkpoint.
 
     Args:
         path: Local folder or hub id.
         revision: Branch, tag or commit of a hub id.
+        trust_remote_code: Run Python code from the checkpoint; without it transformers would ask at a terminal.
 
     Raises:
         CheckpointError: It cannot be read.
@@ -48,8 +50,10 @@ def read_config(path: str, revision: str | None) -> Any:
     if path.startswith((".", "/", "~")) and not Path(path).expanduser().is_dir():
         raise CheckpointError(f"{path}: no such folder; give a local folder with safetensors, or a hub id")
     try:
-        return AutoConfig.from_pretrained(resolve(path), revision=revision)
+        return AutoConfig.from_pretrained(resolve(path), revision=revision, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
+        if not trust_remote_code and "trust_remote_code" in str(error):
+            raise CheckpointError(f"{path}: the model is {UNTRUSTED}") from error
         raise CheckpointError(f"{path}: cannot read its config.json ({reason(error)})") from error
 
 

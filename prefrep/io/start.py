@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from prefrep.data.render import Template
 from prefrep.io import folder, hub, official
 from prefrep.io.folder import PreferenceModel
-from prefrep.io.language_model import Build
+from prefrep.io.language_model import Build, trusts
 from prefrep.io.readers import READERS, kind_of
 from prefrep.nn.heads import GPMHead, PreferenceHead
 from prefrep.nn.skew import GatedSkew
@@ -36,7 +37,7 @@ def start(name: str, build: Build, make_head: Callable[[int], PreferenceHead], t
     Args:
         name: Exported folder, sequence classifier, peft adapter, reward model of OpenRLHF or official GPM checkpoint: a local folder, or a
             hub id, with `@revision` or without.
-        build: Builds the backbone from `path`, `revision` and `gguf`.
+        build: Builds the backbone from `path`, `revision` and `gguf`. Python code of the model runs only if its configuration trusts it.
         make_head: Builds the configured head, which states what an official checkpoint leaves open: normalisation and gate.
         tau: The configured temperature, which an official checkpoint leaves open as well.
 
@@ -44,10 +45,11 @@ def start(name: str, build: Build, make_head: Callable[[int], PreferenceHead], t
         CheckpointError: The model cannot be read.
     """
     path, revision = hub.split(name)
-    kind = kind_of(path, revision)
+    trusted = trusts(build)
+    kind = kind_of(path, revision, trusted)
     log.info("training starts from %s (%s)", name, kind)
     if kind == "prefrep":
-        model = folder.load(hub.fetched(name), build=build)
+        model = folder.load(hub.fetched(name), build=build, trust_remote_code=trusted)
         return Start(model, model.encode.template)
     if kind == "official":
         configured = make_head(2)
@@ -55,7 +57,8 @@ def start(name: str, build: Build, make_head: Callable[[int], PreferenceHead], t
         if isinstance(configured, GPMHead) and isinstance(configured.skew, GatedSkew):
             gate = configured.skew.variant
         normalize = isinstance(configured, GPMHead) and configured.normalize
-        read = official.read(path, tau=tau, normalize=normalize, gate=gate, template="auto", revision=revision, build=build)
+        stated: dict[str, Any] = {"tau": tau, "normalize": normalize, "gate": gate, "template": "auto"}
+        read = official.read(path, **stated, revision=revision, build=build, trust_remote_code=trusted)
         return Start(read, None)
-    model = READERS[kind](path, revision=revision, build=build)
+    model = READERS[kind](path, revision=revision, build=build, trust_remote_code=trusted)
     return Start(model, model.encode.template)

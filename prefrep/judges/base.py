@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from prefrep.errors import ConfigError
+from prefrep.parts import Part, recipe
 from prefrep.records import Comparison, RankedResponses, text
 
 Floats = NDArray[np.float32]
@@ -40,7 +41,7 @@ class Comparer(Protocol):
         """Return all settings that affect a comparison, as plain data."""
 
 
-class Judge(ABC):
+class Judge(Part, ABC):
     """A source of preferences among responses."""
 
     def judge(self, records: Sequence[RankedResponses]) -> Iterator[Verdict]:
@@ -68,9 +69,9 @@ class Judge(ABC):
     def verdicts(self, records: Sequence[RankedResponses]) -> Iterator[Verdict]:
         """Yield one verdict per record, in order. `judge` checks that tables are finite."""
 
-    @abstractmethod
     def describe(self) -> dict[str, Any]:
-        """Return all settings that affect a verdict, as plain data."""
+        """Return all settings that affect a verdict, as plain data: by default the recipe of the judge."""
+        return recipe(self)
 
 
 def check_finite(table: Floats, judge: str, prompt: str) -> None:

@@ -28,10 +28,19 @@ class ModelJudge(Judge):
         dtype: Type of its weights; null: the type it was trained in.
         device: `auto`: CUDA if available.
         batch_tokens: Tokens per forward pass.
+        trust_remote_code: Run Python code from the folder, see `Backbone`.
     """
 
-    def __init__(self, path: str, dtype: DType | None = None, device: str = "auto", batch_tokens: int = 4096) -> None:
+    def __init__(
+        self,
+        path: str,
+        dtype: DType | None = None,
+        device: str = "auto",
+        batch_tokens: int = 4096,
+        trust_remote_code: bool = False,
+    ) -> None:
         self.path, self.dtype, self.device, self.batch_tokens = path, dtype, device, batch_tokens
+        self.trust_remote_code = trust_remote_code
         self._scorer: Scorer | RemoteScorer | None = None
         self.warned = False
 
@@ -48,7 +57,8 @@ class ModelJudge(Judge):
     def _load(self) -> Scorer | RemoteScorer:
         if is_url(self.path):
             return RemoteScorer(self.path, blocks=True)
-        return BlockScorer.from_pretrained(self.path, self.device, self.dtype, batch_tokens=self.batch_tokens)
+        trusted = self.trust_remote_code
+        return BlockScorer.from_pretrained(self.path, self.device, self.dtype, batch_tokens=self.batch_tokens, trust_remote_code=trusted)
 
     @property
     def name(self) -> str:
@@ -97,6 +107,7 @@ class OfficialJudge(ModelJudge):
         dtype: Type of its weights; null: as stored.
         device: `auto`: CUDA if available.
         batch_tokens: Tokens per forward pass.
+        trust_remote_code: Run Python code from the folder, see `Backbone`.
     """
 
     def __init__(
@@ -109,8 +120,9 @@ class OfficialJudge(ModelJudge):
         dtype: DType | None = None,
         device: str = "auto",
         batch_tokens: int = 4096,
+        trust_remote_code: bool = False,
     ) -> None:
-        super().__init__(path, dtype, device, batch_tokens)
+        super().__init__(path, dtype, device, batch_tokens, trust_remote_code)
         self.tau, self.normalize, self.gate, self.template = tau, normalize, gate, template
 
     def _folder(self) -> Path:
@@ -119,7 +131,14 @@ class OfficialJudge(ModelJudge):
     def _load(self) -> Scorer:
         place = ("cuda" if torch.cuda.is_available() else "cpu") if self.device == "auto" else self.device
         model = official.read(
-            self.path, tau=self.tau, normalize=self.normalize, gate=self.gate, template=self.template, dtype=self.dtype, device=place
+            self.path,
+            tau=self.tau,
+            normalize=self.normalize,
+            gate=self.gate,
+            template=self.template,
+            dtype=self.dtype,
+            device=place,
+            trust_remote_code=self.trust_remote_code,
         )
         return BlockScorer(model, self.batch_tokens)
 

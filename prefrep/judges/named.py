@@ -9,7 +9,7 @@ from prefrep.judges.rules import RuleJudge
 from prefrep.scoring.loading import is_url
 
 
-def comparer(name: str, device: str = "auto", batch_tokens: int = 4096) -> Comparer:
+def comparer(name: str, device: str = "auto", batch_tokens: int = 4096, trust_remote_code: bool = False) -> Comparer:
     """Return a scorer of an exported folder or of a server, or the judge of a rule.
 
     Args:
@@ -17,6 +17,7 @@ def comparer(name: str, device: str = "auto", batch_tokens: int = 4096) -> Compa
             slash and existing paths are folders or ids.
         device: See `Scorer.from_pretrained`.
         batch_tokens: See `Scorer`.
+        trust_remote_code: See `Scorer.from_pretrained`.
 
     Raises:
         CheckpointError: The folder cannot be loaded.
@@ -30,4 +31,4 @@ def comparer(name: str, device: str = "auto", batch_tokens: int = 4096) -> Compa
         return RuleJudge(name)
     from prefrep.scoring import Scorer  # imports torch, which rules do not need
 
-    return Scorer.from_pretrained(name, device, batch_tokens=batch_tokens)
+    return Scorer.from_pretrained(name, device, batch_tokens=batch_tokens, trust_remote_code=trust_remote_code)

@@ -17,9 +17,10 @@ from torch.nn import functional as F
 from prefrep.errors import ConfigError
 from prefrep.functional import skew as functional
 from prefrep.nn.skew import BlockSkew, EvenDim, SkewOperator, check_dim, linear, project
+from prefrep.parts import Part
 
 
-class PreferenceHead(nn.Module, ABC):
+class PreferenceHead(Part, nn.Module, ABC):
     """Map from hidden states to comparisons.
 
     `layout` names what the backbone reads: `single` responses, so that K reads give a K x K table, or ordered `pair`s of responses. It

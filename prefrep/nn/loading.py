@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
-from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from prefrep.errors import CheckpointError
@@ -15,6 +14,10 @@ from prefrep.nn.families import caps_attention
 from prefrep.nn.quietly import quietly
 
 DType = Literal["float32", "bfloat16", "float16"]
+UNTRUSTED = (
+    "Python code from its folder, which runs only if you trust it: read it, then add --trust-remote-code (of prefrep fit: "
+    "--model.backbone.trust_remote_code true; in Python: trust_remote_code=True)"
+)
 
 
 class CausalLM(NamedTuple):
@@ -51,8 +54,8 @@ def load_tokenizer(
             if gguf is None:
                 raise
             tokenizer = AutoTokenizer.from_pretrained(place, gguf_file=gguf, **common)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(_not_found(path, "tokenizer", error)) from error
+    except Exception as error:  # tokenizers raises bare exceptions, and a damaged file anything
+        raise _unreadable(path, "tokenizer", error, trust_remote_code) from error
     assert isinstance(tokenizer, PreTrainedTokenizerBase)
     return tokenizer
 
@@ -83,8 +86,12 @@ def load_causal(
     place = resolve(path)
     common = {"trust_remote_code": trust_remote_code, "revision": revision}
     try:
-        if gguf is None and attention == "auto" and caps_attention(AutoConfig.from_pretrained(place, **common)):
-            attention = "eager"
+        if gguf is None and attention == "auto":
+            config = AutoConfig.from_pretrained(place, **common)
+            if "/" in str(config._attn_implementation):
+                raise ValueError(f"its config.json names the attention {config._attn_implementation}, which is code from the hub")
+            if caps_attention(config):
+                attention = "eager"
         # None: transformers selects sdpa if the model supports it, else eager.
         options: dict[str, Any] = {"attn_implementation": None if attention == "auto" else attention, "dtype": getattr(torch, dtype)}
         if quantize == "4bit":
@@ -96,8 +103,10 @@ def load_causal(
         options |= {"use_safetensors": True} if gguf is None else {"gguf_file": gguf}
         with quietly():  # missing weights are checked below
             loaded: Any = AutoModelForCausalLM.from_pretrained(place, **common, **options, output_loading_info=True)
-    except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
-        raise CheckpointError(_not_found(path, "model", error)) from error
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # a damaged config.json makes transformers raise anything
+        raise _unreadable(path, "model", error, trust_remote_code) from error
     model, info = loaded
     if gguf is not None:  # the weights are dequantised by now, but transformers would refuse to save a model with these attributes
         model.hf_quantizer = None
@@ -112,6 +121,41 @@ def load_causal(
             f"{path}: the checkpoint lacks {len(missing)} tensors ({missing[0]}, ...), which would be random; download the model again"
         )
     return CausalLM(model, random_output=bool(info["missing_keys"]))
+
+
+def check_tokens(path: str, model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Check that a model has an embedding for every token of its tokenizer.
+
+    Special tokens that no text and no template of ours writes may be missing: Gemma 3's text models have no row for the token of images.
+
+    Args:
+        path: Where both were read, for the message.
+        model: A backbone.
+        tokenizer: The tokenizer.
+
+    Raises:
+        CheckpointError: There are tokens without an embedding.
+    """
+    rows = model.model.get_input_embeddings().weight.shape[0]
+    template = str(tokenizer.chat_template or "")
+    unused = {
+        number
+        for number, token in tokenizer.added_tokens_decoder.items()
+        if token.special and number not in (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
+        and token.content not in template
+    }  # fmt: skip
+    beyond = [name for name, number in tokenizer.get_vocab().items() if number >= rows and number not in unused]
+    if beyond:
+        raise CheckpointError(
+            f"{path}: the tokenizer has {len(beyond)} tokens without one of the {rows} embeddings of the model ({beyond[0]!r}); "
+            "restore the tokenizer that belongs to the model"
+        )
+
+
+def _unreadable(path: str, what: str, error: Exception, trusted: bool) -> CheckpointError:
+    if not trusted and "trust_remote_code" in str(error):
+        return CheckpointError(f"{path}: the {what} is {UNTRUSTED}")
+    return CheckpointError(_not_found(path, what, error))
 
 
 def _not_found(path: str, what: str, error: Exception) -> str:

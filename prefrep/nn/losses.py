@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from prefrep.errors import ConfigError
 from prefrep.functional import losses
 from prefrep.functional.skew import widen
+from prefrep.parts import Part
 
 
 def check_positive(owner: str, value: float) -> None:
@@ -54,7 +55,7 @@ else:
     Smoothing = extend_base_type("Smoothing", float, lambda _, value: check_smoothing("smoothing", float(value)))
 
 
-class PreferenceLoss(nn.Module, ABC):
+class PreferenceLoss(Part, nn.Module, ABC):
     """Loss of scores, one number per comparison.
 
     A learned tau is stored as its logarithm: it stays positive and its gradient does not vanish (the official code clamps tau at 0.01). The

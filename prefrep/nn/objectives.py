@@ -15,9 +15,10 @@ from torch import Tensor
 from prefrep.errors import ConfigError
 from prefrep.functional import gpo
 from prefrep.functional.gpo import Judged
+from prefrep.parts import Part
 
 
-class PolicyObjective(ABC):
+class PolicyObjective(Part, ABC):
     """Loss of a policy on the judged responses of a round.
 
     Args:

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from prefrep.errors import ConfigError
 from prefrep.functional import skew
 from prefrep.functional.skew import GateVariant
+from prefrep.parts import Part
 
 
 def check_dim(owner: str, dim: int) -> None:
@@ -72,7 +73,7 @@ def project(layer: nn.Linear, hidden: Tensor) -> Tensor:
         return F.linear(hidden, layer.weight.to(hidden.dtype))
 
 
-class SkewOperator(nn.Module, ABC):
+class SkewOperator(Part, nn.Module, ABC):
     """Skew-symmetric form: s(a > b) = <R(x) a, b> with R(x)^T = -R(x).
 
     Args:

@@ -20,6 +20,8 @@ def export(
     normalize: bool | None = None,
     gate: Literal["none", "softmax", "scaled_softmax", "nonnegative"] | None = None,
     template: Literal["official", "auto"] | None = None,
+    trust_remote_code: bool = False,
+    import_: list[str] | None = None,
 ) -> Path:
     r"""Convert an exported folder to another program's layout, read such a layout, or push a model to the hub.
 
@@ -47,6 +49,8 @@ def export(
         normalize: Whether embeddings have length 1.
         gate: How the prompt weighs the blocks.
         template: How text becomes tokens: the official recipe, or prefrep's.
+        trust_remote_code: Run Python code from the folder of the model.
+        import_: Module whose heads and other parts the model may name; may be repeated.
 
     Returns:
         The folder.
@@ -76,6 +80,9 @@ def export(
 
     from prefrep.io import embeddings, folder, hub, official, seqcls
     from prefrep.io.readers import READERS
+    from prefrep.parts import import_modules
+
+    import_modules(import_)
 
     if push:
         hub.check(push)  # before the work, which should not be in vain
@@ -84,7 +91,7 @@ def export(
         raise CheckpointError(f"{model}: no such folder, so there is nothing to push; name an exported folder with --model")
     with writing(written) if to or from_ else nullcontext():
         if to:
-            loaded = folder.load(hub.fetched(model), dtype)
+            loaded = folder.load(hub.fetched(model), dtype, trust_remote_code=trust_remote_code)
             if to == "official":
                 settings = official.write(written, loaded)
                 print(f"wrote {written}; what it cannot say: " + ", ".join(f"{name} {value}" for name, value in settings.items()))
@@ -98,7 +105,7 @@ def export(
             given = stated if from_ == "official" else {}
             length: dict[str, Any] = {} if max_length is None else {"max_length": max_length}
             path, revision = hub.split(model)
-            loaded = READERS[from_](path, dtype=dtype, revision=revision, **length, **given)
+            loaded = READERS[from_](path, dtype=dtype, revision=revision, trust_remote_code=trust_remote_code, **length, **given)
             folder.save(written, loaded.backbone, loaded.head, loaded.tau, loaded.encode, loaded.tokenizer, loaded.recipe)
             print(f"wrote {written}")
     if push:

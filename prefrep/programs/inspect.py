@@ -16,6 +16,7 @@ def inspect(
     limit: int | None = None,
     on_bad_row: Literal["skip", "error"] = "skip",
     json: str | None = None,
+    trust_remote_code: bool = False,
 ) -> dict[str, Any]:
     """Print what preference data hold.
 
@@ -36,6 +37,7 @@ def inspect(
         limit: Read at most so many records of each source.
         on_bad_row: List bad rows, or stop at the first.
         json: Write the numbers to this file as well.
+        trust_remote_code: Run Python code from the folder of the tokenizer.
 
     Returns:
         All numbers, which --json writes too.
@@ -71,7 +73,7 @@ def inspect(
     if tokenizer:
         from prefrep.nn.loading import load_tokenizer
 
-        lengths = by_tokens(Encoder(load_tokenizer(tokenizer), EncodeConfig(max_length=2**40), "single"))
+        lengths = by_tokens(Encoder(load_tokenizer(tokenizer, trust_remote_code), EncodeConfig(max_length=2**40), "single"))
     found, unread = summarise(sources, lengths, max_length, on_bad_row)
     if not found:
         raise unread[0]

@@ -14,6 +14,7 @@ def sweep(
     storage: str | None = None,
     retry: bool = False,
     report_only: str | None = None,
+    import_: list[str] | None = None,
 ) -> Path:
     """Train and score every point of a grid, and test which differences are significant.
 
@@ -32,6 +33,7 @@ def sweep(
         storage: URL of an Optuna database (sqlite:///, postgresql://, ...) instead of a journal in the folder.
         retry: Run the points again that failed.
         report_only: Write table, report and plots of the points that a sweep in this folder has finished by now.
+        import_: Module whose heads and other parts configurations may name; may be repeated.
 
     Returns:
         The report.
@@ -58,7 +60,10 @@ def sweep(
     if not config or not out:
         raise UsageError("a sweep needs --config FILE and --out DIR; --report-only DIR needs neither")
     require_at_least("--workers", workers, 1)
+    from prefrep.parts import import_declared, import_modules
     from prefrep.sweeps.run import run
 
+    import_declared()
+    import_modules(import_)
     run(config, Path(out), set or [], workers, storage, retry, report)
     return Path(out) / "report.md"

@@ -72,7 +72,7 @@ def winrate(
     how, folder = Answering(**answering), Path(out)
     draws = Bootstrap(bootstrap, how.seed)
     # Files first and models last: a wrong path should not cost a generation.
-    referee = comparer(judge, how.device, judge_batch_tokens)
+    referee = comparer(judge, how.device, judge_batch_tokens, how.trust_remote_code)
     described = {"path": judge} | ({} if isinstance(referee, RuleJudge) else {"fingerprint": fingerprint_of(judge)}) | referee.describe()
     answers = {side: evaluation.read_side(sides[side], data) for side in sorted(files)}
     # Two models with one seed would share their luck: the same model against itself should not tie on every prompt.

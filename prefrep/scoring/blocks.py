@@ -11,7 +11,9 @@ from prefrep.scoring.scorer import Scorer
 
 
 def table_by_block(head: PreferenceHead, e: Tensor, prompt: Tensor | None) -> Tensor | None:
-    """Return the scores of K responses by 2 x 2 block [D/2, K, K], not yet divided by tau; None: the head has no blocks.
+    """Return the scores of K responses by 2 x 2 block [D/2, K, K], not yet divided by tau.
+
+    None: the head has no blocks that add up to its comparisons.
 
     Args:
         head: The head.
@@ -19,7 +21,7 @@ def table_by_block(head: PreferenceHead, e: Tensor, prompt: Tensor | None) -> Te
         prompt: Hidden state of the prompt, [H], if the head needs it.
     """
     block_scores: Callable[[Tensor, Tensor, Tensor | None], Tensor] | None = getattr(head, "block_scores", None)
-    if block_scores is None:
+    if block_scores is None or not _add_up(type(head)):
         return None
     count = len(e)
     context = None if prompt is None else prompt.expand(count, count, -1)
@@ -29,9 +31,15 @@ def table_by_block(head: PreferenceHead, e: Tensor, prompt: Tensor | None) -> Te
 class BlockScorer(Scorer):
     """A scorer whose `tables` yield log-odds by block [D/2, K, K] for heads with `block_scores`; the blocks add up to the table.
 
-    Other heads yield tables [K, K], as with `Scorer`.
+    Other heads yield tables [K, K], as with `Scorer`. So do heads that inherit `block_scores` and compare in a way of their own.
     """
 
     def _table(self, e: Tensor, prompt: Tensor | None) -> Tensor:
         found = table_by_block(self.model.head, e, prompt)
         return super()._table(e, prompt) if found is None else found
+
+
+def _add_up(kind: type) -> bool:
+    """Return whether no class after the one that defines `block_scores` changes comparisons."""
+    owners = {name: next(owner for owner in kind.__mro__ if name in vars(owner)) for name in ("block_scores", "compare", "table")}
+    return all(issubclass(owners["block_scores"], owners[name]) for name in ("compare", "table"))

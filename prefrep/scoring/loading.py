@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from prefrep.errors import UsageError, require_at_least
+from prefrep.parts import import_modules
 from prefrep.scoring.interface import PreferenceScorer
 
 
@@ -17,17 +18,23 @@ class Loading:
         device: cpu, cuda, ...; auto: cuda where there is one.
         dtype: Type of the weights; default: as trained.
         batch_tokens: Tokens read at a time; scores do not depend on it.
+        trust_remote_code: Run Python code from the folder of the model.
+        import_: Module whose heads and other parts the model may name; may be repeated.
 
     Raises:
         UsageError: A number is out of range.
+        ConfigError: A module cannot be imported.
     """
 
     device: str = "auto"
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
     batch_tokens: int = 4096
+    trust_remote_code: bool = False
+    import_: list[str] | None = None
 
     def __post_init__(self) -> None:
         require_at_least("--batch-tokens", self.batch_tokens, 1)
+        import_modules(self.import_)
 
     def block_scorer(self, model: str) -> PreferenceScorer:
         """Return a scorer whose tables come by 2 x 2 block where the head of an exported folder has blocks."""
@@ -35,7 +42,8 @@ class Loading:
             return remote(model, self.dtype, blocks=True)
         from prefrep.scoring.blocks import BlockScorer
 
-        return BlockScorer.from_pretrained(model, self.device, self.dtype, batch_tokens=self.batch_tokens)
+        trusted = self.trust_remote_code
+        return BlockScorer.from_pretrained(model, self.device, self.dtype, batch_tokens=self.batch_tokens, trust_remote_code=trusted)
 
 
 @dataclass(frozen=True)
@@ -46,11 +54,14 @@ class LocalScoring(Loading):
         device: cpu, cuda, ...; auto: cuda where there is one.
         dtype: Type of the weights; default: as trained.
         batch_tokens: Tokens read at a time; scores do not depend on it.
+        trust_remote_code: Run Python code from the folder of the model.
+        import_: Module whose heads and other parts the model may name; may be repeated.
         attention: Attention kernel.
         layout: Layout of the batches.
 
     Raises:
         UsageError: A number is out of range.
+        ConfigError: A module cannot be imported.
     """
 
     attention: str = "auto"
@@ -60,7 +71,10 @@ class LocalScoring(Loading):
         """Return a scorer of an exported folder in this process. Raises CheckpointError: it cannot be read."""
         from prefrep.scoring.scorer import Scorer
 
-        return Scorer.from_pretrained(model, self.device, self.dtype, self.attention, self.batch_tokens, self.layout)
+        trusted = self.trust_remote_code
+        return Scorer.from_pretrained(
+            model, self.device, self.dtype, self.attention, self.batch_tokens, self.layout, trust_remote_code=trusted
+        )
 
 
 @dataclass(frozen=True)
@@ -71,12 +85,15 @@ class Scoring(LocalScoring):
         device: cpu, cuda, ...; auto: cuda where there is one.
         dtype: Type of the weights; default: as trained.
         batch_tokens: Tokens read at a time; scores do not depend on it.
+        trust_remote_code: Run Python code from the folder of the model.
+        import_: Module whose heads and other parts the model may name; may be repeated.
         attention: Attention kernel.
         layout: Layout of the batches.
         workers: Processes that score, one GPU each where there are any; what is written does not depend on it.
 
     Raises:
         UsageError: A number is out of range.
+        ConfigError: A module cannot be imported.
     """
 
     workers: int = 1

@@ -64,6 +64,7 @@ class Scorer:
         batch_tokens: int = 4096,
         layout: Literal["auto", "trees", "padded"] = "auto",
         revision: str | None = None,
+        trust_remote_code: bool = False,
     ) -> Scorer:
         """Load an exported folder.
 
@@ -75,6 +76,7 @@ class Scorer:
             batch_tokens: See `Scorer`.
             layout: See `Scorer`.
             revision: Branch, tag or commit of a hub id.
+            trust_remote_code: Run Python code from the folder, see `Backbone`.
 
         Returns:
             A scorer; for a pair model a `PairScorer`.
@@ -88,7 +90,7 @@ class Scorer:
             torch.empty(0, device=place)
         except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch raises all three
             raise ConfigError(f"device '{place}' cannot be used here ({str(error).splitlines()[0]:.200}); use cpu or auto") from error
-        model = load(fetched(path, revision), dtype, attention, place)
+        model = load(fetched(path, revision), dtype, attention, place, trust_remote_code=trust_remote_code)
         kind = PairScorer if isinstance(model.head, PairHead) and issubclass(PairScorer, cls) else cls
         return kind(model, batch_tokens, layout)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import signal
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -21,6 +21,7 @@ from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 from prefrep.errors import ConfigError, PrefrepError
+from prefrep.parts import import_modules, imported
 from prefrep.records import Comparison, RankedResponses
 from prefrep.scoring.interface import PreferenceScorer
 from prefrep.scoring.loading import Scoring, is_url, remote
@@ -63,7 +64,7 @@ class Workers:
         for rank in range(workers):
             ranks.put(rank)
         self._count = workers
-        self._pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(model, loading, ranks))
+        self._pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(model, loading, ranks, imported()))
         self._encoded: Counter[str] = Counter()
         one_order, self._described = _result(self._pool.submit(_describe))
         if one_order:  # only a `PairScorer` has this method, and evaluation checks for it
@@ -125,7 +126,7 @@ _scorer: PreferenceScorer | None = None
 _failure: PrefrepError | None = None
 
 
-def _begin(model: str, loading: Scoring, ranks: Any) -> None:
+def _begin(model: str, loading: Scoring, ranks: Any, modules: Sequence[str]) -> None:
     """Load the model. An error waits for the first task: an exception in an initializer reaches the parent as a broken pool only."""
     global _scorer, _failure
     import torch
@@ -140,6 +141,7 @@ def _begin(model: str, loading: Scoring, ranks: Any) -> None:
     elif "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, torch.get_num_threads() // loading.workers))
     try:
+        import_modules(modules)  # this process has not imported them yet
         _scorer = replace(loading, device=device).here(model)
     except PrefrepError as error:
         _failure = error

@@ -202,7 +202,10 @@ class Frozen:
 def _score(point: Point, export: Path, folder: Path) -> Scored:
     """Scores an exported model on its validation set."""
     config = Command(point, folder).config
-    scorer = Scorer.from_pretrained(export)
+    backbone = getattr(config.model.init_args, "backbone", None)
+    # What the configuration of the sweep says counts, not what the export says.
+    trusted = bool(backbone is not None and getattr(backbone.init_args, "trust_remote_code", False))
+    scorer = Scorer.from_pretrained(export, trust_remote_code=trusted)
     comparisons = _comparisons(config, Encoder(scorer.model.tokenizer, scorer.encode, scorer.model.head.layout))
     about = {"fingerprint": fingerprint(export), **scorer.describe()}
     rows = log_pairs(scorer, comparisons, folder, pairs.PairRow, "pairs", about)

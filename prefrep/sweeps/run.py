@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from prefrep.console import quiet
 from prefrep.errors import PrefrepError, Stopped
+from prefrep.parts import import_declared, import_modules, imported
 from prefrep.shipped import config_file
 from prefrep.signals import StopSignals
 from prefrep.sweeps.spec import parse_setting, read_sweep
@@ -94,7 +95,7 @@ def _join(config: str, out: Path, settings: Sequence[str], storage: str | None) 
     """Start another worker of the same sweep, which ends with this process."""
     from prefrep.sweeps.worker import start
 
-    share = {"config": config, "out": str(out), "settings": list(settings), "storage": storage}
+    share = {"config": config, "out": str(out), "settings": list(settings), "storage": storage, "modules": imported()}
     return start([sys.executable, "-m", "prefrep.sweeps.run", json.dumps(share)])
 
 
@@ -136,6 +137,8 @@ def _share(arguments: dict[str, Any]) -> None:
     """Work as a worker that another process started: it reports failures, so this one only ends."""
     quiet()
     try:
+        import_declared()
+        import_modules(arguments.pop("modules"))
         run(**(arguments | {"out": Path(arguments["out"])}))
     except (PrefrepError, KeyboardInterrupt):
         sys.exit(1)

@@ -17,6 +17,7 @@ from typing import IO, Any, NamedTuple, Protocol
 from prefrep.disk import replace_text
 from prefrep.errors import PrefrepError
 from prefrep.metrics.verdicts import is_right
+from prefrep.parts import imported
 from prefrep.sweeps.spec import Point
 from prefrep.sweeps.study import Claim, Progress, Study
 from prefrep.sweeps.table import ABOUT, SCORES, Row, is_done, points_folder, read_about
@@ -188,6 +189,7 @@ def fit(arguments: Sequence[str], log: Path, lock: IO[bytes]) -> int:
         The exit code.
     """
     command = [sys.executable, "-m", "prefrep", "fit", *arguments, "--trainer.enable_progress_bar", "false"]
+    command += [f"--import={name}" for name in imported()]
     with log.open("ab") as out:
         child = start(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, pass_fds=[lock.fileno()])
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import pickle
 import sys
 from contextlib import nullcontext
 from itertools import pairwise
@@ -15,8 +16,9 @@ from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser
 
 from prefrep.disk import replace_lines
-from prefrep.errors import ConfigError, PrefrepError
+from prefrep.errors import CheckpointError, ConfigError, PrefrepError, UsageError
 from prefrep.locks import writing
+from prefrep.parts import import_declared, import_modules
 from prefrep.training.parser import ConfiguredCLI, Parser
 from prefrep.training.progress import ProgressLine
 from prefrep.training.provenance import Provenance, settings_of
@@ -77,6 +79,19 @@ class CommandLine(ConfiguredCLI):
             callbacks.append(ProgressLine())
         kwargs.setdefault("callbacks", callbacks)
         return super().instantiate_trainer(**kwargs)
+
+    def _parse_ckpt_path(self) -> None:
+        """Ignore hyper-parameters in a checkpoint: Lightning would import and build the classes that the file names.
+
+        Checkpoints of prefrep have none; the configuration describes the model.
+        """
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        """Return the arguments of the trainer's method. Checkpoints are weights and plain data wherever they come from.
+
+        Lightning's own default reads a checkpoint behind a URL as a pickle, which can run code.
+        """
+        return super()._prepare_subcommand_kwargs(subcommand) | {"weights_only": True}
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Run a sub-command. A run folder has one writer: process 0 of a distributed run holds its lock."""
@@ -143,16 +158,23 @@ class CommandLine(ConfiguredCLI):
 
 
 def run(args: list[str]) -> None:
-    """Run a sub-command of LightningCLI.
+    """Run a sub-command of LightningCLI, with the parts that installed distributions declare and that `--import` names.
 
     Args:
-        args: The sub-command and its options.
+        args: The sub-command and its options. `--import MODULE` may be repeated.
 
     Raises:
         PrefrepError: The configuration is wrong, or what the run itself raises.
     """
+    rest, modules = _without_imports(args)
+    import_declared()
+    import_modules(modules)
     try:
-        CommandLine(args)
+        CommandLine(rest)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            "the checkpoint holds more than weights and plain data, which could run code, or is damaged; name one that prefrep wrote"
+        ) from error
     except ValueError as error:  # jsonargparse wraps what a class raises when it is built
         if (ours := _ours(error)) is None:
             raise
@@ -165,6 +187,20 @@ def _ours(error: BaseException) -> PrefrepError | None:
     while seen is not None and not isinstance(seen, PrefrepError):
         seen = seen.__cause__ or seen.__context__
     return seen
+
+
+def _without_imports(args: list[str]) -> tuple[list[str], list[str]]:
+    """Return the arguments without `--import MODULE`, and the modules: the parser learns of a class when it is imported."""
+    rest: list[str] = []
+    for arg in args:
+        if rest and rest[-1] == "--import":
+            rest[-1] = f"--import={arg}"
+        else:
+            rest.append(arg)
+    modules = [arg.removeprefix("--import=") for arg in rest if arg.startswith("--import=")]
+    if "--import" in rest:
+        raise UsageError("--import needs the name of a module, such as mypackage.heads")
+    return [arg for arg in rest if not arg.startswith("--import=")], modules
 
 
 def _values_of(flag: str, args: list[str]) -> list[str]:

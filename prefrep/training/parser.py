@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import Any
 
 import jsonargparse
+import yaml
 from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
@@ -20,6 +21,7 @@ from prefrep.data import preference, prompts
 from prefrep.errors import UsageError
 from prefrep.modules import PreferenceModule
 from prefrep.nn import heads, losses, objectives, skew
+from prefrep.parts import class_names
 from prefrep.shipped import config_file
 
 # Classes of these modules can be named without their module.
@@ -29,6 +31,14 @@ CATALOGUE: tuple[ModuleType, ...] = (
 
 
 _CONFIG_FLAGS = ("-c", "--config")
+
+
+class _Dumper(yaml.SafeDumper):  # type: ignore[misc]
+    """PyYAML's dumper, for numbers and texts of any type: a restricted type survives where a class with plain types replaces another."""
+
+
+for _base in (int, float, str):
+    _Dumper.add_multi_representer(_base, lambda dumper, value, base=_base: dumper.represent_data(base(value)))
 
 
 class Parser(LightningArgumentParser):
@@ -54,6 +64,7 @@ class ConfiguredCLI(LightningCLI):
     def __init__(self, args: list[str], run: bool = True) -> None:
         # Interpolation (${data.seed}) is resolved after all files and flags are merged, from the root of each file.
         jsonargparse.set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
+        jsonargparse.set_dumper("yaml", _dump)
         super().__init__(
             model_class=LightningModule,
             datamodule_class=LightningDataModule,
@@ -72,6 +83,11 @@ class ConfiguredCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Make PreferenceData the default class of `data`."""
         parser.set_defaults({"data": {"class_path": "prefrep.data.preference.PreferenceData"}})
+
+
+def _dump(data: Any) -> str:
+    text: str = yaml.dump(data, Dumper=_Dumper, default_flow_style=False, allow_unicode=True, sort_keys=False)
+    return text
 
 
 def shipped(args: list[str]) -> list[str]:
@@ -137,8 +153,9 @@ def sentence(message: str) -> str:
 def _known_classes() -> set[str]:
     """Names of the classes that configurations can name."""
     found = {name: value for part in CATALOGUE for name, value in vars(part).items() if isinstance(value, type)}
-    return {
+    own = {
         name
         for name, value in found.items()
         if value.__module__.startswith("prefrep.") and not inspect.isabstract(value) and not issubclass(value, Exception)
     }
+    return own | {name for name in class_names() if not name.startswith("_")}
