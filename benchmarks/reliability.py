@@ -26,7 +26,7 @@ import yaml
 from benchmarks.common import QUICK_RESULTS, ROOT, Report, arguments
 
 TIMINGS = ("tokens_per_s", "prompts_per_s")
-LIMIT = 300.0  # seconds of one process
+LIMIT = 600.0  # seconds of one process
 OBJECTIVES = ("GPOObjective", "SPPOObjective", "IPOObjective")
 
 

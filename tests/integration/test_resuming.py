@@ -133,7 +133,7 @@ def test_a_second_signal_stops_at_once(trials: Trials, tmp_path: Path) -> None:
 
 def test_two_processes_stop_at_the_same_step_and_go_on(trials: Trials, tmp_path: Path) -> None:
     """DDP over gloo, started by Lightning; the signal reaches the first process alone."""
-    two = ["--trainer.devices", "2", "--trainer.strategy", "ddp", "--trainer.accelerator", "cpu", "--trainer.max_epochs", "12"]
+    two = ["--trainer.devices", "2", "--trainer.strategy", "ddp", "--trainer.accelerator", "cpu", "--trainer.max_epochs", "4"]
     ends = []
     for name in ("whole", "run"):
         folder = tmp_path / name
