@@ -30,23 +30,23 @@ import functools
 import inspect
 import sys
 import types
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from enum import Enum
-from importlib import import_module
-from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, TypeVar, Union, get_args, get_origin
 
-from prefrep.errors import ConfigError, PrefrepError
+from prefrep.declared import declared
+from prefrep.declared import import_declared as import_declared
+from prefrep.declared import import_modules as import_modules
+from prefrep.declared import imported as imported
+from prefrep.declared import named as named
+from prefrep.errors import ConfigError
 from prefrep.typed import arguments, checked, parameters
 
-GROUP = "prefrep.parts"
 Recipe = dict[str, Any]
-T = TypeVar("T")
 P = TypeVar("P", bound="Part")
 
 _classes: dict[str, type[Part]] = {}  # every imported part class by its import path
-_imported: dict[str, types.ModuleType] = {}
 
 
 class PartError(ConfigError):
@@ -263,89 +263,11 @@ def _word(kind: type) -> str:
     return words[-1]  # PreferenceHead: head
 
 
-# ---- who may be named
-
-
-def import_modules(names: Sequence[str] | None) -> None:
-    """Import modules, so that recipes and configurations can name their parts.
-
-    Args:
-        names: Dotted names, as `--import` takes them.
-
-    Raises:
-        ConfigError: A module cannot be imported.
-    """
-    for name in names or ():
-        try:
-            _imported[name] = import_module(name)
-        except Exception as error:  # a module can raise anything
-            if isinstance(error, PrefrepError):
-                raise
-            reason = f"{type(error).__name__}: {error}"
-            raise ConfigError(f"--import {name}: cannot be imported ({reason}); install the package it is in") from error
-
-
-def imported() -> list[str]:
-    """Return the names of the modules that `import_modules` has imported, for processes that this one starts."""
-    return list(_imported)
-
-
-@functools.cache
-def _entry_points() -> tuple[EntryPoint, ...]:
-    return tuple(entry_points(group=GROUP))
-
-
-def _load(point: EntryPoint) -> Any:
-    try:
-        return point.load()
-    except Exception as error:
-        package = point.dist.name if point.dist is not None else point.value
-        reason = f"{type(error).__name__}: {error}"
-        raise ConfigError(f"{package}: its part {point.name} ({point.value}) cannot be imported ({reason}); update it") from error
-
-
-def import_declared() -> None:
-    """Import the parts that installed distributions declare, so that configurations can name their classes without a module.
-
-    Raises:
-        ConfigError: One cannot be imported.
-    """
-    for point in _entry_points():
-        _load(point)
-
-
 def _declared_class(path: str) -> type[Part] | None:
     """Return a class that an entry point declares, by itself or with its module."""
-    for point in _entry_points():
-        if path in (f"{point.module}.{point.attr}", point.value) or (not point.attr and path.startswith(f"{point.module}.")):
-            found = _load(point)
-            if isinstance(found, type) and issubclass(found, Part):
-                return found
-            if path in _classes:
-                return _classes[path]
+    for found in declared(path):
+        if isinstance(found, type) and issubclass(found, Part):
+            return found
+        if path in _classes:
+            return _classes[path]
     return None
-
-
-def named(kind: type[T]) -> dict[str, T]:
-    """Return the instances of a class that entry points declare and that modules of `import_modules` hold, by name.
-
-    Args:
-        kind: A class that is not a `Part`, such as a format of data.
-
-    Raises:
-        ConfigError: A declared part cannot be imported.
-    """
-    found: dict[str, T] = {}
-    for point in _entry_points():
-        thing = _load(point)
-        if isinstance(thing, kind):
-            found[point.name] = thing
-        elif isinstance(thing, types.ModuleType):
-            found |= _held(thing, kind)
-    for module in _imported.values():
-        found |= _held(module, kind)
-    return found
-
-
-def _held(module: types.ModuleType, kind: type[T]) -> dict[str, T]:
-    return {name.lower().replace("_", "-"): each for name, each in vars(module).items() if isinstance(each, kind)}

@@ -17,7 +17,7 @@ STOREYS = (
     ("cache", "console", "signals"),
     ("room",),
     ("disk", "locks"),
-    ("shipped", "typed", "writers"),
+    ("declared", "shipped", "typed", "writers"),
     ("parts",),
     ("functional",),
     ("nn", "data", "metrics"),

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from prefrep import parts, typed
+from prefrep import declared, parts, typed
 from prefrep.errors import ConfigError
 from prefrep.generation import TransformersSampler
 from prefrep.judges import Judge, RuleJudge
@@ -146,7 +146,7 @@ def test_a_recipe_imports_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     with pytest.raises(MissingPartError, match="belongs to the package stranger.*--import stranger"):
         make({"class": "stranger.Theirs"}, PreferenceHead, 8)  # type: ignore[type-abstract]
     assert "stranger" not in sys.modules
-    monkeypatch.setattr(parts, "_imported", {})
+    monkeypatch.setattr(declared, "_imported", {})
     parts.import_modules(["stranger"])
     assert parts.imported() == ["stranger"]
     assert type(make({"class": "stranger.Theirs"}, PreferenceHead, 8)).__name__ == "Theirs"  # type: ignore[type-abstract]
@@ -176,13 +176,13 @@ def test_objects_are_found_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
                 raise self.thing
             return self.thing
 
-    module, declared = types.ModuleType("mine"), types.ModuleType("theirs")
+    module, theirs = types.ModuleType("mine"), types.ModuleType("theirs")
     one, two, three = Kind(), Kind(), Kind()
-    module.MY_STARS, declared.STARS = one, two  # type: ignore[attr-defined]
-    monkeypatch.setattr(parts, "_imported", {"mine": module})
-    monkeypatch.setattr(parts, "_entry_points", lambda: (Point("moons", three), Point("all", declared), Point("no", 5)))
+    module.MY_STARS, theirs.STARS = one, two  # type: ignore[attr-defined]
+    monkeypatch.setattr(declared, "_imported", {"mine": module})
+    monkeypatch.setattr(declared, "_entry_points", lambda: (Point("moons", three), Point("all", theirs), Point("no", 5)))
     assert parts.named(Kind) == {"my-stars": one, "stars": two, "moons": three}
-    monkeypatch.setattr(parts, "_entry_points", lambda: (Point("broken", ImportError("no numpy")),))
+    monkeypatch.setattr(declared, "_entry_points", lambda: (Point("broken", ImportError("no numpy")),))
     with pytest.raises(ConfigError, match="its part broken .* cannot be imported .*no numpy"):
         parts.named(Kind)
 

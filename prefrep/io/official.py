@@ -112,7 +112,7 @@ def write(folder: str | Path, model: PreferenceModel) -> dict[str, Any]:
     elif type(head) is BTHead:
         gate, normalize = "none", False
     else:
-        kind = type(head.skew).__name__ if isinstance(head, GPMHead) else type(head).__name__
+        kind = type(head.skew).__name__ if type(head) is GPMHead else type(head).__name__
         raise ConfigError(f"the official layout has no place for {kind}; it holds BTHead, and GPMHead with BlockSkew or GatedSkew")
     template = model.encode.template
     if template == "chat" or (template == "plain" and not model.tokenizer.chat_template):
