@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Generic, Self, TypeVar, cast
 from prefrep.disk import keep_lines, replace_json
 from prefrep.errors import ConfigError, DataError, RecordError
 from prefrep.judges import Comparer
-from prefrep.records import Comparison, Record
+from prefrep.records import Comparison, Record, as_dict
 
 SCORES = "scores.jsonl"
 SIDECAR = "scores.meta.json"
@@ -135,7 +135,7 @@ def digest(records: Iterable[Record]) -> str:
     """A fingerprint of what is scored: texts, ids and subsets, in order."""
     found = hashlib.sha256()
     for record in records:
-        fields = asdict(record)
+        fields = as_dict(record)
         fields.pop("source")  # the same data may stand in another file
         found.update(json.dumps(fields, sort_keys=True, default=str).encode())
     return found.hexdigest()

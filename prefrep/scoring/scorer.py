@@ -288,7 +288,7 @@ def ranked(prompt: Said, responses: Sequence[Said]) -> RankedResponses:
 def _messages(said: Said, role: str) -> Messages:
     if isinstance(said, str):
         return (Message(role, said),)
-    return conversation([asdict(turn) if isinstance(turn, Message) else turn for turn in said], role) if said else ()
+    return conversation([turn.as_dict() if isinstance(turn, Message) else turn for turn in said], role) if said else ()
 
 
 def _skew(scores: Floats, count: int) -> Floats:
