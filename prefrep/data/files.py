@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from prefrep.data.fields import kind
+from prefrep.data.turns import kind
 from prefrep.errors import DataError, RecordError
 
 Row = dict[str, Any]

@@ -55,7 +55,7 @@ def summarise(
 def _inspected(source: Source, lengths: Lengths, max_length: int | None, on_bad_row: Literal["error", "skip"]) -> Inspected:
     summary = Summary(source.path)
     bad: list[RecordError] = []
-    records = tqdm(read(source, on_bad_row, bad, summary.formats), source.path, unit=" records", disable=None, leave=False)
+    records = tqdm(read(source, on_bad_row, bad, summary.notes), source.path, unit=" records", disable=None, leave=False)
     for record, prompt, whole in lengths(records, bad if on_bad_row == "skip" else None):
         summary.add(record, prompt, whole, max_length)
     summary.counts["bad rows"] = len(bad)

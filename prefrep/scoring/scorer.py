@@ -16,8 +16,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from prefrep.data.encode import EncodeConfig, Encoder, pad_id
-from prefrep.data.fields import conversation
 from prefrep.data.trees import Datum, Layout, TreeBatch, collate
+from prefrep.data.turns import conversation
 from prefrep.errors import ConfigError, DataError, RecordError
 from prefrep.io.folder import PreferenceModel, load
 from prefrep.nn.heads import BTHead, PairHead

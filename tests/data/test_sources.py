@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import pytest
 
+from prefrep.data.notes import Notes
 from prefrep.data.sources import Source, content, read, read_mixed, rows
 from prefrep.errors import ConfigError, DataError, PrefrepError, RecordError
 from prefrep.records import Comparison, text
@@ -203,11 +204,11 @@ def test_bad_rows_stop_or_are_listed(tmp_path: Path) -> None:
     with pytest.raises(RecordError, match=r"a\.jsonl:2: no 'chosen' \(found: prompt\)"):
         list(read(path))
     skipped: list[RecordError] = []
-    formats: Counter[str] = Counter()
-    records = list(read(path, "skip", skipped, formats))
+    notes = Notes()
+    records = list(read(path, "skip", skipped, notes))
     assert [record.source for record in records] == [f"{path}:1", f"{path}:4"]
     assert [error.source for error in skipped] == [f"{path}:2", f"{path}:3", f"{path}:5"]
-    assert formats == {"standard-explicit": 2}
+    assert notes.formats == {"standard-explicit": 2}
 
 
 def test_nothing_usable_is_an_error_even_when_skipping(tmp_path: Path) -> None:

@@ -6,12 +6,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from prefrep.data.fields import (
-    MisfitError,
-    Row,
     branch,
     check_answers,
-    conversation,
-    need,
     pair,
     prompt_of,
     response,
@@ -20,6 +16,7 @@ from prefrep.data.fields import (
     transcript,
 )
 from prefrep.data.formats.base import SIDES, Format, both, is_chat, is_text, is_transcript
+from prefrep.data.turns import MisfitError, Row, conversation, need
 from prefrep.records import Message, Record
 
 
