@@ -12,6 +12,7 @@ from prefrep.records import Comparison, Message, Messages
 
 SOFT_LABELS = ("probability", "soft_label")
 TURN = re.compile(r"(?:\A\s*|\n\n)(Human|Assistant):")
+_NUMBER = re.compile(r"-?\d{1,300}(\.\d+)?([eE][+-]?\d{1,2})?")
 NAMES = ("subset", "id", "annotator", "group", "criterion", "label_source")  # columns that every format may have
 
 
@@ -27,11 +28,13 @@ def text(value: object, name: str) -> str:
 
 
 def number(value: object, name: str) -> float:
-    """Return a value that must be a number other than NaN.
+    """Return a value that must be a number other than NaN, or the text of one, as tables have it.
 
     Raises:
         MisfitError: It is not, or exceeds the range of floats.
     """
+    if isinstance(value, str) and _NUMBER.fullmatch(value.strip()):
+        value = float(value)
     if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value:
         raise MisfitError(f"'{name}' must be a number, found {value!r:.60}")
     try:

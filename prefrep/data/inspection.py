@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import combinations
 from typing import Any, Literal, NamedTuple
@@ -101,7 +102,7 @@ def _cells(summary: Summary, unit: str, max_length: int | None) -> dict[str, str
     cells = {
         "rows": f"{counts['rows']:,}",
         "bad rows": _share(counts["bad rows"], counts["rows"]),
-        "format": ", ".join(summary.formats),
+        "format": ", ".join(summary.notes.formats),
         "comparisons": f"{counts['comparisons']:,}",
         "ranked responses": f"{counts['ranked']:,}"
         + (f" ({counts['ranked without scores']:,} without scores)" if counts["ranked without scores"] else ""),
@@ -115,16 +116,38 @@ def _cells(summary: Summary, unit: str, max_length: int | None) -> dict[str, str
     if max_length is not None:
         cells[f"responses over {max_length:,} tokens with their prompt"] = _share(counts["responses truncated"], counts["responses"])
         cells[f"responses over {max_length:,} tokens without it"] = _share(counts["longer without prompt"], counts["responses"])
+    cells |= _about(summary)
     cells["labelled pairs: hard / soft / tie"] = f"{labels['hard']:,} / {labels['soft']:,} / {labels['tie']:,}"
     cells["preferred response is longer"] = _share(labels["longer"], decided)
     cells["preferred response is shorter"] = _share(labels["shorter"], decided)
     cells["prompts with a cycle"] = _share(cycles, len(summary.edges))
     cells["  of them with one of 3 or more responses"] = f"{long_cycles:,}"
     if set(summary.subsets) - {""}:
-        listed = [f"{name or '(none)'} {count:,}" for name, count in summary.subsets.most_common(SHOWN)]
-        rest = len(summary.subsets) - len(listed)
-        cells["subsets"] = "\n".join([*listed, f"and {rest} more"] if rest > 0 else listed)
+        cells["subsets"] = _listed(summary.subsets)
     return cells
+
+
+def _listed(found: Counter[str]) -> str:
+    listed = [f"{name or '(none)'} {count:,}" for name, count in found.most_common(SHOWN)]
+    rest = len(found) - len(listed)
+    return "\n".join([*listed, f"and {rest:,} more"] if rest > 0 else listed)
+
+
+def _about(summary: Summary) -> dict[str, str]:
+    """Return who judged what and how, and what was not read, as far as there is any."""
+    notes, about = summary.notes, summary.about
+    cells = {
+        "could also be (set format)": ", ".join(other for _, other in notes.rivals),
+        "rows that look like": _listed(notes.others),
+        "columns not read": _listed(notes.unread),
+        "annotators": f"{len(about['annotator']):,}\n{_listed(about['annotator'])}" if about["annotator"] else "",
+        "groups": _listed(about["group"]),
+        "criteria": _listed(about["criterion"]),
+        "strengths": _listed(about["strength"]),
+        "labels from": _listed(about["label_source"]),
+        "tags": _listed(about["tags"]),
+    }
+    return {name: cell for name, cell in cells.items() if cell}
 
 
 def report(found: Sequence[Inspected], unit: str, max_length: int | None) -> Iterator[str]:

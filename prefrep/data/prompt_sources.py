@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from prefrep.data.files import Row, parts
 from prefrep.data.formats import detect, to_records
 from prefrep.data.sources import located
-from prefrep.data.turns import MisfitError, conversation
+from prefrep.data.turns import conversation, template_kwargs
 from prefrep.errors import RecordError
 from prefrep.records import Message, Messages, RankedResponses
 
@@ -87,13 +87,11 @@ def _of_row(row: Row, place: str) -> list[Messages]:
         format = detect(row, place)
     except RecordError:
         format = None
+    if template_kwargs(row):
+        raise RecordError(place, "sampling gives no tools or chat_template_kwargs to the template", "remove the columns")
     if format is not None:
         try:
             records = to_records(row, format, place)
-            if any(record.template_kwargs for record in records):
-                raise MisfitError(
-                    "the row gives tools or chat_template_kwargs to the template, which sampling does not", "remove the columns"
-                )
             if prompts := list(dict.fromkeys(record.prompt for record in records if record.prompt)):
                 return prompts
         except RecordError:

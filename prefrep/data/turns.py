@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +16,8 @@ OTHER_FORMAT = "name another format, or leave format: auto"
 TURN_FIELDS = (
     "tool_calls", "tool_call_id", "tool_responses", "tool_plan", "function_call", "name", "reasoning_content", "reasoning", "thinking",
 )  # fmt: skip
+_NO_TOOLS = "it must be a list of functions; rename the column if it holds something else"
+_MEDIA = re.compile("image|audio|video")
 
 
 class MisfitError(ValueError):
@@ -91,11 +94,8 @@ def _joined(parts: list[object], name: str, fields: dict[str, Any]) -> str:
             texts.append(part["text"])
         elif isinstance(part, Mapping) and what in ("thinking", "reasoning") and isinstance(part.get(what) or part.get("text"), str):
             thoughts.append(part.get(what) or part["text"])
-        elif isinstance(part, Mapping) and any(word in f"{what} {' '.join(map(str, part))}" for word in ("image", "audio", "video")):
-            found = next(word for word in ("image", "audio", "video") if word in f"{what} {' '.join(map(str, part))}")
-            raise MisfitError(
-                f"a message in '{name}' holds {'an' if found != 'video' else 'a'} {found}, and the models here read text only"
-            )
+        elif isinstance(part, Mapping) and (media := _MEDIA.search(f"{what} {' '.join(map(str, part))}")):
+            raise MisfitError(f"a message in '{name}' holds {media[0]} data, and prefrep's models read text only", "remove the row")
         else:
             raise MisfitError(f"a message in '{name}' has a content part that is not text (found: {what or kind(part)})")
     if thoughts:
@@ -143,18 +143,16 @@ def template_kwargs(row: Row) -> dict[str, Any]:
     given = parsed_json(given) if isinstance(given, str) and given.strip() else given
     if given and not isinstance(given, Mapping):
         raise MisfitError(f"'chat_template_kwargs' must be an object, found {kind(given)}")
-    found = without_nulls(given or {})
+    found: dict[str, Any] = without_nulls(given or {})
     for taken in {"messages", "conversation", "tokenize", "add_generation_prompt", "continue_final_message"} & found.keys():
         raise MisfitError(f"'chat_template_kwargs' sets '{taken}', which prefrep decides", "remove it")
     tools = row.get("tools")
     if isinstance(tools, str):
         tools = parsed_json(tools) if tools.strip() else None
         if tools is None and row["tools"].strip():
-            raise MisfitError(
-                "'tools' is text that is no JSON", "it must be a list of functions; rename the column if it is something else"
-            )
+            raise MisfitError("'tools' is text that is no JSON", _NO_TOOLS)
     if tools:
         if not isinstance(tools, list) or not all(isinstance(tool, Mapping) for tool in tools):
-            raise MisfitError(f"'tools' must be a list of functions, found {kind(tools)}", "rename the column if it is something else")
+            raise MisfitError(f"'tools' must be a list of functions, found {kind(tools)}", _NO_TOOLS)
         found["tools"] = without_nulls(tools)
     return found

@@ -112,7 +112,8 @@ def broken(tmp_path: Path, name: str) -> tuple[str, str]:
         "object.json": (b'{"data": [\n1]}', ":1: broken JSON"),
         "latin.jsonl": ('{"prompt": "ä"}\n'.encode("latin-1"), ":1: the line is not UTF-8 text"),
         "number.jsonl": (b"17\n", ":1: a row must be an object {...}, found a number"),
-        "a.csv": (b"prompt,chosen\n", "unknown kind of file '.csv'; known: .jsonl, .json, .jsonl.gz"),
+        "a.csv": (b"prompt,chosen\n", "the file holds no rows"),
+        "a.xlsx": (b"PK", "unknown kind of file '.xlsx'; known: .jsonl, .json, .jsonl.gz"),
         "a.parquet": (b"PAR1 and no more", "not a valid Parquet file"),
     }
     if name == "missing.jsonl":
@@ -126,7 +127,7 @@ def broken(tmp_path: Path, name: str) -> tuple[str, str]:
 
 
 NAMES = ["missing.jsonl", "folder", "empty.jsonl", "blank.jsonl", "none.json", "short.jsonl.gz", "plain.jsonl.gz", "line.jsonl"]
-NAMES += ["list.json", "object.json", "latin.jsonl", "number.jsonl", "a.csv", "a.parquet"]
+NAMES += ["list.json", "object.json", "latin.jsonl", "number.jsonl", "a.csv", "a.xlsx", "a.parquet"]
 
 
 @pytest.mark.parametrize("name", NAMES)

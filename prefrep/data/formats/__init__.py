@@ -5,8 +5,8 @@ both sides share as their prompt. Plain texts that are not transcripts have an e
 
 Columns of every format: `id`, `subset`, `tags` (an object of names to values), `annotator`, `group`, `criterion`, `label_source`, `system`
 (the system message of a prompt without one, as in LLaMA-Factory and Orca's pairs), `tools` and `chat_template_kwargs` (arguments of the
-chat template). Columns of formats with two responses: `margin` (log-odds), `weight`, `strength`, and P(chosen > rejected) as `probability` or
-`soft_label`. No format reads a column `label`: the official GPM files have one without a meaning, and elsewhere it is the
+chat template). Columns of formats with two responses: `margin` (log-odds), `weight`, `strength`, and P(chosen > rejected) as
+`probability` or `soft_label`. No format reads a column `label`: the official GPM files have one without a meaning, and elsewhere it is the
 index of the better response. Nor SPPO's `chosen_probs`, under which the official GPO code stores scores. Rename such a column if it holds a
 probability. `prefrep inspect` lists the columns that a format does not read.
 

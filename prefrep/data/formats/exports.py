@@ -27,9 +27,7 @@ def _sides(data: Mapping[str, Any]) -> tuple[str, str]:
     for names in PAIRS:
         if all(data.get(name) is not None for name in names):
             return names
-    raise MisfitError(
-        f"no two responses (found: {', '.join(map(str, data))})", f"name their fields {PAIRS[0][0]} and {PAIRS[0][1]}, for example"
-    )
+    raise MisfitError(f"no two responses (found: {', '.join(map(str, data))})", "name their fields answer1 and answer2, for example")
 
 
 def _prompt(data: Mapping[str, Any]) -> Messages:
@@ -100,13 +98,10 @@ def _argilla(row: Row) -> list[Record]:
     return found
 
 
-def _argilla_label(row: Row, answer: object, who: Mapping[str, str]) -> Comparison:
+def _argilla_label(row: Row, answer: object, who: Mapping[str, Any]) -> Comparison:
     names = _sides(row)
-    ends = {name: {name, re.split(r"[-_]", name)[-1], name[-1]} for name in names}
     said = str(answer).strip().lower()
-    sides = [
-        name for name in names if said in ends[name] or re.fullmatch(rf"(response|answer|model|option)?[-_ ]?{re.escape(name[-1])}", said)
-    ]
+    sides = [name for name in names if said == name or re.fullmatch(rf"(response|answer|model|option)?[-_ ]?{re.escape(name[-1])}", said)]
     if not sides and said not in ("tie", "draw", "equal"):
         raise MisfitError(f"the label {answer!r:.40} names neither '{names[0]}' nor '{names[1]}'", "rename the labels to the fields' names")
     side = names.index(sides[0]) if len(sides) == 1 else None

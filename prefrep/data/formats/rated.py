@@ -91,7 +91,7 @@ def _prism(row: Row) -> list[RankedResponses]:
                     label_source="human",
                     id=f"{row.get('conversation_id') or ''}:{turn}",
                     tags={"models": _models(answers, "model_name"), "conversation_type": row.get("conversation_type")},
-                )  # fmt: skip
+                )
             )
         kept = next((each for each in answers if each.get("if_chosen")), answers[0] if answers else None)
         if kept is not None:
@@ -106,10 +106,8 @@ def _oasst(row: Row) -> list[RankedResponses]:
     root = row["prompt"]
     if not isinstance(root, Mapping):
         raise MisfitError(f"'prompt' must be an object with replies, found {kind(root)}")
-    found = [
-        _ranked(row, *each, id=str(row.get("message_tree_id") or ""), label_source="human", tags={"lang": root.get("lang")})
-        for each in _threads(root)
-    ]
+    name, tags = str(row.get("message_tree_id") or ""), {"lang": root.get("lang")}
+    found = [_ranked(row, *thread, id=name, label_source="human", tags=tags) for thread in _threads(root)]
     if not found:
         raise MisfitError("no two sibling answers have ranks", "remove the row")
     return found
@@ -130,7 +128,7 @@ def _threads(root: Mapping[str, Any]) -> Iterator[tuple[Messages, list[str], lis
 
 def _oasst_messages(row: Row) -> Record:
     raise MisfitError(
-        "single messages of OpenAssistant trees", "download the release in trees (*.trees.jsonl.gz), which holds the replies together"
+        "it is a single message of an OpenAssistant tree", "use the release in trees (*.trees.jsonl.gz), which has the replies"
     )
 
 
@@ -150,7 +148,7 @@ def _distilabel(row: Row) -> Record:
 
 
 HELPSTEER2 = Format(
-    '{"prompt", "response", "helpfulness": 0..4, "correctness", ...}', has("prompt", "response", "helpfulness"), _helpsteer2, True
+    '{"prompt", "response", "helpfulness": 0..4, "correctness", ...}', has("prompt", "response", "helpfulness"), _helpsteer2, gathers=True
 )
 KTO = Format(
     '{"prompt", "completion", "label": true or false}, or {"messages", "label"}',
@@ -158,7 +156,7 @@ KTO = Format(
         {"prompt", "completion", "label"} <= row.keys() or ("messages" in row and isinstance(row.get("label", row.get("kto_tag")), bool))
     ),
     _kto,
-    True,
+    gathers=True,
 )
 NECTAR = Format(
     '{"prompt", "answers": [{"answer", "model", "rank"}]}',

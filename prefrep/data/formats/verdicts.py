@@ -47,7 +47,7 @@ def better(sign: float) -> int | None:
     return None if sign == 0 else int(sign < 0)
 
 
-def choice(value: object, name: str, sides: Mapping[object, int | None]) -> int | None:
+def choice(value: object, name: str, sides: Mapping[Any, int | None]) -> int | None:
     """Return the side that a published value names.
 
     Args:

@@ -99,7 +99,7 @@ def _alpaca(row: Row) -> list[Comparison]:
                 tags={"dataset": row.get("dataset")},
                 annotator=name,
                 label_source=name,
-            )  # fmt: skip
+            )
         )
     if not found:
         raise MisfitError("'preference' holds no verdict")
@@ -160,7 +160,7 @@ def _multipref(row: Row) -> list[Comparison]:
                         label_source="human",
                         id=str(row.get("comparison_id") or ""),
                         tags={"confidence": worker.get(f"{criterion}_confidence")},
-                    )  # fmt: skip
+                    )
                 )
     if not found:
         raise MisfitError("no worker answered", "remove the row")
@@ -185,7 +185,7 @@ ALPACA = Format(
 )
 LLMBAR = Format('{"input", "output_1", "output_2", "label": 1 or 2}', has("input", "output_1", "output_2", "label"), _llmbar)
 MULTIPREF = Format(
-    '{"text", "completion_a", "completion_b", "normal_worker_annotations": [{"evaluator", "overall_pref", ...}], "expert_worker_annotations"}',
+    '{"text", "completion_a", "completion_b", "normal_worker_annotations": [{"evaluator", "overall_pref", ...}], "expert_..."}',
     lambda row: (
         {"text", "completion_a", "completion_b"} <= row.keys()
         and bool({"normal_worker_annotations", "expert_worker_annotations"} & row.keys())
