@@ -14,14 +14,17 @@ from typing import Literal
 
 from transformers import PreTrainedTokenizerBase
 
-from prefrep.data.render import Renderer, Template, Text, template_error
+from prefrep.data.fidelity import check_differ
+from prefrep.data.render import Renderer, Template, Text, template_error, transcript
 from prefrep.data.tokens import TextTokenizer
 from prefrep.data.trees import Datum, Ids, Tree
 from prefrep.data.truncation import RESPONSES, Policy, truncate, truncate_official
 from prefrep.errors import ConfigError, RecordError
-from prefrep.records import Comparison, Message, Messages, RankedResponses, Record, preferred, responses_of
+from prefrep.records import Comparison, Messages, RankedResponses, Record, preferred, responses_of
 
-_CHUNK = 128  # records per call of the tokenizer, which parallelises over a batch
+ControlTokens = Literal["text", "refuse"]
+
+_CHUNK = 256  # records per call of the tokenizer, which parallelises over a batch
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,8 @@ class EncodeConfig:
 
     Args:
         template: `chat`: the tokenizer's chat template. `plain`: transcripts like Anthropic's for conversations, and the bare text for
-            responses without a prompt. `auto`: `chat` if the tokenizer has a template and the response a prompt, else `plain`. `official`:
+            responses without a prompt. `auto`: `chat` if the tokenizer has a template and the response a prompt, else `plain`. `concat`: a
+            text prompt directly followed by a text response, for continuations, as in TRL and OpenRLHF. `official`:
             the recipe of the released GPM checkpoints, only for scoring with those (two BOS where template and tokenizer both add one, the
             last token overwritten by EOS, the gate read after the first message). `classifier`: the token that transformers' sequence
             classifiers read, the last one of the chat template that is not the pad token; only for models imported from there.
@@ -58,6 +62,8 @@ class Encoder:
             pair format.
         policy: Encode the responses of a policy: each response includes the `lead` in front of it, if it was sampled, and the prompt ends
             before that.
+        control_tokens: What to do about texts that spell out control tokens, such as `<|im_end|>`. `text`: read them as text. `refuse`:
+            reject the record. (Template `official` reads them as control tokens.)
 
     Attributes:
         counts: Numbers of records so far: `records`, `truncated prompts`, `truncated responses`, `dropped`, `refused`,
@@ -68,7 +74,12 @@ class Encoder:
     """
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, config: EncodeConfig, layout: Literal["single", "pair"], policy: bool = False
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        config: EncodeConfig,
+        layout: Literal["single", "pair"],
+        policy: bool = False,
+        control_tokens: ControlTokens = "text",
     ) -> None:
         self._tokenise = TextTokenizer(tokenizer, config.template)
         if config.template == "official" and layout == "pair":
@@ -76,6 +87,7 @@ class Encoder:
         self.tokenizer, self.config, self.layout = tokenizer, config, layout
         self.counts: Counter[str] = Counter()
         self._render = Renderer(tokenizer, config.template, self._tokenise.start, policy)
+        self._control_tokens, self._bos = control_tokens, tokenizer.bos_token_id  # looking it up takes long
 
     def encode(self, records: Iterable[Record], refused: list[RecordError] | None = None) -> Iterator[tuple[Record, Datum | None]]:
         """Encode records for training: comparisons as they are, ranked responses as all pairs with unequal scores.
@@ -148,14 +160,10 @@ class Encoder:
     def end_ids(self) -> list[int]:
         """Return the ids that end a response: EOS, and the special token that the chat template writes after a response."""
         eos = self._tokenise.eos
-        if self._render.transcripts:
+        if self._render.transcripts or self.config.template == "concat":
             return [eos]
-        mark = "\N{SNOWMAN}"
-        whole = self._render.chat((Message("user", "?"), Message("assistant", mark)))
-        added = self.tokenizer.added_tokens_decoder
-        after = self.tokenizer(whole[whole.rfind(mark) + len(mark) :], add_special_tokens=False)["input_ids"]
-        written = next((token for token in after if token in added and added[token].special), eos)
-        return sorted({eos, written})
+        written = self._render.written_end()
+        return sorted({eos, self.tokenizer.vocab[written]} if written else {eos})
 
     # ---- records
 
@@ -198,13 +206,24 @@ class Encoder:
         source, responses = record.source or "a record", responses_of(record)
         if self.config.template == "chat" and self.layout == "single" and not record.prompt and any(len(r) == 1 for r in responses):
             raise RecordError(source, "it has no prompt, so there is no conversation to render", "use template: auto or plain")
+        spelled = self._render.mask.found([*record.prompt, *(message for response in responses for message in self._ended(response))])
+        if spelled is not None and self._control_tokens == "refuse":
+            raise RecordError(source, f"a text spells out the control token {spelled!r}", "remove it, or set control_tokens: text")
+        if spelled is not None:
+            self.counts["with control tokens in a text"] += 1
         try:
             if self.layout == "single":
-                return [self._render.single(record.prompt, response) for response in responses]
+                texts = [self._render.single(record.prompt, response, record.template_kwargs) for response in responses]
+                check_differ(responses, [text.text for text in texts])
+                return texts
+            check_differ(responses, [transcript(response) for response in responses])
             orders = [(a, b) for p in pairs for a, b in ((p.a, p.b), (p.b, p.a))]
-            return [self._render.pair(record.prompt, responses[a], responses[b]) for a, b in orders]
+            return [self._render.pair(record.prompt, responses[a], responses[b], record.template_kwargs) for a, b in orders]
         except Exception as error:  # jinja2 raises whatever a template's author wrote
             raise template_error(source, error) from error
+
+    def _ended(self, response: Messages) -> Messages:
+        return self._render.mask.ended(response)
 
     def _trees(self, record: Record, pairs: Sequence[_Pair], texts: Sequence[Text], tokenised: list[tuple[Ids, int]]) -> list[Tree] | None:
         """Return the truncated trees of a record; None: the record is dropped."""
@@ -229,11 +248,9 @@ class Encoder:
         tree = Tree(tuple(ids for ids, _ in group), min(prompt for _, prompt in group))
         if self.config.template == "official":
             return truncate_official(tree, self.config.max_length, self._tokenise.eos)
-        tokenizer, policy = self.tokenizer, self.config.truncation
+        policy = self.config.truncation
         eos = None if self.config.template == "classifier" else self._tokenise.eos
-        shorter, gave_way = truncate(
-            tree, self.config.max_length, policy, bos=tokenizer.bos_token_id, eos=eos, responses=self.layout == "single"
-        )
+        shorter, gave_way = truncate(tree, self.config.max_length, policy, bos=self._bos, eos=eos, responses=self.layout == "single")
         events |= gave_way
         return shorter
 
@@ -267,6 +284,16 @@ class Encoder:
         total = self.counts["records"]
         events = [f"{count} {name}" for name, count in sorted(self.counts.items()) if name != "records" and count]
         return f"{total} records" + (": " + ", ".join(events) if events else ", none truncated or dropped")
+
+    def reading(self) -> str:
+        """Return how responses were rendered, and what the template left out, as a sentence."""
+        events = self._render.events
+        return f"template {self.config.template}: " + (", ".join(f"{n} {name}" for name, n in sorted(events.items())) or "nothing rendered")
+
+    @property
+    def events(self) -> Counter[str]:
+        """Numbers of responses by the way they were rendered, and of what the template left out."""
+        return self._render.events
 
 
 @dataclass(frozen=True, slots=True)

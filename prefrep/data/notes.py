@@ -73,7 +73,7 @@ def rival(rows: Sequence[Row], format: str) -> str | None:
         return None
     own = _converted(rows[0], format)
     for name in fitting(rows[0]):
-        if name != format and all(every()[name].fits(row) for row in rows):
+        if name != format and not every()[name].generic and all(every()[name].fits(row) for row in rows):
             other = _converted(rows[0], name)
             if other is not None and other != own:
                 return name

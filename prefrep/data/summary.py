@@ -81,9 +81,9 @@ class Summary:
         self.about["tags"].update(record.tags.keys())
         keys = [_key(response) for response in responses]
         prompt_key = _key(record.prompt)
-        # The digest covers the label: two annotators who agree make a duplicate, two who disagree a cycle.
+        # The digest covers the label: two nameless annotators who agree make a duplicate, two who disagree a cycle.
         said = record.probability if isinstance(record, Comparison) else record.scores
-        row = _digest(prompt_key, *keys, repr(said).encode())
+        row = _digest(prompt_key, *keys, repr((said, record.annotator, record.criterion)).encode())
         self.counts["duplicates"] += row in self._seen
         self._seen.add(row)
         if record.prompt:

@@ -22,12 +22,14 @@ class Format:
         convert: Converts a row to a record without `source`, or to several (one per criterion or annotator); raises `ValueError` if it
             cannot.
         gathers: Whether rows are single responses, which `data.gather` collects into ranked responses by prompt.
+        generic: Whether rows of other formats often have these columns too, so that this format is no rival of theirs.
     """
 
     example: str
     fits: Callable[[Row], bool]
     convert: Callable[[Row], Record | Sequence[Record]]
     gathers: bool = False
+    generic: bool = False
 
 
 def has(*names: str) -> Callable[[Row], bool]:
