@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import combinations, islice
 from math import comb
@@ -24,7 +25,7 @@ from prefrep.records import Comparison, Messages, RankedResponses, Record, prefe
 
 ControlTokens = Literal["text", "refuse"]
 
-_CHUNK = 256  # records per call of the tokenizer, which parallelises over a batch
+_CHUNK = 128  # records per call of the tokenizer, which parallelises over a batch
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class Encoder:
         policy: Encode the responses of a policy: each response includes the `lead` in front of it, if it was sampled, and the prompt ends
             before that.
         control_tokens: What to do about texts that spell out control tokens, such as `<|im_end|>`. `text`: read them as text. `refuse`:
-            reject the record. (Template `official` reads them as control tokens.)
+            reject the record. (The templates `official` and `classifier` reproduce recipes that read them as control tokens.)
 
     Attributes:
         counts: Numbers of records so far: `records`, `truncated prompts`, `truncated responses`, `dropped`, `refused`,
@@ -170,23 +171,38 @@ class Encoder:
     def _encode(
         self, records: Iterable[Record], pairs_of: Callable[[Record], list[_Pair]], refused: list[RecordError] | None
     ) -> Iterator[tuple[Record, Datum | None]]:
+        """Encode chunks of records; while one is tokenised in a thread, which does not hold Python's lock, the next one is rendered."""
         records = iter(records)
-        while chunk := list(islice(records, _CHUNK)):
-            jobs: list[tuple[Record, list[_Pair], list[Text] | None]] = []
-            for record in chunk:
-                self.counts["records"] += 1
-                try:
-                    jobs.append((record, *self._rendered(record, pairs_of)))
-                except RecordError as error:
-                    if refused is None:
-                        raise
-                    refused.append(error)
-                    self.counts["refused"] += 1
-                    jobs.append((record, [], None))
-            tokenised = iter(self._tokenise([text for _, _, texts in jobs for text in texts or ()]))
-            for record, pairs, texts in jobs:
-                trees = None if texts is None else self._trees(record, pairs, texts, [next(tokenised) for _ in texts])
-                yield record, self._datum(pairs, trees)
+        waiting: tuple[list[_Job], Future[list[tuple[Ids, int]]]] | None = None
+        with ThreadPoolExecutor(1) as pool:
+            while chunk := list(islice(records, _CHUNK)):
+                jobs = self._jobs(chunk, pairs_of, refused)
+                found = pool.submit(self._tokenise, [text for _, _, texts in jobs for text in texts or ()])
+                if waiting is not None:
+                    yield from self._finished(*waiting)
+                waiting = jobs, found
+            if waiting is not None:
+                yield from self._finished(*waiting)
+
+    def _jobs(self, chunk: Sequence[Record], pairs_of: Callable[[Record], list[_Pair]], refused: list[RecordError] | None) -> list[_Job]:
+        jobs: list[_Job] = []
+        for record in chunk:
+            self.counts["records"] += 1
+            try:
+                jobs.append((record, *self._rendered(record, pairs_of)))
+            except RecordError as error:
+                if refused is None:
+                    raise
+                refused.append(error)
+                self.counts["refused"] += 1
+                jobs.append((record, [], None))
+        return jobs
+
+    def _finished(self, jobs: Sequence[_Job], found: Future[list[tuple[Ids, int]]]) -> Iterator[tuple[Record, Datum | None]]:
+        tokenised = iter(found.result())
+        for record, pairs, texts in jobs:
+            trees = None if texts is None else self._trees(record, pairs, texts, [next(tokenised) for _ in texts])
+            yield record, self._datum(pairs, trees)
 
     def _rendered(self, record: Record, pairs_of: Callable[[Record], list[_Pair]]) -> tuple[list[_Pair], list[Text]]:
         pairs = pairs_of(record)
@@ -206,7 +222,8 @@ class Encoder:
         source, responses = record.source or "a record", responses_of(record)
         if self.config.template == "chat" and self.layout == "single" and not record.prompt and any(len(r) == 1 for r in responses):
             raise RecordError(source, "it has no prompt, so there is no conversation to render", "use template: auto or plain")
-        spelled = self._render.mask.found([*record.prompt, *(message for response in responses for message in self._ended(response))])
+        ended = [self._render.mask.ended(response) for response in responses]
+        spelled = self._render.mask.found([*record.prompt, *(message for response in ended for message in response)])
         if spelled is not None and self._control_tokens == "refuse":
             raise RecordError(source, f"a text spells out the control token {spelled!r}", "remove it, or set control_tokens: text")
         if spelled is not None:
@@ -214,16 +231,13 @@ class Encoder:
         try:
             if self.layout == "single":
                 texts = [self._render.single(record.prompt, response, record.template_kwargs) for response in responses]
-                check_differ(responses, [text.text for text in texts])
+                check_differ(ended, [text.text for text in texts])
                 return texts
-            check_differ(responses, [transcript(response) for response in responses])
+            check_differ(ended, [transcript(response) for response in ended])
             orders = [(a, b) for p in pairs for a, b in ((p.a, p.b), (p.b, p.a))]
             return [self._render.pair(record.prompt, responses[a], responses[b], record.template_kwargs) for a, b in orders]
         except Exception as error:  # jinja2 raises whatever a template's author wrote
             raise template_error(source, error) from error
-
-    def _ended(self, response: Messages) -> Messages:
-        return self._render.mask.ended(response)
 
     def _trees(self, record: Record, pairs: Sequence[_Pair], texts: Sequence[Text], tokenised: list[tuple[Ids, int]]) -> list[Tree] | None:
         """Return the truncated trees of a record; None: the record is dropped."""
@@ -294,6 +308,9 @@ class Encoder:
     def events(self) -> Counter[str]:
         """Numbers of responses by the way they were rendered, and of what the template left out."""
         return self._render.events
+
+
+_Job = tuple[Record, "list[_Pair]", "list[Text] | None"]  # texts are None if the record was refused
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from prefrep.records import Message, Messages
 
 Template = Literal["auto", "chat", "plain", "concat", "official", "classifier"]
 NAMES = {"user": "Human", "assistant": "Assistant", "system": "System", "tool": "Tool"}  # of roles in transcripts
+FOREIGN = ("official", "classifier")  # recipes of other libraries, which read control tokens in texts as such
 _NONE: Mapping[str, Any] = {}
 
 
@@ -67,10 +68,8 @@ class Renderer:
 
     @cached_property
     def mask(self) -> Mask:
-        """Hides control tokens. The recipe of template `official` reads them as such."""
+        """Hides control tokens."""
         eos = str(self._tokenizer.eos_token)
-        if self._template == "official":
-            return Mask(self._tokenizer, ())
         written = () if self.transcripts or self._template == "concat" else (self.written_end(),)
         return Mask(self._tokenizer, tuple(token for token in dict.fromkeys((eos, *written)) if token))
 
@@ -110,8 +109,11 @@ class Renderer:
         return _open(prompt) if self.transcripts else self.chat(prompt, generation=True)
 
     def _masked(self, messages: Messages) -> tuple[Messages, bool]:
-        hidden = self._template != "official" and self.mask.found(messages) is not None
+        hidden = self._template not in FOREIGN and self.mask.found(messages) is not None
         return (self.mask.hide(messages), True) if hidden else (messages, False)
+
+    def _answer(self, response: Messages) -> tuple[Messages, bool]:
+        return self._masked(response if self._template in FOREIGN else self.mask.ended(response))
 
     def single(self, prompt: Messages, response: Messages, kwargs: Mapping[str, Any] = _NONE) -> Text:
         """Render a prompt with one response; raises whatever the chat template raises.
@@ -127,7 +129,7 @@ class Renderer:
         if self._template == "official":
             whole, first = self.chat(prompt + response, kwargs=kwargs), self.chat((prompt + response)[:1], kwargs=kwargs)
             return Text(whole, len(os.path.commonprefix([whole, first])), first)
-        (asked, a), (answer, b) = self._masked(prompt), self._masked(self.mask.ended(response))
+        (asked, a), (answer, b) = self._masked(prompt), self._answer(response)
         return replace(self._single(asked, answer, kwargs), hidden=True) if a or b else self._single(asked, answer, kwargs)
 
     def _single(self, prompt: Messages, response: Messages, kwargs: Mapping[str, Any]) -> Text:
@@ -172,7 +174,7 @@ class Renderer:
             Unshown: A response calls a tool, or the template gets tools, which this format has no place for.
         """
         unshown_in_transcripts(prompt + a + b, kwargs, self.events)
-        (prompt, x), (a, y), (b, z) = self._masked(prompt), self._masked(self.mask.ended(a)), self._masked(self.mask.ended(b))
+        (prompt, x), (a, y), (b, z) = self._masked(prompt), self._answer(a), self._answer(b)
         hidden = x or y or z
         turns = "".join(f"\n<turn> {m.role}\n {m.content}" for m in prompt)
         context = f"[CONTEXT] \n{turns}\n "
