@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import logging
 import sys
+import time
 import warnings
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeVar
+
+log = logging.getLogger(__name__)
+
+Item = TypeVar("Item")
+INTERVAL = 30.0  # seconds between two lines of progress
 
 
 def quiet() -> None:
@@ -30,6 +37,27 @@ def quiet() -> None:
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "litlogger" not in record.getMessage())
     for name in ("httpx", "transformers", "datasets", "fsspec", "absl", "jax"):
         logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def progress(items: Iterable[Item], what: str, unit: str) -> Iterator[Item]:
+    """Yield items under a progress bar; where nobody sees a bar, log a line every half minute.
+
+    Args:
+        items: The items.
+        what: What is done to them.
+        unit: What they are, in the plural.
+    """
+    if sys.stderr is not None and sys.stderr.isatty():
+        from tqdm import tqdm
+
+        yield from tqdm(items, what, unit=f" {unit}", leave=False)
+        return
+    began = said = time.monotonic()
+    for number, item in enumerate(items, start=1):
+        yield item
+        if (now := time.monotonic()) - said > INTERVAL:
+            said = now
+            log.info("%s: %s %s, %s per second", what, f"{number:,}", unit, f"{number / (now - began):,.0f}")
 
 
 class _Stderr(logging.StreamHandler[Any]):

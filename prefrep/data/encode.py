@@ -304,6 +304,10 @@ class Encoder:
         events = self._render.events
         return f"template {self.config.template}: " + (", ".join(f"{n} {name}" for name, n in sorted(events.items())) or "nothing rendered")
 
+    def said(self) -> dict[str, dict[str, int]]:
+        """Return the counts and events as plain data."""
+        return {"counts": dict(self.counts), "events": dict(self.events)}
+
     @property
     def events(self) -> Counter[str]:
         """Numbers of responses by the way they were rendered, and of what the template left out."""

@@ -7,8 +7,7 @@ from collections.abc import Iterator, Sequence
 from itertools import combinations
 from typing import Any, Literal, NamedTuple
 
-from tqdm import tqdm
-
+from prefrep.console import progress
 from prefrep.data.sources import Source, read
 from prefrep.data.summary import Lengths, Summary, as_json, shared_prompts
 from prefrep.errors import PrefrepError, RecordError
@@ -56,7 +55,7 @@ def summarise(
 def _inspected(source: Source, lengths: Lengths, max_length: int | None, on_bad_row: Literal["error", "skip"]) -> Inspected:
     summary = Summary(source.path)
     bad: list[RecordError] = []
-    records = tqdm(read(source, on_bad_row, bad, summary.notes), source.path, unit=" records", disable=None, leave=False)
+    records = progress(read(source, on_bad_row, bad, summary.notes), source.path, "records")
     for record, prompt, whole in lengths(records, bad if on_bad_row == "skip" else None):
         summary.add(record, prompt, whole, max_length)
     summary.counts["bad rows"] = len(bad)

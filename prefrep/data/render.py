@@ -142,6 +142,8 @@ class Renderer:
             unshown_in_transcripts(prompt + response, kwargs, self.events)
             return self._plain(prompt, response)
         self.events["by the chat template"] += 1
+        if response[0].content[:1] in (" ", "\n"):
+            self.events["that begin with a blank, as continuations do (template: concat joins texts)"] += 1
         whole = self.chat(prompt + response, kwargs=kwargs)
         check(self.chat, prompt + response, kwargs, whole, self.events)
         whole = whole if self._template == "classifier" else whole.rstrip()

@@ -14,9 +14,10 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Literal
 
-from prefrep.data import cyclic, files
+from prefrep.console import progress
+from prefrep.data import cyclic, files, formats
 from prefrep.data.files import Found, Row, parts
-from prefrep.data.formats import check_format, detect, every, looks_like, to_records
+from prefrep.data.formats import check_format, detect, looks_like, to_records
 from prefrep.data.gather import gathered
 from prefrep.data.labels import Labels, Strength
 from prefrep.data.notes import SAMPLE, Notes, Tracked, format_of, rival
@@ -171,11 +172,11 @@ class _File:
         format = self._source.format
         if format == "auto" and (most := format_of(sample)) is not None:
             format = most
-            if (other := rival([row for row in sample if every()[format].fits(row)], format)) is not None:
+            if (other := rival([row for row in sample if formats.every()[format].fits(row)], format)) is not None:
                 self._notes.rivals[format, other] += 1
                 log.info("%s: read as %s; its columns fit %s too, so set format if that is meant", self._name, format, other)
         converted = self._converted(chain(head, found), format, sample)
-        yield from gathered(converted) if format != "auto" and every()[format].gathers else converted
+        yield from gathered(converted) if format != "auto" and formats.every()[format].gathers else converted
         if self._others:
             self._notes.others.update({name or "": count for name, count in self._others.items()})
             listed = ", ".join(f"{count} like {name}" for name, count in self._others.most_common())
@@ -233,15 +234,24 @@ def read_mixed(
     """
     named = [source if isinstance(source, Source) else Source(source) for source in sources]
     counts = [0] * len(named)
+    records = Spool(every(named, counts, on_bad_row, skipped, role))
+    return records.reordered(weighted(named, counts, seed))
 
-    def every() -> Iterator[Record]:
-        for number, source in enumerate(named):
-            for record in read(source, on_bad_row, skipped, role=role):
-                counts[number] += 1
-                yield record
 
-    records, order, first = Spool(every()), array("q"), 0
-    for number, (source, size) in enumerate(zip(named, counts, strict=True)):
+def every(
+    sources: Sequence[Source], counts: list[int], on_bad_row: Literal["error", "skip"], skipped: list[RecordError] | None, role: str
+) -> Iterator[Record]:
+    """Yield the records of several sources in turn, and count them in `counts`; other arguments and errors as in `read`."""
+    for number, source in enumerate(sources):
+        for record in progress(read(source, on_bad_row, skipped, role=role), f"reading {source.path}", "records"):
+            counts[number] += 1
+            yield record
+
+
+def weighted(sources: Sequence[Source], counts: Sequence[int], seed: int) -> Sequence[int]:
+    """Return the indices of the records of several sources, in order and as often as weights say; see `read_mixed`."""
+    order, first = array("q"), 0
+    for number, (source, size) in enumerate(zip(sources, counts, strict=True)):
         times, part = divmod(source.weight, 1.0)
         for _ in range(int(times)):
             order.extend(range(first, first + size))
@@ -250,7 +260,7 @@ def read_mixed(
             count = max(count, 1)  # every source contributes at least one record
         order.extend(first + i for i in sorted(random.Random(f"{seed}:{number}").sample(range(size), count)))
         first += size
-    return records.reordered(order)
+    return order
 
 
 def files_of(path: str, split: str | None = None, role: str = "") -> list[Path]:
@@ -289,7 +299,7 @@ def _explained(error: RecordError, row: Row | RecordError, format: str, sample: 
     other = looks_like(row)
     if other in (None, format):
         return error
-    began = "the file began as" if sample and every()[format].fits(sample[0]) else "most of the first rows are"
+    began = "the file began as" if sample and formats.every()[format].fits(sample[0]) else "most of the first rows are"
     return RecordError(error.source, f"{error.problem}: {began} {format}, this row looks like {other}", error.remedy)
 
 
