@@ -25,6 +25,7 @@ from prefrep.records import Comparison, Messages, RankedResponses, Record, prefe
 
 ControlTokens = Literal["text", "refuse"]
 
+_SPELLED = "with control tokens in a text"
 _CHUNK = 128  # records per call of the tokenizer, which parallelises over a batch
 
 
@@ -227,7 +228,7 @@ class Encoder:
         if spelled is not None and self._control_tokens == "refuse":
             raise RecordError(source, f"a text spells out the control token {spelled!r}", "remove it, or set control_tokens: text")
         if spelled is not None:
-            self.counts["with control tokens in a text"] += 1
+            self.counts[_SPELLED] += 1
         try:
             if self.layout == "single":
                 texts = [self._render.single(record.prompt, response, record.template_kwargs) for response in responses]
@@ -307,6 +308,11 @@ class Encoder:
     def said(self) -> dict[str, dict[str, int]]:
         """Return the counts and events as plain data."""
         return {"counts": dict(self.counts), "events": dict(self.events)}
+
+    def noticed(self) -> Counter[str]:
+        """Return a copy of the events, with the number of records that have control tokens in a text."""
+        spelled = {name: count for name, count in self.counts.items() if name == _SPELLED}
+        return self.events + Counter(spelled)
 
     @property
     def events(self) -> Counter[str]:

@@ -48,10 +48,11 @@ def check(chat: Chat, messages: Messages, kwargs: Mapping[str, Any], rendered: s
         Unshown: A tool call, a tool's answer or the list of tools has no effect on the rendering.
     """
     for place, message in enumerate(messages):
-        if message.content.strip() not in rendered:
-            events["thoughts left out" if _only_thoughts(message.content, rendered) else "turns changed or left out by the template"] += 1
-        elif "<think>" in message.content:
-            events["thoughts kept"] += 1
+        thoughts, rest = _thoughts(message.content)
+        if thoughts:
+            events["thoughts kept" if thoughts in rendered else "thoughts left out"] += 1
+        if rest not in rendered:
+            events["turns changed or left out by the template"] += 1
         for name in message.fields:
             fields = {key: value for key, value in message.fields.items() if key != name}
             without = (*messages[:place], replace(message, fields=fields), *messages[place + 1 :])
@@ -64,16 +65,21 @@ def check(chat: Chat, messages: Messages, kwargs: Mapping[str, Any], rendered: s
                 events[f"{name} left out"] += 1
     for name in kwargs:
         others = {key: value for key, value in kwargs.items() if key != name}
-        if _differs(lambda others=others: chat(messages, kwargs=others), rendered):  # type: ignore[misc]
+        # An argument can move the generation prompt alone, which is a part of the prompt.
+        if _differs(lambda others=others: chat(messages, True, others), chat(messages, True, kwargs)):  # type: ignore[misc]
             continue
         if name in ("tools", "documents"):
             raise Unshown(f"the chat template leaves out the list of {name}")
         events[f"{name} without effect"] += 1
 
 
-def _only_thoughts(content: str, rendered: str) -> bool:
-    before, thoughts, rest = content.partition("<think>")
-    return bool(thoughts) and (before + rest.partition("</think>")[2]).strip() in rendered
+def _thoughts(content: str) -> tuple[str, str]:
+    """Return the thoughts of a turn and the rest, both without blanks at their ends."""
+    before, tag, after = content.partition("<think>")
+    if not tag:
+        return "", content.strip()
+    thoughts, _, rest = after.partition("</think>")
+    return thoughts.strip(), (before + rest).strip()
 
 
 def _differs(render: Callable[[], str], rendered: str) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import combinations
 from typing import Any, Literal, NamedTuple
 
@@ -29,7 +29,11 @@ class Inspected(NamedTuple):
 
 
 def summarise(
-    sources: Sequence[Source], lengths: Lengths, max_length: int | None, on_bad_row: Literal["error", "skip"]
+    sources: Sequence[Source],
+    lengths: Lengths,
+    max_length: int | None,
+    on_bad_row: Literal["error", "skip"],
+    encoding: Callable[[], Counter[str]] = Counter,
 ) -> tuple[list[Inspected], list[PrefrepError]]:
     """Read sources to their ends.
 
@@ -38,6 +42,7 @@ def summarise(
         lengths: How lengths are counted: `summary.by_words` or `summary.by_tokens`.
         max_length: Count what is longer than so many tokens.
         on_bad_row: Collect bad rows, or take the first one for a source that cannot be read.
+        encoding: Numbers of the encoder behind `lengths`, see `Summary.encoding`.
 
     Returns:
         The sources that were read, and why the others were not.
@@ -45,8 +50,10 @@ def summarise(
     found: list[Inspected] = []
     unread: list[PrefrepError] = []
     for source in sources:
+        before = encoding()
         try:
             found.append(_inspected(source, lengths, max_length, on_bad_row))
+            found[-1].summary.encoding.update(encoding() - before)
         except PrefrepError as error:
             unread.append(error)
     return found, unread
@@ -145,6 +152,7 @@ def _about(summary: Summary) -> dict[str, str]:
         "strengths": _listed(about["strength"]),
         "labels from": _listed(about["label_source"]),
         "tags": _listed(about["tags"]),
+        "responses by template": _listed(summary.encoding),
     }
     return {name: cell for name, cell in cells.items() if cell}
 

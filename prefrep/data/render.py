@@ -143,7 +143,7 @@ class Renderer:
             return self._plain(prompt, response)
         self.events["by the chat template"] += 1
         if response[0].content[:1] in (" ", "\n"):
-            self.events["that begin with a blank, as continuations do (template: concat joins texts)"] += 1
+            self.events["that begin with a blank (continuations? template: concat)"] += 1
         whole = self.chat(prompt + response, kwargs=kwargs)
         check(self.chat, prompt + response, kwargs, whole, self.events)
         whole = whole if self._template == "classifier" else whole.rstrip()

@@ -197,8 +197,9 @@ class _File:
                 tracked = Tracked(row) if self._track else row
                 records = to_records(tracked, name, place)
             except RecordError as error:
+                error = _explained(error, row, name if auto else "", sample)
                 if self._on_bad_row == "error":
-                    raise _explained(error, row, name if auto else "", sample) from None
+                    raise error from None
                 self._bad.append(error)
                 continue
             if isinstance(tracked, Tracked):

@@ -37,6 +37,7 @@ class Summary:
         about: Records by who judged and how: by `annotator`, `group`, `criterion`, `label_source`, `strength`, and by name of `tags`.
         subsets: Records by subset.
         labels: Pairs by label (`hard`, `soft`, `tie`), and without ties by the preferred response's length (`longer`, `shorter`, `equal`).
+        encoding: Responses by the way the template rendered them, and what it left out; records with control tokens in a text.
         lengths: Lengths of prompts, responses, and both together.
         prompts: Records by prompt, without texts that have none.
         edges: Pairs (better, worse) of responses by prompt.
@@ -48,6 +49,7 @@ class Summary:
     about: dict[str, Counter[str]] = field(default_factory=lambda: {name: Counter() for name in (*ABOUT, "tags")})
     subsets: Counter[str] = field(default_factory=Counter)
     labels: Counter[str] = field(default_factory=Counter)
+    encoding: Counter[str] = field(default_factory=Counter)
     lengths: dict[str, list[int]] = field(default_factory=lambda: {"prompt": [], "response": [], "prompt + response": []})
     prompts: Counter[Key] = field(default_factory=Counter)
     edges: defaultdict[Key, set[tuple[Key, Key]]] = field(default_factory=lambda: defaultdict(set))
@@ -195,6 +197,7 @@ def as_json(summary: Summary) -> Mapping[str, Any]:
         "could_be": {f"{read} or {other}": files for (read, other), files in summary.notes.rivals.items()},
         "rows_like_other_formats": dict(summary.notes.others),
         "columns_not_read": dict(summary.notes.unread),
+        "encoding": dict(summary.encoding),
         "about": {name: dict(found) for name, found in summary.about.items()},
         "subsets": dict(summary.subsets),
         "labels": {name: summary.labels[name] for name in ("hard", "soft", "tie", "longer", "shorter", "equal")},

@@ -3,7 +3,6 @@
 import gzip
 import json
 import sys
-from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
