@@ -41,6 +41,8 @@ class Message:
 
 Messages = tuple[Message, ...]
 
+DESIRABLE = "desirable"  # criterion of labels yes (score 1) and no (score 0), which mean something for a single response, too
+
 
 @dataclass(frozen=True, slots=True)
 class RankedResponses:

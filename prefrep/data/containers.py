@@ -14,7 +14,7 @@ from itertools import chain
 from pathlib import Path
 from typing import IO, Any, cast
 
-from prefrep.data.turns import kind, parsed_json
+from prefrep.data.turns import first_line, kind, parsed_json
 from prefrep.errors import DataError, RecordError
 
 Row = dict[str, Any]
@@ -59,11 +59,6 @@ def rows_of(file: Path) -> Found:
 def _reader(name: str) -> Callable[[Path], Read]:
     name = name.removesuffix(".gz").removesuffix(".zst")
     return {".parquet": _parquet, ".arrow": _arrow, ".csv": _table, ".tsv": _table, PROMPTS: _prompts}.get(Path(name).suffix, _json)
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of an error's message, shortened; its class if it has none."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
 @contextmanager

@@ -18,10 +18,10 @@ from transformers import PreTrainedTokenizerBase
 from prefrep.data.fidelity import check_differ
 from prefrep.data.render import Renderer, Template, Text, template_error, transcript
 from prefrep.data.tokens import TextTokenizer
-from prefrep.data.trees import Datum, Ids, Tree
+from prefrep.data.trees import NOBODY, Datum, Ids, Tree
 from prefrep.data.truncation import RESPONSES, Policy, truncate, truncate_official
 from prefrep.errors import ConfigError, RecordError
-from prefrep.records import Comparison, Messages, RankedResponses, Record, preferred, responses_of
+from prefrep.records import DESIRABLE, Comparison, Messages, RankedResponses, Record, preferred, responses_of
 
 ControlTokens = Literal["text", "refuse"]
 
@@ -66,6 +66,7 @@ class Encoder:
             before that.
         control_tokens: What to do about texts that spell out control tokens, such as `<|im_end|>`. `text`: read them as text. `refuse`:
             reject the record. (The templates `official` and `classifier` reproduce recipes that read them as control tokens.)
+        unpaired: Encode single responses with a label yes or no (criterion `desirable`), for models with one reward per response.
 
     Attributes:
         counts: Numbers of records so far: `records`, `truncated prompts`, `truncated responses`, `dropped`, `refused`,
@@ -82,6 +83,7 @@ class Encoder:
         layout: Literal["single", "pair"],
         policy: bool = False,
         control_tokens: ControlTokens = "text",
+        unpaired: bool = False,
     ) -> None:
         self._tokenise = TextTokenizer(tokenizer, config.template)
         if config.template == "official" and layout == "pair":
@@ -89,7 +91,7 @@ class Encoder:
         self.tokenizer, self.config, self.layout = tokenizer, config, layout
         self.counts: Counter[str] = Counter()
         self._render = Renderer(tokenizer, config.template, self._tokenise.start, policy)
-        self._control_tokens, self._bos = control_tokens, tokenizer.bos_token_id  # looking it up takes long
+        self._control_tokens, self._unpaired, self._bos = control_tokens, unpaired, tokenizer.bos_token_id  # looking it up takes long
 
     def encode(self, records: Iterable[Record], refused: list[RecordError] | None = None) -> Iterator[tuple[Record, Datum | None]]:
         """Encode records for training: comparisons as they are, ranked responses as all pairs with unequal scores.
@@ -213,8 +215,12 @@ class Encoder:
         if isinstance(record, Comparison):
             return [_Pair(0, 1, record.probability, record.margin, record.weight)]
         if record.scores is None:
-            raise RecordError(record.source or "a record", "ranked responses without scores express no preference", "add a 'scores' column")
+            aspects = ", ".join(record.ratings)
+            remedy = f"name the rating that counts with criterion: {aspects}" if aspects else "add a 'scores' column"
+            raise RecordError(record.source or "a record", "ranked responses without scores express no preference", remedy)
         found = preferred(record.scores)
+        if not found and self._unpaired and record.criterion == DESIRABLE:  # all labels agree
+            return [_Pair(i, NOBODY, score, 0.0, 1.0 / len(record.scores)) for i, score in enumerate(record.scores)]
         self.counts["ties"] += comb(len(record.responses), 2) - len(found)
         return [_Pair(i, j, 1.0, 0.0, 1.0 / len(found)) for i, j in found]
 

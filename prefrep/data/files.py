@@ -11,7 +11,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from prefrep.data.containers import PROMPTS, SUFFIXES, TABLES, Found, Row, first_line, rows_of
+from prefrep.data.containers import PROMPTS, SUFFIXES, TABLES, Found, Row, rows_of
+from prefrep.data.turns import first_line
 from prefrep.errors import DataError, RecordError
 
 __all__ = ("PROMPTS", "ROLES", "SUFFIXES", "Found", "Row", "files_of", "parts")

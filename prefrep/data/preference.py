@@ -68,6 +68,10 @@ class Reader(Protocol):
         """Whether it reads single responses or pairs."""
 
     @property
+    def unpaired(self) -> bool:
+        """Whether it gives single responses a reward, so that labels of single responses mean something."""
+
+    @property
     def backbone(self) -> Any:
         """Its backbone; if `frozen`, a `data.identity.Reads`."""
 
@@ -210,8 +214,11 @@ class PreferenceData(LightningDataModule):
         if room is not None and self.encode_config.max_length > room:
             asked = self.encode_config.max_length
             raise ConfigError(f"max_length {asked} is more than the {room} tokens that the model can read; set --data.max_length {room}")
-        encoder = Encoder(self._reader.tokenizer, self.encode_config, self._reader.layout, control_tokens=self.control_tokens)
-        about = speaks(encoder.tokenizer, self.encode_config, encoder.layout, self.control_tokens)
+        unpaired = self._reader.unpaired and name != "predict"  # predictions are of pairs
+        encoder = Encoder(
+            self._reader.tokenizer, self.encode_config, self._reader.layout, control_tokens=self.control_tokens, unpaired=unpaired
+        )
+        about = speaks(encoder.tokenizer, self.encode_config, encoder.layout, self.control_tokens) | {"unpaired": unpaired}
         if self._encoded_for != about:  # another tokenizer, or another layout
             self._encoded_for = about
             self._data.clear()

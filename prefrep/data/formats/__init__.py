@@ -23,7 +23,7 @@ from importlib.metadata import entry_points
 
 from prefrep.data.formats import counted, exports, pairs, ranked, rated, votes
 from prefrep.data.formats.base import SIDES, Format
-from prefrep.data.turns import MisfitError, Row, kind, need, template_kwargs
+from prefrep.data.turns import MisfitError, Row, first_line, kind, need, template_kwargs
 from prefrep.errors import ConfigError, RecordError
 from prefrep.records import Message, Record
 
@@ -146,6 +146,9 @@ def to_records(row: Row, format: str, source: str, system: str | None = None) ->
     except ValueError as problem:
         remedy = problem.remedy if isinstance(problem, MisfitError) else ""
         raise RecordError(source, str(problem), remedy) from None
+    except (KeyError, IndexError, TypeError, AttributeError) as problem:  # a value inside the row has a type that no format foresees
+        what = f"a column is missing or has another type than in format {name} ({type(problem).__name__}: {first_line(problem)})"
+        raise RecordError(source, what, f"a row looks like this: {every()[name].example}") from None
     if isinstance(row.get("system"), str) and row["system"].strip():
         system = row["system"]
     return [_opened(record, system) for record in records] if system else records

@@ -12,7 +12,7 @@ from prefrep.data.fields import check_answers, named, number, prompt_of, rating,
 from prefrep.data.formats.base import Format, has, is_transcript
 from prefrep.data.formats.verdicts import flag
 from prefrep.data.turns import MisfitError, Row, conversation, kind, need
-from prefrep.records import Message, Messages, RankedResponses, Record
+from prefrep.records import DESIRABLE, Message, Messages, RankedResponses, Record
 
 HELPSTEER2_ASPECTS = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")
 
@@ -26,8 +26,11 @@ def _helpsteer2(row: Row) -> Record:
 
 
 def _kto(row: Row) -> Record:
-    """Read a response with a label, true (desirable) or false, which becomes the score 1 or 0."""
-    if "messages" in row:
+    """Read a response with a label, true (desirable) or false, which becomes the score 1 or 0 of criterion `desirable`.
+
+    Prompts with both labels become pairs; the others train models with one reward per response (`data.trees.NOBODY`).
+    """
+    if "completion" not in row and "messages" in row:
         turns = conversation(row["messages"], "messages")
         prompt, answer = turns[:-1], turns[-1:]
     else:
@@ -35,7 +38,9 @@ def _kto(row: Row) -> Record:
         prompt, answer = prompt_of(row), response(row["completion"], "completion")
     name = "label" if "label" in row else "kto_tag"
     check_answers([("messages" if "messages" in row else "completion", answer)])
-    return RankedResponses(prompt, (answer,), (float(flag(row.get(name), name)),), **named(row))
+    common = named(row)
+    common["criterion"] = common.get("criterion") or DESIRABLE
+    return RankedResponses(prompt, (answer,), (float(flag(row.get(name), name)),), **common)
 
 
 def _objects(row: Row, name: str, *needed: str) -> list[Mapping[str, Any]]:
@@ -134,7 +139,7 @@ def _oasst_messages(row: Row) -> Record:
 
 def _distilabel(row: Row) -> Record:
     """Read distilabel's `generations` with `ratings` (null: no score), and their models as a tag."""
-    generations, ratings = row["generations"], row.get("ratings", row.get("rating"))
+    generations, ratings = row.get("generations"), row.get("ratings", row.get("rating"))
     if not isinstance(generations, list) or not generations:
         raise MisfitError(f"'generations' must be a non-empty list of texts, found {kind(generations)}")
     if ratings is not None and not isinstance(ratings, list):
