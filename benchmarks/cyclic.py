@@ -75,7 +75,6 @@ def main(args: list[str] | None = None) -> None:
 def subsets(report: Report, backbone: Backbone, readings: dict[str, Reading], limit: int | None) -> None:
     """The four sub-sets: trained on, unseen prompts, unseen comparisons."""
     from prefrep.cli.quickstart import MODELS, make
-
     from prefrep.data.cyclic import aspects_of
     from prefrep.data.sources import Source, read
     from prefrep.modules import full_batch
@@ -158,7 +157,6 @@ def paired(report: Report, part: str, right: Marks, models: dict[str, str]) -> N
 def dimensions(report: Report, backbone: Backbone, reading: Reading) -> None:
     """The smallest dimension that holds cycles of a length: bound, free embeddings, heads on hidden states."""
     from prefrep.cli.quickstart import LEARNING_RATE
-
     from prefrep.data.sources import read
     from prefrep.modules import GeneralPreference, full_batch
     from prefrep.modules.preference import adamw

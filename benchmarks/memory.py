@@ -144,7 +144,6 @@ def score(count: str) -> dict[str, float]:
     import time
 
     from prefrep.cli.score import main as score_file
-
     from prefrep.data.encode import EncodeConfig
     from prefrep.io.folder import save
     from prefrep.nn.backbone import Backbone
