@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from starlette.middleware.cors import CORSMiddleware
 
-import prefrep
 from prefrep.server import protocols, refusals, routes
 from prefrep.server.context import Context
 from prefrep.server.docs import page as docs_page
@@ -40,7 +40,7 @@ def create(shared: Context) -> Outer:
         DataError: The file of tokens cannot be read.
     """
     app = FastAPI(
-        title="prefrep", version=prefrep.__version__, docs_url=None, redoc_url=None, redirect_slashes=False,
+        title="prefrep", version=version("prefrep"), docs_url=None, redoc_url=None, redirect_slashes=False,
         description="Preference models behind HTTP. Scores are log-odds in nats; errors are {\"error\": sentence}.",
     )  # fmt: skip
     refusals.install(app)
