@@ -64,7 +64,8 @@ def load_scorer(model: str, *, workers: int = 1, **loading: Any) -> PreferenceSc
     require_at_least("--batch-tokens", loading.get("batch_tokens", 1), 1)
     from prefrep.scoring.workers import Loading, Workers
 
-    return Workers(Loading(model, **loading), workers)
+    options = dict(loading)  # jsonargparse follows `**loading` by name, and the types of `Loading` import torch
+    return Workers(Loading(model, **options), workers)
 
 
 def load_block_scorer(
