@@ -63,7 +63,7 @@ def measure(report: Report, name: str, options: argparse.Namespace) -> None:
 @contextmanager
 def server(folder: Path) -> Iterator[tuple[subprocess.Popen[str], str, float]]:
     """A server of a folder: its process, its address, and the seconds from start to ready."""
-    command = [sys.executable, "-m", "prefrep", "serve", "--model", str(folder), "--port", "0"]
+    command = [sys.executable, "-m", "prefrep", "serve", "--model", str(folder), "--port", "0", "--timeout", "3600"]
     started = time.perf_counter()
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
@@ -188,7 +188,7 @@ def concurrently(url: str, clients: int, items: Sequence[Any], ask: Callable[[ht
 
     def client(first: int) -> None:
         try:
-            with httpx.Client(base_url=url, timeout=300) as mine:
+            with httpx.Client(base_url=url, timeout=3600) as mine:
                 for i in range(first, len(items), clients):
                     answers[i] = ask(mine, items[i])
         except Exception as error:
