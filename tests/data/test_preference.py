@@ -30,9 +30,7 @@ def attach(
 ) -> PreferenceData:
     """Puts the least of a trainer and of a model around the data."""
     backbone = SimpleNamespace(frozen=False, room=room)
-    module = SimpleNamespace(
-        tokenizer=load_tokenizer("bundled:tiny-llama"), layout=layout, supports_trees=lambda: trees, backbone=backbone, unpaired=False
-    )
+    module = SimpleNamespace(tokenizer=load_tokenizer("bundled:tiny-llama"), layout=layout, supports_trees=lambda: trees, backbone=backbone)
     total = SimpleNamespace(processed=done)
     data.trainer = SimpleNamespace(  # type: ignore[assignment]
         lightning_module=module,
