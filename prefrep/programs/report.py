@@ -34,7 +34,8 @@ def report(runs: list[str], *, out: str | None = None) -> list[Path]:
     file = Path(out) if out else folders[0] / f"{folders[0].resolve().name}.html" if len(folders) == 1 else Path("report.html")
     if file.suffix not in (".html", ".htm"):
         raise UsageError(f"--out {file}: the page is HTML; name a file that ends in .html")
+    evidence = found.find(folders)  # before the lock, which makes missing folders
     with writing(file):
-        written = page.write(page.build(found.find(folders)), file)
+        written = page.write(page.build(evidence), file)
     print(f"written: {', '.join(map(str, written))}")
     return written
