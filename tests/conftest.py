@@ -15,7 +15,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 # First: typing keeps one of Optional[Union[int, float]] and Optional[Union[float, int]], whichever was made earlier, and jsonargparse takes
 # `limit_train_batches 1` for 1.0, all of them, where some other library made the second.
-import lightning.pytorch  # noqa: F401, I001
+import lightning.pytorch  # noqa: F401
 import torch
 from transformers import AutoModelForCausalLM
 
