@@ -1,12 +1,95 @@
-"""Location of caches, whose contents can always be recomputed."""
+"""Location of caches, whose contents can always be recomputed, and folders of results that are kept by content."""
 
 from __future__ import annotations
 
+import hashlib
+import json
+import logging
 import os
+import shutil
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from uuid import uuid4
+
+log = logging.getLogger(__name__)
+
+UNUSED_DAYS = 30  # entries that nobody used for so long are deleted when another one is written
+_ABOUT = "about.json"
 
 
 def cache_folder() -> Path:
     """Return `$PREFREP_CACHE`, or else `prefrep` in the user's cache folder."""
     chosen = os.environ.get("PREFREP_CACHE")
     return Path(chosen).expanduser() if chosen else Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "prefrep"
+
+
+def entry(folder: Path, about: Mapping[str, object]) -> Path:
+    """Return the place of a result below a cache folder, whether it is there or not.
+
+    Args:
+        folder: Folder of all results of a kind.
+        about: Everything that the result depends on, as plain data.
+    """
+    return folder / hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode()).hexdigest()[:32]
+
+
+def find(folder: Path, about: Mapping[str, object]) -> Path | None:
+    """Return the complete result in a cache; None: it is missing, or a file of it is missing or truncated. Arguments as in `entry`."""
+    place = entry(folder, about)
+    try:
+        sizes = json.loads((place / _ABOUT).read_text(encoding="utf-8"))["files"]
+        if any((place / name).stat().st_size != size for name, size in sizes.items()):
+            raise ValueError("a file has another size")
+        os.utime(place)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        log.warning("%s: damaged (%s); it is made anew", place, error)
+        return None
+    return place
+
+
+def keep(folder: Path, about: Mapping[str, object], write: Callable[[Path], object]) -> Path:
+    """Write a result to a cache, whole or not at all, and delete results that nobody used for a month.
+
+    Args:
+        folder: Folder of all results of a kind.
+        about: Everything that the result depends on, as plain data.
+        write: Writes the files of the result to an empty folder.
+
+    Raises:
+        OSError: The folder is not writable, or the disk is full.
+    """
+    place = entry(folder, about)
+    draft = folder / f".{uuid4().hex}.part"
+    draft.mkdir(parents=True)
+    try:
+        write(draft)
+        sizes = {}
+        for file in draft.iterdir():
+            with file.open("rb") as opened:
+                os.fsync(opened.fileno())
+            sizes[file.name] = file.stat().st_size
+        (draft / _ABOUT).write_text(json.dumps({"files": sizes, "about": about}, indent=1, default=str) + "\n", encoding="utf-8")
+        if place.exists() and find(folder, about) is None:
+            shutil.rmtree(place, ignore_errors=True)
+        try:
+            draft.rename(place)
+        except OSError:
+            if find(folder, about) is None:  # otherwise another process was faster
+                raise
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    _prune(folder)
+    return place
+
+
+def _prune(folder: Path) -> None:
+    for old in folder.iterdir():
+        try:
+            days = 1 if old.name.startswith(".") else UNUSED_DAYS  # drafts of killed processes
+            if time.time() - old.stat().st_mtime > days * 24 * 3600:
+                shutil.rmtree(old, ignore_errors=True)
+        except OSError:  # another process deletes it
+            continue

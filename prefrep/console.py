@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import logging
 import sys
+import time
 import warnings
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeVar
+
+log = logging.getLogger(__name__)
+
+Item = TypeVar("Item")
+INTERVAL = 30.0  # seconds between two lines of progress
 
 
 def quiet() -> None:
@@ -44,6 +51,27 @@ def _concerns_the_user(record: logging.LogRecord) -> bool:
         "Loading `train_dataloader`",
     )
     return not any(words in record.getMessage() for words in routine)
+
+
+def progress(items: Iterable[Item], what: str, unit: str) -> Iterator[Item]:
+    """Yield items under a progress bar; where nobody sees a bar, log a line every half minute.
+
+    Args:
+        items: The items.
+        what: What is done to them.
+        unit: What they are, in the plural.
+    """
+    if sys.stderr is not None and sys.stderr.isatty():
+        from tqdm import tqdm
+
+        yield from tqdm(items, what, unit=f" {unit}", leave=False)
+        return
+    began = said = time.monotonic()
+    for number, item in enumerate(items, start=1):
+        yield item
+        if (now := time.monotonic()) - said > INTERVAL:
+            said = now
+            log.info("%s: %s %s, %s per second", what, f"{number:,}", unit, f"{number / (now - began):,.0f}")
 
 
 class _Stderr(logging.StreamHandler[Any]):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from itertools import combinations
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,8 +14,9 @@ class Message:
     """One turn of a conversation.
 
     Args:
-        role: `system`, `user`, `assistant` or `tool`.
-        content: The text of the turn.
+        role: `system`, `developer`, `user`, `assistant` or `tool`.
+        content: The text of the turn; empty if the turn only calls tools.
+        fields: Other fields of the turn, which the chat template receives: `tool_calls`, `tool_call_id`, `name`, `reasoning_content`, ...
 
     Raises:
         ValueError: Role or content is not text.
@@ -22,13 +24,24 @@ class Message:
 
     role: str
     content: str
+    fields: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         if not isinstance(self.role, str) or not isinstance(self.content, str):
             raise ValueError(f"role and content of a message must be text, got {self.role!r}: {self.content!r:.40}")
 
+    def __repr__(self) -> str:
+        more = f", fields={dict(self.fields)!r}" if self.fields else ""  # digests are made of it, see `as_dict`
+        return f"Message(role={self.role!r}, content={self.content!r}{more})"
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the turn as chat templates and JSON files have it: role, content and the other fields."""
+        return {"role": self.role, "content": self.content, **self.fields}
+
 
 Messages = tuple[Message, ...]
+
+DESIRABLE = "desirable"  # criterion of labels yes (score 1) and no (score 0), which mean something for a single response, too
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +57,11 @@ class RankedResponses:
         id: Name of the row, repeated in outputs.
         source: Origin of the row, as `file:line`.
         tags: Other names and values of the row, for grouping.
+        annotator: Name of the person or model that judged.
+        group: Group of the annotator, such as a community or a country.
+        criterion: Question that was asked: `helpful`, `safe`, ...; empty for an overall preference.
+        label_source: Kind of judge: `human`, or the name of a model.
+        template_kwargs: Arguments of the chat template: `tools`, `documents`, `enable_thinking`, ...
 
     Raises:
         ValueError: A response is missing or empty, or the number of scores or ratings is not K.
@@ -57,6 +75,11 @@ class RankedResponses:
     id: str = ""
     source: str = ""
     tags: Mapping[str, str] = field(default_factory=dict, hash=False)
+    annotator: str = ""
+    group: str = ""
+    criterion: str = ""
+    label_source: str = ""
+    template_kwargs: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         if not self.responses:
@@ -83,6 +106,12 @@ class Comparison:
         id: Name of the row, repeated in outputs.
         source: Origin of the row, as `file:line`.
         tags: Other names and values of the row, for grouping.
+        annotator: Name of the person or model that judged.
+        group: Group of the annotator, such as a community or a country.
+        criterion: Question that was asked: `helpful`, `safe`, ...; empty for an overall preference.
+        strength: Strength of the preference on the published scale, 0 or more, 0 a tie; None: unknown. `data.strength` makes labels of it.
+        label_source: Kind of judge: `human`, or the name of a model.
+        template_kwargs: Arguments of the chat template: `tools`, `documents`, `enable_thinking`, ...
 
     Raises:
         ValueError: A response has no message, or a number is outside its range.
@@ -98,6 +127,12 @@ class Comparison:
     id: str = ""
     source: str = ""
     tags: Mapping[str, str] = field(default_factory=dict, hash=False)
+    annotator: str = ""
+    group: str = ""
+    criterion: str = ""
+    strength: float | None = None
+    label_source: str = ""
+    template_kwargs: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         if not self.chosen or not self.rejected:
@@ -108,9 +143,25 @@ class Comparison:
             raise ValueError(f"a weight must be 0 or more, got {self.weight}")
         if not math.isfinite(self.margin):
             raise ValueError(f"a margin must be a finite number, got {self.margin}")
+        if self.strength is not None and not (math.isfinite(self.strength) and self.strength >= 0):
+            raise ValueError(f"the strength of a preference must be 0 or more, got {self.strength}")
 
 
 Record = Comparison | RankedResponses
+_LATER = ("annotator", "group", "criterion", "strength", "label_source", "template_kwargs")  # fields that digests omit while they are empty
+
+
+def as_dict(record: Record) -> dict[str, Any]:
+    """Return a record as plain data, without its optional fields about annotators, strength and templates where they are empty.
+
+    Digests of records are made of it, so that a new optional field does not change the digests of data without it.
+    """
+    fields = {name: value for name, value in asdict(record).items() if name not in _LATER or value not in ("", None, {})}
+    turns = [turn for name in ("prompt", "chosen", "rejected") for turn in fields.get(name, ())]
+    for turn in [*turns, *(turn for response in fields.get("responses", ()) for turn in response)]:
+        if not turn["fields"]:
+            del turn["fields"]
+    return fields
 
 
 def responses_of(record: Record) -> tuple[Messages, ...]:

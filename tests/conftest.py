@@ -61,6 +61,7 @@ def features(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monke
     """A cache of hidden states for each test: none may pass on what another one, or older code, has read."""
     folder = tmp_path_factory.mktemp("cache")
     monkeypatch.setattr("prefrep.data.features.cache_folder", lambda: folder)
+    monkeypatch.setattr("prefrep.data.kept.cache_folder", lambda: folder)
     return folder / "features"
 
 

@@ -11,14 +11,14 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from prefrep.adapters.model import Model, grouped, rewards, scorer_of
-from prefrep.data.turns import split
+from prefrep.data.rendered import split
 from prefrep.records import Message
 
 
 def reward_function(model: Model) -> Callable[..., dict[str, Any]]:
     """Return `reward_func(queries, prompts, labels)`.
 
-    Queries are in the policy's chat template; their turns are read and rendered in the model's own template (`data.turns`). Responses to
+    Queries are in the policy's chat template; their turns are read and rendered in the model's own template (`data.rendered`). Responses to
     one prompt in a call are compared with each other. A call with a single response, as older versions make, has nothing to compare
     with: a comparing model then needs the server, where responses of several calls meet.
 

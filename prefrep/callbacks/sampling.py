@@ -71,7 +71,7 @@ class SampleResponses(RoundCallback):
                 prompt = prompts[row]
                 yield {
                     "id": prompt.id,
-                    "prompt": [{"role": message.role, "content": message.content} for message in prompt.messages],
+                    "prompt": [message.as_dict() for message in prompt.messages],
                     **line_of(own),
                 }
 

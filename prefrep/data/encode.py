@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import combinations, islice
 from math import comb
@@ -14,13 +15,17 @@ from typing import Literal
 
 from transformers import PreTrainedTokenizerBase
 
-from prefrep.data.render import FOREIGN, Renderer, Template, Text, template_error
+from prefrep.data.fidelity import check_differ
+from prefrep.data.render import FOREIGN, Renderer, Template, Text, template_error, transcript
 from prefrep.data.tokens import TextTokenizer
-from prefrep.data.trees import Datum, Ids, Tree
+from prefrep.data.trees import NOBODY, Datum, Ids, Tree
 from prefrep.data.truncation import RESPONSES, Policy, truncate, truncate_official
 from prefrep.errors import ConfigError, RecordError
-from prefrep.records import Comparison, Message, Messages, RankedResponses, Record, preferred, responses_of
+from prefrep.records import DESIRABLE, Comparison, Messages, RankedResponses, Record, preferred, responses_of
 
+ControlTokens = Literal["text", "refuse"]
+
+_SPELLED = "with control tokens in a text"
 _CHUNK = 128  # records per call of the tokenizer, which parallelises over a batch
 
 
@@ -30,7 +35,8 @@ class EncodeConfig:
 
     Args:
         template: `chat`: the tokenizer's chat template. `plain`: transcripts like Anthropic's for conversations, and the bare text for
-            responses without a prompt. `auto`: `chat` if the tokenizer has a template and the response a prompt, else `plain`. `official`:
+            responses without a prompt. `auto`: `chat` if the tokenizer has a template and the response a prompt, else `plain`. `concat`: a
+            text prompt directly followed by a text response, for continuations, as in TRL and OpenRLHF. `official`:
             the recipe of the released GPM checkpoints, only for scoring with those (two BOS where template and tokenizer both add one, the
             last token overwritten by EOS, the gate read after the first message). `classifier`: the token that transformers' sequence
             classifiers read, the last one of the chat template that is not the pad token. `openrlhf`: OpenRLHF's recipe, the chat template
@@ -60,6 +66,9 @@ class Encoder:
             pair format.
         policy: Encode the responses of a policy: each response includes the `lead` in front of it, if it was sampled, and the prompt ends
             before that.
+        control_tokens: What to do about texts that spell out control tokens, such as `<|im_end|>`. `text`: read them as text. `refuse`:
+            reject the record. (The templates `official` and `classifier` reproduce recipes that read them as control tokens.)
+        unpaired: Encode single responses with a label yes or no (criterion `desirable`), for models with one reward per response.
 
     Attributes:
         counts: Numbers of records so far: `records`, `truncated prompts`, `truncated responses`, `dropped`, `refused`,
@@ -70,7 +79,13 @@ class Encoder:
     """
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, config: EncodeConfig, layout: Literal["single", "pair"], policy: bool = False
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        config: EncodeConfig,
+        layout: Literal["single", "pair"],
+        policy: bool = False,
+        control_tokens: ControlTokens = "text",
+        unpaired: bool = False,
     ) -> None:
         self._tokenise = TextTokenizer(tokenizer, config.template)
         if config.template in FOREIGN and (config.template == "rlhflow") != (layout == "pair"):
@@ -79,6 +94,7 @@ class Encoder:
         self.tokenizer, self.config, self.layout = tokenizer, config, layout
         self.counts: Counter[str] = Counter()
         self._render = Renderer(tokenizer, config.template, self._tokenise.start, policy)
+        self._control_tokens, self._unpaired, self._bos = control_tokens, unpaired, tokenizer.bos_token_id  # looking it up takes long
 
     def encode(self, records: Iterable[Record], refused: list[RecordError] | None = None) -> Iterator[tuple[Record, Datum | None]]:
         """Encode records for training: comparisons as they are, ranked responses as all pairs with unequal scores.
@@ -169,37 +185,48 @@ class Encoder:
     def end_ids(self) -> list[int]:
         """Return the ids that end a response: EOS, and the special token that the chat template writes after a response."""
         eos = self._tokenise.eos
-        if self._render.transcripts:
+        if self._render.transcripts or self.config.template == "concat":
             return [eos]
-        mark = "\N{SNOWMAN}"
-        whole = self._render.chat((Message("user", "?"), Message("assistant", mark)))
-        added = self.tokenizer.added_tokens_decoder
-        after = self.tokenizer(whole[whole.rfind(mark) + len(mark) :], add_special_tokens=False)["input_ids"]
-        written = next((token for token in after if token in added and added[token].special), eos)
-        return sorted({eos, written})
+        written = self._render.written_end()
+        return sorted({eos, self.tokenizer.vocab[written]} if written else {eos})
 
     # ---- records
 
     def _encode(
         self, records: Iterable[Record], pairs_of: Callable[[Record], list[_Pair]], refused: list[RecordError] | None
     ) -> Iterator[tuple[Record, Datum | None]]:
+        """Encode chunks of records; while one is tokenised in a thread, which does not hold Python's lock, the next one is rendered."""
         records = iter(records)
-        while chunk := list(islice(records, _CHUNK)):
-            jobs: list[tuple[Record, list[_Pair], list[Text] | None]] = []
-            for record in chunk:
-                self.counts["records"] += 1
-                try:
-                    jobs.append((record, *self._rendered(record, pairs_of)))
-                except RecordError as error:
-                    if refused is None:
-                        raise
-                    refused.append(error)
-                    self.counts["refused"] += 1
-                    jobs.append((record, [], None))
-            tokenised = iter(self._tokenise([text for _, _, texts in jobs for text in texts or ()]))
-            for record, pairs, texts in jobs:
-                trees = None if texts is None else self._trees(record, pairs, texts, [next(tokenised) for _ in texts])
-                yield record, self._datum(pairs, trees)
+        waiting: tuple[list[_Job], Future[list[tuple[Ids, int]]]] | None = None
+        with ThreadPoolExecutor(1) as pool:
+            while chunk := list(islice(records, _CHUNK)):
+                jobs = self._jobs(chunk, pairs_of, refused)
+                found = pool.submit(self._tokenise, [text for _, _, texts in jobs for text in texts or ()])
+                if waiting is not None:
+                    yield from self._finished(*waiting)
+                waiting = jobs, found
+            if waiting is not None:
+                yield from self._finished(*waiting)
+
+    def _jobs(self, chunk: Sequence[Record], pairs_of: Callable[[Record], list[_Pair]], refused: list[RecordError] | None) -> list[_Job]:
+        jobs: list[_Job] = []
+        for record in chunk:
+            self.counts["records"] += 1
+            try:
+                jobs.append((record, *self._rendered(record, pairs_of)))
+            except RecordError as error:
+                if refused is None:
+                    raise
+                refused.append(error)
+                self.counts["refused"] += 1
+                jobs.append((record, [], None))
+        return jobs
+
+    def _finished(self, jobs: Sequence[_Job], found: Future[list[tuple[Ids, int]]]) -> Iterator[tuple[Record, Datum | None]]:
+        tokenised = iter(found.result())
+        for record, pairs, texts in jobs:
+            trees = None if texts is None else self._trees(record, pairs, texts, [next(tokenised) for _ in texts])
+            yield record, self._datum(pairs, trees)
 
     def _rendered(self, record: Record, pairs_of: Callable[[Record], list[_Pair]]) -> tuple[list[_Pair], list[Text]]:
         pairs = pairs_of(record)
@@ -209,8 +236,12 @@ class Encoder:
         if isinstance(record, Comparison):
             return [_Pair(0, 1, record.probability, record.margin, record.weight)]
         if record.scores is None:
-            raise RecordError(record.source or "a record", "ranked responses without scores express no preference", "add a 'scores' column")
+            aspects = ", ".join(record.ratings)
+            remedy = f"name the rating that counts with criterion: {aspects}" if aspects else "add a 'scores' column"
+            raise RecordError(record.source or "a record", "ranked responses without scores express no preference", remedy)
         found = preferred(record.scores)
+        if not found and self._unpaired and record.criterion == DESIRABLE:  # all labels agree
+            return [_Pair(i, NOBODY, score, 0.0, 1.0 / len(record.scores)) for i, score in enumerate(record.scores)]
         self.counts["ties"] += comb(len(record.responses), 2) - len(found)
         return [_Pair(i, j, 1.0, 0.0, 1.0 / len(found)) for i, j in found]
 
@@ -219,11 +250,20 @@ class Encoder:
         source, responses = record.source or "a record", responses_of(record)
         if self.config.template == "chat" and self.layout == "single" and not record.prompt and any(len(r) == 1 for r in responses):
             raise RecordError(source, "it has no prompt, so there is no conversation to render", "use template: auto or plain")
+        ended = [self._render.mask.ended(response) for response in responses]
+        spelled = self._render.mask.found([*record.prompt, *(message for response in ended for message in response)])
+        if spelled is not None and self._control_tokens == "refuse":
+            raise RecordError(source, f"a text spells out the control token {spelled!r}", "remove it, or set control_tokens: text")
+        if spelled is not None:
+            self.counts[_SPELLED] += 1
         try:
             if self.layout == "single":
-                return [self._render.single(record.prompt, response) for response in responses]
+                texts = [self._render.single(record.prompt, response, record.template_kwargs) for response in responses]
+                check_differ(ended, [text.text for text in texts])
+                return texts
+            check_differ(ended, [transcript(response) for response in ended])
             orders = [(a, b) for p in pairs for a, b in ((p.a, p.b), (p.b, p.a))]
-            return [self._render.pair(record.prompt, responses[a], responses[b]) for a, b in orders]
+            return [self._render.pair(record.prompt, responses[a], responses[b], record.template_kwargs) for a, b in orders]
         except Exception as error:  # jinja2 raises whatever a template's author wrote
             raise template_error(source, error) from error
 
@@ -250,11 +290,9 @@ class Encoder:
         tree = Tree(tuple(ids for ids, _ in group), min(prompt for _, prompt in group))
         if self.config.template == "official":
             return truncate_official(tree, self.config.max_length, self._tokenise.eos)
-        tokenizer, policy = self.tokenizer, self.config.truncation
+        policy = self.config.truncation
         eos = None if self.config.template in ("classifier", "rlhflow") else self._tokenise.eos
-        shorter, gave_way = truncate(
-            tree, self.config.max_length, policy, bos=tokenizer.bos_token_id, eos=eos, responses=self.layout == "single"
-        )
+        shorter, gave_way = truncate(tree, self.config.max_length, policy, bos=self._bos, eos=eos, responses=self.layout == "single")
         events |= gave_way
         return shorter
 
@@ -288,6 +326,28 @@ class Encoder:
         total = self.counts["records"]
         events = [f"{count} {name}" for name, count in sorted(self.counts.items()) if name != "records" and count]
         return f"{total} records" + (": " + ", ".join(events) if events else ", none truncated or dropped")
+
+    def reading(self) -> str:
+        """Return how responses were rendered, and what the template left out, as a sentence."""
+        events = self._render.events
+        return f"template {self.config.template}: " + (", ".join(f"{n} {name}" for name, n in sorted(events.items())) or "nothing rendered")
+
+    def said(self) -> dict[str, dict[str, int]]:
+        """Return the counts and events as plain data."""
+        return {"counts": dict(self.counts), "events": dict(self.events)}
+
+    def noticed(self) -> Counter[str]:
+        """Return a copy of the events, with the number of records that have control tokens in a text."""
+        spelled = {name: count for name, count in self.counts.items() if name == _SPELLED}
+        return self.events + Counter(spelled)
+
+    @property
+    def events(self) -> Counter[str]:
+        """Numbers of responses by the way they were rendered, and of what the template left out."""
+        return self._render.events
+
+
+_Job = tuple[Record, "list[_Pair]", "list[Text] | None"]  # texts are None if the record was refused
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,8 @@ from prefrep.records import Comparison, Messages
 def explicit_row(comparison: Comparison) -> dict[str, Any]:
     """Return a comparison as a row with the columns prompt, chosen, rejected, subset and id."""
 
-    def turns(messages: Messages) -> list[dict[str, str]]:
-        return [{"role": message.role, "content": message.content} for message in messages]
+    def turns(messages: Messages) -> list[dict[str, Any]]:
+        return [message.as_dict() for message in messages]
 
     return {
         "prompt": turns(comparison.prompt),

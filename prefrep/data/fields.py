@@ -1,4 +1,4 @@
-"""Fields of rows that formats share: texts, conversations, numbers, and the errors when one is missing."""
+"""Fields of rows that formats share: texts, numbers, prompts, responses, and the errors when one is missing."""
 
 from __future__ import annotations
 
@@ -7,44 +7,13 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from prefrep.data.turns import OTHER_FORMAT, MisfitError, Row, conversation, kind, need
 from prefrep.records import Comparison, Message, Messages
-
-Row = Mapping[str, Any]
 
 SOFT_LABELS = ("probability", "soft_label")
 TURN = re.compile(r"(?:\A\s*|\n\n)(Human|Assistant):")
-_OTHER = "name another format, or leave format: auto"
-
-
-class MisfitError(ValueError):
-    """A row that does not fit its format; becomes a `RecordError` once the source of the row is known.
-
-    Args:
-        problem: What is wrong.
-        remedy: How to fix it.
-    """
-
-    def __init__(self, problem: str, remedy: str = "") -> None:
-        self.remedy = remedy
-        super().__init__(problem)
-
-
-def need(row: Row, *names: str) -> None:
-    """Check that columns exist and are not null.
-
-    Raises:
-        MisfitError: A column is missing or null.
-    """
-    for name in names:
-        if row.get(name) is None:
-            found = ", ".join(key for key, value in row.items() if value is not None) or "nothing"
-            raise MisfitError(f"no '{name}' (found: {found})", f"if it has another name, say so with columns: {{{name}: NAME}}")
-
-
-def kind(value: object) -> str:
-    """Return the type of a value in the words of JSON."""
-    named = {str: "text", list: "a list", dict: "an object", bool: "a truth value", int: "a number", float: "a number"}
-    return "nothing" if value is None else named.get(type(value), type(value).__name__)
+_NUMBER = re.compile(r"-?\d{1,300}(\.\d+)?([eE][+-]?\d{1,2})?")
+NAMES = ("subset", "id", "annotator", "group", "criterion", "label_source")  # columns that every format may have
 
 
 def text(value: object, name: str) -> str:
@@ -54,18 +23,20 @@ def text(value: object, name: str) -> str:
         MisfitError: It is not.
     """
     if not isinstance(value, str):
-        raise MisfitError(f"'{name}' must be text, found {kind(value)}", _OTHER)
+        raise MisfitError(f"'{name}' must be text, found {kind(value)}", OTHER_FORMAT)
     return value
 
 
 def number(value: object, name: str) -> float:
-    """Return a value that must be a number other than NaN.
+    """Return a value that must be a number other than NaN, or the text of one, as tables have it.
 
     Raises:
         MisfitError: It is not, or exceeds the range of floats.
     """
+    if isinstance(value, str) and _NUMBER.fullmatch(value.strip()):
+        value = float(value)
     if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value:
-        raise MisfitError(f"'{name}' must be a number, found {value!r}")
+        raise MisfitError(f"'{name}' must be a number, found {value!r:.60}")
     try:
         return float(value)
     except OverflowError:
@@ -84,28 +55,6 @@ def rating(value: object, aspect: str) -> float:
         return float(value) if isinstance(value, str) else number(value, aspect)
     except ValueError:
         raise MisfitError(f"the rating '{aspect}' must be a number or N/A, found {value!r}") from None
-
-
-def conversation(value: object, name: str) -> Messages:
-    """Read a list of {"role", "content"}, where content is text or a list of text parts.
-
-    Raises:
-        MisfitError: It is no such list, or empty.
-    """
-    if not isinstance(value, list):
-        raise MisfitError(f"'{name}' must be a list of messages, found {kind(value)}", _OTHER)
-    if not value:
-        raise MisfitError(f"'{name}' holds no messages")
-    messages = []
-    for turn in value:
-        if not isinstance(turn, Mapping) or not {"role", "content"} <= turn.keys():
-            found = ", ".join(map(str, turn)) if isinstance(turn, Mapping) else kind(turn)
-            raise MisfitError(f"a message in '{name}' needs role and content (found: {found})")
-        content = turn["content"]
-        if isinstance(content, list) and all(isinstance(part, Mapping) and isinstance(part.get("text"), str) for part in content):
-            content = "".join(part["text"] for part in content)
-        messages.append(Message(turn["role"], content))
-    return tuple(messages)
 
 
 def transcript(value: object, name: str) -> Messages:
@@ -180,7 +129,7 @@ def branch(chosen: Messages, rejected: Messages) -> tuple[Messages, Messages, Me
 
 
 def named(row: Row) -> dict[str, Any]:
-    """Return the columns that every record may have: `subset`, `id`, `tags`.
+    """Return the columns that every record may have: those of `NAMES`, and `tags`.
 
     Raises:
         MisfitError: The tags are not an object.
@@ -189,16 +138,18 @@ def named(row: Row) -> dict[str, Any]:
     if tags is not None and not isinstance(tags, Mapping):
         raise MisfitError(f"'tags' must be an object of names to values, found {kind(tags)}")
     names = {key: "" if row.get(key) is None else str(row[key]) for key in ("subset", "id")}
+    # Data sets of other formats can hold an object in a column `group`, for example; only names are names.
+    names |= {key: str(row[key]) for key in NAMES[2:] if isinstance(row.get(key), str | int) and not isinstance(row[key], bool)}
     return {**names, "tags": {str(key): str(value) for key, value in (tags or {}).items() if value is not None}}
 
 
 def pair(row: Row, prompt: Messages, chosen: Messages, rejected: Messages) -> Comparison:
-    """Return a comparison with its optional columns: margin, weight, a soft label, and those of `named`.
+    """Return a comparison with its optional columns: margin, weight, strength, a soft label, and those of `named`.
 
     Raises:
         ValueError: A column holds a wrong value.
     """
-    numbers: dict[str, Any] = {key: number(row[key], key) for key in ("margin", "weight") if row.get(key) is not None}
+    numbers: dict[str, Any] = {key: number(row[key], key) for key in ("margin", "weight", "strength") if row.get(key) is not None}
     soft = [name for name in SOFT_LABELS if row.get(name) is not None]
     if len(soft) > 1:
         raise MisfitError(f"'{soft[0]}' and '{soft[1]}' both say P(chosen > rejected)", "keep one of them")

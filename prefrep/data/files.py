@@ -1,26 +1,24 @@
-"""Rows of JSONL(.gz), JSON, Parquet, text files with one prompt per line, folders and hub datasets, each with its location."""
+"""Rows of files, folders, what `datasets.save_to_disk` wrote, and hub datasets, each row with its location.
+
+Kinds of files: JSON lines, JSON lists, `{"data": [rows]}`, CSV and TSV with a header, each also compressed (.gz, .zst); Parquet; Arrow;
+text files with one prompt per line.
+"""
 
 from __future__ import annotations
 
-import gzip
 import json
 import re
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from prefrep.data.fields import kind
+from prefrep.data.containers import PROMPTS, SUFFIXES, TABLES, Found, Row, rows_of
+from prefrep.data.turns import first_line
 from prefrep.errors import DataError, RecordError
 
-Row = dict[str, Any]
-Found = Iterator[tuple[Row | RecordError, str]]
+__all__ = ("PROMPTS", "ROLES", "SUFFIXES", "Found", "Row", "files_of", "parts")
 
-SUFFIXES = (".jsonl", ".json", ".jsonl.gz", ".json.gz", ".parquet")
-PROMPTS = ".txt"  # one prompt per line; ignored in folders, where notes may lie beside the data
 ROLES = {"train": "train", "val": "validation", "test": "test", "predict": ""}  # the split that each dataset of a DataModule reads
 _HUB = re.compile(r"(?P<id>[\w-][\w.-]*/[\w-][\w.-]*)(?:@(?P<config>[\w.-]+))?(?::(?P<split>\S+))?")
-_HALVES = re.compile(rb"\\u[dD][89a-fA-F]")
 _SPLITS = {"train": "train", "validation": "validation", "valid": "validation", "val": "validation", "dev": "validation", "test": "test"}
 
 
@@ -48,9 +46,9 @@ def parts(path: str | Path, split: str | None, streaming: bool, role: str = "") 
     text, local = str(path), Path(path).expanduser()
     if local.is_dir():
         for file in _files(local, split, role):
-            yield str(file), _rows_of(file)
+            yield str(file), rows_of(file)
     elif local.exists():
-        yield text, _rows_of(local)
+        yield text, rows_of(local)
     elif (hub := _HUB.fullmatch(text)) and not text.endswith((*SUFFIXES, PROMPTS)):
         yield text, _hub_rows(hub["id"], hub["config"], hub["split"] or split or role or "train", streaming)
     else:
@@ -58,126 +56,58 @@ def parts(path: str | Path, split: str | None, streaming: bool, role: str = "") 
 
 
 def _files(folder: Path, split: str | None, role: str) -> list[Path]:
-    files = sorted(f for f in folder.rglob("*") if f.is_file() and f.name.endswith(SUFFIXES) and not f.name.startswith("."))
-    if not files:
-        raise DataError(f"{folder}: the folder holds no {', '.join(SUFFIXES)}")
-    named = {file: _split_of(file.relative_to(folder)) for file in files}
+    named = _saved(folder) or _named(folder)
     splits = sorted({name for name in named.values() if name})
     if split is None and len(splits) < 2:
-        return files
-    wanted = _SPLITS.get(split or role, split or role)
+        return list(named)
+    wanted = split or role
+    if wanted not in splits:
+        wanted = _SPLITS.get(wanted, wanted)
     if wanted not in splits:
         if split is None and not role:
             raise DataError(f"{folder}: the folder holds several splits ({', '.join(splits)}); name one file, or one folder in it")
         if not splits:
-            return files
+            return list(named)
         raise DataError(f"{folder}: no file for split '{wanted}' (found: {', '.join(splits)}); set split, or name one file")
     # Files without a split belong to `train` alone, so that no file is in two splits.
-    return [file for file in files if named[file] == wanted or (named[file] is None and wanted == "train")]
+    return [file for file, name in named.items() if name == wanted or (name is None and wanted == "train")]
+
+
+def _named(folder: Path) -> dict[Path, str | None]:
+    """Return the data files of a folder with their splits. Tables count where there is nothing else: notes beside data are often tables."""
+    files = sorted(f for f in folder.rglob("*") if f.is_file() and f.name.endswith(SUFFIXES) and not f.name.startswith("."))
+    files = [f for f in files if not f.name.endswith(TABLES)] or files
+    if not files:
+        raise DataError(f"{folder}: the folder holds no {', '.join(SUFFIXES)}")
+    return {file: _split_of(file.relative_to(folder)) for file in files}
+
+
+def _saved(folder: Path) -> dict[Path, str | None]:
+    """Return the files that `datasets.save_to_disk` wrote with their splits; empty: it did not write this folder.
+
+    Raises:
+        DataError: A file of the data set is missing or damaged.
+    """
+    try:
+        if (folder / "dataset_dict.json").is_file():
+            splits: list[str] = json.loads((folder / "dataset_dict.json").read_text())["splits"]
+            return {file: split for split in splits for file in _saved(folder / split)}
+        if not ((folder / "state.json").is_file() and (folder / "dataset_info.json").is_file()):
+            return {}
+        listed = json.loads((folder / "state.json").read_text())["_data_files"]
+        files: dict[Path, str | None] = {folder / each["filename"]: None for each in listed}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise DataError(f"{folder}: not a complete folder of save_to_disk ({first_line(error)}); save it again") from None
+    for file in files:
+        if not file.is_file():
+            raise DataError(f"{file}: missing, though state.json beside it names it; save the dataset again")
+    return files
 
 
 def _split_of(file: Path) -> str | None:
     """Return the split that a parent folder is named after, or else the one that the file name begins with."""
     above = [_SPLITS[part.lower()] for part in file.parts[:-1] if part.lower() in _SPLITS]
     return above[0] if above else _SPLITS.get(re.split(r"[^a-z]", file.name.lower())[0])
-
-
-def _rows_of(file: Path) -> Found:
-    if not file.name.endswith((*SUFFIXES, PROMPTS)):
-        raise DataError(f"{file}: unknown kind of file '{file.suffix}'; known: {', '.join((*SUFFIXES, PROMPTS))}")
-    if file.stat().st_size == 0:
-        raise DataError(f"{file}: the file is empty")
-    number = 0
-    read = {".parquet": _parquet, PROMPTS: _prompts}.get(file.suffix, _json)
-    try:
-        for row, place in read(file):
-            number += 1
-            if not isinstance(row, (dict, RecordError)):
-                row = RecordError(place, f"a row must be an object {{...}}, found {kind(row)}")
-            yield row, place
-    except EOFError:
-        raise DataError(f"{file}: the compressed file breaks off after row {number}; download or write it again") from None
-    except (gzip.BadGzipFile, zlib.error) as error:
-        raise DataError(f"{file}: not a valid gzip file ({error}); download it again, or remove .gz from the name of a text") from None
-    except OSError as error:
-        raise DataError(f"{file}: cannot be read ({error.strerror or error})") from None
-    if not number:
-        raise DataError(f"{file}: the file holds no rows")
-
-
-def _prompts(file: Path) -> Iterator[tuple[Any, str]]:
-    with file.open("rb") as lines:
-        for number, line in enumerate(lines, start=1):
-            place = f"{file}:{number}"
-            try:
-                yield {"prompt": line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")}, place
-            except UnicodeDecodeError:
-                yield _not_utf8(place), place
-
-
-def _not_utf8(place: str) -> RecordError:
-    return RecordError(place, "the line is not UTF-8 text", "convert the file to UTF-8")
-
-
-def _json(file: Path) -> Iterator[tuple[Any, str]]:
-    """Yield the rows of JSON lines, or of one list in a .json file."""
-    with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as lines:
-        if file.name.endswith((".json", ".json.gz")):
-            begin = lines.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()
-            lines.seek(0)
-            if begin.startswith(b"["):
-                yield from _json_list(file, lines.read())
-                return
-        for number, line in enumerate(lines, start=1):
-            place = f"{file}:{number}"
-            try:
-                content = line.decode("utf-8-sig" if number == 1 else "utf-8")
-                if content.strip():
-                    row = json.loads(content)
-                    yield _whole(row, place) if _HALVES.search(line) else row, place
-            except UnicodeDecodeError:
-                yield _not_utf8(place), place
-            except json.JSONDecodeError as error:
-                remedy = "each line must be one object" if file.suffix != ".json" else "a .json file must be a list, or one object per line"
-                yield RecordError(place, f"broken JSON: {error.msg} at character {error.colno}", remedy), place
-
-
-def _json_list(file: Path, content: bytes) -> Iterator[tuple[Any, str]]:
-    try:
-        items = json.loads(content.decode("utf-8-sig"))
-    except UnicodeDecodeError:
-        raise DataError(f"{file}: not UTF-8 text; convert it to UTF-8") from None
-    except json.JSONDecodeError as error:
-        raise DataError(f"{file}:{error.lineno}: broken JSON: {error.msg} at character {error.colno}; the file must be one list") from None
-    halves = _HALVES.search(content)
-    for number, item in enumerate(items, start=1):
-        place = f"{file}:{number}"
-        yield _whole(item, place) if halves else item, place
-
-
-def _whole(row: Any, place: str) -> Any:
-    """Return the row, or an error if a text has a lone surrogate, which JSON can encode and tokenizers cannot read."""
-    try:
-        json.dumps(row, ensure_ascii=False).encode()
-    except UnicodeEncodeError as error:
-        half = error.object[error.start]
-        return RecordError(place, f"half a character ({half!a}, a lone surrogate) stands in a text", "fix the program that wrote the file")
-    return row
-
-
-def _parquet(file: Path) -> Iterator[tuple[Any, str]]:
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        number = 0
-        with pyarrow.parquet.ParquetFile(file) as table:
-            for batch in table.iter_batches(batch_size=1024):
-                for row in batch.to_pylist():
-                    number += 1
-                    yield row, f"{file}:{number}"
-    except pyarrow.ArrowException as error:
-        raise DataError(f"{file}: not a valid Parquet file ({_first_line(error)}); download it again") from None
 
 
 def _hub_rows(name: str, config: str | None, split: str, streaming: bool) -> Found:
@@ -191,10 +121,6 @@ def _hub_rows(name: str, config: str | None, split: str, streaming: bool) -> Fou
     except (RecordError, DataError):
         raise
     except Exception as error:  # the errors of `datasets` have no common base class
-        raise DataError(f"{name}: not a file or folder here, and the hub could not give it ({_first_line(error)})") from error
+        raise DataError(f"{name}: not a file or folder here, and the hub could not give it ({first_line(error)})") from error
     if not number:
         raise DataError(f"{name}[{split}]: the dataset holds no rows")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

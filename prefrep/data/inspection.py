@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from itertools import combinations
 from typing import Any, Literal, NamedTuple
 
-from tqdm import tqdm
-
+from prefrep.console import progress
 from prefrep.data.sources import Source, read
 from prefrep.data.summary import Lengths, Summary, as_json, shared_prompts
 from prefrep.errors import PrefrepError, RecordError
@@ -29,7 +29,11 @@ class Inspected(NamedTuple):
 
 
 def summarise(
-    sources: Sequence[Source], lengths: Lengths, max_length: int | None, on_bad_row: Literal["error", "skip"]
+    sources: Sequence[Source],
+    lengths: Lengths,
+    max_length: int | None,
+    on_bad_row: Literal["error", "skip"],
+    encoding: Callable[[], Counter[str]] = Counter,
 ) -> tuple[list[Inspected], list[PrefrepError]]:
     """Read sources to their ends.
 
@@ -38,6 +42,7 @@ def summarise(
         lengths: How lengths are counted: `summary.by_words` or `summary.by_tokens`.
         max_length: Count what is longer than so many tokens.
         on_bad_row: Collect bad rows, or take the first one for a source that cannot be read.
+        encoding: Numbers of the encoder behind `lengths`, see `Summary.encoding`.
 
     Returns:
         The sources that were read, and why the others were not.
@@ -45,8 +50,10 @@ def summarise(
     found: list[Inspected] = []
     unread: list[PrefrepError] = []
     for source in sources:
+        before = encoding()
         try:
             found.append(_inspected(source, lengths, max_length, on_bad_row))
+            found[-1].summary.encoding.update(encoding() - before)
         except PrefrepError as error:
             unread.append(error)
     return found, unread
@@ -55,7 +62,7 @@ def summarise(
 def _inspected(source: Source, lengths: Lengths, max_length: int | None, on_bad_row: Literal["error", "skip"]) -> Inspected:
     summary = Summary(source.path)
     bad: list[RecordError] = []
-    records = tqdm(read(source, on_bad_row, bad, summary.formats), source.path, unit=" records", disable=None, leave=False)
+    records = progress(read(source, on_bad_row, bad, summary.notes), source.path, "records")
     for record, prompt, whole in lengths(records, bad if on_bad_row == "skip" else None):
         summary.add(record, prompt, whole, max_length)
     summary.counts["bad rows"] = len(bad)
@@ -101,7 +108,7 @@ def _cells(summary: Summary, unit: str, max_length: int | None) -> dict[str, str
     cells = {
         "rows": f"{counts['rows']:,}",
         "bad rows": _share(counts["bad rows"], counts["rows"]),
-        "format": ", ".join(summary.formats),
+        "format": ", ".join(summary.notes.formats),
         "comparisons": f"{counts['comparisons']:,}",
         "ranked responses": f"{counts['ranked']:,}"
         + (f" ({counts['ranked without scores']:,} without scores)" if counts["ranked without scores"] else ""),
@@ -115,16 +122,39 @@ def _cells(summary: Summary, unit: str, max_length: int | None) -> dict[str, str
     if max_length is not None:
         cells[f"responses over {max_length:,} tokens with their prompt"] = _share(counts["responses truncated"], counts["responses"])
         cells[f"responses over {max_length:,} tokens without it"] = _share(counts["longer without prompt"], counts["responses"])
+    cells |= _about(summary)
     cells["labelled pairs: hard / soft / tie"] = f"{labels['hard']:,} / {labels['soft']:,} / {labels['tie']:,}"
     cells["preferred response is longer"] = _share(labels["longer"], decided)
     cells["preferred response is shorter"] = _share(labels["shorter"], decided)
     cells["prompts with a cycle"] = _share(cycles, len(summary.edges))
     cells["  of them with one of 3 or more responses"] = f"{long_cycles:,}"
     if set(summary.subsets) - {""}:
-        listed = [f"{name or '(none)'} {count:,}" for name, count in summary.subsets.most_common(SHOWN)]
-        rest = len(summary.subsets) - len(listed)
-        cells["subsets"] = "\n".join([*listed, f"and {rest} more"] if rest > 0 else listed)
+        cells["subsets"] = _listed(summary.subsets)
     return cells
+
+
+def _listed(found: Counter[str]) -> str:
+    listed = [f"{name or '(none)'} {count:,}" for name, count in found.most_common(SHOWN)]
+    rest = len(found) - len(listed)
+    return "\n".join([*listed, f"and {rest:,} more"] if rest > 0 else listed)
+
+
+def _about(summary: Summary) -> dict[str, str]:
+    """Return who judged what and how, and what was not read, as far as there is any."""
+    notes, about = summary.notes, summary.about
+    cells = {
+        "could also be (set format)": ", ".join(other for _, other in notes.rivals),
+        "rows that look like": _listed(notes.others),
+        "columns not read": _listed(notes.unread),
+        "annotators": f"{len(about['annotator']):,}\n{_listed(about['annotator'])}" if about["annotator"] else "",
+        "groups": _listed(about["group"]),
+        "criteria": _listed(about["criterion"]),
+        "strengths": _listed(about["strength"]),
+        "labels from": _listed(about["label_source"]),
+        "tags": _listed(about["tags"]),
+        "responses by template": _listed(summary.encoding),
+    }
+    return {name: cell for name, cell in cells.items() if cell}
 
 
 def report(found: Sequence[Inspected], unit: str, max_length: int | None) -> Iterator[str]:

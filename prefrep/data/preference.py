@@ -13,36 +13,48 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from prefrep.data.encode import EncodeConfig, Encoder, pad_id
+from prefrep.console import progress
+from prefrep.data.encode import ControlTokens, EncodeConfig, Encoder, pad_id
 from prefrep.data.features import Features, root
 from prefrep.data.files import ROLES
 from prefrep.data.identity import Reads, identity
+from prefrep.data.kept import About, about_records, kept, read_kept, speaks
+from prefrep.data.labels import Labels, Strength
 from prefrep.data.remember import look_up, remember
 from prefrep.data.render import Template
 from prefrep.data.sampling import BatchOrder, Drawn, ResumableLoader, batches_before
-from prefrep.data.sources import Source, read_mixed
-from prefrep.data.spool import Spool
+from prefrep.data.sources import Source
 from prefrep.data.trees import Datum, Layout, TreeBatch, batch_layout, collate
 from prefrep.errors import ConfigError, DataError, RecordError
 from prefrep.records import Comparison, Record, preferred
 
 log = logging.getLogger(__name__)
 
+LABELS = Labels()
 Sources = str | Source | list[str | Source]
 
 
-def named(given: Sources, format: str = "auto") -> list[Source]:
+def named(given: Sources, format: str = "auto", labels: Labels = LABELS) -> list[Source]:
     """Return the sources of a configuration.
 
     Args:
         given: A path, a hub id, a `Source`, or a list of them.
         format: Format of sources that have none of their own.
+        labels: Choice of labels of sources that have none of their own.
     """
     sources = [Source(each) if isinstance(each, str) else each for each in (given if isinstance(given, list) else [given])]
-    return [replace(source, format=format) if source.format == "auto" else source for source in sources]
+    return [
+        replace(
+            source,
+            format=format if source.format == "auto" else source.format,
+            criterion=labels.criterion if source.criterion is None else source.criterion,
+            strength=source.strength or labels.strength,
+            strength_scale=labels.scale if source.strength_scale is None else source.strength_scale,
+        )
+        for source in sources
+    ]
 
 
 class Reader(Protocol):
@@ -55,6 +67,10 @@ class Reader(Protocol):
     @property
     def layout(self) -> Literal["single", "pair"]:
         """Whether it reads single responses or pairs."""
+
+    @property
+    def unpaired(self) -> bool:
+        """Whether it gives single responses a reward, so that labels of single responses mean something."""
 
     @property
     def backbone(self) -> Any:
@@ -98,6 +114,12 @@ class PreferenceData(LightningDataModule):
         batch_size: Prompts per batch, over all processes.
         format: Format of sources that have none of their own; `auto` detects it from the columns.
         on_bad_row: What to do about a bad row, or one that the chat template rejects. `error`: stop. `skip`: count and list it.
+        criterion: Criterion of sources that have none of their own: only comparisons of this criterion, see `data.labels.Labels`.
+        strength: What published strengths of preferences mean, for sources that have no choice of their own. `ignore`: nothing. `margin`:
+            the margin is strength_scale * strength. `probability`: P(chosen > rejected) is sigmoid(strength_scale * strength).
+        strength_scale: Log-odds per unit of the published strength.
+        control_tokens: What to do about texts that spell out control tokens, such as `<|im_end|>`. `text`: read them as text. `refuse`:
+            treat the record as a bad row.
         template: See `EncodeConfig`; under `auto`, a model that is trained further (`model.init`) keeps its own.
         max_length: Maximum sequence length in tokens, at most the model's context length.
         truncation: What to cut from longer sequences, see `EncodeConfig`.
@@ -106,8 +128,9 @@ class PreferenceData(LightningDataModule):
         row_tokens: Tokens per row of trees; a longer tree widens the rows.
         num_workers: Processes that collate batches.
         seed: Seed of the order of training batches and of mixing by weight.
-        cache: Folder for the hidden states of a frozen backbone, which then reads each text once over all epochs, heads and runs
-            (`data.features`). `auto`: in prefrep's cache folder. null: no cache.
+        cache: Folder for what later runs need not compute again: records and encoded data (`data.kept`), and the hidden states of a frozen
+            backbone, which then reads each text once over all epochs, heads and runs (`data.features`). `auto`: in prefrep's cache folder.
+            null: no cache.
     """
 
     def __init__(
@@ -119,6 +142,10 @@ class PreferenceData(LightningDataModule):
         batch_size: int = 32,
         format: str = "auto",
         on_bad_row: Literal["error", "skip"] = "error",
+        criterion: str | None = None,
+        strength: Strength = "ignore",
+        strength_scale: float = 1.0,
+        control_tokens: ControlTokens = "text",
         template: Template = "auto",
         max_length: int = 2048,
         truncation: Literal["keep_end", "keep_start", "drop"] = "keep_end",
@@ -132,12 +159,13 @@ class PreferenceData(LightningDataModule):
         if batch_size < 1:
             raise ConfigError(f"batch_size must be 1 or more, got {batch_size}")
         self._stated = EncodeConfig(template, max_length, truncation)
+        self.labels, self.control_tokens = Labels(criterion, strength, strength_scale), control_tokens
         self.batch_size, self.format, self.on_bad_row, self.num_workers, self.seed = batch_size, format, on_bad_row, num_workers, seed
         self.layout, self.row_tokens, self.cache = layout, row_tokens, cache
         self._sources: dict[str, Sources | None] = {"train": train, "val": val, "test": test, "predict": predict}
         self._records: dict[str, Sequence[Record]] = {}
         self._data: dict[str, Sequence[Datum]] = {}
-        self._encoded_for: tuple[object, ...] = ()
+        self._encoded_for: About = {}
         self._features: tuple[dict[str, str], Features] | None = None
         self._rows: dict[str, list[Datum]] = {}
         self.predicted: list[Predicted] = []
@@ -180,9 +208,8 @@ class PreferenceData(LightningDataModule):
             self._records[name] = self._read(name)
 
     def _read(self, name: str) -> Sequence[Record]:
-        sources = named(cast(Sources, self._sources[name]), self.format)
-        skipped: list[RecordError] = []
-        records = read_mixed(sources, self.seed, self.on_bad_row, skipped, ROLES[name])
+        sources = self._named(name)
+        records, skipped = read_kept(self.cache, sources, self.seed, self.on_bad_row, ROLES[name])
         for error in skipped[:10]:
             log.warning("skipped: %s", error)
         if skipped:
@@ -190,6 +217,9 @@ class PreferenceData(LightningDataModule):
         if not records:
             raise DataError(f"{', '.join(s.path for s in sources)}: no usable rows; examine the data with prefrep inspect")
         return records
+
+    def _named(self, name: str) -> list[Source]:
+        return named(cast(Sources, self._sources[name]), self.format, self.labels)
 
     def encoded(self, name: str, records: Iterable[Record], encoder: Encoder) -> Iterator[tuple[int, Record, Datum]]:
         """Yield index, record and datum of each encoded record; `on_bad_row` decides about records that the template rejects."""
@@ -205,23 +235,36 @@ class PreferenceData(LightningDataModule):
         if room is not None and self.encode_config.max_length > room:
             asked = self.encode_config.max_length
             raise ConfigError(f"max_length {asked} is more than the {room} tokens that the model can read; set --data.max_length {room}")
-        encoder = Encoder(self._reader.tokenizer, self.encode_config, self._reader.layout)
-        # Base and instruct models can share a tokenizer.json and differ in the EOS, which is in tokenizer_config.json.
-        tokenizer = encoder.tokenizer
-        speaks = (
-            encoder.layout, tokenizer.backend_tokenizer.to_str(), tokenizer.chat_template, tokenizer.special_tokens_map, self.encode_config
-        )  # fmt: skip
-        if self._encoded_for != speaks:  # another tokenizer, or another layout
-            self._encoded_for = speaks
+        unpaired = self._reader.unpaired and name != "predict"  # predictions are of pairs
+        encoder = Encoder(
+            self._reader.tokenizer, self.encode_config, self._reader.layout, control_tokens=self.control_tokens, unpaired=unpaired
+        )
+        about = speaks(encoder.tokenizer, self.encode_config, encoder.layout, self.control_tokens) | {"unpaired": unpaired}
+        if self._encoded_for != about:  # another tokenizer, or another layout
+            self._encoded_for = about
             self._data.clear()
             self._rows.clear()
         if name not in self._data:
-            records = tqdm(self._records.pop(name, []) or self._read(name), f"encoding {name}", unit=" records", disable=None, leave=False)
-            self._data[name] = Spool(self._noting(name, self.encoded(name, records, encoder)))
-            log.info("%s: %s", name, encoder.report())
+
+            def encoded() -> Iterator[Datum]:
+                records = progress(self._records.pop(name, []) or self._read(name), f"encoding {name}", "records")
+                return self._noting(name, self.encoded(name, records, encoder))
+
+            self._data[name], said, there = kept(self.cache, self._about(name, about), encoded, encoder.said)
+            if there:
+                self._records.pop(name, None)
+                encoder.counts.update(said["counts"])
+                encoder.events.update(said["events"])
+            log.info("%s: %s%s", name, encoder.report(), " (encoded by an earlier run)" if there else "")
+            log.info("%s: %s", name, encoder.reading())
             if not self._data[name]:
                 raise DataError(f"{name}: no record is left ({encoder.report()}); raise max_length or change truncation")
         return self._data[name]
+
+    def _about(self, name: str, about: About) -> About | None:
+        """Return what the encoded data depend on; None: they are not kept, since predictions refer to their records."""
+        records = about_records(self._named(name), self.on_bad_row, ROLES[name]) if name != "predict" else None
+        return None if records is None else {"records": records, "seed": self.seed, **about}
 
     def _noting(self, name: str, found: Iterable[tuple[int, Record, Datum]]) -> Iterator[Datum]:
         """Yield the data, and record in `predicted` what each prediction refers to."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from prefrep.data.fields import conversation
 from prefrep.data.files import Row, parts
-from prefrep.data.formats import detect, to_record
+from prefrep.data.formats import detect, to_records
 from prefrep.data.sources import located
+from prefrep.data.turns import conversation, template_kwargs
 from prefrep.errors import RecordError
 from prefrep.records import Message, Messages, RankedResponses
 
@@ -58,40 +58,48 @@ def read_prompts(path: str, role: str = "") -> Iterator[Prompt | RecordError]:
     """
     for _, found in parts(located(path), None, False, role):
         for row, place in found:
-            yield row if isinstance(row, RecordError) else _prompt(row, place)
+            yield from [row] if isinstance(row, RecordError) else _prompts(row, place)
 
 
-def _prompt(row: Row, place: str) -> Prompt | RecordError:
+def _prompts(row: Row, place: str) -> list[Prompt | RecordError]:
+    """Return the distinct prompts of a row, or its error."""
     try:
-        messages = _of_record(row, place)
+        found = _of_row(row, place)
     except RecordError as error:
-        return error
+        return [error]
     except ValueError as error:
-        return RecordError(place, str(error))
+        return [RecordError(place, str(error))]
+    return [_checked(messages, "" if row.get("id") is None else str(row["id"]), place) for messages in found]
+
+
+def _checked(messages: Messages, id: str, place: str) -> Prompt | RecordError:
     if not messages or not messages[-1].content.strip():
         return RecordError(place, "the prompt is empty", "remove the row, or set --data.on_bad_row skip")
     if messages[-1].role == "assistant":
         return RecordError(place, "the prompt ends with an assistant turn, so there is nothing to answer", "remove that turn")
-    return Prompt(messages, "" if row.get("id") is None else str(row["id"]), place)
+    return Prompt(messages, id, place)
 
 
-def _of_record(row: Row, place: str) -> Messages:
-    """Return the prompt of a row of preference data, or else of a column of its own."""
+def _of_row(row: Row, place: str) -> list[Messages]:
+    """Return the prompts of a row of preference data, or else of a column of its own."""
     own = next((column for column in COLUMNS if row.get(column) is not None), None)
     try:
         format = detect(row, place)
     except RecordError:
         format = None
+    if template_kwargs(row):
+        raise RecordError(place, "sampling gives no tools or chat_template_kwargs to the template", "remove the columns")
     if format is not None:
         try:
-            if prompt := to_record(row, format, place).prompt:
-                return prompt
+            records = to_records(row, format, place)
+            if prompts := list(dict.fromkeys(record.prompt for record in records if record.prompt)):
+                return prompts
         except RecordError:
             if own is None:
                 raise
     if own is None:
         remedy = f"name a column one of {', '.join(COLUMNS)}, or use preference data with prompts"
-        raise RecordError(place, f"no prompt (found: {', '.join(row) or 'nothing'})", remedy)
+        raise RecordError(place, f"no prompt (found: {', '.join(map(str, row)) or 'nothing'})", remedy)
     value = row[own]
     messages = (Message("user", value),) if isinstance(value, str) else conversation(value, own)
-    return messages[:-1] if own == "messages" and messages[-1].role == "assistant" else messages
+    return [messages[:-1] if own == "messages" and messages[-1].role == "assistant" else messages]

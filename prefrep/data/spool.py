@@ -14,6 +14,8 @@ from prefrep.room import saving
 
 Item = TypeVar("Item")
 
+_ITEMS, _ENDS = "items", "ends"
+
 
 class Spool(Sequence[Item], Generic[Item]):
     """A sequence in a temporary file, with 8 bytes per item in memory. The file is deleted with the spool.
@@ -22,10 +24,15 @@ class Spool(Sequence[Item], Generic[Item]):
 
     Args:
         items: The items, consumed one by one.
+        folder: Empty folder for the sequence, which stays there (`opened` reads it again); None: a temporary file.
     """
 
-    def __init__(self, items: Iterable[Item]) -> None:
-        self._file = tempfile.NamedTemporaryFile(prefix="prefrep-", suffix=".spool")
+    def __init__(self, items: Iterable[Item], folder: Path | None = None) -> None:
+        self._file: Any
+        if folder is None:
+            self._file = tempfile.NamedTemporaryFile(prefix="prefrep-", suffix=".spool")
+        else:
+            self._file = (folder / _ITEMS).open("w+b")
         self._ends = array("q", [0])
         end = 0
         with saving(Path(self._file.name)):
@@ -34,6 +41,16 @@ class Spool(Sequence[Item], Generic[Item]):
                 self._ends.append(end)
             self._file.flush()
         self._order: Sequence[int] | None = None
+        if folder is not None:
+            with (folder / _ENDS).open("wb") as ends:
+                self._ends.tofile(ends)
+
+    @classmethod
+    def opened(cls, folder: Path) -> Spool[Any]:
+        """Return the sequence that was written to a folder."""
+        ends = array("q")
+        ends.frombytes((folder / _ENDS).read_bytes())
+        return _opened(str(folder / _ITEMS), ends, None)
 
     def reordered(self, order: Sequence[int]) -> Spool[Item]:
         """Return a view of the items in another order, with repetitions; it shares the file."""
@@ -66,6 +83,6 @@ class Spool(Sequence[Item], Generic[Item]):
 
 def _opened(path: str, ends: array[int], order: Sequence[int] | None) -> Spool[Any]:
     spool: Spool[Any] = object.__new__(Spool)
-    spool._file = open(path, "rb")  # type: ignore[assignment]
+    spool._file = open(path, "rb")
     spool._ends, spool._order = ends, order
     return spool

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from prefrep.data.notes import Notes
 from prefrep.errors import RecordError
 from prefrep.records import Comparison, Messages, RankedResponses, Record, responses_of, text
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 Key = bytes
 Lengths = Callable[[Iterable[Record], "list[RecordError] | None"], Iterator[tuple[Record, int, tuple[int, ...]]]]
+ABOUT = ("annotator", "group", "criterion", "label_source", "strength")
 PERCENTILES = (50, 90, 99, 100)
 
 
@@ -31,9 +33,11 @@ class Summary:
 
     Attributes:
         counts: Rows of each kind: `records`, `comparisons`, `ranked`, `duplicates`, `chosen == rejected`, ...
-        formats: Records by format.
+        notes: Formats, columns that no field takes, and criteria, from reading.
+        about: Records by who judged and how: by `annotator`, `group`, `criterion`, `label_source`, `strength`, and by name of `tags`.
         subsets: Records by subset.
         labels: Pairs by label (`hard`, `soft`, `tie`), and without ties by the preferred response's length (`longer`, `shorter`, `equal`).
+        encoding: Responses by the way the template rendered them, and what it left out; records with control tokens in a text.
         lengths: Lengths of prompts, responses, and both together.
         prompts: Records by prompt, without texts that have none.
         edges: Pairs (better, worse) of responses by prompt.
@@ -41,9 +45,11 @@ class Summary:
 
     name: str
     counts: Counter[str] = field(default_factory=Counter)
-    formats: Counter[str] = field(default_factory=Counter)
+    notes: Notes = field(default_factory=Notes)
+    about: dict[str, Counter[str]] = field(default_factory=lambda: {name: Counter() for name in (*ABOUT, "tags")})
     subsets: Counter[str] = field(default_factory=Counter)
     labels: Counter[str] = field(default_factory=Counter)
+    encoding: Counter[str] = field(default_factory=Counter)
     lengths: dict[str, list[int]] = field(default_factory=lambda: {"prompt": [], "response": [], "prompt + response": []})
     prompts: Counter[Key] = field(default_factory=Counter)
     edges: defaultdict[Key, set[tuple[Key, Key]]] = field(default_factory=lambda: defaultdict(set))
@@ -71,11 +77,15 @@ class Summary:
             self.counts["responses truncated"] += sum(length > max_length for length in whole)
             self.counts["longer without prompt"] += sum(length > max_length for length in alone)
         self.subsets[record.subset] += 1
+        for name in ABOUT:
+            if (value := getattr(record, name, None)) not in ("", None):
+                self.about[name][f"{value:g}" if isinstance(value, float) else value] += 1
+        self.about["tags"].update(record.tags.keys())
         keys = [_key(response) for response in responses]
         prompt_key = _key(record.prompt)
-        # The digest covers the label: two annotators who agree make a duplicate, two who disagree a cycle.
+        # The digest covers the label: two nameless annotators who agree make a duplicate, two who disagree a cycle.
         said = record.probability if isinstance(record, Comparison) else record.scores
-        row = _digest(prompt_key, *keys, repr(said).encode())
+        row = _digest(prompt_key, *keys, repr((said, record.annotator, record.criterion)).encode())
         self.counts["duplicates"] += row in self._seen
         self._seen.add(row)
         if record.prompt:
@@ -167,7 +177,7 @@ def by_tokens(encoder: Encoder) -> Lengths:
         def copies() -> Iterator[RankedResponses]:
             for record in records:
                 waiting.append(record)
-                yield RankedResponses(record.prompt, responses_of(record), source=record.source)
+                yield RankedResponses(record.prompt, responses_of(record), source=record.source, template_kwargs=record.template_kwargs)
 
         for _, datum in encoder.encode_tables(copies(), refused):
             record = waiting.popleft()
@@ -183,7 +193,12 @@ def as_json(summary: Summary) -> Mapping[str, Any]:
     return {
         "name": summary.name,
         **{name.replace(" ", "_").replace("==", "equals"): count for name, count in sorted(summary.counts.items())},
-        "formats": dict(summary.formats),
+        "formats": dict(summary.notes.formats),
+        "could_be": {f"{read} or {other}": files for (read, other), files in summary.notes.rivals.items()},
+        "rows_like_other_formats": dict(summary.notes.others),
+        "columns_not_read": dict(summary.notes.unread),
+        "encoding": dict(summary.encoding),
+        "about": {name: dict(found) for name, found in summary.about.items()},
         "subsets": dict(summary.subsets),
         "labels": {name: summary.labels[name] for name in ("hard", "soft", "tie", "longer", "shorter", "equal")},
         "lengths": summary.percentiles(),

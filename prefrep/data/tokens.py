@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from prefrep.data.pieces import Pieces
 from prefrep.data.render import FOREIGN, Template, Text
 from prefrep.data.trees import Ids
 from prefrep.errors import ConfigError
@@ -36,6 +37,7 @@ class TextTokenizer:
         if template in ("chat", *FOREIGN) and not tokenizer.chat_template:
             raise ConfigError(f"{name}: template '{template}' needs a chat template and this tokenizer has none; use template: plain")
         self._tokenizer, self._template = tokenizer, template
+        self._pieces = Pieces(tokenizer)
         ids, bos = tokenizer("a")["input_ids"], tokenizer.bos_token_id
         self.bos: int | None = bos if bos is not None and ids[:1] == [bos] else None
         self.eos = int(tokenizer.eos_token_id)
@@ -49,17 +51,19 @@ class TextTokenizer:
         """Return the ids of each text and how many of them belong to the prompt, before truncation."""
         if not texts:
             return []
-        official = self._template == "official"
-        encoded = self._tokenizer([text.text for text in texts], add_special_tokens=official, return_offsets_mapping=True)
+        if self._template == "official":
+            return self._official(texts)
         results: list[tuple[Ids, int]] = []
-        for text, ids, offsets in zip(texts, encoded["input_ids"], encoded["offset_mapping"], strict=True):
-            if official:
-                results.append((np.asarray(ids, np.int32), len(self._tokenizer(text.first)["input_ids"])))
-                continue
-            prompt = sum(1 for _, stop in offsets if stop <= text.prompt) if text.prompt else 0
-            ids, prompt = self._ended(list(ids), prompt, text.ends)
+        for text, (ids, prompt) in zip(texts, self._pieces(texts), strict=True):
+            ids, prompt = self._ended(ids, prompt, text.ends)
             results.append((np.asarray(ids, np.int32), min(prompt, len(ids) - 1)))
         return results
+
+    def _official(self, texts: Sequence[Text]) -> list[tuple[Ids, int]]:
+        encoded = self._tokenizer([text.text for text in texts], add_special_tokens=True)["input_ids"]
+        return [
+            (np.asarray(ids, np.int32), len(self._tokenizer(text.first)["input_ids"])) for text, ids in zip(texts, encoded, strict=True)
+        ]
 
     def _ended(self, ids: list[int], prompt: int, ends: bool) -> tuple[list[int], int]:
         """Return the ids up to the token that is read: our frame, or what the recipe of another program makes of the text."""

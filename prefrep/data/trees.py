@@ -21,6 +21,8 @@ from prefrep.errors import ConfigError
 Ids = NDArray[np.int32]
 Layout = Literal["trees", "padded"]
 
+NOBODY = -1  # second of a pair: a label of a single response, compared with the reward 0
+
 
 @dataclass(frozen=True, slots=True)
 class Tree:
@@ -56,7 +58,7 @@ class Datum:
 
     Args:
         trees: One tree for heads that read responses, one per comparison for heads that read pairs.
-        pairs: (preferred, other), as indices into the sequences of all trees.
+        pairs: (preferred, other), as indices into the sequences of all trees; the other can be `NOBODY`.
         probability: P(a > b) of each pair.
         margin: Margin of each pair, log-odds.
         weight: Weight of each pair in the loss.
@@ -94,7 +96,7 @@ class TreeBatch:
         branch: Branch of each token [R, L]; 0: shared prefix. All zero when `padded`.
         end: Last token of each sequence [M], as an index into the R * L tokens.
         prompt_end: Last prompt token of each sequence's tree [M], as an index into the R * L tokens.
-        pairs: Indices of compared sequences [P, 2], the preferred one first.
+        pairs: Indices of compared sequences [P, 2], the preferred one first; the second can be `NOBODY`.
         probability: P(first > second) [P].
         margin: Margins in log-odds [P].
         weight: Weights in the loss [P].
@@ -234,7 +236,9 @@ def collate(data: Sequence[Datum], pad_id: int, layout: Layout = "trees", row_to
                 at += len(ids)
 
     offsets = np.cumsum([0, *(sum(len(tree.sequences) for tree in datum.trees) for datum in data)])
-    pairs = [(a + offset, b + offset) for datum, offset in zip(data, offsets, strict=False) for a, b in datum.pairs]
+    pairs = [
+        (a + offset, NOBODY if b == NOBODY else b + offset) for datum, offset in zip(data, offsets, strict=False) for a, b in datum.pairs
+    ]
     return TreeBatch(
         ids=torch.from_numpy(ids_RL),
         positions=torch.from_numpy(positions_RL),

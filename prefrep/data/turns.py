@@ -1,123 +1,163 @@
-"""Rendered text -> conversations: reads the turns of other models' chat templates, for protocols that send text and no messages.
-
-OpenRLHF and others send prompt and response as one string in the *policy's* template. A preference model reads its own template, so the
-turns have to be recovered. Chat templates mark them with special tokens; `FORMATS` has one row for each family of marks.
-"""
+"""Conversations in rows: the turns of a chat as models write them, with tool calls, reasoning and content parts."""
 
 from __future__ import annotations
 
+import json
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from typing import Any
 
-from prefrep.errors import RecordError
 from prefrep.records import Message, Messages
 
-ROLES = {"human": "user", "model": "assistant", "gpt": "assistant", "ai": "assistant", "bot": "assistant", "ipython": "tool"}
-# Special tokens that decoders leave in front of a text and behind it, in the spellings of the tokenizers of the families below.
-SPECIAL = r"(?:<\|[^<>|\n]{1,40}\|>|<\uFF5C[^<>\uFF5C\n]{1,40}\uFF5C>|</?s>|<pad>|<eos>|<bos>|<unk>|\[PAD\]|<end_of_turn>)"
-_START, _END = re.compile(rf"\A(?:\s*{SPECIAL})*\s*"), re.compile(rf"(?:\s*{SPECIAL})+\s*\Z")
+Row = Mapping[str, Any]
+
+OTHER_FORMAT = "name another format, or leave format: auto"
+# Fields of a turn that chat templates read. `inspect` lists others, which are metadata (dates, languages, weights), as not read.
+TURN_FIELDS = (
+    "tool_calls", "tool_call_id", "tool_responses", "tool_plan", "function_call", "name", "reasoning_content", "reasoning", "thinking",
+)  # fmt: skip
+_NO_TOOLS = "it must be a list of functions; rename the column if it holds something else"
+_MEDIA = re.compile("image|audio|video")
 
 
-@dataclass(frozen=True)
-class TurnFormat:
-    """How a family of chat templates marks turns.
+class MisfitError(ValueError):
+    """A row that does not fit its format; becomes a `RecordError` once the source of the row is known.
 
     Args:
-        name: Name of the family.
-        start: Pattern of what begins a turn; the group `role` is its role, and the group `user` or `assistant` stands for one.
-        end: Pattern of what ends a turn, where the template writes something.
+        problem: What is wrong.
+        remedy: How to fix it.
     """
 
-    name: str
-    start: re.Pattern[str]
-    end: re.Pattern[str]
+    def __init__(self, problem: str, remedy: str = "") -> None:
+        self.remedy = remedy
+        super().__init__(problem)
 
 
-def _format(name: str, start: str, end: str) -> TurnFormat:
-    return TurnFormat(name, re.compile(start), re.compile(end))
-
-
-FORMATS = (
-    _format("ChatML (Qwen, SmolLM2, Yi)", r"<\|im_start\|>(?P<role>\w+)\n", r"<\|im_end\|>|<\|endoftext\|>"),
-    _format("Llama 3", r"<\|start_header_id\|>(?P<role>\w+)<\|end_header_id\|>\n\n", r"<\|eot_id\|>|<\|eom_id\|>|<\|end_of_text\|>"),
-    _format("Gemma", r"<start_of_turn>(?P<role>\w+)\n", r"<end_of_turn>|<eos>"),
-    _format("Phi, Zephyr", r"<\|(?P<role>user|assistant|system|tool)\|>\n?", r"<\|end\|>|</s>|<\|endoftext\|>"),
-    _format("DeepSeek", r"(?P<user><\uFF5CUser\uFF5C>)|(?P<assistant><\uFF5CAssistant\uFF5C>)", r"<\uFF5Cend\u2581of\u2581sentence\uFF5C>"),
-    _format("Llama 2, Mistral", r"(?P<user>\[INST\] ?)|(?P<assistant> ?\[/INST\] ?)", r" ?</s>"),
-    _format("transcripts", r"(?:\A|\n\n)(?P<role>Human|User|Assistant|System): ?", r"</s>|<\|endoftext\|>"),
-)
-
-
-def read_turns(text: str) -> Messages:
-    """Return the turns of a rendered conversation; a turn that has just begun, the generation prompt, is the last one and empty.
-
-    Args:
-        text: Text in some chat template.
-
-    Returns:
-        The turns, or () where no format is recognised.
-    """
-    for form in FORMATS:
-        marks = list(form.start.finditer(text))
-        if not marks or (text[: marks[0].start()].strip() and _START.sub("", text[: marks[0].start()])):
-            continue
-        turns = []
-        for mark, after in zip(marks, [*marks[1:], None], strict=True):
-            body = text[mark.end() : len(text) if after is None else after.start()]
-            ended = form.end.search(body)
-            turns.append(Message(_role(mark), (body[: ended.start()] if ended else body).strip("\n")))
-        return _system_of_llama_2(turns)
-    return ()
-
-
-def split(query: str, prompt: str | None, where: str) -> tuple[Messages, str]:
-    """Return the conversation and the response that a rendered query holds.
-
-    Args:
-        query: Prompt and response in the policy's template, special tokens kept.
-        prompt: The rendered prompt, with which the query begins; None or empty: the last assistant turn of the query is the response.
-        where: Name of the field, for error messages.
+def need(row: Row, *names: str) -> None:
+    """Check that columns exist and are not null.
 
     Raises:
-        RecordError: Query and prompt do not belong together, or no template is recognised in a query without a prompt.
+        MisfitError: A column is missing or null.
     """
-    at = query.find(prompt) if prompt else -1
-    if prompt and at >= 0 and not _START.sub("", query[:at]):
-        turns = read_turns(prompt)
-        if turns and turns[-1].role == "assistant" and not turns[-1].content:
-            turns = turns[:-1]
-        response = read_turns(query)[-1].content if turns and _begins(query, at + len(prompt)) else query[at + len(prompt) :]
-        return turns or (Message("user", _bare(prompt)),), _bare(response)
-    # Decoders insert spaces after special tokens and templates drop turns, so the prompt may differ from the beginning of the query.
-    turns = read_turns(query)
-    if len(turns) > 1 and turns[-1].role == "assistant":
-        return turns[:-1], _bare(turns[-1].content)
-    if prompt:
-        raise RecordError(where, "it does not begin with its prompt", "send the rendered prompt that the policy continued")
-    raise RecordError(
-        where, "it has no prompt beside it, and no known chat template tells the response from the prompt",
-        "send prompts too, or serve with --rendered",
-    )  # fmt: skip
+    for name in names:
+        if row.get(name) is None:
+            found = ", ".join(str(key) for key, value in row.items() if value is not None) or "nothing"
+            raise MisfitError(f"no '{name}' (found: {found})", f"if it has another name, say so with columns: {{{name}: NAME}}")
 
 
-def _begins(query: str, at: int) -> bool:
-    """Whether a turn begins right where the prompt ends: the prompt was rendered without a generation prompt."""
-    return any((mark := form.start.match(query, at)) is not None and _role(mark) == "assistant" for form in FORMATS)
+def kind(value: object) -> str:
+    """Return the type of a value in the words of JSON."""
+    named = {str: "text", list: "a list", dict: "an object", bool: "a truth value", int: "a number", float: "a number"}
+    return "nothing" if value is None else named.get(type(value), type(value).__name__)
 
 
-def _role(mark: re.Match[str]) -> str:
-    groups = mark.groupdict()
-    name = (groups.get("role") or next(key for key, value in groups.items() if value)).lower()
-    return ROLES.get(name, name)
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's message, shortened; its class if it has none."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
-def _bare(text: str) -> str:
-    """Return a text without the special tokens and the white space around it."""
-    return _END.sub("", _START.sub("", text, count=1)).strip()
+def conversation(value: object, name: str) -> Messages:
+    """Read a list of {"role", "content"}, where content is text or a list of parts, or null beside tool calls.
+
+    Raises:
+        MisfitError: It is no such list, it is empty, or a turn holds something other than text.
+    """
+    if not isinstance(value, list):
+        raise MisfitError(f"'{name}' must be a list of messages, found {kind(value)}", OTHER_FORMAT)
+    if not value:
+        raise MisfitError(f"'{name}' holds no messages")
+    return tuple(_turn(turn, name) for turn in value)
 
 
-def _system_of_llama_2(turns: list[Message]) -> Messages:
-    """Llama 2 writes the system prompt into the first user turn."""
-    if turns and (found := re.match(r"\s*<<SYS>>\n(.*?)\n<</SYS>>\s*(.*)", turns[0].content, re.S)):
-        return (Message("system", found[1]), Message("user", found[2]), *turns[1:])
-    return tuple(turns)
+def _turn(turn: object, name: str) -> Message:
+    if not isinstance(turn, Mapping):
+        raise MisfitError(f"a message in '{name}' needs role and content (found: {kind(turn)})")
+    fields = {key: without_nulls(turn[key]) for key in TURN_FIELDS if turn.get(key) not in (None, [], "")}
+    silent = turn.get("content") is None and bool({"tool_calls", "function_call", "tool_responses", "reasoning_content"} & fields.keys())
+    if "role" not in turn or ("content" not in turn and not silent):
+        raise MisfitError(f"a message in '{name}' needs role and content (found: {', '.join(map(str, turn))})")
+    if "tool_calls" in fields:
+        fields["tool_calls"] = _tool_calls(fields["tool_calls"], name)
+    content = "" if silent else turn["content"]
+    if isinstance(content, list):
+        content = _joined(content, name, fields)
+    if content is None:
+        raise MisfitError(f"a message in '{name}' has neither content nor a tool call")
+    return Message(turn["role"], content, fields)
+
+
+def _joined(parts: list[object], name: str, fields: dict[str, Any]) -> str:
+    """Join the text parts of a turn; parts with reasoning go to `fields`."""
+    texts: list[str] = []
+    thoughts: list[str] = []
+    for part in parts:
+        if isinstance(part, str):
+            texts.append(part)
+            continue
+        what = part.get("type") if isinstance(part, Mapping) else None
+        if isinstance(part, Mapping) and isinstance(part.get("text"), str) and what in (None, "text", "input_text", "output_text"):
+            texts.append(part["text"])
+        elif isinstance(part, Mapping) and what in ("thinking", "reasoning") and isinstance(part.get(what) or part.get("text"), str):
+            thoughts.append(part.get(what) or part["text"])
+        elif isinstance(part, Mapping) and (media := _MEDIA.search(f"{what} {' '.join(map(str, part))}")):
+            raise MisfitError(f"a message in '{name}' holds {media[0]} data, and prefrep's models read text only", "remove the row")
+        else:
+            raise MisfitError(f"a message in '{name}' has a content part that is not text (found: {what or kind(part)})")
+    if thoughts:
+        fields.setdefault("reasoning_content", "\n".join(thoughts))
+    return "".join(texts)
+
+
+def _tool_calls(calls: object, name: str) -> list[dict[str, Any]]:
+    """Check tool calls; templates expect arguments as an object, servers write them as JSON text."""
+    if not isinstance(calls, list) or not all(isinstance(call, Mapping) for call in calls):
+        raise MisfitError(f"'tool_calls' of a message in '{name}' must be a list of objects")
+    read = []
+    for call in calls:
+        function = call.get("function")
+        inner = function if isinstance(function, Mapping) else call
+        if isinstance(inner.get("arguments"), str):
+            parsed = parsed_json(inner["arguments"])
+            inner = {**inner, "arguments": parsed if isinstance(parsed, dict) else inner["arguments"]}
+        read.append({**call, "function": inner} if isinstance(function, Mapping) else dict(inner))
+    return read
+
+
+def parsed_json(text: str) -> object:
+    """Return the value of a JSON text; None: it is no JSON, or too deep or too long for the reader."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def without_nulls(value: Any) -> Any:
+    """Return plain data without null fields; Arrow gives every object of a column all the fields that any of them has."""
+    if isinstance(value, Mapping):
+        return {str(key): without_nulls(inner) for key, inner in value.items() if inner is not None}
+    return [without_nulls(inner) for inner in value] if isinstance(value, list) else value
+
+
+def template_kwargs(row: Row) -> dict[str, Any]:
+    """Return the arguments of the chat template in a row: `tools`, and what a column `chat_template_kwargs` holds.
+
+    Raises:
+        MisfitError: `tools` is no list, or `chat_template_kwargs` no object.
+    """
+    given = row.get("chat_template_kwargs")
+    given = parsed_json(given) if isinstance(given, str) and given.strip() else given
+    if given and not isinstance(given, Mapping):
+        raise MisfitError(f"'chat_template_kwargs' must be an object, found {kind(given)}")
+    found: dict[str, Any] = without_nulls(given or {})
+    for taken in {"messages", "conversation", "tokenize", "add_generation_prompt", "continue_final_message"} & found.keys():
+        raise MisfitError(f"'chat_template_kwargs' sets '{taken}', which prefrep decides", "remove it")
+    tools = row.get("tools")
+    if isinstance(tools, str):
+        tools = parsed_json(tools) if tools.strip() else None
+        if tools is None and row["tools"].strip():
+            raise MisfitError("'tools' is text that is no JSON", _NO_TOOLS)
+    if tools:
+        if not isinstance(tools, list) or not all(isinstance(tool, Mapping) for tool in tools):
+            raise MisfitError(f"'tools' must be a list of functions, found {kind(tools)}", _NO_TOOLS)
+        found["tools"] = without_nulls(tools)
+    return found

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar, cast
 from prefrep.disk import keep_lines, replace_json
 from prefrep.errors import ConfigError, DataError, RecordError
 from prefrep.judges import Comparer
-from prefrep.records import Comparison, Messages, Record
+from prefrep.records import Comparison, Messages, Record, as_dict
 from prefrep.room import saving
 from prefrep.scoring.workers import WINDOW
 from prefrep.writers import leave
@@ -177,7 +177,7 @@ def digest(records: Iterable[Record]) -> str:
     """A fingerprint of what is scored: texts, ids and subsets, in order."""
     found = hashlib.sha256()
     for record in records:
-        fields = asdict(record)
+        fields = as_dict(record)
         fields.pop("source")  # the same data may stand in another file
         found.update(json.dumps(fields, sort_keys=True, default=str).encode())
     return found.hexdigest()

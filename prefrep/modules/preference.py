@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Any, ClassVar, Literal, get_args, get_type_hints
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
@@ -144,6 +144,8 @@ class PreferenceModule(LanguageModule):
         """What the head reads: `single` responses or `pair`s."""
         return self.head.layout
 
+    unpaired: ClassVar[bool] = False  # whether labels of single responses mean something: P(yes) = sigmoid(reward / tau)
+
     # ---- forward
 
     def embeddings(self, hidden: Tensor, batch: TreeBatch) -> tuple[Tensor, Tensor | None]:
@@ -174,7 +176,8 @@ class PreferenceModule(LanguageModule):
         loss = self.weighted_mean(losses, batch.weight)
         if self.sft > 0 and stage == "train":
             preferred = torch.where(batch.probability >= 0.5, batch.pairs[:, 0], batch.pairs[:, 1])
-            weight = torch.zeros(len(batch.end), device=scores.device).index_add(0, preferred, batch.weight)
+            # An undesirable single response is preferred by nobody: its weight goes to a row that is cut off.
+            weight = torch.zeros(len(batch.end) + 1, device=scores.device).index_add(0, preferred % (len(batch.end) + 1), batch.weight)[:-1]
             source, target, sequence = batch.labels[weight[batch.labels[:, 2]] > 0].unbind(1)
             logprobs = token_logprobs(hidden[source], batch.ids.flatten()[target], self.backbone.logits)
             loss = loss - self.sft * self.weighted_mean(logprobs, weight[sequence])
@@ -241,10 +244,17 @@ class BradleyTerry(PreferenceModule):
             raise ConfigError(f"centre must be 0 or more, got {centre}")
         self.centre = centre
 
+    unpaired = True
+
+    def _scores(self, embedded: tuple[Tensor, Tensor | None], batch: TreeBatch) -> Tensor:
+        e, prompt = embedded
+        nobody = e.new_zeros(1, e.shape[1])  # the last row, which the index -1 of `NOBODY` reads: reward 0
+        return super()._scores((torch.cat([e, nobody]), prompt), batch)
+
     def _regulariser(self, embedding: Tensor, batch: TreeBatch) -> Tensor | None:
         if self.centre == 0:
             return None
-        rewards = embedding[batch.pairs, 0]
+        rewards = torch.cat([embedding, embedding.new_zeros(1, embedding.shape[1])])[batch.pairs, 0]  # see `_scores`
         return self.centre * centre(rewards)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 
@@ -10,6 +11,7 @@ def inspect(
     *,
     tokenizer: str | None = None,
     max_length: int | None = None,
+    template: Literal["auto", "chat", "plain", "concat"] = "auto",
     format: str = "auto",
     column: list[str] | None = None,
     split: str | None = None,
@@ -20,17 +22,18 @@ def inspect(
 ) -> dict[str, Any]:
     """Print what preference data hold.
 
-    Rows, format, lengths, duplicates, prompts that files share, empty responses, label balance, cycles among the responses to a prompt,
-    and bad rows; several sources stand side by side.
+    Rows, format, columns that it does not read, annotators, criteria, strengths, lengths, duplicates, prompts that files share, empty
+    responses, label balance, cycles among the responses to a prompt, and bad rows; several sources stand side by side.
 
     Examples:
         prefrep inspect train.jsonl val.jsonl --tokenizer bundled:smollm2-135m --max-length 2048
         prefrep inspect pairs.parquet --column rejected=worse
 
     Args:
-        data: Files (.jsonl, .json, .parquet, .gz), folders, or hub data sets owner/name.
+        data: Files (.jsonl, .json, .csv, .tsv, .parquet, .arrow, also .gz and .zst), folders, or hub data sets owner/name.
         tokenizer: Model whose tokens lengths are counted in: folder, hub id or bundled:NAME; default: words.
         max_length: Count what is longer than so many tokens.
+        template: Template of texts, for --tokenizer; the table says what it rendered and left out.
         format: Format of the rows; `auto` detects it from the columns.
         column: Another name of a column, as OURS=THEIRS; may be repeated.
         split: Split of a hub data set (default: train), or of a folder that holds several.
@@ -46,6 +49,7 @@ def inspect(
         UsageError: Options that do not go together.
         PrefrepError: A source or the tokenizer cannot be read; the other sources are printed first.
     """
+    from collections import Counter
     from pathlib import Path
 
     from prefrep.data.encode import EncodeConfig, Encoder
@@ -70,11 +74,13 @@ def inspect(
         columns[ours] = theirs
     sources = [Source(path, format, split, limit=limit, columns=columns or None) for path in data]
     lengths: Lengths = by_words
+    encoding: Callable[[], Counter[str]] = Counter
     if tokenizer:
         from prefrep.nn.loading import load_tokenizer
 
-        lengths = by_tokens(Encoder(load_tokenizer(tokenizer, trust_remote_code), EncodeConfig(max_length=2**40), "single"))
-    found, unread = summarise(sources, lengths, max_length, on_bad_row)
+        encoder = Encoder(load_tokenizer(tokenizer, trust_remote_code), EncodeConfig(template, max_length=2**40), "single")
+        lengths, encoding = by_tokens(encoder), encoder.noticed
+    found, unread = summarise(sources, lengths, max_length, on_bad_row, encoding)
     if not found:
         raise unread[0]
     unit = "tokens" if tokenizer else "words"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
-from prefrep.data.fields import conversation
+from prefrep.data.turns import conversation
 from prefrep.records import Message, Messages, RankedResponses
 
 Said = str | Sequence[Message | Mapping[str, str]]

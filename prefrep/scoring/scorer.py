@@ -133,7 +133,7 @@ class Scorer:
         """Yield the log-odds of chosen over rejected, in order.
 
         Args:
-            comparisons: A stream of any length; the scorer reads ahead by at most 128 comparisons.
+            comparisons: A stream of any length; the scorer reads ahead by at most 256 comparisons.
             progress: Label of a progress bar; None: no bar.
 
         Yields:

@@ -10,7 +10,7 @@ from fastapi import Request
 from pydantic import BaseModel, ConfigDict, PlainValidator, ValidationError, WithJsonSchema
 from starlette.requests import ClientDisconnect
 
-from prefrep.data.fields import conversation, kind
+from prefrep.data.turns import conversation, kind
 from prefrep.records import Message, Messages
 from prefrep.server.refusals import Refusal
 

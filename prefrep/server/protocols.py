@@ -9,7 +9,7 @@ import numpy as np
 from fastapi import APIRouter, Request, Response
 from pydantic import Field
 
-from prefrep.data.turns import split
+from prefrep.data.rendered import split
 from prefrep.functional.groups import probabilities
 from prefrep.records import Message
 from prefrep.server.asking import until

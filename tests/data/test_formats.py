@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 import pytest
+from data import test_public_formats
 
 from prefrep.data.formats import FORMATS, detect, to_record
 from prefrep.errors import ConfigError, RecordError
@@ -80,7 +81,7 @@ def test_every_format_that_can_be_detected_is_tested() -> None:
     ranked = {"ultrafeedback", "ranked", "rewardbench2"}  # below
     benchmarks = {"rmbench", "judgebench", "rmb", "ppe"}  # tests/data/test_benchmark_formats.py
     named_only = {"openrlhf", "rlhflow"}
-    assert {format for format, _, _ in PAIRS} | ranked | benchmarks | named_only == set(FORMATS)
+    assert {format for format, _, _ in PAIRS} | ranked | benchmarks | named_only | set(test_public_formats.ROWS) == set(FORMATS)
 
 
 @pytest.mark.parametrize("place", [0, 1, 2, 3])
@@ -292,5 +293,5 @@ def test_bad_rows_say_where_and_what(format: str, row: dict[str, Any], sentence:
 
 
 def test_no_such_format() -> None:
-    with pytest.raises(ConfigError, match="there is no format 'trl'; known: auto, ultrafeedback"):
+    with pytest.raises(ConfigError, match="there is no format 'trl'; known: auto, arena"):
         to_record(BASE, "trl", HERE)

@@ -30,7 +30,9 @@ def attach(
 ) -> PreferenceData:
     """Puts the least of a trainer and of a model around the data."""
     backbone = SimpleNamespace(frozen=False, room=room)
-    module = SimpleNamespace(tokenizer=load_tokenizer("bundled:tiny-llama"), layout=layout, supports_trees=lambda: trees, backbone=backbone)
+    module = SimpleNamespace(
+        tokenizer=load_tokenizer("bundled:tiny-llama"), layout=layout, supports_trees=lambda: trees, backbone=backbone, unpaired=False
+    )
     total = SimpleNamespace(processed=done)
     data.trainer = SimpleNamespace(  # type: ignore[assignment]
         lightning_module=module,

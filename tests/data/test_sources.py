@@ -3,13 +3,13 @@
 import gzip
 import json
 import sys
-from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
+from prefrep.data.notes import Notes
 from prefrep.data.sources import Source, content, read, read_mixed, rows
 from prefrep.errors import ConfigError, DataError, PrefrepError, RecordError
 from prefrep.records import Comparison, text
@@ -111,7 +111,8 @@ def broken(tmp_path: Path, name: str) -> tuple[str, str]:
         "object.json": (b'{"data": [\n1]}', ":1: broken JSON"),
         "latin.jsonl": ('{"prompt": "ä"}\n'.encode("latin-1"), ":1: the line is not UTF-8 text"),
         "number.jsonl": (b"17\n", ":1: a row must be an object {...}, found a number"),
-        "a.csv": (b"prompt,chosen\n", "unknown kind of file '.csv'; known: .jsonl, .json, .jsonl.gz"),
+        "a.csv": (b"prompt,chosen\n", "the file holds no rows"),
+        "a.xlsx": (b"PK", "unknown kind of file '.xlsx'; known: .jsonl, .json, .jsonl.gz"),
         "a.parquet": (b"PAR1 and no more", "not a valid Parquet file"),
     }
     if name == "missing.jsonl":
@@ -125,7 +126,7 @@ def broken(tmp_path: Path, name: str) -> tuple[str, str]:
 
 
 NAMES = ["missing.jsonl", "folder", "empty.jsonl", "blank.jsonl", "none.json", "short.jsonl.gz", "plain.jsonl.gz", "line.jsonl"]
-NAMES += ["list.json", "object.json", "latin.jsonl", "number.jsonl", "a.csv", "a.parquet"]
+NAMES += ["list.json", "object.json", "latin.jsonl", "number.jsonl", "a.csv", "a.xlsx", "a.parquet"]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -203,11 +204,11 @@ def test_bad_rows_stop_or_are_listed(tmp_path: Path) -> None:
     with pytest.raises(RecordError, match=r"a\.jsonl:2: no 'chosen' \(found: prompt\)"):
         list(read(path))
     skipped: list[RecordError] = []
-    formats: Counter[str] = Counter()
-    records = list(read(path, "skip", skipped, formats))
+    notes = Notes()
+    records = list(read(path, "skip", skipped, notes))
     assert [record.source for record in records] == [f"{path}:1", f"{path}:4"]
     assert [error.source for error in skipped] == [f"{path}:2", f"{path}:3", f"{path}:5"]
-    assert formats == {"standard-explicit": 2}
+    assert notes.formats == {"standard-explicit": 2}
 
 
 def test_nothing_usable_is_an_error_even_when_skipping(tmp_path: Path) -> None:

@@ -3,25 +3,50 @@
 A plain text prompt is one user message, a plain text response one assistant message. Rows without a prompt column get the messages that
 both sides share as their prompt. Plain texts that are not transcripts have an empty `prompt`.
 
-Columns of every format: `id`, `subset`, `tags` (an object of names to values), `system` (the system message of a prompt without one, as in
-LLaMA-Factory and Orca's pairs). Columns of formats with two responses: `margin` (log-odds), `weight`, and P(chosen > rejected) as
+Columns of every format: `id`, `subset`, `tags` (an object of names to values), `annotator`, `group`, `criterion`, `label_source`, `system`
+(the system message of a prompt without one, as in LLaMA-Factory and Orca's pairs), `tools` and `chat_template_kwargs` (arguments of the
+chat template). Columns of formats with two responses: `margin` (log-odds), `weight`, `strength`, and P(chosen > rejected) as
 `probability` or `soft_label`. No format reads a column `label`: the official GPM files have one without a meaning, and elsewhere it is the
 index of the better response. Nor SPPO's `chosen_probs`, under which the official GPO code stores scores. Rename such a column if it holds a
-probability.
+probability. `prefrep inspect` lists the columns that a format does not read.
+
+A format is a `Format` object. Another package adds one with an entry point of group `prefrep.parts` that names such an object
+(`stars = "mypackage.formats:STARS"`); the entry point's name becomes the format's name, and detection tries it first.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
+from importlib.metadata import entry_points
 
-from prefrep.data.fields import MisfitError, Row, kind, need
-from prefrep.data.formats import judgebench, pairs, ppe, ranked, rmb, rmbench
+from prefrep.data.formats import counted, exports, judgebench, pairs, ppe, ranked, rated, rmb, rmbench, votes
 from prefrep.data.formats.base import SIDES, Format
+from prefrep.data.turns import MisfitError, Row, first_line, kind, need, template_kwargs
 from prefrep.errors import ConfigError, RecordError
 from prefrep.records import Message, Record
 
-# In the order of detection: formats with a column of their own come first.
+# In the order of detection: formats with columns of their own come first, and each before those that its rows would fit as well.
 FORMATS: dict[str, Format] = {
+    "arena": votes.ARENA,
+    "helpsteer3": votes.HELPSTEER3,
+    "alpaca": votes.ALPACA,
+    "llmbar": votes.LLMBAR,
+    "multipref": votes.MULTIPREF,
+    "shp": counted.SHP,
+    "webgpt": counted.WEBGPT,
+    "safe-rlhf": counted.SAFE_RLHF,
+    "summarize": counted.SUMMARIZE,
+    "oasst-messages": rated.OASST_MESSAGES,
+    "oasst": rated.OASST,
+    "prism": rated.PRISM,
+    "helpsteer2": rated.HELPSTEER2,
+    "nectar": rated.NECTAR,
+    "distilabel": rated.DISTILABEL,
+    "label-studio": exports.LABEL_STUDIO,
+    "argilla": exports.ARGILLA,
+    "sharegpt": exports.SHAREGPT,
     "ultrafeedback": ranked.ULTRAFEEDBACK,
     "gpm": pairs.GPM,
     "ranked": ranked.RANKED,
@@ -36,9 +61,45 @@ FORMATS: dict[str, Format] = {
     "conversational-explicit": pairs.CONVERSATIONAL_EXPLICIT,
     "standard-explicit": pairs.STANDARD_EXPLICIT,
     "standard-implicit": pairs.STANDARD_IMPLICIT,
+    "kto": rated.KTO,
+    "helpsteer3-individual": votes.HELPSTEER3_INDIVIDUAL,
     "openrlhf": pairs.OPENRLHF,
     "rlhflow": pairs.RLHFLOW,
 }
+
+
+@cache
+def declared() -> dict[str, Format]:
+    """Return the formats of other packages, by entry point.
+
+    Raises:
+        ConfigError: One cannot be imported.
+    """
+    found = {}
+    for point in entry_points(group="prefrep.parts"):
+        try:
+            part = point.load()
+        except Exception as error:  # a module can raise anything
+            raise ConfigError(f"{point.value}: the part {point.name} cannot be imported ({error}); update or remove its package") from error
+        if isinstance(part, Format):
+            found[point.name] = part
+    return found
+
+
+@cache
+def every() -> dict[str, Format]:
+    """Return all formats in the order of detection."""
+    return declared() | FORMATS
+
+
+def fitting(row: Row) -> list[str]:
+    """Return the names of the formats that a row looks like, in the order of detection."""
+    return [name for name, each in every().items() if each.fits(row)]
+
+
+def looks_like(row: Row) -> str | None:
+    """Return the name of the first format that a row looks like; None: there is none."""
+    return next((name for name, each in every().items() if each.fits(row)), None)
 
 
 def detect(row: Row, source: str) -> str:
@@ -51,25 +112,26 @@ def detect(row: Row, source: str) -> str:
     Raises:
         RecordError: No format fits.
     """
-    for name, format in FORMATS.items():
-        if format.fits(row):
-            return name
-    try:
-        if any(row.get(name) is not None for name in (*SIDES, "reject")):
-            need(row, *SIDES)
-    except MisfitError as misfit:
-        raise RecordError(source, str(misfit), misfit.remedy) from None
+    if (name := looks_like(row)) is not None:
+        return name
+    given = [side for side in SIDES if row.get(side) is not None]
+    if len(given) == 1:
+        missing = SIDES[given == ["chosen"]]
+        try:
+            need(row, missing)
+        except MisfitError as problem:
+            raise RecordError(source, str(problem), problem.remedy) from None
     found = ", ".join(f"{key} ({kind(value)})" for key, value in row.items()) or "none"
-    remedy = f"rename some with columns: {{chosen: NAME, ...}}, or set format to one of: {', '.join(FORMATS)}"
+    remedy = f"rename some with columns: {{chosen: NAME, ...}}, or set format to one of: {', '.join(every())}"
     raise RecordError(source, f"no format fits the columns found: {found}", remedy)
 
 
-def to_record(row: Row, format: str, source: str, system: str | None = None) -> Record:
-    """Convert a row to a record.
+def to_records(row: Row, format: str, source: str, system: str | None = None) -> Sequence[Record]:
+    """Convert a row to records: one, or several if the row holds several criteria, annotators or turns.
 
     Args:
         row: The row.
-        format: A key of `FORMATS`, or `auto`.
+        format: A name in `every`, or `auto`.
         source: Its location, as `file:line`.
         system: System message for prompts without one and rows without a column `system`. Texts without a prompt get none.
 
@@ -80,14 +142,32 @@ def to_record(row: Row, format: str, source: str, system: str | None = None) -> 
     check_format(format)
     name = detect(row, source) if format == "auto" else format
     try:
-        record = replace(FORMATS[name].convert(row), source=source)
+        found = every()[name].convert(row)
+        more = {"source": source} | ({"template_kwargs": given} if (given := template_kwargs(row)) else {})
+        records = [replace(record, **more) for record in ([found] if isinstance(found, Record) else found)]  # type: ignore[arg-type]
+    except RecursionError:
+        raise RecordError(source, "its values are nested too deeply", "no format of preferences nests so far") from None
     except ValueError as problem:
         remedy = problem.remedy if isinstance(problem, MisfitError) else ""
         raise RecordError(source, str(problem), remedy) from None
+    except (KeyError, IndexError, TypeError, AttributeError) as problem:  # a value inside the row has a type that no format foresees
+        what = f"a column is missing or has another type than in format {name} ({type(problem).__name__}: {first_line(problem)})"
+        raise RecordError(source, what, f"a row looks like this: {every()[name].example}") from None
     if isinstance(row.get("system"), str) and row["system"].strip():
         system = row["system"]
-    if system and record.prompt and record.prompt[0].role != "system":
-        record = replace(record, prompt=(Message("system", system), *record.prompt))
+    return [_opened(record, system) for record in records] if system else records
+
+
+def _opened(record: Record, system: str) -> Record:
+    """Return a record whose prompt begins with a system message; texts without a prompt stay as they are."""
+    if not record.prompt or record.prompt[0].role in ("system", "developer"):
+        return record
+    return replace(record, prompt=(Message("system", system), *record.prompt))
+
+
+def to_record(row: Row, format: str, source: str, system: str | None = None) -> Record:
+    """Convert a row of a format that makes one record of each row; arguments and errors as in `to_records`."""
+    (record,) = to_records(row, format, source, system)
     return record
 
 
@@ -97,5 +177,5 @@ def check_format(name: str) -> None:
     Raises:
         ConfigError: The format is unknown.
     """
-    if name != "auto" and name not in FORMATS:
-        raise ConfigError(f"there is no format '{name}'; known: auto, {', '.join(FORMATS)}")
+    if name != "auto" and name not in FORMATS and name not in declared():
+        raise ConfigError(f"there is no format '{name}'; known: auto, {', '.join(every())}")

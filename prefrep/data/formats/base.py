@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from prefrep.data.fields import TURN, Row
+from prefrep.data.fields import TURN
+from prefrep.data.turns import Row
 from prefrep.records import Record
 
 SIDES = ("chosen", "rejected")
@@ -18,12 +19,23 @@ class Format:
     Args:
         example: Sketch of a row, for messages and help.
         fits: Whether a row looks like this, judged by its columns and their types.
-        convert: Converts a row to a record without `source`; raises `ValueError` if it cannot.
+        convert: Converts a row to a record without `source`, or to several (one per criterion or annotator); raises `ValueError` if it
+            cannot.
+        gathers: Whether rows are single responses, which `data.gather` collects into ranked responses by prompt.
+        generic: Whether rows of other formats often have these columns too, so that this format is no rival of theirs.
     """
 
     example: str
     fits: Callable[[Row], bool]
-    convert: Callable[[Row], Record]
+    convert: Callable[[Row], Record | Sequence[Record]]
+    gathers: bool = False
+    generic: bool = False
+
+
+def has(*names: str) -> Callable[[Row], bool]:
+    """Return a test that a row has all of some columns."""
+    wanted = frozenset(names)
+    return lambda row: wanted <= row.keys()
 
 
 def is_text(value: object) -> bool:

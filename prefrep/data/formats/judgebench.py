@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from prefrep.data.fields import MisfitError, Row, named, need, prompt_of, text_response
+from prefrep.data.fields import named, prompt_of, text_response
 from prefrep.data.formats.base import Format
+from prefrep.data.turns import MisfitError, Row, need
 from prefrep.records import Comparison, Record
 
 _TAGS = ("original_id", "response_model")

@@ -6,12 +6,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from prefrep.data.fields import (
-    MisfitError,
-    Row,
     branch,
     check_answers,
-    conversation,
-    need,
     pair,
     prompt_of,
     response,
@@ -20,6 +16,7 @@ from prefrep.data.fields import (
     transcript,
 )
 from prefrep.data.formats.base import SIDES, Format, both, is_chat, is_text, is_transcript
+from prefrep.data.turns import MisfitError, Row, conversation, need
 from prefrep.records import Message, Record
 
 
@@ -158,14 +155,19 @@ GPM = Format(
 )
 HH = Format(r'{"chosen", "rejected"}: "\n\nHuman: ...\n\nAssistant: ..."', _fits_hh, _hh)
 REWARDBENCH = Format('{"prompt", "chosen": TEXT, "rejected": TEXT, "subset", "id"}', _fits_rewardbench, _rewardbench)
-CONVERSATIONAL_IMPLICIT = Format('{"chosen": MESSAGES, "rejected": MESSAGES}', _fits_whole_chats, _conversational_implicit)
+CONVERSATIONAL_IMPLICIT = Format('{"chosen": MESSAGES, "rejected": MESSAGES}', _fits_whole_chats, _conversational_implicit, generic=True)
 CONVERSATIONAL_EXPLICIT = Format(
-    '{"prompt": MESSAGES, "chosen": MESSAGES, "rejected": MESSAGES}', _fits_chat_answers, _conversational_explicit
+    '{"prompt": MESSAGES, "chosen": MESSAGES, "rejected": MESSAGES}', _fits_chat_answers, _conversational_explicit, generic=True
 )
 STANDARD_EXPLICIT = Format(
-    '{"prompt": TEXT, "chosen": TEXT, "rejected": TEXT}', lambda row: "prompt" in row and both(row, is_text), _standard_explicit
+    '{"prompt": TEXT, "chosen": TEXT, "rejected": TEXT}',
+    lambda row: "prompt" in row and both(row, is_text),
+    _standard_explicit,
+    generic=True,
 )
-STANDARD_IMPLICIT = Format('{"chosen": TEXT, "rejected": TEXT}', lambda row: "prompt" not in row and both(row, is_text), _standard_implicit)
+STANDARD_IMPLICIT = Format(
+    '{"chosen": TEXT, "rejected": TEXT}', lambda row: "prompt" not in row and both(row, is_text), _standard_implicit, generic=True
+)
 # Rows of these two look like the ones above, so they are never detected.
 OPENRLHF = Format('{"prompt", "chosen", "rejected"}, texts or messages', lambda row: False, _openrlhf)
 RLHFLOW = Format('{"chosen": MESSAGES, "rejected": MESSAGES}, all but the last turn shared', lambda row: False, _rlhflow)

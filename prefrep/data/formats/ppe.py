@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 
-from prefrep.data.fields import MisfitError, Row, kind, named, need, number, prompt_of, text_response
+from prefrep.data.fields import named, number, prompt_of, text_response
 from prefrep.data.formats.base import Format
+from prefrep.data.turns import MisfitError, Row, kind, need
 from prefrep.records import Comparison, RankedResponses, Record
 
 _COLUMN = re.compile(r"response_(\d+)")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from prefrep.data.fields import MisfitError, Row, kind, named, need, number, prompt_of, rating, response, text_response
+from prefrep.data.fields import named, number, prompt_of, rating, response, text_response
 from prefrep.data.formats.base import SIDES, Format, is_texts
+from prefrep.data.turns import MisfitError, Row, kind, need
 from prefrep.records import RankedResponses, Record
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from prefrep.data.fields import MisfitError, Row, conversation, kind, named, need, text_response
+from prefrep.data.fields import named, text_response
 from prefrep.data.formats.base import Format
+from prefrep.data.turns import MisfitError, Row, conversation, kind, need
 from prefrep.records import Comparison, Messages, RankedResponses, Record
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from prefrep.data.fields import MisfitError, Row, named, need, prompt_of, text_response
+from prefrep.data.fields import named, prompt_of, text_response
 from prefrep.data.formats.base import SIDES, Format, both, is_texts
+from prefrep.data.turns import MisfitError, Row, need
 from prefrep.records import RankedResponses, Record
 
 STYLES = 3  # concise, detailed plain text, detailed Markdown

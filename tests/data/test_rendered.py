@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from prefrep.data.turns import read_turns, split
+from prefrep.data.rendered import read_turns, split
 from prefrep.errors import RecordError
 from prefrep.nn.loading import load_tokenizer
 from prefrep.records import Message

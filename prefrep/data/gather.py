@@ -1,0 +1,53 @@
+"""Single responses -> ranked responses: rows of the same prompt become one record."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+
+from prefrep.data.spool import Spool
+from prefrep.records import RankedResponses, Record
+
+
+def gathered(records: Iterable[Record]) -> Iterator[RankedResponses]:
+    """Merge the responses to equal prompts, in the order of first occurrence; records are kept on disk meanwhile (`data.spool`).
+
+    Records of different annotators, groups, criteria or template arguments stay apart. A prompt that occurs once stays a single response.
+    Source, name and tags are those of the first row.
+
+    Args:
+        records: Ranked responses of any number of responses.
+    """
+    places: dict[bytes, array[int]] = {}
+
+    def noted() -> Iterator[RankedResponses]:
+        for number, record in enumerate(records):
+            assert isinstance(record, RankedResponses)
+            places.setdefault(_key(record), array("q")).append(number)
+            yield record
+
+    spool = Spool(noted())
+    for numbers in places.values():
+        yield _merged([spool[number] for number in numbers])
+
+
+def _key(record: RankedResponses) -> bytes:
+    who = [record.annotator, record.group, record.criterion, record.label_source, record.subset]
+    about = [[message.as_dict() for message in record.prompt], who, record.template_kwargs]
+    return hashlib.blake2b(json.dumps(about, sort_keys=True, default=str).encode(), digest_size=16).digest()
+
+
+def _merged(records: Sequence[RankedResponses]) -> RankedResponses:
+    if len(records) == 1:
+        return records[0]
+    scores = [score for record in records for score in record.scores or ()]
+    responses = tuple(response for record in records for response in record.responses)
+    ratings = {
+        aspect: tuple(value for record in records for value in record.ratings.get(aspect, (math.nan,) * len(record.responses)))
+        for aspect in dict.fromkeys(aspect for record in records for aspect in record.ratings)
+    }
+    return replace(records[0], responses=responses, scores=tuple(scores) if len(scores) == len(responses) else None, ratings=ratings)

@@ -1,0 +1,61 @@
+"""Results that are kept by content: whole or not at all, found again, and made anew when damaged."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from prefrep.cache import UNUSED_DAYS, entry, find, keep
+
+ABOUT = {"data": "x", "size": 3}
+
+
+def kept(folder: Path, about: dict[str, object] = ABOUT, text: str = "hello") -> Path:
+    return keep(folder, about, lambda draft: (draft / "a").write_text(text))
+
+
+def test_what_is_kept_is_found_under_its_content(tmp_path: Path) -> None:
+    assert find(tmp_path, ABOUT) is None
+    place = kept(tmp_path)
+    assert find(tmp_path, {"size": 3, "data": "x"}) == place == entry(tmp_path, ABOUT) and (place / "a").read_text() == "hello"
+    assert find(tmp_path, {**ABOUT, "size": 4}) is None
+
+
+@pytest.mark.parametrize("damage", ["truncated", "missing", "about"])
+def test_damage_is_noticed(damage: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    place = kept(tmp_path)
+    {"truncated": lambda: (place / "a").write_text("hel"), "missing": lambda: (place / "a").unlink(),
+     "about": lambda: (place / "about.json").write_text("[]")}[damage]()  # fmt: skip
+    assert find(tmp_path, ABOUT) is None
+    assert damage == "missing" or "it is made anew" in caplog.text
+    assert (kept(tmp_path) / "a").read_text() == "hello" and find(tmp_path, ABOUT) == place
+
+
+def test_a_failure_leaves_nothing(tmp_path: Path) -> None:
+    def fails(draft: Path) -> None:
+        (draft / "a").write_text("half")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        keep(tmp_path, ABOUT, fails)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_slower_of_two_processes_uses_the_result_of_the_faster(tmp_path: Path) -> None:
+    place = keep(tmp_path, ABOUT, lambda draft: (kept(tmp_path, text="first"), (draft / "a").write_text("second")))
+    assert (place / "a").read_text() == "first"
+
+
+def test_what_nobody_uses_is_deleted(tmp_path: Path) -> None:
+    old, used = kept(tmp_path, {"name": "old"}), kept(tmp_path, {"name": "used"})
+    draft = tmp_path / ".x.part"
+    draft.mkdir()
+    long_ago = time.time() - (UNUSED_DAYS + 1) * 24 * 3600
+    for path in (old, used, draft):
+        os.utime(path, (long_ago, long_ago))
+    assert find(tmp_path, {"name": "used"}) == used
+    kept(tmp_path)
+    assert not old.exists() and used.exists() and not draft.exists()
