@@ -66,7 +66,7 @@ def _inspected(source: Source, lengths: Lengths, max_length: int | None, on_bad_
     for record, prompt, whole in lengths(records, bad if on_bad_row == "skip" else None):
         summary.add(record, prompt, whole, max_length)
     summary.counts["bad rows"] = len(bad)
-    summary.counts["rows"] = summary.counts["records"] + len(bad)
+    summary.counts["rows"] = summary.notes.rows
     return Inspected(summary, bad)
 
 
@@ -150,6 +150,7 @@ def _about(summary: Summary) -> dict[str, str]:
         "groups": _listed(about["group"]),
         "criteria": _listed(about["criterion"]),
         "strengths": _listed(about["strength"]),
+        "rated aspects (criterion)": _listed(about["ratings"]),
         "labels from": _listed(about["label_source"]),
         "tags": _listed(about["tags"]),
         "responses by template": _listed(summary.encoding),

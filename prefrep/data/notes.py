@@ -20,6 +20,7 @@ class Notes:
     """Findings about a source.
 
     Attributes:
+        rows: Rows that were read, bad ones too.
         formats: Records by format.
         rivals: Files whose first rows also fit another format that would read them differently, by (format, other format).
         others: Rows by the format that they look like, where it is not the file's.
@@ -27,6 +28,7 @@ class Notes:
         criteria: Records by criterion, before `criterion` selects.
     """
 
+    rows: int = 0
     formats: Counter[str] = field(default_factory=Counter)
     rivals: Counter[tuple[str, str]] = field(default_factory=Counter)
     others: Counter[str] = field(default_factory=Counter)
