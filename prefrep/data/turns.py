@@ -149,6 +149,18 @@ def without_nulls(value: Any) -> Any:
     return [without_nulls(inner) for inner in value] if isinstance(value, list) else value
 
 
+def check_text_only(row: Row) -> None:
+    """Check that a row has no pictures or sounds beside its texts, as TRL's rows for vision models do.
+
+    Raises:
+        MisfitError: It has some.
+    """
+    for name in ("image", "images", "video", "videos", "audio", "audios"):
+        if name in row and not isinstance(row[name], str) and row[name] not in (None, [], {}):
+            remedy = "remove the row, or the column if the texts stand alone"
+            raise MisfitError(f"it has '{name}', and prefrep's models read text only", remedy)
+
+
 def template_kwargs(row: Row) -> dict[str, Any]:
     """Return the arguments of the chat template in a row: `tools`, and what a column `chat_template_kwargs` holds.
 

@@ -295,3 +295,12 @@ def test_bad_rows_say_where_and_what(format: str, row: dict[str, Any], sentence:
 def test_no_such_format() -> None:
     with pytest.raises(ConfigError, match="there is no format 'trl'; known: auto, arena"):
         to_record(BASE, "trl", HERE)
+
+
+@pytest.mark.parametrize("name", ["image", "images", "videos", "audio"])
+def test_rows_with_pictures_beside_their_texts_are_refused(name: str) -> None:
+    media = [{"bytes": "x"}]
+    with pytest.raises(RecordError, match=f"it has '{name}', and prefrep's models read text only"):
+        to_record({**BASE, name: media}, "auto", HERE)
+    for nothing in (None, [], "", "a name of a file, which inspect lists as not read"):
+        assert to_record({**BASE, name: nothing}, "auto", HERE) == to_record(BASE, "auto", HERE)

@@ -217,3 +217,13 @@ def test_arguments_reach_the_template() -> None:
     assert encoded("thinking off", "gemma")[1].events["enable_thinking without effect"] == 2
     _, _, with_tools = encoded("tools", "qwen3")
     assert "finds" in encode.tokenizer.decode(with_tools[0]) and "finds" not in encode.tokenizer.decode(chosen)
+
+
+def test_blanks_that_a_template_trims_are_counted() -> None:
+    tokenizer = load_tokenizer("bundled:tiny-llama")
+    tokenizer.chat_template = TEMPLATES["llama3"]
+    encode = Encoder(tokenizer, EncodeConfig("chat"), "single")
+    asked = (Message("user", "q"),)
+    pairs = [("7", "7 "), ("7", "8"), ("7", "7")]
+    list(encode.encode([Comparison(asked, (Message("assistant", a),), (Message("assistant", b),)) for a, b in pairs]))
+    assert encode.events["that differ in blanks alone, which the template trims"] == 1

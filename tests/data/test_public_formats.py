@@ -195,7 +195,9 @@ def test_arena() -> None:
         assert sides(tie) == ("q", "a", "b") and tie.probability == 0.5 and tie.tags["winner"] == said
     (model,) = comparisons("arena", judge=["gpt-4", "pair"])
     assert model.label_source == "gpt-4_pair"
-    with pytest.raises(RecordError, match="'winner' must be one of 'model_a', 'model_b', 'tie', 'tie .bothbad.', 'both_bad', 'bothbad', found 'left'"):
+    with pytest.raises(
+        RecordError, match="'winner' must be one of 'model_a', 'model_b', 'tie', 'tie .bothbad.', 'both_bad', 'bothbad', found 'left'"
+    ):
         comparisons("arena", winner="left")
 
 
