@@ -114,6 +114,16 @@ def test_no_circles() -> None:
     assert cycle(graph()) == []
 
 
+def lines(path: Path) -> int:
+    return len(path.read_text(encoding="utf-8").splitlines())
+
+
+def test_a_file_is_one_idea() -> None:
+    long = {str(path.relative_to(PACKAGE)): count for path in PACKAGE.rglob("*.py") if (count := lines(path)) > 350}
+    assert not long, f"split along an idea, or shorten: {long}"
+    assert sum(map(lines, (PACKAGE / "cli").glob("*.py"))) < 1300
+
+
 def test_these_tests_see_what_is_wrong() -> None:
     known = {"prefrep.nn.heads", "prefrep.data.trees", "prefrep.records", "prefrep.scoring"}
     source = "import torch\nfrom prefrep.records import Message\ndef f():\n    from prefrep.data import trees\n    import prefrep.scoring"

@@ -93,7 +93,7 @@ def about_records(sources: Sequence[Source], on_bad_row: str, role: str) -> Abou
     return {"code": code(), "sources": listed, "on_bad_row": on_bad_row, "role": role}
 
 
-def speaks(tokenizer: PreTrainedTokenizerBase, config: EncodeConfig, layout: str, control_tokens: str) -> About:
+def about_encoding(tokenizer: PreTrainedTokenizerBase, config: EncodeConfig, layout: str, control_tokens: str) -> About:
     """Return what the token ids of records depend on.
 
     Base and instruct models can share a tokenizer.json and differ in the EOS, which is in tokenizer_config.json.

@@ -20,41 +20,17 @@ from prefrep.data.encode import ControlTokens, EncodeConfig, Encoder, pad_id
 from prefrep.data.features import Features, root
 from prefrep.data.files import ROLES
 from prefrep.data.identity import Reads, identity
-from prefrep.data.kept import About, about_records, kept, read_kept, speaks
+from prefrep.data.kept import About, about_encoding, about_records, kept, read_kept
 from prefrep.data.labels import Labels, Strength
 from prefrep.data.remember import look_up, remember
 from prefrep.data.render import Template
 from prefrep.data.sampling import BatchOrder, Drawn, ResumableLoader, batches_before
-from prefrep.data.sources import Source
+from prefrep.data.sources import Source, Sources, named
 from prefrep.data.trees import Datum, Layout, TreeBatch, batch_layout, collate
 from prefrep.errors import ConfigError, DataError, RecordError
 from prefrep.records import Comparison, Record, preferred
 
 log = logging.getLogger(__name__)
-
-LABELS = Labels()
-Sources = str | Source | list[str | Source]
-
-
-def named(given: Sources, format: str = "auto", labels: Labels = LABELS) -> list[Source]:
-    """Return the sources of a configuration.
-
-    Args:
-        given: A path, a hub id, a `Source`, or a list of them.
-        format: Format of sources that have none of their own.
-        labels: Choice of labels of sources that have none of their own.
-    """
-    sources = [Source(each) if isinstance(each, str) else each for each in (given if isinstance(given, list) else [given])]
-    return [
-        replace(
-            source,
-            format=format if source.format == "auto" else source.format,
-            criterion=labels.criterion if source.criterion is None else source.criterion,
-            strength=source.strength or labels.strength,
-            strength_scale=labels.scale if source.strength_scale is None else source.strength_scale,
-        )
-        for source in sources
-    ]
 
 
 class Reader(Protocol):
@@ -239,7 +215,7 @@ class PreferenceData(LightningDataModule):
         encoder = Encoder(
             self._reader.tokenizer, self.encode_config, self._reader.layout, control_tokens=self.control_tokens, unpaired=unpaired
         )
-        about = speaks(encoder.tokenizer, self.encode_config, encoder.layout, self.control_tokens) | {"unpaired": unpaired}
+        about = about_encoding(encoder.tokenizer, self.encode_config, encoder.layout, self.control_tokens) | {"unpaired": unpaired}
         if self._encoded_for != about:  # another tokenizer, or another layout
             self._encoded_for = about
             self._data.clear()
@@ -250,7 +226,7 @@ class PreferenceData(LightningDataModule):
                 records = progress(self._records.pop(name, []) or self._read(name), f"encoding {name}", "records")
                 return self._noting(name, self.encoded(name, records, encoder))
 
-            self._data[name], said, there = kept(self.cache, self._about(name, about), encoded, encoder.said)
+            self._data[name], said, there = kept(self.cache, self._about(name, about), encoded, encoder.tallies)
             if there:
                 self._records.pop(name, None)
                 encoder.counts.update(said["counts"])

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from prefrep.errors import ConfigError, UsageError
-from prefrep.evaluation.scores import ScoreRow, add_counts, encoding_notes, read_scores
+from prefrep.evaluation.rows import ScoreRow, read_scores
+from prefrep.evaluation.scores import add_counts, encoding_notes
 from prefrep.evaluation.scores import described as sidecar_of
 from prefrep.evaluation.summary import Bootstrap
 from prefrep.records import Comparison, Record

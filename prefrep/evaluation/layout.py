@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from prefrep.disk import replace_json
-from prefrep.evaluation.scores import PairScore, RankedScore, RewardScore
+from prefrep.evaluation.rows import PairScore, RankedScore, RewardScore
 from prefrep.evaluation.summary import Scalarisation, credit
 from prefrep.metrics.rewardbench import PRIOR_SUBSETS
 from prefrep.records import Comparison, Message, RankedResponses, Record

@@ -15,7 +15,8 @@ from prefrep.disk import replace_json, replace_lines
 from prefrep.errors import ConfigError, DataError, RecordError
 from prefrep.evaluation.layout import rendered
 from prefrep.evaluation.reliability import Scored, reliability
-from prefrep.evaluation.scores import SCORES, SIDECAR, PairScore, add_counts, distinct, log_pairs, prompt_digest
+from prefrep.evaluation.rows import SCORES, PairScore
+from prefrep.evaluation.scores import SIDECAR, add_counts, distinct, log_pairs, prompt_digest
 from prefrep.evaluation.summary import Bootstrap
 from prefrep.evaluation.winrate import answer_length
 from prefrep.judges import Comparer

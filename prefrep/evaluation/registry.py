@@ -15,7 +15,7 @@ from prefrep.evaluation.judged.ppe import PPE
 from prefrep.evaluation.judged.rmb import RMB
 from prefrep.evaluation.judged.rmbench import RMBENCH
 from prefrep.evaluation.layout import write_official
-from prefrep.evaluation.scores import PairScore, RankedScore, RewardScore
+from prefrep.evaluation.rows import PairScore, RankedScore, RewardScore
 from prefrep.evaluation.summary import Bootstrap, Scalarisation, pair_results, ranked_results
 from prefrep.metrics.rewardbench import TiesRule, Weights
 from prefrep.records import Record

@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prefrep.errors import ConfigError, DataError
-from prefrep.evaluation.scores import PairScore, RankedScore, RewardScore, ScoreLog, digest, log_pairs
+from prefrep.evaluation.rows import PairScore, RankedScore, RewardScore
+from prefrep.evaluation.scores import ScoreLog, digest, log_pairs
 from prefrep.evaluation.summary import Scalarisation
 from prefrep.metrics import intervals
 from prefrep.records import Comparison, RankedResponses, Record

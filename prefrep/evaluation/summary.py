@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prefrep.errors import DataError, UsageError
-from prefrep.evaluation.scores import PairScore, RankedScore
+from prefrep.evaluation.rows import PairScore, RankedScore
 from prefrep.metrics import intervals
 from prefrep.metrics import rewardbench as rules
 

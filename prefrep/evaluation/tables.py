@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prefrep.errors import DataError, RecordError
-from prefrep.evaluation.scores import ScoreLog, distinct, read_scores
+from prefrep.evaluation.rows import read_scores
+from prefrep.evaluation.scores import ScoreLog, distinct
 from prefrep.functional import hodge
 from prefrep.functional.votes import majority, vote_margins
 from prefrep.records import Comparison, Messages, RankedResponses, Record

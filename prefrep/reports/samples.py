@@ -12,7 +12,7 @@ from prefrep.errors import DataError
 from prefrep.evaluation.judged.rows import JudgedScore
 from prefrep.evaluation.pairs import MISTAKES, PairRow
 from prefrep.evaluation.registry import JUDGED
-from prefrep.evaluation.scores import SCORES, PairScore, RankedScore, read_scores
+from prefrep.evaluation.rows import SCORES, PairScore, RankedScore, read_scores
 from prefrep.evaluation.summary import credit
 from prefrep.metrics.rewardbench import TIES
 from prefrep.metrics.verdicts import Outcome, is_right

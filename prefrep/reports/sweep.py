@@ -11,7 +11,7 @@ import numpy as np
 from prefrep.disk import replace_text
 from prefrep.errors import PrefrepError
 from prefrep.evaluation.pairs import PairRow
-from prefrep.evaluation.scores import read_scores
+from prefrep.evaluation.rows import read_scores
 from prefrep.reports.comparison import SHOWN, differences, mean
 from prefrep.reports.document import Block, Plot, Section, Text, interval, notes, number, table
 from prefrep.reports.markdown import write as write_markdown

@@ -18,8 +18,8 @@ from lightning.pytorch import seed_everything
 from prefrep.callbacks import Export
 from prefrep.data.encode import Encoder
 from prefrep.data.files import ROLES
-from prefrep.data.preference import PreferenceData, named
-from prefrep.data.sources import Source, content, read
+from prefrep.data.preference import PreferenceData
+from prefrep.data.sources import Source, content, named, read
 from prefrep.errors import ConfigError, PrefrepError
 from prefrep.evaluation import pairs
 from prefrep.evaluation.layout import model_name, versions, write_results

@@ -107,7 +107,7 @@ def test_answers_do_not_depend_on_how_a_model_is_asked(exports: dict[str, str], 
     """The rewards of a Bradley-Terry model differ by what it answers to comparisons, and a table holds what compare answers."""
     from prefrep.data.sources import Source, read
     from prefrep.evaluation.judged.rows import JudgedScore, _comparisons, pairs_asked, prompts_of
-    from prefrep.evaluation.scores import read_scores
+    from prefrep.evaluation.rows import read_scores
 
     for head in exports:
         main(["rmbench", "--model", exports[head], "--data", str(folder / "a"), "--out", str(tmp_path / head), *FEW])

@@ -12,7 +12,7 @@ from conftest import program
 from prefrep.data.encode import EncodeConfig
 from prefrep.errors import ConfigError, RecordError
 from prefrep.evaluation.pairs import PairRow, evaluate
-from prefrep.evaluation.scores import read_scores
+from prefrep.evaluation.rows import read_scores
 from prefrep.evaluation.summary import Bootstrap
 from prefrep.io.folder import save
 from prefrep.nn.backbone import Backbone

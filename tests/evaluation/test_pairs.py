@@ -24,7 +24,8 @@ from prefrep.evaluation.pairs import (
     write_rows,
 )
 from prefrep.evaluation.reliability import reliability_plot
-from prefrep.evaluation.scores import PairScore, described, log_pairs, read_scores
+from prefrep.evaluation.rows import PairScore, read_scores
+from prefrep.evaluation.scores import described, log_pairs
 from prefrep.evaluation.summary import Bootstrap
 from prefrep.records import Message, RankedResponses
 

@@ -14,7 +14,8 @@ import pytest
 from prefrep.errors import ConfigError, DataError, RecordError
 from prefrep.evaluation import rewardbench as rb
 from prefrep.evaluation.layout import model_name, versions, write_official
-from prefrep.evaluation.scores import PairScore, RankedScore, RewardScore, encoding_notes, read_scores
+from prefrep.evaluation.rows import PairScore, RankedScore, RewardScore, read_scores
+from prefrep.evaluation.scores import encoding_notes
 from prefrep.evaluation.summary import Bootstrap, pair_results, ranked_results
 from prefrep.io.fingerprint import fingerprint
 from prefrep.records import Comparison, Message, Messages, RankedResponses

@@ -11,7 +11,8 @@ from conftest import COMPARISONS, comparison
 from scipy.special import expit
 
 from prefrep.errors import ConfigError, DataError, RecordError
-from prefrep.evaluation.scores import PairScore, log_pairs
+from prefrep.evaluation.rows import PairScore
+from prefrep.evaluation.scores import log_pairs
 from prefrep.evaluation.summary import Bootstrap
 from prefrep.evaluation.winrate import Answers, paired, read_answers, results, sample_rows
 from prefrep.judges import RuleJudge

@@ -18,7 +18,7 @@ from conftest import comparison, program
 from prefrep.errors import DataError, UsageError
 from prefrep.evaluation import pairs
 from prefrep.evaluation.layout import write_official, write_results
-from prefrep.evaluation.scores import PairScore
+from prefrep.evaluation.rows import PairScore
 from prefrep.evaluation.summary import Bootstrap, pair_results
 from prefrep.reports.figures import curves, smoothed
 from prefrep.reports.markdown import escaped, fenced

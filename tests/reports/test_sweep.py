@@ -16,7 +16,7 @@ from conftest import program
 
 from prefrep.errors import DataError
 from prefrep.evaluation.pairs import PairRow
-from prefrep.evaluation.scores import read_scores
+from prefrep.evaluation.rows import read_scores
 from prefrep.metrics.verdicts import Outcome
 from prefrep.reports.sweep import write
 from prefrep.sweeps import table

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from prefrep.errors import DataError
 from prefrep.evaluation.rewardbench import OneOrderScorer
-from prefrep.evaluation.scores import ScoreLog, digest, finite, prompt_digest
+from prefrep.evaluation.rows import finite
+from prefrep.evaluation.scores import ScoreLog, digest, prompt_digest
 from prefrep.metrics import best_of
 from prefrep.records import Comparison, RankedResponses, Record, responses_of
 from prefrep.scoring.interface import PreferenceScorer
