@@ -43,7 +43,12 @@ def prompt_digest(prompt: Messages) -> str:
 
 
 def distinct(names: Iterable[str]) -> Iterator[str]:
-    """Names as ids: the second "a" becomes "a#2", so that no two are equal."""
+    """Names as ids: the second "a" becomes "a#2", so that no two are equal.
+
+    Example:
+        >>> list(distinct(["a", "b", "a"]))
+        ['a', 'b', 'a#2']
+    """
     last: dict[str, int] = {}
     for name in names:
         found = name
