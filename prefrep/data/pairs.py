@@ -31,9 +31,9 @@ class Pair:
 
 
 def learnable_pairs(record: Record, unpaired: bool) -> tuple[list[Pair], int]:
-    """Return the pairs that a record teaches, and the number of ties that it leaves out.
+    """Return the pairs to learn from a record, and the number of ties, which are left out.
 
-    A comparison is one pair; of ranked responses, every two with unequal scores are a pair.
+    A comparison is one pair; every two ranked responses with unequal scores are one.
 
     Args:
         record: The record.

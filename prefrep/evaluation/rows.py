@@ -1,4 +1,4 @@
-"""Rows of per-sample scores: a class for each kind of benchmark, which parses the rows that it wrote."""
+"""Rows of per-sample scores: a class for each kind of benchmark."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SCORES = "scores.jsonl"
 
 
 def finite(value: object) -> float:
-    """Return a score of a row, a finite number. Raises ValueError: it is something else."""
+    """Return a score as a float. Raises ValueError: it is not a finite number."""
     if isinstance(value, list) and len(value) == 1:  # the official tools save each score as a list of one number
         value = value[0]
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
@@ -26,11 +26,11 @@ def finite(value: object) -> float:
 
 @dataclass(frozen=True, slots=True)
 class PairScore:
-    """A comparison that got a score.
+    """A scored comparison.
 
     Args:
-        id: Of the pair.
-        subset: That it belongs to.
+        id: Id of the pair.
+        subset: Subset of the pair.
         score: Log-odds of chosen over rejected.
     """
 
@@ -42,31 +42,31 @@ class PairScore:
 
     @classmethod
     def of(cls, pair: Comparison, score: float) -> Self:
-        """The row of a comparison and its score, wherever that came from."""
+        """Return the row of a comparison with a score."""
         return cls(pair.id, pair.subset, float(score))
 
     @classmethod
     def parse(cls, row: Mapping[str, Any]) -> Self:
-        """A row of `scores.jsonl`; raises `ValueError` or `KeyError` when it is not one."""
+        """Return a row of `scores.jsonl`. Raises ValueError or KeyError: it is not one."""
         return cls(str(row["id"]), str(row["subset"]), finite(row["score"]))
 
 
 @dataclass(frozen=True, slots=True)
 class RewardScore(PairScore):
-    """A comparison that got a score; with a model that has rewards, also those of both answers.
+    """A scored comparison, with the rewards of both answers if the model has rewards.
 
     Args:
-        rewards: Of chosen and rejected, divided by tau; None: the model only compares.
+        rewards: Rewards of chosen and rejected, divided by tau; None: the model only compares.
     """
 
     rewards: tuple[float, float] | None = None
 
     @classmethod
     def parse(cls, row: Mapping[str, Any]) -> Self:
-        """A row of `scores.jsonl`; raises `ValueError` or `KeyError` when it is not one."""
+        """Return a row of `scores.jsonl`. Raises ValueError or KeyError: it is not one."""
         given = row.get("rewards")
         if given is not None and (not isinstance(given, list) or len(given) != 2):
-            raise ValueError(f"rewards must be those of two answers, found {given!r}")
+            raise ValueError(f"rewards must be two numbers, found {given!r}")
         rewards = None if given is None else (finite(given[0]), finite(given[1]))
         return cls(str(row["id"]), str(row["subset"]), finite(row["score"]), rewards)
 
@@ -76,10 +76,10 @@ class RankedScore:
     """One prompt of RewardBench 2.
 
     Args:
-        id: Of the prompt.
-        subset: That it belongs to.
-        num_correct: So many of the scores, the first ones, belong to correct answers.
-        scores: One per answer.
+        id: Id of the prompt.
+        subset: Subset of the prompt.
+        num_correct: Number of correct answers, which come first.
+        scores: One score per answer.
     """
 
     form: ClassVar[str] = '{"id", "subset", "num_correct", "scores": [...]}'
@@ -91,7 +91,7 @@ class RankedScore:
 
     @classmethod
     def parse(cls, row: Mapping[str, Any]) -> Self:
-        """A row of `scores.jsonl`; raises `ValueError` or `KeyError` when it is not one."""
+        """Return a row of `scores.jsonl`. Raises ValueError or KeyError: it is not one."""
         scores = tuple(finite(value) for value in row["scores"])
         if not 1 <= int(row["num_correct"]) <= len(scores):
             raise ValueError(f"num_correct is {row['num_correct']} with {len(scores)} scores")
@@ -99,42 +99,42 @@ class RankedScore:
 
 
 class ScoreRow(Protocol):
-    """A row of per-sample scores: a frozen dataclass that parses what it wrote."""
+    """A row of per-sample scores: a frozen dataclass that parses its own serialisation."""
 
     form: ClassVar[str]
 
     @property
     def id(self) -> str:
-        """Name of the sample."""
+        """Id of the sample."""
 
     @property
     def subset(self) -> str:
-        """Subset that it belongs to."""
+        """Subset of the sample."""
 
     @classmethod
     def parse(cls, row: Mapping[str, Any]) -> Self:
-        """Read a row; raises `ValueError` or `KeyError` when it is not one."""
+        """Return a row. Raises ValueError or KeyError: it is not one."""
 
 
 Row = TypeVar("Row", bound=ScoreRow)
 
 
 def read_scores(path: str | Path, kind: type[Row]) -> list[Row]:
-    """Reads a whole file of per-sample scores.
+    """Read a file of per-sample scores.
 
     Args:
         path: A `scores.jsonl`.
-        kind: What its rows are.
+        kind: Class of its rows.
 
     Raises:
-        DataError: If there is no such file, or nothing in it.
-        RecordError: If a row is not of this kind.
+        DataError: There is no such file, or it is empty.
+        RecordError: A row is not of this kind.
     """
     path = Path(path)
     if not path.is_file():
         raise DataError(f"{path}: no such file; --scores reads the {SCORES} of an earlier evaluation")
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")  # splitlines() also breaks at U+2028, which JSON may hold
+        lines = path.read_text(encoding="utf-8").split("\n")  # splitlines() also splits at U+2028, which JSON strings can contain
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not a text file ({error.reason})") from error
     rows = [parse_line(line, f"{path}:{number}", kind) for number, line in enumerate(lines, 1) if line.strip()]
@@ -160,7 +160,7 @@ def parse_line(line: str, source: str, kind: type[Row]) -> Row:
         return kind.parse(row)
     except KeyError as error:
         other = {"score", "scores"} & row.keys()
-        remedy = f"each line must be {wanted}" + ("; the other benchmark's scores need the other sub-command" if other else "")
+        remedy = f"each line must be {wanted}" + ("; scores of another benchmark need its own sub-command" if other else "")
         raise RecordError(source, f"no {error.args[0]!r} (found: {', '.join(row)})", remedy) from error
     except (TypeError, ValueError) as error:
         raise RecordError(source, str(error), f"each line must be {wanted}") from error

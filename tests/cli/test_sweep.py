@@ -203,7 +203,7 @@ def test_what_is_trained_does_not_change_between_seeds(data: list[str], tmp_path
 
     assert len(set(begin([0, 1]).values())) == 1
     assert begin([2, 7]) == dict.fromkeys(["base-seed=2", "base-seed=7"], begin([0])["base-seed=0"]), "a seed is no part of it"
-    with pytest.raises(ConfigError, match="another seed of 'base-seed=3' was begun with other settings or training data"):
+    with pytest.raises(ConfigError, match="another seed of 'base-seed=3' was started with other settings or training data"):
         begin([3], ("model.optimizer.lr", 0.5))
     train, before = tmp_path / "train.jsonl", (tmp_path / "train.jsonl").read_text()
     train.write_text(before.replace("it is", "it was"))

@@ -246,7 +246,7 @@ def test_rewardbench_and_its_mistakes(tmp_path: Path) -> None:
     page, text = report(tmp_path / "a", out=tmp_path / "r.html")
     assert ["overall", "12", "0.667"] in [row[:3] for row in page.tables["a: rewardbench"][0]]
     assert ["llmbar-natural", "12", "0.667"] in [row[:3] for row in page.tables["a: rewardbench"][1]]
-    at = page.texts.index("llmbar-natural, id 9: log-odds of chosen -9.000, so the model is more than 99.9% sure of the wrong answer")
+    at = page.texts.index("llmbar-natural, id 9: log-odds of chosen -9.000, so the model is more than 99.9% confident in the wrong answer")
     assert page.texts[at + 1 : at + 4] == ["Q9", "Good <9>", "Bad 9"]
     assert [t.split(":")[0] for t in page.texts if "id " in t] == [f"llmbar-natural, id {i}" for i in (9, 6, 3, 0)]
     assert "Good <9>" in text and not any("do not belong together" in each for each in page.texts)
@@ -364,7 +364,7 @@ def test_sweeps(tmp_path: Path) -> None:
         for name in right
     }
     assert [row[0:4] for row in page.tables["Sweep"][0][1:]] == [[name, "2", "80", f"{mean[name]:.3f}"] for name in ("GPM dim=4", "BT")]
-    test = page.tables["Which differences are real"][0][1]
+    test = page.tables["Differences between models"][0][1]
     assert test[:3] == ["GPM dim=4", "BT", "80"] and test[8] == "yes"
     assert float(test[3]) == pytest.approx(mean["GPM dim=4"] - mean["BT"], abs=6e-4)
 

@@ -148,7 +148,7 @@ def test_grids_one_after_the_other(folder: Path) -> None:
         ("base: gpm.yaml\nset: {b: 1}\ngrid: [{a: [1]}, {b: [1]}]", ["b is set and varied"]),
         ("base: gpm.yaml\nset: {a: 1}\ngrid: {a: [1]}", ["a is set and varied"]),
         ("base: gpm.yaml\ngrid: {m.h.dim: [2], m.h: [{class_path: X, init_args: {dim: 6}}]}", ["m.h.dim is varied", "m.h=X-6 says it"]),
-        ("base: gpm.yaml\ngrid: {m.h: [{dim: 6}], m.h.init_args.dim: [2]}", ["m.h.init_args.dim is varied", "says it as well"]),
+        ("base: gpm.yaml\ngrid: {m.h: [{dim: 6}], m.h.init_args.dim: [2]}", ["m.h.init_args.dim is varied", "sets it too"]),
         ("base: gpm.yaml\ngrid: {m.h.dim: [2]}\npoints: {A: {grid: {m.h: [null]}}}", ["points.A", "m.h.dim is varied", "m.h=null says it"]),
         ("base: gpm.yaml\ngrid: {a: [2024-01-01]}", ["grid: a must be made of text", "date", "quotes"]),
         ("base: gpm.yaml\nset: {a: {b: 2024-01-01}}", ["a must be made of text", "date", "quotes"]),
