@@ -146,9 +146,7 @@ def main(args: list[str] | None = None) -> None:
     )
     name = next(iter(one))
     apart = abs(trained[live][name]["train/loss"] - trained[cold][name]["train/loss"])
-    report.note(
-        f"last training loss of '{name}' through the backbone and from the cache: {apart:.1e} apart (bf16 rounds by batch shape)"
-    )
+    report.note(f"last training loss of '{name}' through the backbone and from the cache: {apart:.1e} apart (bf16 rounds by batch shape)")
     report.note(f"the cache holds {kept / 1e6:.1f} MB; a separate run for every head would have cost {len(points)} x one run")
     report.note(f"tokenising: {tokens / encoding:.0f} tokens per CPU second, {encoding / tokens / per_token[live]:.2%} of the single run")
     report.goal(f"{len(points)} heads on a frozen backbone, of one run over it", ratio[cold], GOAL, at_least=False, unit="x")

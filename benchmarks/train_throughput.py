@@ -1,7 +1,7 @@
 """Training throughput in preference pairs per second: prefix sharing, padding, TRL, a loop like the official GPM trainer's.
 
-Full fine-tuning with the Bradley-Terry loss, which all of them have. Every round is a new batch of pairs, the same for all. Time is measured
-in bf16; that all compute the same loss is checked in fp32 on few pairs.
+Full fine-tuning with the Bradley-Terry loss, which all of them have. Every round is a new batch of pairs, the same for all. Time is
+measured in bf16; that all compute the same loss is checked in fp32 on few pairs.
 """
 
 from __future__ import annotations
