@@ -168,7 +168,7 @@ def test_the_report_sets_benchmarks_side_by_side(exports: dict[str, str], folder
             assert shown.startswith(f"{results(tmp_path / head / name)['overall']['score']:.3f}")
         assert n.endswith(", partial") and rule
     # Nine comparisons per prompt, which are not independent, are tested by prompt.
-    assert "several comparisons on one prompt" in text
+    assert "Several comparisons on one prompt" in text
     for head in ("bt", "gpm"):
         lines_of = (tmp_path / head / "judgebench" / "mistakes.jsonl").read_text().splitlines()
         right = results(tmp_path / head / "judgebench")["overall"]["score"] * 6

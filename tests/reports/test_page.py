@@ -215,7 +215,7 @@ def test_other_data_are_not_compared(tmp_path: Path) -> None:
     make_pairs(tmp_path / "b", [False] * 30, data="other")
     page, _ = report(tmp_path / "a", tmp_path / "b", out=tmp_path / "r.html")
     assert not any("significant" in text for text in page.texts)
-    assert any(text.startswith("No two evaluations here are known to be of the same data") for text in page.texts)
+    assert any(text.startswith("No two evaluations are known to use the same data") for text in page.texts)
     for name in "ab":  # ids alone say nothing
         (tmp_path / name / "scores.meta.json").unlink()
     page, _ = report(tmp_path / "a", tmp_path / "b", out=tmp_path / "r.html")

@@ -243,11 +243,7 @@ def test_comparisons_of_one_prompt_count_together(tmp_path: Path) -> None:
     assert test.difference.low == 0 and test.difference.high == pytest.approx(np.quantile(ends, 0.975), abs=0.08)
     write(tmp_path)
     text = (tmp_path / "report.md").read_text()
-    assert (
-        "There are several comparisons on one prompt" in text
-        and "examples of a prompt together" in text
-        and "as if a prompt had one" in text
-    )
+    assert "Several comparisons on one prompt" in text and "resampling prompts" in text and "counting each prompt once" in text
     with (tmp_path / "pairs.csv").open() as file:
         assert [(line["n"], line["prompts"]) for line in csv.DictReader(file)] == [("23", "6")]
     make(tmp_path, "z", 0, [1.0] * 8 + [-1.0] + [1.0] * 15, per_prompt=4)
@@ -298,7 +294,7 @@ def test_equal_ids_of_other_comparisons_are_not_compared(tmp_path: Path) -> None
     with (tmp_path / "pairs.csv").open() as file:
         tested = {(line["first"], line["second"]) for line in csv.DictReader(file)}
     assert tested == {("x, data after", "y"), ("x, data before", "z")}
-    assert "**Not all points were judged on the same comparisons" in (tmp_path / "report.md").read_text()
+    assert "**Not all points were evaluated on the same comparisons" in (tmp_path / "report.md").read_text()
 
 
 def test_seeds_of_other_recipes_are_other_models(tmp_path: Path) -> None:
@@ -370,7 +366,7 @@ def test_seeds_that_tie_have_no_interval(tmp_path: Path) -> None:
     values = [7 / 8, 6 / 8, 7 / 8]
     half = T2 * stdev(values) / sqrt(3)
     assert rows["x"][4] == f"[{mean(values) - half:.3f}, {min(mean(values) + half, 1):.3f}]"
-    assert "95 % is a dash where all seeds have the same accuracy" in text
+    assert "95 % is a dash if all seeds have the same accuracy" in text
     over_seeds = {(row[0], row[1]): row[9] for row in cells(tmp_path, "Differences between models")[1:]}
     assert over_seeds["y", "z"] == "-" and over_seeds["x", "y"].startswith("[")
     with (tmp_path / "pairs.csv").open() as file:

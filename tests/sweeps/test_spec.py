@@ -137,7 +137,7 @@ def test_grids_one_after_the_other(folder: Path) -> None:
     ("text", "words"),
     [
         ("a: [", ["not YAML"]),
-        ("[]", ["must be names with values"]),
+        ("[]", ["must be a mapping"]),
         ("base: gpm.yaml\ngird: {}", ["no key 'gird'", "grid"]),
         ("base: none.yaml", ["none.yaml", "no such file"]),
         ("grid: {a: [1]}", ["no base configuration"]),
@@ -153,7 +153,7 @@ def test_grids_one_after_the_other(folder: Path) -> None:
         ("base: gpm.yaml\ngrid: {a: [2024-01-01]}", ["grid: a must be made of text", "date", "quotes"]),
         ("base: gpm.yaml\nset: {a: {b: 2024-01-01}}", ["a must be made of text", "date", "quotes"]),
         ("base: gpm.yaml\ngrid: {data.seed: [1, 2]}", ["data.seed belongs to the sweep", "seeds"]),
-        ("base: gpm.yaml\nset: {trainer.default_root_dir: x}", ["belongs to the sweep"]),
+        ("base: gpm.yaml\nset: {trainer.default_root_dir: x}", ["is set by the sweep"]),
         ("base: gpm.yaml\nseeds: 3", ["seeds must be a list"]),
         ("base: gpm.yaml\nseeds: [a]", ["seeds must be a list"]),
         ("base: gpm.yaml\nkeep_models: 3", ["keep_models"]),
