@@ -163,8 +163,8 @@ def evaluate(rows: Sequence[PairRow], held_out: Sequence[PairRow] | None = None,
         notes.append(f"all {len(rows)} comparisons are on one prompt: intervals are for other comparisons on it, not for other prompts")
     elif prompts < len(rows):
         notes.append(
-            f"{len(rows)} comparisons on {prompts} prompts: intervals of accuracies and the calibration error that chance gives take them "
-            "for independent, and may be too narrow and too small; Brier score and log loss have prompts resampled"
+            f"{len(rows)} comparisons on {prompts} prompts: intervals of accuracies and the calibration error by chance assume independent "
+            "comparisons and can be too narrow and too small; Brier score and log loss resample prompts"
         )
     right = np.array([is_right(row.score, row.probability) for row in decided], dtype=bool)
     subsets: dict[str, list[bool]] = {}
