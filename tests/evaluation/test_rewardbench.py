@@ -261,7 +261,7 @@ def test_subsets_that_end_alike_have_an_interval() -> None:
     assert results["wilson95"].keys() == {"Safety", "Focus", "Factuality"}
     (note,) = (note for note in results["notes"] if "have the same outcome" in note)
     assert note.startswith("all prompts of Math, Safety, Focus have the same outcome")
-    assert note.endswith("wilson95 holds better intervals of Safety, Focus")
+    assert note.endswith("wilson95 has better intervals for Safety, Focus")
     assert not any("have the same outcome" in note for note in ranked_results(rows[-6:], bootstrap=FEW)["notes"])
     ties = [RankedScore(f"{kind}:{i}", "Ties", 1 + (kind == "tied"), (3.0, 2.0, 0.0)) for i in range(4) for kind in ("ref", "tied")]
     results = ranked_results(ties, bootstrap=FEW)

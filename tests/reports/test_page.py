@@ -167,7 +167,7 @@ def test_accuracies_follow_from_the_scores(three: list[Path], tmp_path: Path) ->
     assert choices[1][1:3] == [str(len(differ)), f"{sum(differ) / len(differ):.3f}"]
     sure = [(row["probability"], 1 / (1 + np.exp(-row["score"]))) for row in rows.values()]
     brier = np.mean([p * (1 - q) ** 2 + (1 - p) * q**2 for p, q in sure])  # of hard outcomes, expected
-    assert page.tables["Calibration"][0][1][:4] == ["as scored", "Brier score", "121", f"{brier:.3f}"]
+    assert page.tables["Calibration"][0][1][:4] == ["before scaling", "Brier score", "121", f"{brier:.3f}"]
     chance = json.loads((three[0] / "heldout" / "results.json").read_text())["calibration"]["ece"]["if_calibrated"]
     assert page.tables["Calibration"][0][3][-2:] == ["", f"{chance['mean']:.3f}, 95 % below {chance['p95']:.3f}"]
 
