@@ -127,7 +127,7 @@ def test_all_runs_what_it_finds(exports: dict[str, str], folder: Path, tmp_path:
     said = capsys.readouterr().out
     assert sorted(path.name for path in out.iterdir()) == ["judgebench", "ppe", "rewardbench", "rmb", "rmbench"]
     assert f"left out: {folder}/scores.jsonl:1: no format fits" in said
-    assert f"left out: {folder}/training.jsonl: rows of format standard-explicit, which is no benchmark" in said
+    assert f"left out: {folder}/training.jsonl: rows have the format standard-explicit, which is no benchmark" in said
     assert said.rstrip().splitlines()[-6].split() == ["n", "score", "95", "%", "interval"]
     counts = {name: results(out / name)["overall"]["n"] for name in ("judgebench", "ppe", "rewardbench", "rmb", "rmbench")}
     assert counts == {"judgebench": 6, "ppe": 4, "rewardbench": 2, "rmb": 3, "rmbench": 5}

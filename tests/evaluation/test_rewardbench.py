@@ -266,7 +266,7 @@ def test_subsets_that_end_alike_have_an_interval() -> None:
     ties = [RankedScore(f"{kind}:{i}", "Ties", 1 + (kind == "tied"), (3.0, 2.0, 0.0)) for i in range(4) for kind in ("ref", "tied")]
     results = ranked_results(ties, bootstrap=FEW)
     assert results["wilson95"] == {}
-    assert any(note.endswith("Ties have the same outcome, so the bootstrap sees no spread there") for note in results["notes"])
+    assert any(note.endswith("Ties have the same outcome, so the bootstrap has no spread there") for note in results["notes"])
     ties[0] = RankedScore("ref:0", "Ties", 1, (0.0, 3.0, 2.0))
     assert not any("have the same outcome" in note for note in ranked_results(ties, bootstrap=FEW)["notes"])
 
