@@ -1,7 +1,7 @@
-"""Whether a run that was killed, or told to stop, ends as if nothing had happened: kills at points drawn by seed, outputs compared.
+"""Whether runs that were killed or terminated at random points, and resumed, end with the outputs of uninterrupted runs.
 
 A point is a call of one of the functions of `EVENTS`, counted from the start of a process. Each trial interrupts a run up to three times,
-resumes it by the same command, and compares its output with that of an undisturbed run: weights, optimizer states, metrics, rounds.
+resumes it with the same command, and compares its output with that of an uninterrupted run: weights, optimizer states, metrics, rounds.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import yaml
 from benchmarks.common import QUICK_RESULTS, ROOT, Report, arguments
 
 TIMINGS = ("tokens_per_s", "prompts_per_s")
-LIMIT = 600.0  # seconds of one process
+LIMIT = 600.0  # time limit of a process, seconds
 OBJECTIVES = ("GPOObjective", "SPPOObjective", "IPOObjective")
 
 
@@ -36,11 +36,11 @@ class Case:
 
     Args:
         kind: `lora`, `full` or `frozen` preference models, or the objective of a policy.
-        accumulate: Batches of an optimizer step.
-        saves: `time`: when 50 ms are over; `steps`: every third step.
-        workers: Processes that load data.
-        max_steps: Whether a number of steps ends the run, and not a number of epochs.
-        halves: Whether validation comes twice an epoch.
+        accumulate: Batches per optimizer step.
+        saves: `time`: every 50 ms; `steps`: every third step.
+        workers: Data loader processes.
+        max_steps: Whether the run ends after a number of steps instead of epochs.
+        halves: Whether validation runs twice per epoch.
     """
 
     kind: str
@@ -52,16 +52,16 @@ class Case:
 
     @property
     def is_policy(self) -> bool:
-        """Whether it is post-training."""
+        """Whether this is post-training."""
         return self.kind.endswith("Objective")
 
     @property
     def alike(self) -> Case:
-        """The case that gives the same output, whenever it saves and whoever loads its data."""
+        """The representative of cases with the same output, which does not depend on checkpoints and data loader processes."""
         return Case(self.kind, self.accumulate, "steps", max_steps=self.max_steps, halves=self.halves)
 
     def configuration(self) -> dict[str, Any]:
-        """Return the configuration, but for paths."""
+        """Return the configuration without paths."""
         found: dict[str, Any] = yaml.safe_load((ROOT / "configs" / "tiny" / ("gpo.yaml" if self.is_policy else "gpm.yaml")).read_text())
         trainer = found["trainer"] | {"accumulate_grad_batches": self.accumulate, "accelerator": "cpu", "enable_progress_bar": False}
         found["trainer"] = trainer | {"enable_model_summary": False, "logger": False, "max_epochs": 3 if self.is_policy else 2}
@@ -85,8 +85,8 @@ class Case:
         return found
 
 
-BATCHES = 16  # of an epoch of a preference model
-PROMPTS = 5  # three batches a round
+BATCHES = 16  # batches per epoch of a preference model
+PROMPTS = 5  # three batches per round
 
 
 def events() -> list[tuple[Any, str]]:
@@ -132,7 +132,7 @@ def interrupt(count: Path, point: int, number: int) -> None:
 
 
 def run(case: Case, root: Path, folder: Path, point: int = 0, number: int = signal.SIGKILL) -> int:
-    """Run a case in a process of its own, resuming what is there.
+    """Run a case in a separate process, resuming an interrupted run.
 
     Args:
         case: The run.
@@ -142,7 +142,7 @@ def run(case: Case, root: Path, folder: Path, point: int = 0, number: int = sign
         number: The signal.
 
     Returns:
-        Exit code, negative where a signal ended the process.
+        Exit code, negative if a signal ended the process.
     """
     file = folder.with_suffix(".yaml")
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -165,7 +165,7 @@ def run(case: Case, root: Path, folder: Path, point: int = 0, number: int = sign
     process.join(LIMIT)
     if process.is_alive():
         process.kill()
-        raise SystemExit(f"{folder}: not over after {LIMIT:.0f} s")
+        raise SystemExit(f"{folder}: not finished after {LIMIT:.0f} s")
     return int(process.exitcode or 0)
 
 
@@ -222,7 +222,7 @@ def prepare(root: Path) -> None:
 
 
 class Trials:
-    """Undisturbed runs, each made once, and interrupted ones beside them.
+    """Uninterrupted runs, each made once, and interrupted ones.
 
     Args:
         root: Folder of all runs.
@@ -234,21 +234,21 @@ class Trials:
         prepare(root)
 
     def reference(self, case: Case) -> tuple[Path, int]:
-        """Return the folder of the undisturbed run, and the number of its points."""
+        """Return the folder of the uninterrupted run, and the number of its points."""
         alike = case.alike
         folder = self.root / f"reference-{'-'.join(map(str, vars(alike).values()))}"
         if alike not in self._count:
             shutil.rmtree(folder, ignore_errors=True)
             if run(alike, self.root, folder):
-                raise SystemExit(f"the undisturbed run failed:\n{folder.with_suffix('.log').read_text()[-2000:]}")
+                raise SystemExit(f"the uninterrupted run failed:\n{folder.with_suffix('.log').read_text()[-2000:]}")
             self._count[alike] = int(folder.with_suffix(".count").read_text())
         return folder, self._count[alike]
 
     def trial(self, name: str, case: Case, points: Sequence[int], number: int) -> tuple[int, list[str]]:
-        """Interrupt a run at some points, one after the other, let it end, and run it once more.
+        """Interrupt a run at points one after the other, let it finish, and run the command once more.
 
         Returns:
-            How often it was interrupted; what differs, or the end of the log where it cannot go on.
+            Number of interruptions; the outputs that differ, or the end of the log if the run cannot be resumed.
         """
         whole, _ = self.reference(case)
         folder, interrupted = self.root / name, 0
@@ -258,7 +258,7 @@ class Trials:
             if code not in (0, *codes):
                 return interrupted, [folder.with_suffix(".log").read_text()[-300:]]
             interrupted += code != 0
-        for _ in range(2):  # a finished run says that it is, and stays as it is
+        for _ in range(2):  # a finished run reports that it is finished and changes nothing
             if run(case, self.root, folder):
                 return interrupted, [folder.with_suffix(".log").read_text()[-300:]]
         found = differences(whole, folder)
@@ -270,7 +270,7 @@ class Trials:
 
 
 def cases() -> list[Case]:
-    """Return all cases: the grid of preference models, its corners with other lengths, and three objectives."""
+    """Return all cases: the grid of preference models, its corners with other run lengths, and three objectives."""
     grid = [Case(*each) for each in product(("lora", "frozen", "full"), (1, 2, 4, 8), ("time", "steps"), (0, 1))]
     corners = [Case("lora", 4, saves, max_steps=long, halves=not long) for saves, long in product(("time", "steps"), (True, False))]
     policies = [Case(kind, accumulate, saves) for kind, accumulate, saves in product(OBJECTIVES, (1, 2), ("time", "steps"))]
@@ -278,16 +278,16 @@ def cases() -> list[Case]:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Return the parser of the command line."""
     it = arguments(__doc__)
-    it.add_argument("--kills", type=int, default=100, help="interruptions, over all cases in turn")
-    it.add_argument("--minutes", type=float, default=float("inf"), help="no trial begins after so long")
-    it.add_argument("--seed", type=int, default=0, help="of cases and points")
+    it.add_argument("--kills", type=int, default=100, help="number of interruptions, over all cases in turn")
+    it.add_argument("--minutes", type=float, default=float("inf"), help="minutes after which no trial starts")
+    it.add_argument("--seed", type=int, default=0, help="seed of cases and points")
     return it
 
 
 def main(args: list[str] | None = None) -> None:
-    """Interrupts, compares, prints, writes."""
+    """Interrupt runs, compare outputs, print and save the results."""
     options = parser().parse_args(args)
     everything = cases()
     if options.quick:

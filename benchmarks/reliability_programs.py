@@ -1,7 +1,7 @@
-"""Whether `score` and `eval`, killed or told to stop at times drawn by seed, end with the bytes of an undisturbed run.
+"""Whether `score` and `eval`, killed or terminated at random times and resumed, end with the bytes of an uninterrupted run.
 
-Each program is forked from this process, so that all is imported. A signal comes while it is alive, at a uniform fraction of the time that
-an undisturbed run takes; the same command then runs to its end.
+Each program is forked from this process, so that imports take no time. A signal is sent at a uniform fraction of the time that an
+uninterrupted run takes; the same command then runs to its end.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy as np
 
 from benchmarks.common import QUICK_RESULTS, Report, arguments
 
-LIMIT = 120.0  # seconds of one process
+LIMIT = 120.0  # time limit of a process, seconds
 ROWS = 600
 OUTPUTS = {"score": "scores.jsonl", "pairs": "scores.jsonl", "winrate": "scores.jsonl", "intransitivity": "tables.jsonl"}
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
@@ -60,10 +60,10 @@ def command(root: Path, name: str, out: Path) -> list[str]:
 
 
 def run(args: list[str], log: Path, number: int = 0, after: float = 0.0) -> int:
-    """Run a program in a process of its own, and send it a signal after some seconds; 0: none.
+    """Run a program in a separate process, and send it a signal after some seconds; 0: none.
 
     Returns:
-        Exit code, negative where a signal ended the process.
+        Exit code, negative if a signal ended the process.
     """
 
     def child() -> None:
@@ -82,21 +82,21 @@ def run(args: list[str], log: Path, number: int = 0, after: float = 0.0) -> int:
     process.join(LIMIT)
     if process.is_alive():
         process.kill()
-        raise SystemExit(f"{args}: not over after {LIMIT:.0f} s")
+        raise SystemExit(f"{args}: not finished after {LIMIT:.0f} s")
     return int(process.exitcode or 0)
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Return the parser of the command line."""
     it = arguments(__doc__)
-    it.add_argument("--kills", type=int, default=40, help="interruptions, over all programs in turn")
-    it.add_argument("--minutes", type=float, default=float("inf"), help="no trial begins after so long")
-    it.add_argument("--seed", type=int, default=0, help="of times and signals")
+    it.add_argument("--kills", type=int, default=40, help="number of interruptions, over all programs in turn")
+    it.add_argument("--minutes", type=float, default=float("inf"), help="minutes after which no trial starts")
+    it.add_argument("--seed", type=int, default=0, help="seed of times and signals")
     return it
 
 
 def main(args: list[str] | None = None) -> None:
-    """Interrupts, compares, prints, writes."""
+    """Interrupt programs, compare outputs, print and save the results."""
     options = parser().parse_args(args)
     options.kills = 2 if options.quick else options.kills
     import prefrep.programs.eval
@@ -113,7 +113,7 @@ def main(args: list[str] | None = None) -> None:
         if name not in seconds:
             begin = time.monotonic()
             if run(command(root, name, root / f"{name}-whole"), root / "log"):
-                raise SystemExit(f"the undisturbed run failed:\n{(root / 'log').read_text()[-2000:]}")
+                raise SystemExit(f"the uninterrupted run failed:\n{(root / 'log').read_text()[-2000:]}")
             seconds[name] = time.monotonic() - begin
         out = root / f"trial-{turn}"
         code = run(command(root, name, out), root / "log", number, float(random.uniform(0, seconds[name])))

@@ -31,7 +31,7 @@ def sweep(
         set: A value for all points, as KEY=VALUE; may be repeated.
         workers: Processes that take points.
         storage: URL of an Optuna database (sqlite:///, postgresql://, ...) instead of a journal in the folder.
-        retry: Run the points again that failed.
+        retry: Run failed points again.
         report_only: Write table, report and plots of the points that a sweep in this folder has finished by now.
         import_: Module whose heads and other parts configurations may name; may be repeated.
 

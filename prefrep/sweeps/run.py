@@ -1,4 +1,4 @@
-"""A sweep from its file to its reports: this process and the workers that it starts."""
+"""A sweep from its file to its reports, in this process and the workers that it starts."""
 
 from __future__ import annotations
 
@@ -36,18 +36,18 @@ def run(
         config: The sweep file, or the name of a shipped one.
         out: The sweep's folder.
         settings: Values for all points, each as `key=value`.
-        workers: Processes that take points, this one included.
+        workers: Number of worker processes, including this one.
         storage: URL of an Optuna database; None: a journal in the folder.
-        retry: Run the points again that failed.
-        report: Writes the reports of a folder; None: another process does, and shows the progress bar.
+        retry: Run failed points again.
+        report: Writes the reports of a folder; None: another process writes them and shows the progress bar.
 
     Raises:
         ConfigError: The sweep file or a point's configuration is wrong.
         PrefrepError: Points failed.
-        Stopped: A signal asked to stop; this process's point is back in the queue, and its training has written a checkpoint.
+        Stopped: A signal was received; this process's point is back in the queue, and its training has written a checkpoint.
     """
     sweep = read_sweep(config_file(config), dict(parse_setting(text) for text in settings))
-    if workers > 1:  # before anything counts the cores for itself
+    if workers > 1:  # before libraries start one thread per core
         os.environ.setdefault("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // workers, 1)))
     from prefrep.sweeps.points import prepare
 
@@ -57,7 +57,7 @@ def run(
 
     study = Study(out, storage)
     study.enlist({each.point.name: each.about for each in prepared}, retry)
-    signals = StopSignals(_interrupt, kill=report is not None)  # who shares a sweep ends with the process that started it
+    signals = StopSignals(_interrupt, kill=report is not None)  # workers end with the process that started them
     signals.listen()
     others = [_join(config, out, settings, storage) for _ in range(workers - 1)]
     try:
@@ -86,7 +86,7 @@ def run(
 
 
 def _interrupt(number: int, again: bool) -> None:
-    """Interrupt the present point at the first signal: it is given back, and a training of its own is told to stop."""
+    """Interrupt the current point at the first signal: it returns to the queue, and its training process is terminated."""
     if not again:
         raise KeyboardInterrupt
 
@@ -100,12 +100,12 @@ def _join(config: str, out: Path, settings: Sequence[str], storage: str | None) 
 
 
 class _Display:
-    """A bar over all points with the time left, and reports that are never far behind.
+    """A progress bar over all points with the time left, and reports that are updated during the sweep.
 
     Args:
         study: The queue.
         total: Number of points.
-        report: Writes the reports; None: nothing is shown or written.
+        report: Writes the reports; None: neither bar nor reports.
     """
 
     def __init__(self, study: Study, total: int, report: Report | None) -> None:
@@ -121,7 +121,7 @@ class _Display:
         self._bar.close()
 
     def __call__(self, progress: Progress) -> None:
-        """Show where the points are."""
+        """Update the bar and the reports."""
         done = progress.complete + progress.failed
         self._bar.set_postfix(running=progress.running, failed=progress.failed, refresh=False)
         self._bar.update(done - self._bar.n)
@@ -130,11 +130,11 @@ class _Display:
             return
         self._done, begin = done, monotonic()
         self._report(self._study.folder)
-        self._next = monotonic() + 19 * (monotonic() - begin)  # a twentieth of the time, at most
+        self._next = monotonic() + 19 * (monotonic() - begin)  # at most 5 % of the time
 
 
 def _share(arguments: dict[str, Any]) -> None:
-    """Work as a worker that another process started: it reports failures, so this one only ends."""
+    """Run as a worker of another process, which reports failures."""
     quiet()
     try:
         import_declared()

@@ -203,18 +203,18 @@ def test_what_is_trained_does_not_change_between_seeds(data: list[str], tmp_path
 
     assert len(set(begin([0, 1]).values())) == 1
     assert begin([2, 7]) == dict.fromkeys(["base-seed=2", "base-seed=7"], begin([0])["base-seed=0"]), "a seed is no part of it"
-    with pytest.raises(ConfigError, match="another seed of 'base-seed=3' was begun with other settings or training data"):
+    with pytest.raises(ConfigError, match="another seed of 'base-seed=3' was started with other settings or training data"):
         begin([3], ("model.optimizer.lr", 0.5))
     train, before = tmp_path / "train.jsonl", (tmp_path / "train.jsonl").read_text()
     train.write_text(before.replace("it is", "it was"))
-    for seed, words in ((0, "'base-seed=0' was begun"), (3, "another seed of 'base-seed=3' was begun")):
+    for seed, words in ((0, "'base-seed=0' was started"), (3, "another seed of 'base-seed=3' was started")):
         with pytest.raises(ConfigError, match=words):
             begin([seed])
     train.write_text(before)
     (tmp_path / "val.jsonl").write_text(before)
     assert begin([0, 3])
     base.write_text(base.read_text().replace("max_epochs: ", "max_epochs: 1"))
-    with pytest.raises(ConfigError, match="another seed of 'base-seed=4' was begun"):
+    with pytest.raises(ConfigError, match="another seed of 'base-seed=4' was started"):
         begin([4])
 
 

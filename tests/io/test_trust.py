@@ -31,7 +31,7 @@ from prefrep.data.sources import read
 from prefrep.errors import CheckpointError, DataError, PrefrepError, RecordError
 from prefrep.evaluation.answers import load_policy
 from prefrep.evaluation.policies import Answering
-from prefrep.evaluation.scores import PairScore, read_scores
+from prefrep.evaluation.rows import PairScore, read_scores
 from prefrep.io import adapters, folder, official, openrlhf, readers, rlhflow, seqcls
 from prefrep.io.start import start
 from prefrep.judges import ModelJudge, OfficialJudge
