@@ -160,7 +160,8 @@ def run(case: Case, root: Path, folder: Path, point: int = 0, number: int = sign
     args = ["fit", *map(str, options), "--ckpt_path", "last"]
 
     def child() -> None:
-        os.setsid()
+        if case.devices > 1:
+            os.setsid()
         log = os.open(folder.with_suffix(".log"), os.O_CREAT | os.O_WRONLY | os.O_APPEND)
         for stream in (1, 2):
             os.dup2(log, stream)

@@ -34,8 +34,8 @@ def kept(
     """Return a sequence from disk, or make it and keep it there.
 
     Args:
-        where: `auto`: prefrep's cache folder, a folder, or None: nothing is kept. What is kept is pickled, so the folder must be as private
-            as the program.
+        where: `auto`: prefrep's cache folder, a folder, or None: nothing is kept. Whoever can write there decides what is trained on, but
+            runs no code (`data.spool`).
         about: Everything that the items depend on; None: unknown, nothing is kept.
         items: Makes the items.
         note: Plain data to keep with them, asked for once they are made.
