@@ -322,7 +322,8 @@ def main(args: list[str] | None = None) -> None:
         case = order[turn % len(order)]
         number = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM)[turn % 3]
         _, size = trials.reference(case)
-        points = [int(point) for point in random.integers(1, size + 1, size=int(random.integers(1, 4)))]
+        times = int(random.integers(1, 4))
+        points = [int(point) for point in random.integers(1, size // times + 1, size=times)]  # counted anew after each resume
         count, found = trials.trial(f"trial-{turn}", case, points, number)
         name = f"{case.kind}, {case.devices} processes" if case.devices > 1 else case.kind
         sums = table.setdefault((name, number.name), [0, 0, 0])

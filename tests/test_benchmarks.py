@@ -28,6 +28,7 @@ CASES = {  # name -> arguments that leave the peers out, tables that come out
     "reliability": ([], 1),
     "serve": ([], 4),
     "reliability_programs": ([], 1),
+    "steps": ([], 1),
 }
 
 
