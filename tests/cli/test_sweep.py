@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from contextlib import AbstractContextManager
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -162,7 +163,7 @@ def test_stopping_gives_the_point_back(data: list[str], tmp_path: Path, monkeypa
     assert main(arguments) == 0 and json.loads(about.read_text())["state"] == "complete"
 
 
-@pytest.mark.parametrize(("number", "call"), [(signal.SIGTERM, 2), (signal.SIGINT, 5), (signal.SIGUSR1, 9)])
+@pytest.mark.parametrize(("number", "call"), [(signal.SIGTERM, 2), (signal.SIGINT, 9)])
 def test_a_signal_stops_it_between_steps(number: signal.Signals, call: int, data: list[str], tmp_path: Path) -> None:
     """It stops the sweep, fails no point, and the same command ends with the bytes of an undisturbed one."""
     file, log = sweep_file(tmp_path, f"{FROZEN}grid: {{model.head.dim: [2, 4]}}"), tmp_path / "log"
@@ -171,6 +172,7 @@ def test_a_signal_stops_it_between_steps(number: signal.Signals, call: int, data
         def child() -> None:
             step, calls = GeneralPreference.training_step, iter(range(1, 100))
 
+            @wraps(step)  # Lightning looks at the parameters
             def signalled(*args: Any) -> Any:
                 if next(calls) == call:
                     os.kill(os.getpid(), number)
