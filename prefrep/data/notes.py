@@ -1,4 +1,4 @@
-"""What reading a source found out beside its records: formats, columns that no field takes, rows that look like another format."""
+"""Findings about a source beside its records: formats, unread columns, rows that look like another format."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from prefrep.data.turns import Row
 from prefrep.errors import RecordError
 from prefrep.records import Record
 
-SAMPLE = 32  # rows that decide about the format of a file
+SAMPLE = 32  # rows that determine the format of a file
 _REPEATED = re.compile(r"\b(\w+\[\]\.)\1+")  # replies to replies
 
 
@@ -25,7 +25,7 @@ class Notes:
         rows: Rows that were read, bad ones too.
         formats: Records by format.
         rivals: Files whose first rows also fit another format that would read them differently, by (format, other format).
-        others: Rows by the format that they look like, where it is not the file's.
+        others: Rows by the format that they look like, if it is not that of the file.
         unread: Rows by column that the format does not read, `column.field` and `column[].field` for fields of objects in it.
         criteria: Records by criterion, before `criterion` selects.
     """
@@ -60,7 +60,7 @@ class Tracked(dict[str, Any]):
         return super().items()
 
     def unread(self) -> list[str]:
-        """Return the fields with a value that nobody read, those of objects as `column.field`, and of lists of them as `column[].field`."""
+        """Return the fields with values that were not read: `column.field` of objects, `column[].field` of lists of objects."""
         found: dict[str, None] = {}
         for name, value in super().items():
             if name not in self.read:
@@ -82,13 +82,13 @@ def _tracked(value: Any) -> Any:
 
 
 def format_of(rows: Sequence[Row]) -> str | None:
-    """Return the format that most of some rows look like, of equals the one seen first; None: no row fits any."""
+    """Return the format that most rows look like, the first one seen if several tie; None: no row fits any."""
     votes = Counter(found for row in rows if (found := looks_like(row)) is not None)
     return votes.most_common(1)[0][0] if votes else None
 
 
 def rival(rows: Sequence[Row], format: str) -> str | None:
-    """Return another format that fits all of some rows, and that would read the first of them differently; None: there is none."""
+    """Return another format that fits all rows and would read the first one differently; None: there is none."""
     if not rows:
         return None
     own = _converted(rows[0], format)

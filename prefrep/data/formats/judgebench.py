@@ -19,7 +19,7 @@ def _judgebench(row: Row) -> Record:
     )  # fmt: skip
 
 
-# Tried on the published split gpt.
+# Tested on the published split gpt.
 JUDGEBENCH = Format(
     '{"pair_id", "source", "question", "response_A", "response_B", "label": "A>B" or "B>A"}',
     lambda row: {"question", "response_A", "response_B", "label", "source"} <= row.keys(),
