@@ -38,9 +38,12 @@ def number(value: object, name: str) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value:
         raise MisfitError(f"'{name}' must be a number, found {value!r:.60}")
     try:
-        return float(value)
+        found = float(value)
     except OverflowError:
-        raise MisfitError(f"'{name}' is too large a number to compute with") from None
+        found = math.inf
+    if math.isinf(found):
+        raise MisfitError(f"'{name}' is too large a number to compute with")
+    return found
 
 
 def rating(value: object, aspect: str) -> float:

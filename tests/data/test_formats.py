@@ -242,7 +242,7 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ("auto", {**BASE, "margin": "big"}, "'margin' must be a number, found 'big'"),
     ("auto", {**BASE, "margin": math.nan}, "'margin' must be a number, found nan"),
     ("auto", {**BASE, "margin": 10**400}, "'margin' is too large a number to compute with"),
-    ("auto", {**BASE, "margin": math.inf}, "a margin must be a finite number"),
+    ("auto", {**BASE, "margin": math.inf}, "'margin' is too large a number to compute with"),
     ("auto", {**BASE, "weight": True}, "'weight' must be a number, found True"),
     ("auto", {**BASE, "weight": -1}, "a weight must be 0 or more"),
     ("auto", {**BASE, "tags": ["x"]}, "'tags' must be an object of names to values, found a list"),

@@ -484,3 +484,12 @@ def test_other_packages_add_formats(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         (record,), _ = read_kept(str(tmp_path / "cache"), [Source(str(write(tmp_path / "rows.jsonl", [{"stars": "***"}])))], 0, "error", "")
         assert isinstance(record, Comparison) and text(record.chosen) == f"***{end}"
     assert Source("a", "more-stars").format == "more-stars"
+
+
+@pytest.mark.parametrize("given", ["inf", "1" * 400, "nan?", math.inf])
+def test_ratings_are_finite(given: object) -> None:
+    """Python reads "inf" as a number; as the best score of a prompt it would win by a margin that nothing can compute with."""
+    with pytest.raises(RecordError, match="the rating 'helpfulness' must be a number or N/A"):
+        records("helpsteer2", helpfulness=given)
+    with pytest.raises(RecordError, match="scores"):
+        list(to_records({"prompt": "q", "responses": ["a", "b"], "scores": [given, 1]}, "auto", HERE))
