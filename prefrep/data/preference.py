@@ -222,9 +222,7 @@ class PreferenceData(LightningDataModule):
             log.info("%s: %s%s", name, encoder.report(), " (encoded by an earlier run)" if there else "")
             log.info("%s: %s", name, encoder.reading())
             if not self._data[name]:
-                remedy = next(
-                    (remedy for count, remedy in _NOTHING_LEFT.items() if encoder.counts[count]), "look at it with prefrep inspect"
-                )
+                remedies = [remedy for count, remedy in _NOTHING_LEFT.items() if encoder.counts[count]]
                 raise DataError(f"{name}: no record is left ({encoder.report()}); {', or '.join(remedies)}")
         return self._data[name]
 
