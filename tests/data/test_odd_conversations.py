@@ -227,3 +227,11 @@ def test_blanks_that_a_template_trims_are_counted() -> None:
     pairs = [("7", "7 "), ("7", "8"), ("7", "7")]
     list(encode.encode([Comparison(asked, (Message("assistant", a),), (Message("assistant", b),)) for a, b in pairs]))
     assert encode.events["that differ in blanks alone, which the template trims"] == 1
+
+
+def test_what_a_template_raises_is_one_line() -> None:
+    tokenizer = load_tokenizer("bundled:tiny-llama")
+    tokenizer.chat_template = "{{ raise_exception('no\nway') }}"
+    record = Comparison((Message("user", "q"),), (Message("assistant", "a"),), (Message("assistant", "b"),), source="f:1")
+    with pytest.raises(RecordError, match=r"f:1: the tokenizer's chat template refuses it .no way.; use"):
+        list(Encoder(tokenizer, EncodeConfig("chat"), "single").encode([record]))
