@@ -257,10 +257,10 @@ def _cell(name: str, cell: str) -> Any:
     if cell.startswith(("[", "{")):
         value = parsed_json(cell)
         items = value if isinstance(value, list) else [value]
-        objects = bool(items) and all(isinstance(each, dict) for each in items)
-        if objects and (not _TEXTS.fullmatch(name) or all(_TURN & each.keys() for each in items)):
-            return value
-        if isinstance(value, list) and items and not _TEXTS.fullmatch(name) and all(isinstance(each, int | float) for each in items):
+        texts = _TEXTS.fullmatch(name) is not None
+        objects = all(isinstance(each, dict) and (not texts or _TURN & each.keys()) for each in items)
+        numbers = not texts and isinstance(value, list) and all(isinstance(each, int | float) for each in items)
+        if items and (objects or numbers):
             return value
     return cell or None
 

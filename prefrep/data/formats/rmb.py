@@ -23,15 +23,15 @@ def _rmb(row: Row) -> Record:
     pairwise = "bon_best" not in row
     need(row, "conversation_input", *(("chosen", "reject") if pairwise else ("bon_best", "loser_list")))
     prompt = conversation(row["conversation_input"], "conversation_input")
-    more = {"id": str(row.get("pair_uid" if pairwise else "bon_uid") or ""), "subset": str(row.get("category_path") or "")}
+    name, subset = str(row.get("pair_uid" if pairwise else "bon_uid") or ""), str(row.get("category_path") or "")
     if pairwise:
-        sides = [_answer(row[name], name) for name in ("chosen", "reject")]
-        return verdict(row, prompt, sides, 0, models=[row[name].get("llm_name") for name in ("chosen", "reject")], **more)
+        sides = [_answer(row[side], side) for side in ("chosen", "reject")]
+        return verdict(row, prompt, sides, 0, models=[row[side].get("llm_name") for side in ("chosen", "reject")], id=name, subset=subset)
     losers = row["loser_list"]
     if not isinstance(losers, list) or not losers:
         raise MisfitError("'loser_list' must be a non-empty list of objects with llm_name and answer")
     responses = (_answer(row["bon_best"], "bon_best"), *(_answer(each, "loser_list") for each in losers))
-    common = {**named(row), **more}
+    common = {**named(row), "id": name, "subset": subset}
     if models := models_of([row["bon_best"], *losers], "llm_name"):
         common["tags"] = {**common["tags"], "models": models}
     return RankedResponses(prompt, responses, (1.0,) + (0.0,) * len(losers), **common)
