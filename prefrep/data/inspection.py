@@ -124,6 +124,8 @@ def _cells(summary: Summary, unit: str, max_length: int | None) -> dict[str, str
         cells[f"responses over {max_length:,} tokens without it"] = _share(counts["longer without prompt"], counts["responses"])
     cells |= _about(summary)
     cells["labelled pairs: hard / soft / tie"] = f"{labels['hard']:,} / {labels['soft']:,} / {labels['tie']:,}"
+    if alone := counts["desirable alone"] + counts["undesirable alone"]:
+        cells["responses without a pair: desirable / not"] = f"{counts['desirable alone']:,} / {alone - counts['desirable alone']:,}"
     cells["preferred response is longer"] = _share(labels["longer"], decided)
     cells["preferred response is shorter"] = _share(labels["shorter"], decided)
     cells["prompts with a cycle"] = _share(cycles, len(summary.edges))

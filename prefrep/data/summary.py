@@ -13,7 +13,7 @@ import numpy as np
 
 from prefrep.data.notes import Notes
 from prefrep.errors import RecordError
-from prefrep.records import Comparison, Messages, RankedResponses, Record, responses_of, text
+from prefrep.records import DESIRABLE, Comparison, Messages, RankedResponses, Record, responses_of, text
 
 if TYPE_CHECKING:
     from prefrep.data.encode import Encoder
@@ -96,6 +96,8 @@ class Summary:
             self.counts["chosen == rejected"] += keys[0] == keys[1]
         elif record.scores is None:
             self.counts["ranked without scores"] += 1
+        elif record.criterion == DESIRABLE and len(set(record.scores)) == 1:  # no pair, but a label of single responses
+            self.counts["desirable alone" if record.scores[0] else "undesirable alone"] += len(responses)
         for better, worse, label in pairs(record):
             self.labels[label] += 1
             if label == "tie":

@@ -224,3 +224,13 @@ def test_answers_that_only_call_tools_are_neither_equal_nor_empty(tmp_path: Path
 
     (found,) = inspect(tmp_path, write(tmp_path / "a.jsonl", [asked("f", "g"), asked("g", "h"), asked("h", "h")]))["sources"]
     assert (found["chosen_equals_rejected"], found["empty_responses"], found["duplicates"]) == (1, 0, 0)
+
+
+def test_unpaired_labels_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """KTO: prompts with both labels make pairs; the others have labels of single responses."""
+    labels = {"paired": (True, False), "good": (True, True), "bad": (False,)}
+    rows = [{"prompt": q, "completion": f"{q}{i}", "label": each} for q, given in labels.items() for i, each in enumerate(given)]
+    (found,) = inspect(tmp_path, write(tmp_path / "a.jsonl", rows))["sources"]
+    assert (found["desirable_alone"], found["undesirable_alone"], found["labels"]["hard"]) == (2, 1, 1)
+    shown = capsys.readouterr().out.splitlines()
+    assert ["2", "/", "1"] in [line.split()[-3:] for line in shown if line.startswith("responses without a pair: desirable / not")]
