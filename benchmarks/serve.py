@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import random
+import ssl
 import subprocess
 import sys
 import threading
@@ -20,11 +21,13 @@ from typing import Any
 import httpx
 
 from benchmarks.common import ROOT, Report, arguments, interleave, median_ratio
-from benchmarks.models import SMOLLM2, TINY
+from benchmarks.models import SMOLLM2, TINY, tokenizer_of
 from benchmarks.start import prepare
 
 WORDS = "time year people way day man thing woman life child world school state family student group country problem hand part".split()
 CLIENTS = 64
+WITHOUT_TLS = ssl.create_default_context()  # made once: a context of its own for each client would cost more than its requests
+ANSWERS = (8, 24)  # tokens of an answer where eight clients share a prompt: the shorter, the more of the work is the prompt
 
 
 def parser() -> argparse.ArgumentParser:
@@ -51,13 +54,14 @@ def main(args: list[str] | None = None) -> None:
 def measure(report: Report, name: str, options: argparse.Namespace) -> None:
     """Measures one model."""
     folder, _ = prepare(name)
-    short = name.removeprefix("bundled:")
+    short, texts = name.removeprefix("bundled:"), Texts(name)
     with server(folder) as (process, url, ready):
         report.goal(f"serve: start to ready, {short}", ready, 15.0, at_least=False, unit=" s")
-        throughput(report, short, folder, url, options)
-        sharing(report, short, url, options)
+        throughput(report, short, folder, url, texts, options)
+        for answer in ANSWERS:
+            sharing(report, short, url, texts, answer, options.rounds)
         if name == options.models[-1]:
-            memory(report, short, process.pid, url, options.requests)
+            memory(report, short, process.pid, url, texts, options.requests)
 
 
 @contextmanager
@@ -82,18 +86,33 @@ def server(folder: Path) -> Iterator[tuple[subprocess.Popen[str], str, float]]:
         process.communicate(timeout=120)
 
 
-def words(draw: random.Random, count: int) -> str:
-    """A text of about so many tokens."""
-    return " ".join(draw.choices(WORDS, k=count))
+class Texts:
+    """Texts of a length in tokens of a model.
+
+    Args:
+        model: Bundled name or folder.
+    """
+
+    def __init__(self, model: str) -> None:
+        tokenizer = tokenizer_of(model)
+        self._lengths = {word: len(tokenizer(f" {word}", add_special_tokens=False)["input_ids"]) for word in WORDS}
+
+    def __call__(self, draw: random.Random, tokens: int) -> str:
+        """A text of so many tokens, or up to a word more."""
+        found: list[str] = []
+        while tokens > 0:
+            found.append(draw.choice(WORDS))
+            tokens -= self._lengths[found[-1]]
+        return " ".join(found)
 
 
-def throughput(report: Report, short: str, folder: Path, url: str, options: argparse.Namespace) -> None:
+def throughput(report: Report, short: str, folder: Path, url: str, texts: Texts, options: argparse.Namespace) -> None:
     """Pairs per second of 64 clients, one pair a request, and of `RemoteScorer`, against a scorer in process."""
     from prefrep.records import Comparison
     from prefrep.scoring import RemoteScorer, Scorer, ranked
 
     draw = random.Random(0)
-    bodies = [{"prompt": words(draw, 60), "responses": [words(draw, 60), words(draw, 60)]} for _ in range(options.records)]
+    bodies = [{"prompt": texts(draw, 60), "responses": [texts(draw, 60), texts(draw, 60)]} for _ in range(options.records)]
     records = [ranked(body["prompt"], body["responses"]) for body in bodies]
     pairs = [Comparison(each.prompt, *each.responses) for each in records]
     local, remote = Scorer.from_pretrained(folder), RemoteScorer(url)
@@ -128,20 +147,22 @@ def throughput(report: Report, short: str, folder: Path, url: str, options: argp
         report.note(f"{short}, {other}: log-odds differ by at most {worst:.1e}")
     base = seconds["prefrep score"]
     rows = [[name, median_ratio(base, times), len(bodies) / median(times)] for name, times in seconds.items()]
-    report.table(f"throughput, {short}, {len(bodies)} pairs of 120 tokens a response", ["", "/ prefrep score", "pairs / s"], rows)
+    report.table(
+        f"throughput, {short}, {len(bodies)} pairs: a prompt of 60 tokens, answers of 60", ["", "/ prefrep score", "pairs / s"], rows
+    )
     cuts = quantiles(latencies, n=100)
     report.table(f"latency of {CLIENTS} clients, {short}", ["", "s"], [["p50", cuts[49]], ["p99", cuts[98]]])
     report.raw[f"seconds {short}"] = seconds
     report.goal(f"serve: {CLIENTS} clients against prefrep score, {short}", rows[1][1], 0.9, unit="x")
 
 
-def sharing(report: Report, short: str, url: str, options: argparse.Namespace) -> None:
+def sharing(report: Report, short: str, url: str, texts: Texts, answer: int, rounds: int) -> None:
     """Eight clients with one prompt of 512 tokens and eight answers each, at once and one after the other."""
     draw = random.Random(1)
 
     def bodies() -> list[dict[str, Any]]:
-        prompt = words(draw, 512)
-        return [{"prompt": prompt, "responses": [words(draw, 24) for _ in range(8)]} for _ in range(8)]
+        prompt = texts(draw, 512)
+        return [{"prompt": prompt, "responses": [texts(draw, answer) for _ in range(8)]} for _ in range(8)]
 
     def ask(client: httpx.Client, body: dict[str, Any]) -> None:
         client.post("/v1/table", json=body).raise_for_status()
@@ -154,21 +175,34 @@ def sharing(report: Report, short: str, url: str, options: argparse.Namespace) -
 
         return run
 
-    seconds = interleave({"alone": timed_with(1), "together": timed_with(8)}, options.rounds)
+    variants = {"alone": timed_with(1), "together": timed_with(8)}
+    distinct = {}
+    for name, run in variants.items():
+        before = read_tokens(url)
+        run()
+        distinct[name] = read_tokens(url) - before
+    seconds = interleave(variants, rounds)
     ratio = median_ratio(seconds["alone"], seconds["together"])
     report.table(
-        f"8 clients, one prompt of 512 tokens, 8 answers of 24 each, {short}", ["", "speed", "s"],
-        [["each request read alone", 1.0, median(seconds["alone"])], ["read together", ratio, median(seconds["together"])]],
+        f"8 clients, one prompt of 512 tokens, 8 answers of {answer} each, {short}", ["", "speed", "tokens read", "s"],
+        [["each request read alone", 1.0, distinct["alone"], median(seconds["alone"])],
+         ["read together", ratio, distinct["together"], median(seconds["together"])]],
     )  # fmt: skip
-    report.goal(f"serve: one prompt of 8 clients, together against alone, {short}", ratio, 3.0, unit="x")
+    report.goal(f"serve: one prompt of 8 clients, together against alone, answers of {answer}, {short}", ratio, 3.0, unit="x")
 
 
-def memory(report: Report, short: str, process: int, url: str, requests: int) -> None:
+def read_tokens(url: str) -> int:
+    """Distinct tokens that the server has read so far."""
+    lines = httpx.get(f"{url}/metrics").text.splitlines()
+    return int(sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith("prefrep_tokens_read_total{")))
+
+
+def memory(report: Report, short: str, process: int, url: str, texts: Texts, requests: int) -> None:
     """Resident memory after a tenth of the requests and after all of them."""
     draw = random.Random(2)
 
     def ask(client: httpx.Client, number: int) -> float:
-        body = {"prompt": words(draw, draw.randrange(1, 60)), "responses": [words(draw, 20), words(draw, 20)]}
+        body = {"prompt": texts(draw, draw.randrange(1, 60)), "responses": [texts(draw, 20), texts(draw, 20)]}
         client.post("/v1/table", json=body).raise_for_status()
         return 0.0
 
@@ -188,7 +222,7 @@ def concurrently(url: str, clients: int, items: Sequence[Any], ask: Callable[[ht
 
     def client(first: int) -> None:
         try:
-            with httpx.Client(base_url=url, timeout=3600) as mine:
+            with httpx.Client(base_url=url, timeout=3600, verify=WITHOUT_TLS) as mine:
                 for i in range(first, len(items), clients):
                     answers[i] = ask(mine, items[i])
         except Exception as error:

@@ -57,6 +57,7 @@ class Engine:
         self._jobs: deque[Job] = deque()
         self._wake = Condition()
         self._waiting = 0
+        self._unencoded = 0
         self._closing = False
         self._encoding = ThreadPoolExecutor(1, "encode")
         self._thread = Thread(target=self._work, name="model", daemon=True)
@@ -90,6 +91,7 @@ class Engine:
             if self._waiting and self._waiting + sum(reads) > self._limit:
                 raise QueueFull("the queue is full; try again a little later, or start the server with a larger --queue")
             self._waiting += sum(reads)
+            self._unencoded += len(records)
         futures = []
         for record, cost in zip(records, reads, strict=True):
             future: Future[Answer] = Future()
@@ -109,9 +111,17 @@ class Engine:
     # ---- the encoding thread
 
     def _encode(self, record: RankedResponses, finish: Callable[[Reading], Any], rendered: bool, future: Future[Answer]) -> None:
-        if future.cancelled():
+        job = None if future.cancelled() else self._job(record, finish, rendered, future)
+        with self._wake:
+            self._unencoded -= 1
+            if job:
+                self._jobs.append(job)
+            self._wake.notify()
+        if future.cancelled() and not job:
             self._meter.dropped(1)
-            return
+
+    def _job(self, record: RankedResponses, finish: Callable[[Reading], Any], rendered: bool, future: Future[Answer]) -> Job | None:
+        """Return a record that is ready to be read; None: it was answered here."""
         try:
             self._check_tokens(record)
             before = Counter(self.scorer.encode_counts)
@@ -119,14 +129,12 @@ class Engine:
             encoded = dict(Counter(self.scorer.encode_counts) - before)
         except Exception as error:
             self._fail(future, error)
-            return
+            return None
         job = Job(len(record.responses), datum, lambda reading: Answer(finish(reading), encoded), future)
-        if not job.size:  # a single response makes no pair, so a pair model has nothing to read
-            self._finish(job)
-            return
-        with self._wake:
-            self._jobs.append(job)
-            self._wake.notify()
+        if job.size:
+            return job
+        self._finish(job)  # a single response makes no pair, so a pair model has nothing to read
+        return None
 
     def _check_tokens(self, record: RankedResponses) -> None:
         """Raise RecordError if a text has more tokens than the server accepts."""
@@ -145,17 +153,26 @@ class Engine:
     # ---- the model's thread
 
     def _work(self) -> None:
-        while True:
-            with self._wake:
-                while not self._jobs and not self._closing:
-                    self._wake.wait()
-                if not self._jobs:
-                    return
+        while batch := self._next():
+            self._answer(batch)
+
+    def _next(self) -> Batch | None:
+        """Return what is read next; None: the engine is closed and nothing is left.
+
+        What has arrived and is not encoded yet may share a prompt with what waits, so a batch is begun when it is full, or when all
+        that has arrived is in it.
+        """
+        batch = Batch(self.scorer.batch_tokens, self.scorer.shares_prefixes)
+        with self._wake:
+            while True:
                 self._drop_cancelled()
-                batch = Batch(self.scorer.batch_tokens, self.scorer.shares_prefixes)
                 batch.take(self._jobs)
                 self._jobs = deque(job for job in self._jobs if job.units)
-            self._answer(batch)
+                if len(batch) and (self._jobs or not self._unencoded):
+                    return batch
+                if self._closing and not self._unencoded:
+                    return None
+                self._wake.wait()
 
     def _drop_cancelled(self) -> None:
         before = len(self._jobs)
