@@ -112,7 +112,7 @@ def throughput(report: Report, short: str, folder: Path, url: str, texts: Texts,
     from prefrep.scoring import RemoteScorer, Scorer, ranked
 
     draw = random.Random(0)
-    bodies = [{"prompt": texts(draw, 60), "responses": [texts(draw, 60), texts(draw, 60)]} for _ in range(options.records)]
+    bodies = [{"prompt": texts(draw, 40), "responses": [texts(draw, 40), texts(draw, 40)]} for _ in range(options.records)]
     records = [ranked(body["prompt"], body["responses"]) for body in bodies]
     pairs = [Comparison(each.prompt, *each.responses) for each in records]
     local, remote = Scorer.from_pretrained(folder), RemoteScorer(url)
@@ -125,30 +125,31 @@ def throughput(report: Report, short: str, folder: Path, url: str, texts: Texts,
         latencies.append(time.perf_counter() - started)
         return odds
 
-    def kept(name: str, work: Callable[[], list[float]]) -> Callable[[], float]:
+    ways: dict[str, Callable[[int], list[float]]] = {
+        "prefrep score": lambda count: list(local.compare(pairs[:count])),
+        f"{CLIENTS} clients, one pair a request": lambda count: concurrently(url, CLIENTS, bodies[:count], ask),
+        "RemoteScorer": lambda count: list(remote.compare(pairs[:count])),
+    }
+
+    def kept(name: str, work: Callable[[int], list[float]]) -> Callable[[], float]:
         def run() -> float:
             started = time.perf_counter()
-            found[name] = work()
+            found[name] = work(len(bodies))
             return time.perf_counter() - started
 
         return run
 
-    variants = {
-        "prefrep score": kept("prefrep score", lambda: list(local.compare(pairs))),
-        f"{CLIENTS} clients, one pair a request": kept("clients", lambda: concurrently(url, CLIENTS, bodies, ask)),
-        "RemoteScorer": kept("remote", lambda: list(remote.compare(pairs))),
-    }
-    for run in variants.values():
-        run()
+    for work in ways.values():
+        work(8)  # warm
     latencies.clear()
-    seconds = interleave(variants, options.rounds)
-    for other in ("clients", "remote"):
-        worst = max(abs(a - b) for a, b in zip(found[other], found["prefrep score"], strict=True))
-        report.note(f"{short}, {other}: log-odds differ by at most {worst:.1e}")
+    seconds = interleave({name: kept(name, work) for name, work in ways.items()}, options.rounds)
+    for name in list(ways)[1:]:
+        worst = max(abs(a - b) for a, b in zip(found[name], found["prefrep score"], strict=True))
+        report.note(f"{short}, {name}: log-odds differ by at most {worst:.1e}")
     base = seconds["prefrep score"]
     rows = [[name, median_ratio(base, times), len(bodies) / median(times)] for name, times in seconds.items()]
     report.table(
-        f"throughput, {short}, {len(bodies)} pairs: a prompt of 60 tokens, answers of 60", ["", "/ prefrep score", "pairs / s"], rows
+        f"throughput, {short}, {len(bodies)} pairs: a prompt of 40 tokens, answers of 40", ["", "/ prefrep score", "pairs / s"], rows
     )
     cuts = quantiles(latencies, n=100)
     report.table(f"latency of {CLIENTS} clients, {short}", ["", "s"], [["p50", cuts[49]], ["p99", cuts[98]]])
@@ -167,26 +168,24 @@ def sharing(report: Report, short: str, url: str, texts: Texts, answer: int, rou
     def ask(client: httpx.Client, body: dict[str, Any]) -> None:
         client.post("/v1/table", json=body).raise_for_status()
 
+    tokens: dict[int, list[int]] = {1: [], 8: []}
+
     def timed_with(clients: int) -> Callable[[], float]:
         def run() -> float:
-            started = time.perf_counter()
-            concurrently(url, clients, bodies(), ask)
-            return time.perf_counter() - started
+            asked, before, started = bodies(), read_tokens(url), time.perf_counter()
+            concurrently(url, clients, asked, ask)
+            elapsed = time.perf_counter() - started
+            tokens[clients].append(read_tokens(url) - before)
+            return elapsed
 
         return run
 
-    variants = {"alone": timed_with(1), "together": timed_with(8)}
-    distinct = {}
-    for name, run in variants.items():
-        before = read_tokens(url)
-        run()
-        distinct[name] = read_tokens(url) - before
-    seconds = interleave(variants, rounds)
+    seconds = interleave({"alone": timed_with(1), "together": timed_with(8)}, rounds)
     ratio = median_ratio(seconds["alone"], seconds["together"])
     report.table(
         f"8 clients, one prompt of 512 tokens, 8 answers of {answer} each, {short}", ["", "speed", "tokens read", "s"],
-        [["each request read alone", 1.0, distinct["alone"], median(seconds["alone"])],
-         ["read together", ratio, distinct["together"], median(seconds["together"])]],
+        [["each request read alone", 1.0, int(median(tokens[1])), median(seconds["alone"])],
+         ["read together", ratio, int(median(tokens[8])), median(seconds["together"])]],
     )  # fmt: skip
     report.goal(f"serve: one prompt of 8 clients, together against alone, answers of {answer}, {short}", ratio, 3.0, unit="x")
 

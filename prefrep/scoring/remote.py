@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urldefrag
@@ -111,8 +110,12 @@ class RemoteScorer:
             RecordError: The server cannot read a record.
             ServerError: The server cannot be reached, or refuses.
         """
-        records = (RankedResponses(each.prompt, (each.chosen, each.rejected), id=each.id, source=each.source) for each in comparisons)
-        return self._stream("/v1/compare", records, progress, lambda row: float(np.float32(row["log_odds"])))
+        return self._stream("/v1/compare", map(_both, comparisons), progress, lambda row: float(np.float32(row["log_odds"])))
+
+    def compare_rewards(self, comparisons: Iterable[Comparison], *, progress: str | None = None) -> Iterator[tuple[float, float, float]]:
+        """See `Scorer.compare_rewards`; errors as in `compare`."""
+        for chosen, rejected in self.rewards(map(_both, comparisons), progress=progress):
+            yield float(chosen - rejected), float(chosen), float(rejected)
 
     def tables(self, records: Iterable[RankedResponses], *, progress: str | None = None) -> Iterator[Floats]:
         """See `Scorer.tables`; errors as in `compare`."""
@@ -183,8 +186,13 @@ def _windows(records: Iterator[RankedResponses]) -> Iterator[list[RankedResponse
         yield window
 
 
-def _plain(record: RankedResponses) -> dict[str, Any]:
-    def turns(said: Messages) -> list[dict[str, str]]:
-        return [asdict(message) for message in said]
+def _both(pair: Comparison) -> RankedResponses:
+    return RankedResponses(pair.prompt, (pair.chosen, pair.rejected), id=pair.id, source=pair.source, template_kwargs=pair.template_kwargs)
 
-    return {"prompt": turns(record.prompt), "responses": [turns(each) for each in record.responses]}
+
+def _plain(record: RankedResponses) -> dict[str, Any]:
+    def turns(said: Messages) -> list[dict[str, Any]]:
+        return [message.as_dict() for message in said]
+
+    plain = {"prompt": turns(record.prompt), "responses": [turns(each) for each in record.responses]}
+    return plain | ({"chat_template_kwargs": dict(record.template_kwargs)} if record.template_kwargs else {})
