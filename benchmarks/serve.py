@@ -34,7 +34,7 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     it = arguments(__doc__)
     it.add_argument("--models", nargs="+", default=[SMOLLM2, TINY], help="bundled names or folders")
-    it.add_argument("--records", type=int, default=192, help="pairs that are scored")
+    it.add_argument("--records", type=int, default=64, help="pairs that are scored; 32 times as many with the tiny model")
     it.add_argument("--requests", type=int, default=20_000, help="over which memory is watched, on the last model")
     it.add_argument("--rounds", type=int, default=3)
     return it
@@ -112,7 +112,10 @@ def throughput(report: Report, short: str, folder: Path, url: str, texts: Texts,
     from prefrep.scoring import RemoteScorer, Scorer, ranked
 
     draw = random.Random(0)
-    bodies = [{"prompt": texts(draw, 40), "responses": [texts(draw, 40), texts(draw, 40)]} for _ in range(options.records)]
+    bodies = [
+        {"prompt": texts(draw, 40), "responses": [texts(draw, 40), texts(draw, 40)]}
+        for _ in range(options.records * (32 if short in TINY else 1))
+    ]
     records = [ranked(body["prompt"], body["responses"]) for body in bodies]
     pairs = [Comparison(each.prompt, *each.responses) for each in records]
     local, remote = Scorer.from_pretrained(folder), RemoteScorer(url)

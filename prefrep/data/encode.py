@@ -195,18 +195,25 @@ class Encoder:
     def _encode(
         self, records: Iterable[Record], pairs_of: Callable[[Record], list[_Pair]], refused: list[RecordError] | None
     ) -> Iterator[tuple[Record, Datum | None]]:
-        """Encode chunks of records; while one is tokenised in a thread, which does not hold Python's lock, the next one is rendered."""
+        """Encode chunks of records; while one is tokenised in a thread, which does not hold Python's lock, the next one is rendered.
+
+        A single chunk is tokenised here: a server encodes record by record, and there a thread waits long for Python's lock.
+        """
         records = iter(records)
         waiting: tuple[list[_Job], Future[list[tuple[Ids, int]]]] | None = None
         with ThreadPoolExecutor(1) as pool:
             while chunk := list(islice(records, _CHUNK)):
                 jobs = self._jobs(chunk, pairs_of, refused)
-                found = pool.submit(self._tokenise, [text for _, _, texts in jobs for text in texts or ()])
+                texts = [text for _, _, texts in jobs for text in texts or ()]
+                if waiting is None and len(chunk) < _CHUNK:
+                    yield from self._finished(jobs, self._tokenise(texts))
+                    return
+                found = pool.submit(self._tokenise, texts)
                 if waiting is not None:
-                    yield from self._finished(*waiting)
+                    yield from self._finished(waiting[0], waiting[1].result())
                 waiting = jobs, found
             if waiting is not None:
-                yield from self._finished(*waiting)
+                yield from self._finished(waiting[0], waiting[1].result())
 
     def _jobs(self, chunk: Sequence[Record], pairs_of: Callable[[Record], list[_Pair]], refused: list[RecordError] | None) -> list[_Job]:
         jobs: list[_Job] = []
@@ -222,8 +229,8 @@ class Encoder:
                 jobs.append((record, [], None))
         return jobs
 
-    def _finished(self, jobs: Sequence[_Job], found: Future[list[tuple[Ids, int]]]) -> Iterator[tuple[Record, Datum | None]]:
-        tokenised = iter(found.result())
+    def _finished(self, jobs: Sequence[_Job], found: Sequence[tuple[Ids, int]]) -> Iterator[tuple[Record, Datum | None]]:
+        tokenised = iter(found)
         for record, pairs, texts in jobs:
             trees = None if texts is None else self._trees(record, pairs, texts, [next(tokenised) for _ in texts])
             yield record, self._datum(pairs, trees)
