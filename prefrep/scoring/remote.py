@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from prefrep.errors import ConfigError, RecordError
 from prefrep.records import Comparison, Messages, RankedResponses
 from prefrep.scoring.asked import Said, ranked
-from prefrep.scoring.http import RefusedError, ServerError, headers, request
+from prefrep.scoring.http import RefusedError, ServerError, authorities, headers, request
 
 if TYPE_CHECKING:
     from prefrep.data.encode import EncodeConfig
@@ -56,7 +56,7 @@ class RemoteScorer:
         base, name = urldefrag(url)
         self.url, self._patience, self._connections, self._blocks = base.rstrip("/"), patience, connections, blocks
         limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
-        self._client = httpx.Client(headers=headers(token), timeout=httpx.Timeout(timeout, connect=10.0), limits=limits)
+        self._client = httpx.Client(headers=headers(token), timeout=httpx.Timeout(timeout, connect=10.0), limits=limits, verify=authorities())
         try:
             httpx.URL(self.url)
         except (httpx.InvalidURL, UnicodeError) as error:

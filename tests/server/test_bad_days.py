@@ -132,6 +132,7 @@ def test_a_full_queue_and_a_late_answer(folders: dict[str, Path]) -> None:
             thread.start()
         while it.models("gpm").engine.waiting < 4:
             time.sleep(0.01)
+        assert it.counted("queue_sequences", model="gpm") == 4
         full = it.client.post("/v1/table", json=GOOD)
         assert full.status_code == 429 and full.headers["Retry-After"] == "1" and "the queue is full" in full.json()["error"]
         assert it.client.get("/health").status_code == 200, "the event loop does not wait for the model"
@@ -220,25 +221,30 @@ def test_a_score_that_is_not_finite(folders: dict[str, Path]) -> None:
         assert "not finite" in it.refused("/v1/table", 500, **GOOD)
 
 
-def test_many_clients_at_once(served: Serves, scorers: dict[str, Scorer]) -> None:
+@pytest.mark.parametrize("seconds", [0, pytest.param(60, marks=pytest.mark.slow)])
+def test_many_clients_at_once(seconds: int, served: Serves, scorers: dict[str, Scorer]) -> None:
     records = random_records(7, 24, 4)
-    expected = list(scorers["gpm"].tables(records))
-    wrong: list[Any] = []
+    expected = {name: list(scorers[name].tables(records)) for name in ("gpm", "bt", "pair")}
+    wrong, asked, end = list[Any](), list[int](), time.monotonic() + seconds
 
     def client(seed: int) -> None:
-        with httpx.Client(base_url=served.url, timeout=60) as mine:
-            for i in np.random.default_rng(seed).permutation(len(records))[:8]:
-                body = {"model": "gpm", "prompt": records[i].prompt[0].content, "responses": [m[0].content for m in records[i].responses]}
+        draw, count = np.random.default_rng(seed), 0
+        with httpx.Client(base_url=served.url, timeout=120, verify=False) as mine:
+            while count < 8 or time.monotonic() < end:
+                i, name, count = int(draw.integers(len(records))), str(draw.choice(list(expected))), count + 1
+                body = {"model": name, "prompt": records[i].prompt[0].content, "responses": [m[0].content for m in records[i].responses]}
                 found = mine.post("/v1/table", json=body)
-                if found.status_code != 200 or np.abs(np.array(found.json()["table"]) - expected[i]).max() > 1e-4:
+                if found.status_code != 200 or np.abs(np.array(found.json()["table"]) - expected[name][i]).max() > 1e-4:
                     wrong.append((i, found.status_code, found.text[:200]))
+        asked.append(count)
 
     threads = [threading.Thread(target=client, args=(seed,)) for seed in range(64)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert not wrong
+    assert not wrong and len(asked) == 64
+    print(f"{sum(asked)} requests")
 
 
 def test_addresses_and_numbers(folders: dict[str, Path]) -> None:

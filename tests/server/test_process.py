@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -108,7 +109,7 @@ def test_sigterm_finishes_what_is_in_flight(folders: dict[str, Path]) -> None:
 def test_killed_and_started_again(folders: dict[str, Path]) -> None:
     records = random_records(21, 300, 6)
     expected = list(Scorer.from_pretrained(folders["gpm"]).tables(records))
-    port = free_port()
+    port, draw = free_port(), random.Random(0)
     options = ("--port", str(port), "--model", str(folders["gpm"]))
     server = start(*options)
     try:
@@ -121,7 +122,7 @@ def test_killed_and_started_again(folders: dict[str, Path]) -> None:
 
             thread = threading.Thread(target=client)
             thread.start()
-            time.sleep(0.5)
+            time.sleep(draw.uniform(0.1, 2.5))
             assert thread.is_alive(), "it is killed in between"
             server.kill()
             server.communicate()
