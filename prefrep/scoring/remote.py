@@ -56,7 +56,9 @@ class RemoteScorer:
         base, name = urldefrag(url)
         self.url, self._patience, self._connections, self._blocks = base.rstrip("/"), patience, connections, blocks
         limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
-        self._client = httpx.Client(headers=headers(token), timeout=httpx.Timeout(timeout, connect=10.0), limits=limits, verify=authorities())
+        self._client = httpx.Client(
+            headers=headers(token), timeout=httpx.Timeout(timeout, connect=10.0), limits=limits, verify=authorities()
+        )
         try:
             httpx.URL(self.url)
         except (httpx.InvalidURL, UnicodeError) as error:
