@@ -35,7 +35,8 @@ def parser() -> argparse.ArgumentParser:
     it = arguments(__doc__)
     it.add_argument("--models", nargs="+", default=[SMOLLM2, TINY], help="bundled names or folders")
     it.add_argument("--records", type=int, default=64, help="pairs that are scored; 32 times as many with the tiny model")
-    it.add_argument("--requests", type=int, default=20_000, help="over which memory is watched, on the last model")
+    it.add_argument("--length", type=int, default=40, help="tokens of their prompts and of each answer")
+    it.add_argument("--requests", type=int, default=20_000, help="over which memory is watched, with the tiny model")
     it.add_argument("--rounds", type=int, default=3)
     return it
 
@@ -60,7 +61,7 @@ def measure(report: Report, name: str, options: argparse.Namespace) -> None:
         throughput(report, short, folder, url, texts, options)
         for answer in ANSWERS:
             sharing(report, short, url, texts, answer, options.rounds)
-        if name == options.models[-1]:
+        if name == TINY:
             memory(report, short, process.pid, url, texts, options.requests)
 
 
@@ -112,10 +113,8 @@ def throughput(report: Report, short: str, folder: Path, url: str, texts: Texts,
     from prefrep.scoring import RemoteScorer, Scorer, ranked
 
     draw = random.Random(0)
-    bodies = [
-        {"prompt": texts(draw, 40), "responses": [texts(draw, 40), texts(draw, 40)]}
-        for _ in range(options.records * (32 if short in TINY else 1))
-    ]
+    count, length = options.records * (32 if short in TINY else 1), options.length
+    bodies = [{"prompt": texts(draw, length), "responses": [texts(draw, length), texts(draw, length)]} for _ in range(count)]
     records = [ranked(body["prompt"], body["responses"]) for body in bodies]
     pairs = [Comparison(each.prompt, *each.responses) for each in records]
     local, remote = Scorer.from_pretrained(folder), RemoteScorer(url)
@@ -152,7 +151,7 @@ def throughput(report: Report, short: str, folder: Path, url: str, texts: Texts,
     base = seconds["prefrep score"]
     rows = [[name, median_ratio(base, times), len(bodies) / median(times)] for name, times in seconds.items()]
     report.table(
-        f"throughput, {short}, {len(bodies)} pairs: a prompt of 40 tokens, answers of 40", ["", "/ prefrep score", "pairs / s"], rows
+        f"throughput, {short}, {count} pairs: a prompt of {length} tokens, answers of {length}", ["", "/ prefrep score", "pairs / s"], rows
     )
     cuts = quantiles(latencies, n=100)
     report.table(f"latency of {CLIENTS} clients, {short}", ["", "s"], [["p50", cuts[49]], ["p99", cuts[98]]])

@@ -55,10 +55,8 @@ class RemoteScorer:
     ) -> None:
         base, name = urldefrag(url)
         self.url, self._patience, self._connections, self._blocks = base.rstrip("/"), patience, connections, blocks
-        limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
-        self._client = httpx.Client(
-            headers=headers(token), timeout=httpx.Timeout(timeout, connect=10.0), limits=limits, verify=authorities()
-        )
+        limits, patient = httpx.Limits(connections, connections), httpx.Timeout(timeout, connect=10.0)
+        self._client = httpx.Client(headers=headers(token), timeout=patient, limits=limits, verify=authorities())
         try:
             httpx.URL(self.url)
         except (httpx.InvalidURL, UnicodeError) as error:
