@@ -55,7 +55,7 @@ class RemoteScorer:
     ) -> None:
         base, name = urldefrag(url)
         self.url, self._patience, self._connections, self._blocks = base.rstrip("/"), patience, connections, blocks
-        limits, patient = httpx.Limits(connections, connections), httpx.Timeout(timeout, connect=10.0)
+        limits, patient = httpx.Limits(max_connections=connections), httpx.Timeout(timeout, connect=10.0)
         self._client = httpx.Client(headers=headers(token), timeout=patient, limits=limits, verify=authorities())
         try:
             httpx.URL(self.url)

@@ -142,7 +142,7 @@ def read_anchors(path: str | None) -> dict[Messages, Messages]:
     try:
         lines = Path(path).read_text().splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"--anchors {path}: it cannot be read ({error})") from error
+        raise DataError(f"--anchors {path}: it cannot be read ({getattr(error, 'strerror', error)})") from error
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue

@@ -47,7 +47,7 @@ def process(*options: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
         started.communicate()
 
 
-def until_ready(url: str, seconds: float = 120) -> None:
+def until_ready(url: str, seconds: float = 240) -> None:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         try:
@@ -70,6 +70,8 @@ def slowly(records: list[RankedResponses]) -> Iterator[RankedResponses]:
     (["--model", "a", "--demo"], 2, "--demo brings its own model"),
     (["--model", "nowhere"], 1, "nowhere: no such folder"),
     (["--model", "x=a", "--model", "x=b"], 2, "there is a model 'x' already"),
+    (["--model", "=a"], 2, "--model =a: write FOLDER, or NAME=FOLDER"),
+    (["--model", "a="], 2, "--model a=: write FOLDER, or NAME=FOLDER"),
     (["--model", "a", "--host", "no.such.host.invalid"], 1, "the address cannot be used"),
     (["--model", "a", "--port", "70000"], 1, "the address cannot be used"),
     (["--model", "a", "--timeout", "0"], 2, "--timeout must be more than 0"),
