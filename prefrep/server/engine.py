@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 import traceback
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
@@ -19,6 +20,10 @@ from prefrep.scoring.scorer import Scorer
 from prefrep.server.batches import Batch, Job
 
 log = logging.getLogger(__name__)
+
+QUIET = 0.002  # seconds without an arrival after which a batch is begun: clients that ask at once arrive one after the other
+GATHERED = 0.02  # seconds after which it is begun in any case
+COUNTED = 50_000  # characters that are counted at a time
 
 
 class QueueFull(PrefrepError):
@@ -58,6 +63,7 @@ class Engine:
         self._wake = Condition()
         self._waiting = 0
         self._unencoded = 0
+        self._arrived = 0.0
         self._closing = False
         self._encoding = ThreadPoolExecutor(1, "encode")
         self._thread = Thread(target=self._work, name="model", daemon=True)
@@ -92,6 +98,7 @@ class Engine:
                 raise QueueFull("the queue is full; try again a little later, or start the server with a larger --queue")
             self._waiting += sum(reads)
             self._unencoded += len(records)
+            self._arrived = time.monotonic()
         futures = []
         for record, cost in zip(records, reads, strict=True):
             future: Future[Answer] = Future()
@@ -143,12 +150,15 @@ class Engine:
             content = "\n".join(message.content for message in messages)
             # A token has at least one byte, so most texts need no counting.
             if len(content.encode()) > self._text_tokens:
-                tokens = len(self.scorer.model.tokenizer(content, add_special_tokens=False)["input_ids"])
-                if tokens > self._text_tokens:
-                    raise RecordError(
-                        f"{record.source}.{name}" if record.source else name, f"{tokens} tokens, and this server reads at most "
-                        f"{self._text_tokens} of one text", "shorten it, or start the server with a larger --text-tokens",
-                    )  # fmt: skip
+                tokens = 0
+                for start in range(0, len(content), COUNTED):  # a tokenizer can need minutes for megabytes without a blank
+                    part = content[start : start + COUNTED]
+                    tokens += len(self.scorer.model.tokenizer(part, add_special_tokens=False)["input_ids"])
+                    if tokens > self._text_tokens:
+                        raise RecordError(
+                            f"{record.source}.{name}" if record.source else name, f"it is longer than the {self._text_tokens} tokens that "
+                            "this server reads of one text", "shorten it, or start the server with a larger --text-tokens",
+                        )  # fmt: skip
 
     # ---- the model's thread
 
@@ -159,20 +169,23 @@ class Engine:
     def _next(self) -> Batch | None:
         """Return what is read next; None: the engine is closed and nothing is left.
 
-        What has arrived and is not encoded yet may share a prompt with what waits, so a batch is begun when it is full, or when all
-        that has arrived is in it.
+        What arrives together may share a prompt, so a batch is begun when it is full, or when all that has arrived is in it and no
+        more arrives.
         """
-        batch = Batch(self.scorer.batch_tokens, self.scorer.shares_prefixes)
+        batch, latest = Batch(self.scorer.batch_tokens, self.scorer.shares_prefixes), 0.0
         with self._wake:
             while True:
                 self._drop_cancelled()
                 batch.take(self._jobs)
                 self._jobs = deque(job for job in self._jobs if job.units)
-                if len(batch) and (self._jobs or not self._unencoded):
+                now = time.monotonic()
+                latest = latest or (now + GATHERED if len(batch) else 0.0)
+                begin = min(self._arrived + QUIET, latest)
+                if len(batch) and (self._jobs or (not self._unencoded and (self._closing or begin <= now))):
                     return batch
                 if self._closing and not self._unencoded:
                     return None
-                self._wake.wait()
+                self._wake.wait(begin - now if len(batch) and not self._unencoded else None)
 
     def _drop_cancelled(self) -> None:
         before = len(self._jobs)

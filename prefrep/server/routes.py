@@ -140,7 +140,10 @@ def router(context: Context) -> APIRouter:
         anchors = (body.anchors or [None]) * (1 if body.anchors and len(body.anchors) > 1 else len(asked.responses))
         if len(anchors) != len(asked.responses):
             raise Refusal(422, f"anchors: one, or one for each of the {len(asked.responses)} responses, got {len(anchors)}")
-        each = [Asked(body.prompt, response, anchor) for response, anchor in zip(asked.responses, anchors, strict=True)]
+        each = [
+            Asked(body.prompt, each, anchor, f"responses[{i}]")
+            for i, (each, anchor) in enumerate(zip(asked.responses, anchors, strict=True))
+        ]
         model = context.models(body.model)
         found = await until(request, context.reward(model, each, body.rule), context.settings.timeout)
         return answer({"model": model.name, "rule": found.rule, "scores": found.values, "group_sizes": found.sizes})

@@ -101,7 +101,17 @@ def test_limits_name_the_field(folders: dict[str, Path]) -> None:
         assert it.refused("/v1/table", 422, records=[GOOD, {"prompt": "x", "responses": ["a"] * 5}]).startswith("records[1].responses: 5")
         assert it.refused("/v1/rank", 422, prompt="word " * 200, responses=["a"]).startswith("prompt: ")
         long = it.refused("/v1/rank", 422, records=[GOOD, {"prompt": "x", "responses": ["a", "word " * 200]}])
-        assert long.startswith("records[1].responses[1]: ") and "at most 50 of one text" in long
+        assert long.startswith("records[1].responses[1]: ") and "longer than the 50 tokens" in long
+        start, end = "<|im_start|>user\nx<|im_end|>\n<|im_start|>assistant\n", "<|im_end|>"
+        queries = [f"{start}a{end}", f"{start}{'word ' * 200}{end}"]
+        for wait in (queries, queries[1:]):
+            assert it.refused("/get_reward", 422, query=wait).startswith(f"query[{len(wait) - 1}]: it is longer")
+        assert it.refused("/get_reward", 422, query=[f"<|im_start|>user\n{'word ' * 200}{queries[0][17:]}"]).startswith("query[0]: it is")
+        assert it.refused("/v1/rerank", 422, query="x", documents=["a", "word " * 200]).startswith("documents[1]: it is longer")
+        assert it.refused("/v1/rerank", 422, query="x", texts=["a", "word " * 200]).startswith("texts[1]: it is longer")
+        assert it.refused("/v1/rerank", 422, query="word " * 200, documents=["a"]).startswith("query: it is longer")
+        assert it.refused("/v1/score", 422, prompt="x", responses=["a", "b"], anchors=["word " * 200]).startswith("anchors: it is")
+        assert it.refused("/v1/rerank", 422, query="x", documents=[]) == "documents: must not be empty; /docs has the form of the body"
         assert it.refused("/v1/rerank", 422, query="x", documents=["a"] * 5).startswith("documents: 5")
         assert it.refused("/v1/table", 404, model="nothing", **GOOD) == "model: there is no 'nothing'; this server has gpm, pair"
         assert "embeds no single response" in it.refused("/v1/embed", 422, model="pair", **GOOD)

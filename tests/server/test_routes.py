@@ -116,7 +116,7 @@ def test_one_that_cannot_be_read_does_not_spoil_its_group(folders: dict[str, Pat
     with serving({"gpm": folders["gpm"]}, group_size=3, group_wait=60_000, text_tokens=50) as it:
         bodies = [{"prompt": PROMPT, "responses": [each]} for each in ("7", "word " * 200, "9")]
         first, long, second = together([("/v1/score", body) for body in bodies], it.url)
-        assert "responses[0]" in str(long["error"]) and "at most 50 of one text" in str(long["error"])
+        assert "responses[0]" in str(long["error"]) and "longer than the 50 tokens" in str(long["error"])
         s = scorers["gpm"].table(PROMPT, ["7", "9"])[0, 1]
         assert [first["scores"], second["scores"]] == [[pytest.approx(s, abs=1e-4)], [pytest.approx(-s, abs=1e-4)]]
         assert first["group_sizes"] == [2]
