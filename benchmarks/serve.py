@@ -6,6 +6,7 @@ The server is a process of its own, and its clients are threads here. All figure
 from __future__ import annotations
 
 import argparse
+import os
 import random
 import ssl
 import subprocess
@@ -58,7 +59,8 @@ def measure(report: Report, name: str, options: argparse.Namespace) -> None:
     short, texts = name.removeprefix("bundled:"), Texts(name)
     with server(folder) as (process, url, ready):
         report.goal(f"serve: start to ready, {short}", ready, 15.0, at_least=False, unit=" s")
-        throughput(report, short, folder, url, texts, options)
+        report.note(f"{short}: ready after {computed(process.pid):.1f} s of computing")
+        throughput(report, short, folder, process.pid, url, texts, options)
         for answer in ANSWERS:
             sharing(report, short, url, texts, answer, options.rounds)
         if name == TINY:
@@ -107,7 +109,7 @@ class Texts:
         return " ".join(found)
 
 
-def throughput(report: Report, short: str, folder: Path, url: str, texts: Texts, options: argparse.Namespace) -> None:
+def throughput(report: Report, short: str, folder: Path, process: int, url: str, texts: Texts, options: argparse.Namespace) -> None:
     """Pairs per second of 64 clients, one pair a request, and of `RemoteScorer`, against a scorer in process."""
     from prefrep.records import Comparison
     from prefrep.scoring import RemoteScorer, Scorer, ranked
@@ -135,12 +137,16 @@ def throughput(report: Report, short: str, folder: Path, url: str, texts: Texts,
 
     def kept(name: str, work: Callable[[int], list[float]]) -> Callable[[], float]:
         def run() -> float:
-            started = time.perf_counter()
+            worker = os.getpid() if name == next(iter(ways)) else process
+            used, started = computed(worker), time.perf_counter()
             found[name] = work(len(bodies))
-            return time.perf_counter() - started
+            elapsed = time.perf_counter() - started
+            computing[name].append(computed(worker) - used)
+            return elapsed
 
         return run
 
+    computing: dict[str, list[float]] = {name: [] for name in ways}
     for work in ways.values():
         work(8)  # warm
     latencies.clear()
@@ -149,9 +155,14 @@ def throughput(report: Report, short: str, folder: Path, url: str, texts: Texts,
         worst = max(abs(a - b) for a, b in zip(found[name], found["prefrep score"], strict=True))
         report.note(f"{short}, {name}: log-odds differ by at most {worst:.1e}")
     base = seconds["prefrep score"]
-    rows = [[name, median_ratio(base, times), len(bodies) / median(times)] for name, times in seconds.items()]
+    rows = [
+        [name, median_ratio(base, times), len(bodies) / median(times), 1000 * median(computing[name]) / len(bodies)]
+        for name, times in seconds.items()
+    ]
     report.table(
-        f"throughput, {short}, {count} pairs: a prompt of {length} tokens, answers of {length}", ["", "/ prefrep score", "pairs / s"], rows
+        f"throughput, {short}, {count} pairs: a prompt of {length} tokens, answers of {length}",
+        ["", "/ prefrep score", "pairs / s", "CPU ms / pair"],
+        rows,
     )
     cuts = quantiles(latencies, n=100)
     report.table(f"latency of {CLIENTS} clients, {short}", ["", "s"], [["p50", cuts[49]], ["p99", cuts[98]]])
@@ -237,6 +248,12 @@ def concurrently(url: str, clients: int, items: Sequence[Any], ask: Callable[[ht
     if failed:
         raise failed[0]
     return answers
+
+
+def computed(process: int) -> float:
+    """Seconds that a process has computed, which do not depend on what else the machine does: of the server, without its clients."""
+    fields = Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def resident(process: int) -> float:

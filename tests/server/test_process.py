@@ -116,7 +116,7 @@ def test_killed_and_started_again(folders: dict[str, Path]) -> None:
     server = start(*options)
     try:
         until_ready(f"http://127.0.0.1:{port}")
-        for _ in range(KILLS):
+        for kill in range(KILLS):
             found: list[Any] = []
 
             def client(found: list[Any] = found) -> None:
@@ -133,6 +133,7 @@ def test_killed_and_started_again(folders: dict[str, Path]) -> None:
             assert len(found) == len(records)
             for a, b in zip(found, expected, strict=True):
                 np.testing.assert_allclose(a, b, atol=1e-4)
+            print(f"kill {kill + 1}: {len(found)} tables are those of Scorer")
     finally:
         server.kill()
         _, err = server.communicate()
