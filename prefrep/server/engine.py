@@ -21,8 +21,8 @@ from prefrep.server.batches import Batch, Job
 
 log = logging.getLogger(__name__)
 
-# Clients that ask at once arrive one after the other: a batch is begun after so many seconds without an arrival, which are a twentieth of what
-# the last batch took, within bounds; or after four times as long in any case.
+# Clients that ask at once arrive one after the other. A batch is begun when nothing has arrived for a twentieth of what the last batch
+# took, within bounds; or after four times as long in any case.
 QUIET, SHARE, MOST_QUIET, GATHERING = 0.002, 1 / 20, 0.05, 4
 COUNTED = 50_000  # characters that are counted at a time
 
