@@ -1,6 +1,6 @@
-"""What a server costs and gains: throughput against `prefrep score`, one prompt of many clients, latency, memory, start.
+"""Server: throughput against `prefrep score`, prompts that clients share, latency, memory, startup time.
 
-The server is a process of its own, and its clients are threads here. All figures of a run share one machine with both of them.
+The server is a separate process, and its clients are threads of this one, on the same machine.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ ANSWERS = (8, 24)  # tokens of an answer where eight clients share a prompt: the
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Return the parser of the command line."""
     it = arguments(__doc__)
     it.add_argument("--models", nargs="+", default=[SMOLLM2, TINY], help="bundled names or folders")
-    it.add_argument("--records", type=int, default=64, help="pairs that are scored; 32 times as many with the tiny model")
-    it.add_argument("--length", type=int, default=40, help="tokens of their prompts and of each answer")
-    it.add_argument("--requests", type=int, default=20_000, help="over which memory is watched, with the tiny model")
+    it.add_argument("--records", type=int, default=64, help="number of scored pairs; 32 times as many with the tiny model")
+    it.add_argument("--length", type=int, default=40, help="number of tokens of their prompts and of each answer")
+    it.add_argument("--requests", type=int, default=20_000, help="number of requests over which memory is measured, with the tiny model")
     it.add_argument("--rounds", type=int, default=3)
     return it
 
 
 def main(args: list[str] | None = None) -> None:
-    """Measures, prints, writes."""
+    """Run the benchmark, print and save its results."""
     options = parser().parse_args(args)
     if options.quick:
         options.models, options.records, options.requests, options.rounds = [TINY], 64, 300, 1
@@ -54,12 +54,12 @@ def main(args: list[str] | None = None) -> None:
 
 
 def measure(report: Report, name: str, options: argparse.Namespace) -> None:
-    """Measures one model."""
+    """Measure one model."""
     folder, _ = prepare(name)
     short, texts = name.removeprefix("bundled:"), Texts(name)
     with server(folder) as (process, url, ready):
         report.goal(f"serve: start to ready, {short}", ready, 15.0, at_least=False, unit=" s")
-        report.note(f"{short}: ready after {computed(process.pid):.1f} s of computing")
+        report.note(f"{short}: ready after {computed(process.pid):.1f} s of CPU time")
         throughput(report, short, folder, process.pid, url, texts, options)
         for answer in ANSWERS:
             sharing(report, short, url, texts, answer, options.rounds)
@@ -69,7 +69,7 @@ def measure(report: Report, name: str, options: argparse.Namespace) -> None:
 
 @contextmanager
 def server(folder: Path) -> Iterator[tuple[subprocess.Popen[str], str, float]]:
-    """A server of a folder: its process, its address, and the seconds from start to ready."""
+    """Start a server of a folder; yield its process, its address, and the seconds from start to ready."""
     command = [sys.executable, "-m", "prefrep", "serve", "--model", str(folder), "--port", "0", "--timeout", "3600"]
     started = time.perf_counter()
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
@@ -101,7 +101,7 @@ class Texts:
         self._lengths = {word: len(tokenizer(f" {word}", add_special_tokens=False)["input_ids"]) for word in WORDS}
 
     def __call__(self, draw: random.Random, tokens: int) -> str:
-        """A text of so many tokens, or up to a word more."""
+        """Return a text of the given number of tokens, or up to a word more."""
         found: list[str] = []
         while tokens > 0:
             found.append(draw.choice(WORDS))
@@ -110,7 +110,7 @@ class Texts:
 
 
 def throughput(report: Report, short: str, folder: Path, process: int, url: str, texts: Texts, options: argparse.Namespace) -> None:
-    """Pairs per second of 64 clients, one pair a request, and of `RemoteScorer`, against a scorer in process."""
+    """Measure pairs per second of 64 clients, one pair per request, and of `RemoteScorer`, against a scorer in this process."""
     from prefrep.records import Comparison
     from prefrep.scoring import RemoteScorer, Scorer, ranked
 
@@ -171,7 +171,7 @@ def throughput(report: Report, short: str, folder: Path, process: int, url: str,
 
 
 def sharing(report: Report, short: str, url: str, texts: Texts, answer: int, rounds: int) -> None:
-    """Eight clients with one prompt of 512 tokens and eight answers each, at once and one after the other."""
+    """Measure eight clients with one prompt of 512 tokens and eight answers each, concurrently and one after the other."""
     draw = random.Random(1)
 
     def bodies() -> list[dict[str, Any]]:
@@ -204,7 +204,7 @@ def sharing(report: Report, short: str, url: str, texts: Texts, answer: int, rou
 
 
 def read_tokens(url: str) -> int:
-    """Distinct tokens that the server has read so far."""
+    """Return the number of distinct tokens that the server has read so far."""
     lines = httpx.get(f"{url}/metrics").text.splitlines()
     return int(sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith("prefrep_tokens_read_total{")))
 
@@ -228,7 +228,7 @@ def memory(report: Report, short: str, process: int, url: str, texts: Texts, req
 
 
 def concurrently(url: str, clients: int, items: Sequence[Any], ask: Callable[[httpx.Client, Any], Any]) -> list[Any]:
-    """The answers to all items, which clients take in turn, each with a connection of its own."""
+    """Return the answers to all items, which clients with one connection each take in turn."""
     answers: list[Any] = [None] * len(items)
     failed: list[BaseException] = []
 
@@ -251,13 +251,13 @@ def concurrently(url: str, clients: int, items: Sequence[Any], ask: Callable[[ht
 
 
 def computed(process: int) -> float:
-    """Seconds that a process has computed, which do not depend on what else the machine does: of the server, without its clients."""
+    """Return the CPU seconds of a process, which do not depend on what else the machine does."""
     fields = Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def resident(process: int) -> float:
-    """Resident memory of a process in MiB."""
+    """Return the resident memory of a process in MiB."""
     lines = Path(f"/proc/{process}/status").read_text().splitlines()
     return int(next(line for line in lines if line.startswith("VmRSS")).split()[1]) / 1024
 

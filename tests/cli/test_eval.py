@@ -186,7 +186,7 @@ def test_what_cannot_be_used_is_refused(exports: dict[str, str], pairs: str, pro
     with pytest.raises(DataError, match="no such file"):
         main(["rewardbench", "--scores", str(tmp_path / "none.jsonl"), "--out", out])
     wrong = _write(tmp_path / "wrong.jsonl", [{"id": "1", "subset": "Math", "num_correct": 1, "scores": [1, 0]}])
-    with pytest.raises(RecordError, match=r"wrong.jsonl:1: no 'score'.*other sub-command"):
+    with pytest.raises(RecordError, match=r"wrong.jsonl:1: no 'score'.*its own sub-command"):
         main(["rewardbench", "--scores", wrong, "--out", out])
     assert not Path(out).exists()
 

@@ -94,7 +94,7 @@ def test_two_ratings_have_no_p_of_shared_circles(tmp_path: Path, capsys: pytest.
     assert main([*command, "--out", str(tmp_path / "a")]) == 0
     assert main([*command, "--out", str(tmp_path / "b"), "--against", str(tmp_path / "a")]) == 0
     assert results(tmp_path / "b")["against"]["cyclic"]["p"] is None
-    assert "the cyclic parts correlate by 1.000 (no p without --model" in capsys.readouterr().out
+    assert "the cyclic parts correlate with r = 1.000 (no p-value without --model" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("head", HEADS)
