@@ -12,13 +12,16 @@ import multiprocessing
 import os
 import shutil
 import signal
+import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import wraps
+from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import yaml
@@ -41,6 +44,7 @@ class Case:
         workers: Data loader processes.
         max_steps: Whether the run ends after a number of steps instead of epochs.
         halves: Whether validation runs twice per epoch.
+        devices: Training processes, over gloo.
     """
 
     kind: str
@@ -49,6 +53,7 @@ class Case:
     workers: int = 0
     max_steps: bool = False
     halves: bool = False
+    devices: int = 1
 
     @property
     def is_policy(self) -> bool:
@@ -58,7 +63,7 @@ class Case:
     @property
     def alike(self) -> Case:
         """The representative of cases with the same output, which does not depend on checkpoints and data loader processes."""
-        return Case(self.kind, self.accumulate, "steps", max_steps=self.max_steps, halves=self.halves)
+        return replace(self, saves="steps", workers=0)
 
     def configuration(self) -> dict[str, Any]:
         """Return the configuration without paths."""
@@ -74,6 +79,8 @@ class Case:
         found["trainer"]["callbacks"] = rest
         if self.max_steps:
             found["trainer"] |= {"max_steps": -(-BATCHES // self.accumulate) * 2 - 1, "max_epochs": -1}
+        if self.devices > 1:
+            found["trainer"] |= {"devices": self.devices, "strategy": "ddp"}
         if self.halves:
             found["trainer"]["val_check_interval"] = BATCHES // 2
         if self.is_policy:
@@ -149,16 +156,21 @@ def run(case: Case, root: Path, folder: Path, point: int = 0, number: int = sign
     file.write_text(yaml.safe_dump(case.configuration()))
     data = [root / name for name in (("prompts.jsonl", "prompts.jsonl") if case.is_policy else ("train.jsonl", "val.jsonl"))]
     options = ["--config", file, "--data.train", data[0], "--data.val", data[1], "--trainer.default_root_dir", folder]
+    options += [] if case.is_policy else ["--data.cache", folder.with_suffix(".cache")]
+    args = ["fit", *map(str, options), "--ckpt_path", "last"]
 
     def child() -> None:
+        if case.devices > 1:
+            os.setsid()
         log = os.open(folder.with_suffix(".log"), os.O_CREAT | os.O_WRONLY | os.O_APPEND)
         for stream in (1, 2):
             os.dup2(log, stream)
         from prefrep.cli import friendly
         from prefrep.cli.main import main
 
+        sys.argv, sys.modules["__main__"].__spec__ = ["prefrep", *args], find_spec("prefrep.__main__")  # what Lightning starts again
         interrupt(folder.with_suffix(".count"), point, number)
-        friendly.run(lambda: main(["fit", *map(str, options), "--ckpt_path", "last"]))
+        friendly.run(lambda: main(args))
 
     process = multiprocessing.get_context("fork").Process(target=child)
     process.start()
@@ -166,6 +178,9 @@ def run(case: Case, root: Path, folder: Path, point: int = 0, number: int = sign
     if process.is_alive():
         process.kill()
         raise SystemExit(f"{folder}: not finished after {LIMIT:.0f} s")
+    if case.devices > 1:  # a process whose partner died before they met waits for half an hour
+        with suppress(ProcessLookupError):
+            os.killpg(cast(int, process.pid), signal.SIGKILL)
     return int(process.exitcode or 0)
 
 
@@ -238,7 +253,8 @@ class Trials:
         alike = case.alike
         folder = self.root / f"reference-{'-'.join(map(str, vars(alike).values()))}"
         if alike not in self._count:
-            shutil.rmtree(folder, ignore_errors=True)
+            for old in (folder, folder.with_suffix(".cache")):
+                shutil.rmtree(old, ignore_errors=True)
             if run(alike, self.root, folder):
                 raise SystemExit(f"the uninterrupted run failed:\n{folder.with_suffix('.log').read_text()[-2000:]}")
             self._count[alike] = int(folder.with_suffix(".count").read_text())
@@ -266,15 +282,17 @@ class Trials:
             for path in (folder.with_suffix(end) for end in (".yaml", ".log", ".count")):
                 path.unlink(missing_ok=True)
             shutil.rmtree(folder)
+            shutil.rmtree(folder.with_suffix(".cache"), ignore_errors=True)
         return interrupted, found
 
 
 def cases() -> list[Case]:
-    """Return all cases: the grid of preference models, its corners with other run lengths, and three objectives."""
+    """Return all cases: the grid of preference models, its corners with other run lengths, three objectives, and two processes."""
     grid = [Case(*each) for each in product(("lora", "frozen", "full"), (1, 2, 4, 8), ("time", "steps"), (0, 1))]
     corners = [Case("lora", 4, saves, max_steps=long, halves=not long) for saves, long in product(("time", "steps"), (True, False))]
     policies = [Case(kind, accumulate, saves) for kind, accumulate, saves in product(OBJECTIVES, (1, 2), ("time", "steps"))]
-    return [*grid, *corners, *policies]
+    several = [Case("lora", accumulate, saves, devices=2) for accumulate, saves in product((1, 4), ("time", "steps"))]
+    return [*grid, *corners, *policies, *several]
 
 
 def parser() -> argparse.ArgumentParser:
@@ -304,9 +322,11 @@ def main(args: list[str] | None = None) -> None:
         case = order[turn % len(order)]
         number = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM)[turn % 3]
         _, size = trials.reference(case)
-        points = [int(point) for point in random.integers(1, size + 1, size=int(random.integers(1, 4)))]
+        times = int(random.integers(1, 4))
+        points = [int(point) for point in random.integers(1, size // times + 1, size=times)]  # counted anew after each resume
         count, found = trials.trial(f"trial-{turn}", case, points, number)
-        sums = table.setdefault((case.kind, number.name), [0, 0, 0])
+        name = f"{case.kind}, {case.devices} processes" if case.devices > 1 else case.kind
+        sums = table.setdefault((name, number.name), [0, 0, 0])
         sums[0], sums[1], sums[2] = sums[0] + 1, sums[1] + count, sums[2] + bool(found)
         interrupted, turn = interrupted + count, turn + 1
         if found:

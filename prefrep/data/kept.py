@@ -36,8 +36,8 @@ def kept(
     """Return a sequence from disk, or compute it and keep it there.
 
     Args:
-        where: `auto`: prefrep's cache folder, a folder, or None: nothing is kept. Items are pickled, so the folder must be
-            as private as the program.
+        where: `auto`: prefrep's cache folder, a folder, or None: nothing is kept. Whoever can write there decides what is trained on, but
+            runs no code (`data.spool`).
         about: Everything that the items depend on; None: unknown, nothing is kept.
         items: Computes the items.
         note: Plain data to keep with them; called once they are computed.

@@ -43,11 +43,11 @@ def sweep(
         PrefrepError: Points failed; the report covers the others.
     """
     from prefrep.errors import DataError, UsageError, require_at_least
+    from prefrep.locks import writing
     from prefrep.reports.sweep import write
-    from prefrep.sweeps.study import alone
 
     def report(folder: Path) -> None:
-        with alone(folder, "report"):  # another worker may be writing it
+        with writing(folder / "report.md", waits=True):  # another worker may be writing it
             write(folder)
 
     if report_only:

@@ -17,8 +17,9 @@ from prefrep.console import quiet
 from prefrep.errors import PrefrepError, Stopped
 from prefrep.parts import import_declared, import_modules, imported
 from prefrep.shipped import config_file
-from prefrep.signals import StopSignals
+from prefrep.signals import StopSignals, name_of
 from prefrep.sweeps.spec import parse_setting, read_sweep
+from prefrep.sweeps.table import is_done, points_folder
 
 if TYPE_CHECKING:
     from prefrep.sweeps.study import Progress, Study
@@ -47,41 +48,44 @@ def run(
         Stopped: A signal was received; this process's point is back in the queue, and its training has written a checkpoint.
     """
     sweep = read_sweep(config_file(config), dict(parse_setting(text) for text in settings))
-    if workers > 1:  # before libraries start one thread per core
-        os.environ.setdefault("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // workers, 1)))
-    from prefrep.sweeps.points import prepare
-
-    prepared = prepare(sweep.points, out)
-    from prefrep.sweeps.study import Study
-    from prefrep.sweeps.worker import work
-
-    study = Study(out, storage)
-    study.enlist({each.point.name: each.about for each in prepared}, retry)
     signals = StopSignals(_interrupt, kill=report is not None)  # workers end with the process that started them
     signals.listen()
-    others = [_join(config, out, settings, storage) for _ in range(workers - 1)]
+    others: list[subprocess.Popen[bytes]] = []
     try:
+        if workers > 1:  # before libraries start one thread per core
+            os.environ.setdefault("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // workers, 1)))
+        from prefrep.sweeps.points import prepare
+
+        prepared = prepare(sweep.points, out)
+        from prefrep.sweeps.study import Study
+        from prefrep.sweeps.worker import work
+
+        study = Study(out, storage)
+        study.enlist({each.point.name: each.about for each in prepared}, retry)
+        others += [_join(config, out, settings, storage) for _ in range(workers - 1)]
         with _Display(study, len(prepared), report) as display:
             work(study, {each.point.name: (each.point, each.engine) for each in prepared}, sweep.keep_models, display)
+        for other in others:
+            other.wait()
+        if report is not None:
+            report(out)
     except BaseException as error:
         for other in others:
             other.terminate()
-        if isinstance(error, KeyboardInterrupt) and signals.received is not None:
-            number, done = signals.received, f"{study.progress().complete} of {len(prepared)} points are done in {out}"
-            raise Stopped(
-                f"stopped by {number.name}; {done} of {len(prepared)} points are done in {out}; to go on, run the same command",
-                128 + number,
-            ) from None
-        raise
+        # A point that trains in this process notes signals itself, and ends its step before it stops.
+        code = error.code if isinstance(error, Stopped) else 128 + signals.received if signals.received else None
+        if code is None or not isinstance(error, KeyboardInterrupt | Stopped):
+            raise
+        done = sum(is_done(points_folder(out, point.name)) for point in sweep.points)
+        where = f"{done} of {len(sweep.points)} points are done in {out}"
+        raise Stopped(f"stopped by {name_of(code - 128)}; {where}; to go on, run the same command", code) from None
     finally:
         for other in others:
             other.wait()
         signals.close()
-    failed = study.reasons()
     if report is not None:
-        report(out)
         print(f"{study.progress().complete} of {len(prepared)} points are done; written: {out}/report.md, table.csv, pairs.csv")
-    if failed:
+    if failed := study.reasons():
         raise PrefrepError("\nprefrep: ".join(f"{name} failed: {reason}" for name, reason in failed.items()))
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple, Protocol
 
 from prefrep.disk import replace_text
-from prefrep.errors import PrefrepError
+from prefrep.errors import PrefrepError, Stopped
 from prefrep.metrics.verdicts import is_right
 from prefrep.parts import imported
 from prefrep.sweeps.spec import Point
@@ -114,6 +114,8 @@ def _attempt(point: Point, engine: Engine, folder: Path, claim: Claim, keep_mode
         if not keep_models:
             for name in ("checkpoints", "checkpoints-aside", "export"):
                 shutil.rmtree(folder / name, ignore_errors=True)
+    except Stopped:  # a signal received while it trained in this process: the point has not failed
+        raise
     except (Exception, SystemExit) as error:  # an error of one point must not stop the others
         reason = str(error) if isinstance(error, PrefrepError) else f"{type(error).__name__}: {error}"
         _note(folder, point, engine.name, {"state": "failed", "reason": reason})

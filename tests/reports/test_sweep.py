@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import threading
 from math import comb, inf, sqrt
 from pathlib import Path
@@ -17,11 +18,11 @@ from conftest import program
 from prefrep.errors import DataError
 from prefrep.evaluation.pairs import PairRow
 from prefrep.evaluation.rows import read_scores
+from prefrep.locks import writing
 from prefrep.metrics.verdicts import Outcome
 from prefrep.reports.sweep import write
 from prefrep.sweeps import table
 from prefrep.sweeps.plots import draw
-from prefrep.sweeps.study import alone
 from prefrep.sweeps.table import Difference, Model, Run, compare, models, read_runs
 
 main = program("sweep")
@@ -384,13 +385,16 @@ def test_report_only(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_report_only_waits_for_a_worker_that_writes(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr("prefrep.locks.log.warning", lambda text, *values: said.append(text % values))
     written: list[Path] = []
     monkeypatch.setattr("prefrep.reports.sweep.write", written.append)
     other = threading.Thread(target=main, args=(["--report-only", str(out)],))
-    with alone(out, "report"):
+    with writing(out / "report.md"):
         other.start()
         other.join(0.5)
         assert not written
+    assert len(said) == 1 and f"{out}/report.md: process {os.getpid()} on " in said[0] and said[0].endswith("there; waiting for it")
     other.join(30)
     assert written == [out]
 
