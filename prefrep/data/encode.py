@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from typing import Literal
 
@@ -197,14 +198,16 @@ class Encoder:
     ) -> Iterator[tuple[Record, Datum | None]]:
         """Encode chunks of records; while one is tokenised in a thread, which does not hold Python's lock, the next one is rendered."""
         records = iter(records)
-        waiting: tuple[list[_Job], Future[list[tuple[Ids, int]]]] | None = None
+        waiting: tuple[list[_Job], Callable[[], list[tuple[Ids, int]]]] | None = None
         with ThreadPoolExecutor(1) as pool:
             while chunk := list(islice(records, _CHUNK)):
                 jobs = self._jobs(chunk, pairs_of, refused)
-                found = pool.submit(self._tokenise, [text for _, _, texts in jobs for text in texts or ()])
+                found = partial(self._tokenise, [text for _, _, texts in jobs for text in texts or ()])
+                # A server's records come one by one: a single chunk needs no thread, which would wait for Python's lock.
+                later = found if waiting is None and len(chunk) < _CHUNK else pool.submit(found).result
                 if waiting is not None:
                     yield from self._finished(*waiting)
-                waiting = jobs, found
+                waiting = jobs, later
             if waiting is not None:
                 yield from self._finished(*waiting)
 
@@ -222,8 +225,8 @@ class Encoder:
                 jobs.append((record, [], None))
         return jobs
 
-    def _finished(self, jobs: Sequence[_Job], found: Future[list[tuple[Ids, int]]]) -> Iterator[tuple[Record, Datum | None]]:
-        tokenised = iter(found.result())
+    def _finished(self, jobs: Sequence[_Job], found: Callable[[], list[tuple[Ids, int]]]) -> Iterator[tuple[Record, Datum | None]]:
+        tokenised = iter(found())
         for record, pairs, texts in jobs:
             trees = None if texts is None else self._trees(record, pairs, texts, [next(tokenised) for _ in texts])
             yield record, self._datum(pairs, trees)
