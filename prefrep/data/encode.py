@@ -198,17 +198,15 @@ class Encoder:
     ) -> Iterator[tuple[Record, Datum | None]]:
         """Encode chunks of records; while one is tokenised in a thread, which does not hold Python's lock, the next one is rendered."""
         records = iter(records)
-        waiting: tuple[list[_Job], Callable[[], list[tuple[Ids, int]]]] | None = None
+        waiting: tuple[list[_Job], Callable[[], list[tuple[Ids, int]]]] = [], list
         with ThreadPoolExecutor(1) as pool:
             while chunk := list(islice(records, _CHUNK)):
                 jobs = self._jobs(chunk, pairs_of, refused)
                 found = partial(self._tokenise, [text for _, _, texts in jobs for text in texts or ()])
-                later = found if waiting is None and len(chunk) < _CHUNK else pool.submit(found).result
-                if waiting is not None:
-                    yield from self._finished(*waiting)
-                waiting = jobs, later
-            if waiting is not None:
+                later = found if not waiting[0] and len(chunk) < _CHUNK else pool.submit(found).result
                 yield from self._finished(*waiting)
+                waiting = jobs, later
+            yield from self._finished(*waiting)
 
     def _jobs(self, chunk: Sequence[Record], pairs_of: Callable[[Record], list[Pair]], refused: list[RecordError] | None) -> list[_Job]:
         jobs: list[_Job] = []
