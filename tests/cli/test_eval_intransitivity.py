@@ -168,7 +168,7 @@ def test_against_another_evaluation(exports: dict[str, str], data: str, tmp_path
     other.write_text(json.dumps(json.loads(other.read_text()) | {"data": "another digest"}))
     assert main([*command, "--against", str(tmp_path / "gated")]) == 0
     assert any("is of other data" in note and "matched by subset and id" in note for note in results(tmp_path / "block")["notes"])
-    with pytest.raises(ConfigError, match="an evaluation of another kind .intransitivity.; choose another --out, or --restart"):
+    with pytest.raises(ConfigError, match="an evaluation of another kind .intransitivity.; choose another --out"):
         ScoreLog(tmp_path / "block", PairRow, {"benchmark": "pairs"}, [])
     with pytest.raises(DataError, match="no such file; name the --out of an earlier"):
         main([*command, "--against", str(tmp_path / "nowhere")])
