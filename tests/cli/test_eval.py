@@ -219,5 +219,7 @@ def test_pairs_of_one_criterion(exports: dict[str, str], tmp_path: Path) -> None
 
     assert pairs_in(safe) == 6 and pairs_in(safe, "--criterion", "safer") == 3
     assert pairs_in(rated, "--criterion", "helpfulness") == 3
+    with pytest.raises(RecordError, match="name the rating that counts with criterion: helpfulness, verbosity"):
+        pairs_in(rated)
     with pytest.raises(DataError, match="no record has a label for criterion 'beauty'"):
         pairs_in(rated, "--criterion", "beauty", "--restart")

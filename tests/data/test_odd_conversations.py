@@ -235,3 +235,13 @@ def test_what_a_template_raises_is_one_line() -> None:
     record = Comparison((Message("user", "q"),), (Message("assistant", "a"),), (Message("assistant", "b"),), source="f:1")
     with pytest.raises(RecordError, match=r"f:1: the tokenizer's chat template refuses it .no way.; use"):
         list(Encoder(tokenizer, EncodeConfig("chat"), "single").encode([record]))
+
+
+@pytest.mark.parametrize("template", ["chat", "plain"])
+def test_continuations_get_a_hint(template: Any) -> None:
+    """A response that begins with a blank gets a second one in a transcript, and a turn of its own in a chat: `concat` may be meant."""
+    tokenizer = load_tokenizer("bundled:tiny-llama")
+    encode = Encoder(tokenizer, EncodeConfig(template), "single")
+    record = to_record({"prompt": "Beautiful is better than", "chosen": " ugly.", "rejected": " the moon."}, "auto", "f:1")
+    list(encode.encode([record]))
+    assert encode.events["that begin with a blank (continuations? template: concat)"] == 2
