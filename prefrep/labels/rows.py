@@ -27,11 +27,13 @@ class Labelled:
         comparison: The pair with its present labels.
         row: The row it was read from; None: the row holds something else than one pair, or there is none.
         columns: New columns of the row.
+        scores: Published scores of (chosen, rejected), of ranked responses.
     """
 
     comparison: Comparison
     row: Mapping[str, Any] | None = None
     columns: Mapping[str, Any] = field(default_factory=dict)
+    scores: tuple[float, float] | None = None
 
     @property
     def sign(self) -> int:
@@ -47,15 +49,17 @@ class Labelled:
         return replace(self, columns={**self.columns, **columns})
 
 
-def pairs_of(record: Record) -> list[Comparison]:
-    """Return the comparisons of a record: itself, or the pairs of ranked responses with unequal scores, the better one first."""
+def pairs_of(record: Record) -> list[Labelled]:
+    """Return the pairs of a record: itself, or the pairs of ranked responses with unequal scores, the better one first."""
     if isinstance(record, Comparison):
-        return [record]
+        return [Labelled(record)]
     names = {name: getattr(record, name) for name in ("subset", "source", "tags", "annotator", "group", "criterion", "label_source")}
     names["template_kwargs"] = record.template_kwargs
+    scores = record.scores or ()
+    ids = ((i, j, f"{record.id}:{i}:{j}" if record.id else "") for i, j in preferred(scores))
     return [
-        Comparison(record.prompt, record.responses[i], record.responses[j], id=f"{record.id}:{i}:{j}" if record.id else "", **names)
-        for i, j in preferred(record.scores or ())
+        Labelled(Comparison(record.prompt, record.responses[i], record.responses[j], id=id, **names), scores=(scores[i], scores[j]))
+        for i, j, id in ids
     ]
 
 
@@ -68,7 +72,7 @@ def read_pairs(source: Source, on_bad_row: Literal["error", "skip"] = "error", s
             rows |= {place: row for row, place in found if not isinstance(row, RecordError)}
     made = Counter(record.source for record in records)  # a row can hold the judgements of several annotators
     return [
-        Labelled(pair, rows.get(record.source) if record is pair and made[record.source] == 1 else None)
+        replace(pair, row=rows.get(record.source)) if record is pair.comparison and made[record.source] == 1 else pair
         for record in records
         for pair in pairs_of(record)
     ]

@@ -168,7 +168,7 @@ def margins(step: Strength, states: States, labels: Floats, prompts: Ints, work:
         work: Keeps the margins of each member.
     """
     settings = {name: value for name, value in recipe(step).items() if name not in ("action", "share", "smoothing", "members", "models")}
-    depends = (states.ends.numpy(), states.prompts.numpy(), labels, prompts, sorted(settings.items(), key=lambda item: item[0]))
+    depends = (states.ends.numpy(), states.prompts.numpy(), labels, prompts, sorted(settings.items()))
     return np.stack([work.kept(f"member-{m}", partial(_member, step, m, states, labels, prompts), *depends) for m in range(step.members)])
 
 

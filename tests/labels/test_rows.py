@@ -29,7 +29,7 @@ def _file(tmp_path: Path, *rows: dict[str, Any]) -> Path:
 
 
 def _again(tmp_path: Path, rows: list[dict[str, Any]]) -> list[Comparison]:
-    return [pair for record in read(str(_file(tmp_path, *rows))) for pair in pairs_of(record)]
+    return [pair.comparison for record in read(str(_file(tmp_path, *rows))) for pair in pairs_of(record)]
 
 
 @pytest.mark.parametrize("row", [HH, EXPLICIT, ARENA, RANKED], ids=["hh", "explicit", "arena", "ranked"])
@@ -68,4 +68,5 @@ def test_ranked_responses_become_pairs() -> None:
     """Every pair with unequal scores, the better response first."""
     a, b, c = ((Message("assistant", name),) for name in "abc")
     record = RankedResponses((Message("user", "?"),), (a, b, c), (1.0, 3.0, 3.0), id="r")
-    assert [(each.id, each.chosen, each.rejected) for each in pairs_of(record)] == [("r:1:0", b, a), ("r:2:0", c, a)]
+    found = [(each.comparison.id, each.comparison.chosen, each.comparison.rejected, each.scores) for each in pairs_of(record)]
+    assert found == [("r:1:0", b, a, (3.0, 1.0)), ("r:2:0", c, a, (3.0, 1.0))]
