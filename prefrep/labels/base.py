@@ -70,13 +70,19 @@ class Work:
     def __init__(self, model: str, folder: Path) -> None:
         self.model, self._folder = model, folder
         self._backbone: Backbone | None = None
+        self._known: dict[object, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def states(self, pairs: Sequence[Comparison], layout: Literal["single", "pair"] = "single") -> States:
-        """Return the states of pairs, see `labels.states.read`."""
-        if self._backbone is None:
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-            self._backbone = Backbone(self.model, frozen=True).to(device)
-        return read(self._backbone, layout, pairs)
+        """Return the states of pairs, see `labels.states.read`; each pair is read once, whatever steps leave out or add."""
+        keys = [(layout, each.prompt, each.chosen, each.rejected, repr(each.template_kwargs)) for each in pairs]
+        new = {key: each for key, each in zip(keys, pairs, strict=True) if key not in self._known}
+        if new:
+            if self._backbone is None:
+                device = "cuda" if torch.cuda.is_available() else "cpu"
+                self._backbone = Backbone(self.model, frozen=True).to(device)
+            self._known |= zip(new, zip(*read(self._backbone, layout, list(new.values())), strict=True), strict=True)
+        ends, prompts = zip(*(self._known[key] for key in keys), strict=True)
+        return States(torch.stack(ends), torch.stack(prompts))
 
     def kept(self, name: str, make: Callable[[], Floats], *depends: object) -> Floats:
         """Return an array that an earlier run of the same output left, or make it; a signal ends the program behind it.
