@@ -79,7 +79,10 @@ def _claim(folder: Path, out: Path, about: dict[str, Any]) -> None:
     """Write what the output follows from beside it; an output of something else is left alone."""
     note = folder / "about.json"
     if note.exists():
-        before = json.loads(note.read_text(encoding="utf-8"))
+        try:
+            before = json.loads(note.read_text(encoding="utf-8"))
+        except ValueError:
+            raise DataError(f"{note}: not what prefrep label writes; name another --out, or delete {folder}") from None
         for what, now in json.loads(json.dumps(about)).items():
             if before.get(what) != now:
                 raise DataError(f"{out}: begun with other {what}; name another --out, or delete it and {folder}")

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import random
+import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -11,10 +15,14 @@ from types import ModuleType
 import pytest
 
 from prefrep import parts
+from prefrep.data.sources import Source, read
 from prefrep.errors import ConfigError, DataError, PrefrepError, Stopped, UsageError
 from prefrep.labels import Labelled, LabelStep, Outcome, Work
 from prefrep.labels.base import parse
+from prefrep.records import Comparison
+from prefrep.scoring import Scorer
 from tests.conftest import program
+from tests.exports import exported
 
 label = program("label")
 WORDS = "red green blue one two three hot cold big small".split()
@@ -102,6 +110,7 @@ def test_a_step_of_somebody_else(data: Path, tmp_path: Path, monkeypatch: pytest
     out = tmp_path / "out.jsonl"
     assert label(_options(data, out, "--import", "loud", "--step", "loud.Shout least=4")) == 0
     rows = [json.loads(line) for line in out.read_text().splitlines()]
+    pairs = [each for each in read(Source(str(data), limit=8)) if isinstance(each, Comparison)]
     expected = [json.loads(line) for line in data.read_text().splitlines()]
     assert rows == [row | {"capitals": len(row["chosen"])} for row in expected if len(row["chosen"]) >= 4]
     assert "Somebody counts." in capsys.readouterr().out
@@ -160,3 +169,57 @@ def test_steps_on_the_command_line() -> None:
         parse("Strength 'action=[a'")
     with pytest.raises(UsageError, match=r"head\.class"):
         parse("Strength head=GPMHead head.dim=4")
+
+
+def test_exported_models_and_pair_models_give_margins(data: Path, tmp_path: Path) -> None:
+    """Exported folders are members, with the log-odds of `Scorer`; a pair model reads both orders."""
+    models = [str(exported(tmp_path / name)) for name in ("a", "b")]
+    out = tmp_path / "out.jsonl"
+    assert label(_options(data, out, "--limit", "8", "--step", f"Strength models=[{','.join(models)}]")) == 0
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    expected = list(Scorer.from_pretrained(models[0]).compare(pairs))
+    assert [row["strength_mean"] for row in rows] == pytest.approx(expected, abs=1e-5)
+    assert [row["strength_std"] for row in rows] == [0.0] * 8, "two equal models agree"
+    step = "Strength head.class=PairHead members=1 folds=2 steps=3"
+    assert label(_options(data, tmp_path / "pair.jsonl", "--limit", "12", "--step", step)) == 0
+    assert len({json.loads(line)["strength_mean"] for line in (tmp_path / "pair.jsonl").read_text().splitlines()}) == 12
+
+
+def test_the_step_of_the_readme(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The package on the page of `prefrep.labels` works as it stands."""
+    page = (Path(__file__).parents[2] / "prefrep" / "labels" / "README.md").read_text()
+    (tmp_path / "mypkg").mkdir()
+    (tmp_path / "mypkg" / "__init__.py").touch()
+    (tmp_path / "mypkg" / "steps.py").write_text(page.split("```python\n")[1].split("```")[0])
+    monkeypatch.syspath_prepend(str(tmp_path))
+    out = tmp_path / "out.jsonl"
+    assert label(_options(data, out, "--import", "mypkg.steps", "--step", "mypkg.steps.Shorter characters=1")) == 0
+    rows = [json.loads(line) for line in data.read_text().splitlines()]
+    assert len(out.read_text().splitlines()) == sum(len(row["chosen"]) - len(row["rejected"]) <= 1 for row in rows) < 70
+
+
+@pytest.mark.slow
+def test_killed_at_random(data: Path, tmp_path: Path) -> None:
+    """SIGKILL at times drawn by seed, until a process ends by itself: the same bytes as of one that was left alone."""
+
+    def process(out: Path, cache: Path) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "prefrep", "label", *_options(data, out)]
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        return subprocess.Popen(command, env={**os.environ, "PREFREP_CACHE": str(cache)}, **quiet)  # type: ignore[call-overload]
+
+    began = time.monotonic()
+    assert process(tmp_path / "whole.jsonl", tmp_path / "cache").wait(300) == 0
+    lasted, draw, kills = time.monotonic() - began, random.Random(0), 0
+    for trial in range(4):
+        out, cache = tmp_path / f"{trial}.jsonl", tmp_path / f"cache-{trial}"
+        while True:
+            running = process(out, cache)
+            try:
+                assert running.wait(draw.uniform(0.4, 1.3) * lasted) == 0
+                break
+            except subprocess.TimeoutExpired:
+                running.kill()
+                running.wait()
+                kills += 1
+        assert out.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+    print(f"{kills} kills")
