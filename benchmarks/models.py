@@ -15,12 +15,16 @@ from benchmarks.common import QUICK_RESULTS
 from prefrep.nn.bundled import resolve
 from prefrep.nn.loading import load_tokenizer
 
-SMOLLM2, TINY = "bundled:smollm2-135m", "bundled:tiny-llama"
-RANDOM = {  # shapes of Llama 3.2 1B, and something small to try the path with; the vocabulary is SmolLM2's (tiny: the tiny model's)
-    "random:llama-1b": (SMOLLM2, {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16, "num_attention_heads": 32,
-                                  "num_key_value_heads": 8}),
-    "random:llama-tiny": (TINY, {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
-                                 "num_key_value_heads": 2}),
+SMOLLM2, TINY, LLAMA_1B, LLAMA_WIDE = "bundled:smollm2-135m", "bundled:tiny-llama", "random:llama-1b", "random:llama-wide"
+# Shapes of Llama 3.2 1B, of four of its layers, and something small to try the path with. All have the tiny models' tokenizer, of bytes,
+# which is always there.
+RANDOM = {
+    LLAMA_1B: {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16, "num_attention_heads": 32, "num_key_value_heads": 8,
+               "vocab_size": 128256},
+    LLAMA_WIDE: {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 4, "num_attention_heads": 32,
+                 "num_key_value_heads": 8, "vocab_size": 512},
+    "random:llama-tiny": {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
+                          "num_key_value_heads": 2, "vocab_size": 512},
 }  # fmt: skip
 
 
@@ -28,15 +32,13 @@ def place(model: str) -> str:
     """Where a model is: `random:llama-1b` is drawn once and kept in a folder, other names are what `Backbone` takes."""
     if model not in RANDOM:
         return model
-    like, size = RANDOM[model]
     folder = QUICK_RESULTS / model.replace(":", "-")
     if not (folder / "tokenizer.json").exists():
         shutil.rmtree(folder, ignore_errors=True)
-        tokenizer = load_tokenizer(like)
+        tokenizer = load_tokenizer(TINY)
         torch.manual_seed(0)
         config = LlamaConfig(
-            **size,
-            vocab_size=len(tokenizer),
+            **RANDOM[model],
             tie_word_embeddings=True,
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,

@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks.common import QUICK_RESULTS, RESULTS, Goal
 
-ORDER = ("train_throughput", "utilisation", "ranking", "frozen_sweep", "memory", "start", "serve", "cyclic")
+ORDER = ("train_throughput", "utilisation", "ranking", "frozen_sweep", "memory", "start", "serve", "kernels", "sampling", "cyclic")
 
 
 def main(args: list[str] | None = None) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from functools import cache as once
-from importlib.metadata import entry_points, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -16,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from prefrep.cache import cache_folder, find, keep
 from prefrep.data.encode import EncodeConfig
+from prefrep.data.formats import declared
 from prefrep.data.sources import Source, content, every, weighted
 from prefrep.data.spool import Spool
 from prefrep.errors import RecordError
@@ -109,13 +111,18 @@ def speaks(tokenizer: PreTrainedTokenizerBase, config: EncodeConfig, layout: str
     }
 
 
-@once
 def code() -> str:
-    """Return a digest of the code that makes records and token ids: this package's, and the versions of declared formats."""
+    """Return a digest of the code that makes records and token ids: this package's, and that of other packages' formats."""
+    digest = hashlib.sha256(_own_code().encode())
+    for name, each in sorted(declared().items()):
+        digest.update(f"{name} {inspect.getsource(inspect.getmodule(each.convert) or type(each))}".encode())
+    return digest.hexdigest()
+
+
+@once
+def _own_code() -> str:
     digest = hashlib.sha256()
     folder = Path(__file__).parent
     for file in sorted([*folder.rglob("*.py"), folder.parent / "records.py"]):
         digest.update(file.read_bytes())
-    for point in entry_points(group="prefrep.parts"):
-        digest.update(f"{point.name} {point.value} {point.dist.version if point.dist else ''}".encode())
     return digest.hexdigest()

@@ -164,6 +164,7 @@ class PreferenceData(LightningDataModule):
         self.layout, self.row_tokens, self.cache = layout, row_tokens, cache
         self._sources: dict[str, Sources | None] = {"train": train, "val": val, "test": test, "predict": predict}
         self._records: dict[str, Sequence[Record]] = {}
+        self._contents: dict[str, About | None] = {}
         self._data: dict[str, Sequence[Datum]] = {}
         self._encoded_for: About = {}
         self._features: tuple[dict[str, str], Features] | None = None
@@ -186,6 +187,10 @@ class PreferenceData(LightningDataModule):
         given = self._sources[name]
         return [] if given is None else [source.path for source in named(given)]
 
+    def records(self, name: str) -> Sequence[Record]:
+        """Return the records of a split that `setup` has read."""
+        return self._records[name]
+
     def count(self, name: str) -> int:
         """Return the number of encoded records of a split, 0 before it is encoded."""
         return len(self._data.get(name, ()))
@@ -199,12 +204,13 @@ class PreferenceData(LightningDataModule):
             RecordError: A row is bad, under `on_bad_row: error`.
         """
         for name in {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": ("predict",)}[stage]:
-            if name in self._records or name in self._data:
+            if name in self._records:
                 continue
             if self._sources[name] is None:
                 if name == "val" and stage == "fit":
                     continue
                 raise ConfigError(f"no data to {getattr(stage, 'value', stage)} on; name a file with --data.{name} FILE")
+            self._contents[name] = about_records(self._named(name), self.on_bad_row, ROLES[name])
             self._records[name] = self._read(name)
 
     def _read(self, name: str) -> Sequence[Record]:
@@ -221,6 +227,16 @@ class PreferenceData(LightningDataModule):
     def _named(self, name: str) -> list[Source]:
         return named(cast(Sources, self._sources[name]), self.format, self.labels)
 
+    def encoder(self, name: str) -> Encoder:
+        """Return an encoder of a split's records for the model; unpaired labels are left out where it gives single responses no reward."""
+        reader = self._reader
+        return Encoder(
+            reader.tokenizer, self.encode_config, reader.layout, control_tokens=self.control_tokens, unpaired=self._unpaired(name)
+        )
+
+    def _unpaired(self, name: str) -> bool:
+        return self._reader.unpaired and name != "predict"  # predictions are of pairs
+
     def encoded(self, name: str, records: Iterable[Record], encoder: Encoder) -> Iterator[tuple[int, Record, Datum]]:
         """Yield index, record and datum of each encoded record; `on_bad_row` decides about records that the template rejects."""
         refused: list[RecordError] | None = [] if self.on_bad_row == "skip" else None
@@ -235,11 +251,8 @@ class PreferenceData(LightningDataModule):
         if room is not None and self.encode_config.max_length > room:
             asked = self.encode_config.max_length
             raise ConfigError(f"max_length {asked} is more than the {room} tokens that the model can read; set --data.max_length {room}")
-        unpaired = self._reader.unpaired and name != "predict"  # predictions are of pairs
-        encoder = Encoder(
-            self._reader.tokenizer, self.encode_config, self._reader.layout, control_tokens=self.control_tokens, unpaired=unpaired
-        )
-        about = speaks(encoder.tokenizer, self.encode_config, encoder.layout, self.control_tokens) | {"unpaired": unpaired}
+        encoder = self.encoder(name)
+        about = speaks(encoder.tokenizer, self.encode_config, encoder.layout, self.control_tokens) | {"unpaired": self._unpaired(name)}
         if self._encoded_for != about:  # another tokenizer, or another layout
             self._encoded_for = about
             self._data.clear()
@@ -247,12 +260,11 @@ class PreferenceData(LightningDataModule):
         if name not in self._data:
 
             def encoded() -> Iterator[Datum]:
-                records = progress(self._records.pop(name, []) or self._read(name), f"encoding {name}", "records")
+                records = progress(self._records[name], f"encoding {name}", "records")
                 return self._noting(name, self.encoded(name, records, encoder))
 
             self._data[name], said, there = kept(self.cache, self._about(name, about), encoded, encoder.said)
             if there:
-                self._records.pop(name, None)
                 encoder.counts.update(said["counts"])
                 encoder.events.update(said["events"])
             log.info("%s: %s%s", name, encoder.report(), " (encoded by an earlier run)" if there else "")
@@ -263,7 +275,9 @@ class PreferenceData(LightningDataModule):
 
     def _about(self, name: str, about: About) -> About | None:
         """Return what the encoded data depend on; None: they are not kept, since predictions refer to their records."""
-        records = about_records(self._named(name), self.on_bad_row, ROLES[name]) if name != "predict" else None
+        if name == "predict":
+            return None
+        records = self._contents[name]
         return None if records is None else {"records": records, "seed": self.seed, **about}
 
     def _noting(self, name: str, found: Iterable[tuple[int, Record, Datum]]) -> Iterator[Datum]:

@@ -110,7 +110,6 @@ def test_a_step_of_somebody_else(data: Path, tmp_path: Path, monkeypatch: pytest
     out = tmp_path / "out.jsonl"
     assert label(_options(data, out, "--import", "loud", "--step", "loud.Shout least=4")) == 0
     rows = [json.loads(line) for line in out.read_text().splitlines()]
-    pairs = [each for each in read(Source(str(data), limit=8)) if isinstance(each, Comparison)]
     expected = [json.loads(line) for line in data.read_text().splitlines()]
     assert rows == [row | {"capitals": len(row["chosen"])} for row in expected if len(row["chosen"]) >= 4]
     assert "Somebody counts." in capsys.readouterr().out
@@ -177,6 +176,7 @@ def test_exported_models_and_pair_models_give_margins(data: Path, tmp_path: Path
     out = tmp_path / "out.jsonl"
     assert label(_options(data, out, "--limit", "8", "--step", f"Strength models=[{','.join(models)}]")) == 0
     rows = [json.loads(line) for line in out.read_text().splitlines()]
+    pairs = [each for each in read(Source(str(data), limit=8)) if isinstance(each, Comparison)]
     expected = list(Scorer.from_pretrained(models[0]).compare(pairs))
     assert [row["strength_mean"] for row in rows] == pytest.approx(expected, abs=1e-5)
     assert [row["strength_std"] for row in rows] == [0.0] * 8, "two equal models agree"

@@ -10,8 +10,8 @@ chat template). Columns of formats with two responses: `margin` (log-odds), `wei
 index of the better response. Nor SPPO's `chosen_probs`, under which the official GPO code stores scores. Rename such a column if it holds a
 probability. `prefrep inspect` lists the columns that a format does not read.
 
-A format is a `Format` object. Another package adds one with an entry point of group `prefrep.parts` that names such an object
-(`stars = "mypackage.formats:STARS"`); the entry point's name becomes the format's name, and detection tries it first.
+A format is a `Format` object. Another package adds one, as `prefrep.declared.named` says: by an entry point, or as a variable of a module
+that the caller imports (`--import`). Detection tries these first.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
-from importlib.metadata import entry_points
 
 from prefrep.data.formats import counted, exports, judgebench, pairs, ppe, ranked, rated, rmb, rmbench, votes
 from prefrep.data.formats.base import SIDES, Format
 from prefrep.data.turns import MisfitError, Row, first_line, kind, need, template_kwargs
+from prefrep.declared import imported, named
 from prefrep.errors import ConfigError, RecordError
 from prefrep.records import Message, Record
 
@@ -68,28 +68,28 @@ FORMATS: dict[str, Format] = {
 }
 
 
-@cache
 def declared() -> dict[str, Format]:
-    """Return the formats of other packages, by entry point.
+    """Return the formats of other packages, by name.
 
     Raises:
         ConfigError: One cannot be imported.
     """
-    found = {}
-    for point in entry_points(group="prefrep.parts"):
-        try:
-            part = point.load()
-        except Exception as error:  # a module can raise anything
-            raise ConfigError(f"{point.value}: the part {point.name} cannot be imported ({error}); update or remove its package") from error
-        if isinstance(part, Format):
-            found[point.name] = part
-    return found
+    return _declared(tuple(imported()))
 
 
 @cache
+def _declared(modules: tuple[str, ...]) -> dict[str, Format]:
+    return named(Format)
+
+
 def every() -> dict[str, Format]:
     """Return all formats in the order of detection."""
-    return declared() | FORMATS
+    return _every(tuple(imported()))
+
+
+@cache
+def _every(modules: tuple[str, ...]) -> dict[str, Format]:
+    return _declared(modules) | FORMATS
 
 
 def fitting(row: Row) -> list[str]:
