@@ -131,16 +131,16 @@ def _strength(
     return found
 
 
-def strength_linear(seed: int, folder: Path, n: int = 1000, d: int = 100, members: int = 1, tests: int = 2000) -> dict[str, float]:
+def strength_linear(seed: int, folder: Path, n: int = 1000, d: int = 100, members: int = 3, tests: int = 2000) -> dict[str, float]:
     """A well-specified linear reward, w = 3 g / sqrt(d): detection works, and repairing labels does not help."""
     draw = np.random.default_rng(seed)
     w, table = 3 * draw.standard_normal(d) / np.sqrt(d), draw.standard_normal((2 * (n + tests), d)) / np.sqrt(2)
     work = Computed(lambda turns: table[int(turns[-1].content)], folder)
     pairs = [ordered(i, (table[2 * i] - table[2 * i + 1]) @ w > 0) for i in range(n + tests)]
-    return _strength(work, pairs[:n], pairs[n:], seed, steps=200, lr=0.05, members=members, least=100)
+    return _strength(work, pairs[:n], pairs[n:], seed, steps=200, lr=0.05, members=members, least=200)
 
 
-def strength_memorising(seed: int, folder: Path, n: int = 600, members: int = 1, tests: int = 1500, steps: int = 600) -> dict[str, float]:
+def strength_memorising(seed: int, folder: Path, n: int = 600, members: int = 2, tests: int = 1500, steps: int = 800) -> dict[str, float]:
     """A head of 2000 random features that memorises wrong labels: repairing labels helps."""
     draw = np.random.default_rng(seed)
     w, inputs = draw.standard_normal(6), draw.standard_normal((2 * (n + tests), 6))
