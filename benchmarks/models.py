@@ -29,7 +29,7 @@ RANDOM = {
 
 
 def place(model: str) -> str:
-    """Where a model is: `random:llama-1b` is drawn once and kept in a folder, other names are what `Backbone` takes."""
+    """Return the path of a model: `random:llama-1b` is initialised once and kept in a folder, other names are those of `Backbone`."""
     if model not in RANDOM:
         return model
     folder = QUICK_RESULTS / model.replace(":", "-")
@@ -49,7 +49,7 @@ def place(model: str) -> str:
 
 
 def tokenizer_of(model: str) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model, with a pad token that is not its EOS: transformers' classifiers read the token before the first pad."""
+    """Return the tokenizer of a model with a pad token other than EOS: transformers' classifiers read the token before the first pad."""
     tokenizer = copy.deepcopy(load_tokenizer(place(model)))
     if tokenizer.pad_token_id in (None, tokenizer.eos_token_id):
         tokenizer.pad_token = next(token for token in reversed(tokenizer.all_special_tokens) if token != tokenizer.eos_token)
@@ -57,9 +57,9 @@ def tokenizer_of(model: str) -> PreTrainedTokenizerBase:
 
 
 def classifier(model: str, dtype: torch.dtype) -> Any:
-    """The model as transformers' one-reward sequence classifier, with a random head."""
+    """Return the model as a sequence classifier of transformers with one label and a random head."""
     verbosity = transformers.logging.get_verbosity()
-    transformers.logging.set_verbosity_error()  # it reports the random head, which is replaced or does not matter
+    transformers.logging.set_verbosity_error()  # it warns about the random head, which is replaced or irrelevant
     try:
         return AutoModelForSequenceClassification.from_pretrained(str(resolve(place(model))), num_labels=1, dtype=dtype)
     finally:
@@ -67,13 +67,13 @@ def classifier(model: str, dtype: torch.dtype) -> Any:
 
 
 def tie(model: nn.Module, to: nn.Module) -> None:
-    """Makes the parameters of one module those of another, by name: equal weights, held in memory once."""
+    """Share the parameters of one module with another by name, so that weights are in memory once."""
     for name, parameter in to.named_parameters():
         owner, _, leaf = name.rpartition(".")
         setattr(model.get_submodule(owner), leaf, parameter)
 
 
 def matrices(transformer: nn.Module, adapters: bool = False) -> int:
-    """Weights in the linear layers of a transformer (embeddings and norms do not multiply): N of "6 N T FLOPs"."""
+    """Return the number of weights in the linear layers of a transformer (without embeddings and norms): N of "6 N T FLOPs"."""
     linear = [(name, module) for name, module in transformer.named_modules() if isinstance(module, nn.Linear)]
     return sum(module.weight.numel() for name, module in linear if ("lora_" in name) == adapters)

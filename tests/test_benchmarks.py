@@ -30,6 +30,7 @@ CASES = {  # name -> arguments that leave the peers out, tables that come out
     "reliability_programs": ([], 1),
     "kernels": ([], 2),
     "sampling": ([], 1),
+    "steps": ([], 1),
 }
 
 
