@@ -7,11 +7,13 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from hashlib import blake2b
-from itertools import combinations, pairwise
+from itertools import combinations, pairwise, permutations
 from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from prefrep.errors import ConfigError
 from prefrep.functional.feedback_arcs import minimum
@@ -95,7 +97,7 @@ class Duplicates(LabelStep):
             "pairs whose two answers are nearly equal": unlike,
             "repeated labels": len(pairs) - len(votes),
             "contradicted pairs": len(contradicted),
-            "prompts with a cycle": len(arcs),
+            "prompts with a cycle or a contradiction": len(arcs),
             "of them mended by a single label": sum(weight == 1 for weight in arcs.values()),
             "labels that no order keeps": sum(broken.values()),
             "a cleaned set would hold": sum(clean),
@@ -219,28 +221,35 @@ def _text(messages: Messages) -> str:
 
 
 def _feedback_arcs(votes: Mapping[Pair, Counter[int]]) -> tuple[dict[int, float], dict[tuple[Pair, int], int]]:
-    """Return the minimum weight to remove by prompt, where it is not 0, and the labels to remove (pair, who wins) with their number."""
-    by_prompt: defaultdict[int, list[Pair]] = defaultdict(list)
-    for key in votes:
-        by_prompt[key[0]].append(key)
-    weights: dict[int, float] = {}
+    """Return the minimum weight to remove by prompt, where it is not 0, and the labels to remove (pair, who wins) with their number.
+
+    A circle lies in one strongly connected component, so the others cost nothing, and data without prompts are no single table.
+    """
+    nodes: dict[tuple[int, int], int] = {}
+    arcs: dict[tuple[int, int], int] = {}  # (winner, loser) -> labels
+    for (prompt, (a, b)), count in votes.items():
+        i, j = (nodes.setdefault((prompt, name), len(nodes)) for name in (a, b))
+        arcs |= {arc: count[won] for arc, won in (((i, j), 1), ((j, i), -1)) if count[won]}
+    if not arcs:
+        return {}, {}
+    ends = np.array(list(arcs))
+    graph = coo_array((np.ones(len(ends)), (ends[:, 0], ends[:, 1])), shape=(len(nodes), len(nodes)))
+    _, component = connected_components(graph, connection="strong")
+    members: defaultdict[int, list[int]] = defaultdict(list)
+    for node, number in enumerate(component.tolist()):
+        members[number].append(node)
+    names = list(nodes)
+    weights: defaultdict[int, float] = defaultdict(float)
     broken: dict[tuple[Pair, int], int] = {}
-    for prompt, keys in by_prompt.items():
-        names = sorted({name for _, both in keys for name in both})
-        if len(names) < 3 and not any(votes[key][1] and votes[key][-1] for key in keys):
+    for inside in members.values():
+        if len(inside) < 2:
             continue
-        arcs = np.zeros((len(names), len(names)))
-        for key in keys:
-            i, j = (names.index(name) for name in key[1])
-            arcs[i, j] += votes[key][1]
-            arcs[j, i] += votes[key][-1]
-        found = minimum(arcs)
-        if not found.weight:
-            continue
-        weights[prompt] = found.weight
-        rank = {names[name]: place for place, name in enumerate(found.order)}
-        for key in keys:
-            backwards = -1 if rank[key[1][0]] < rank[key[1][1]] else 1
-            if votes[key][backwards]:
-                broken[key, backwards] = votes[key][backwards]
-    return weights, broken
+        found = minimum(np.array([[arcs.get((i, j), 0) for j in inside] for i in inside], np.float64))
+        prompt = names[inside[0]][0]
+        weights[prompt] += found.weight
+        rank = {inside[place]: number for number, place in enumerate(found.order)}
+        for i, j in permutations(inside, 2):
+            if (i, j) in arcs and rank[i] > rank[j]:
+                a, b = names[i][1], names[j][1]
+                broken[(prompt, (min(a, b), max(a, b))), 1 if a < b else -1] = arcs[i, j]
+    return dict(weights), broken
