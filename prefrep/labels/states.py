@@ -26,7 +26,7 @@ from prefrep.cache import cache_folder, find, keep
 from prefrep.console import progress
 from prefrep.data.encode import EncodeConfig
 from prefrep.data.identity import identity
-from prefrep.data.kept import code, speaks
+from prefrep.data.kept import about_encoding, code
 from prefrep.data.trees import TreeBatch
 from prefrep.modules import full_batch
 from prefrep.modules.preference import PreferenceModule
@@ -103,7 +103,7 @@ def read(
     folder.mkdir(parents=True, exist_ok=True)
     device = next(backbone.parameters()).device.type
     backbone.eval().supports_trees()  # selects the attention kernel, a part of the identity
-    about = {"states": identity(backbone, device), "text": speaks(backbone.tokenizer(), config, layout, "text"), "code": code()}
+    about = {"states": identity(backbone, device), "text": about_encoding(backbone.tokenizer(), config, layout, "text"), "code": code()}
     found: list[States] = []
     for window in progress(_windows(pairs), "reading pairs", f"windows of {WINDOW} pairs"):
         texts = [(each.prompt, each.chosen, each.rejected, dict(each.template_kwargs)) for each in window]
