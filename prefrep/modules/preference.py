@@ -9,6 +9,7 @@ combination of module and head is an error of the command line. `**options` are 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar, Literal, get_args, get_type_hints
 
@@ -18,7 +19,7 @@ from torch import Tensor
 from torchmetrics import MeanMetric
 
 from prefrep.data.render import Template
-from prefrep.data.trees import TreeBatch
+from prefrep.data.trees import NOBODY, TreeBatch
 from prefrep.errors import ConfigError
 from prefrep.functional.logprobs import token_logprobs
 from prefrep.functional.losses import centre
@@ -119,6 +120,9 @@ class PreferenceModule(LanguageModule):
         else:
             backbone = make_backbone()
             head, loss = make_head(backbone.hidden_size), make_loss()
+        if loss.pointwise and not self.unpaired:
+            name = type(loss).__name__
+            raise ConfigError(f"{name} needs one reward per response, and {type(self).__name__} compares; use BradleyTerry or LogisticLoss")
         if self.sft > 0:
             if backbone.frozen:
                 raise ConfigError("sft regularises the backbone's weights, and this backbone is frozen; set sft: 0 or frozen: false")
@@ -166,11 +170,22 @@ class PreferenceModule(LanguageModule):
         """Return a term that a model adds to the loss of each pair [P]."""
         return None
 
+    def _pair_losses(self, embedded: tuple[Tensor, Tensor | None], scores: Tensor, batch: TreeBatch) -> Tensor:
+        """Return the loss of each pair [P]; a pointwise loss is the mean over the responses of a pair."""
+        if not self.loss.pointwise:
+            losses: Tensor = self.loss(scores, batch.probability, batch.margin)
+            return losses
+        alone = []
+        for sequence, won in zip(batch.pairs.unbind(1), (batch.probability, 1 - batch.probability), strict=True):
+            single = replace(batch, pairs=torch.stack([sequence, torch.full_like(sequence, NOBODY)], 1))
+            alone.append(self.loss(self._scores(embedded, single), won, batch.margin))
+        return torch.where(batch.pairs[:, 1] == NOBODY, alone[0], (alone[0] + alone[1]) / 2)
+
     def _step(self, batch: TreeBatch, stage: Stage) -> Tensor:
         hidden = self.hidden(batch)
         embedded = self.embeddings(hidden, batch)
         scores = self._scores(embedded, batch)
-        losses = self.loss(scores, batch.probability, batch.margin)
+        losses = self._pair_losses(embedded, scores, batch)
         if (extra := self._regulariser(embedded[0], batch)) is not None:
             losses = losses + extra
         loss = self.weighted_mean(losses, batch.weight)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 import torch
 from jsonargparse.typing import extend_base_type
@@ -70,6 +71,7 @@ class PreferenceLoss(Part, nn.Module, ABC):
         ConfigError: A value is outside its range.
     """
 
+    pointwise: ClassVar[bool] = False  # whether it judges each response alone; the model then passes rewards, with P that the response won
     log_tau: nn.Parameter | None
 
     def __init__(self, tau: Tau = 1.0, smoothing: Smoothing = 0.0, learn_tau: bool = False) -> None:
@@ -146,6 +148,21 @@ class LogisticLoss(PreferenceLoss):
 
     def forward(self, scores: Tensor, probability: Tensor, margin: Tensor) -> Tensor:  # noqa: D102
         return losses.logistic(scores, probability, margin, self.temperature, self.smoothing)
+
+
+class PointwiseLoss(LogisticLoss):
+    """Won or lost, each response alone: the mean of -log sigmoid(r_w / tau) and -log sigmoid(-r_l / tau) (arXiv:2411.04991, the loss CLF).
+
+    It keeps the order of the rewards, needs no pairs on one prompt, and is for models with a reward: others only compare, and refuse it. On
+    data that Bradley-Terry describes well, it is no better than `LogisticLoss` (benchmarks/notes/labels_2026-11-29.md).
+
+    Args:
+        tau: Temperature, above 0: the log-odds that a response wins are reward / tau.
+        smoothing: Assumed share of flipped labels, in [0, 0.5).
+        learn_tau: Train the temperature, starting from tau.
+    """
+
+    pointwise = True
 
 
 class RegressionLoss(PreferenceLoss):

@@ -14,7 +14,7 @@ GROUPS = {
     "train": ("fit", "validate", "test", "predict", "sweep"),
     "use": ("score", "serve", "export"),
     "evaluate": ("eval", "report"),
-    "look at data": ("inspect", "cyclic"),
+    "work on data": ("inspect", "label", "cyclic"),
     "begin": ("quickstart", "config"),
 }
 NAMES = tuple(name for names in GROUPS.values() for name in names)

@@ -14,7 +14,7 @@ from prefrep.evaluation.layout import RESULTS
 from prefrep.evaluation.registry import JUDGED
 from prefrep.evaluation.scores import SIDECAR
 
-BENCHMARKS = ("pairs", "rewardbench", "rewardbench2", "intransitivity", "winrate", *JUDGED)
+BENCHMARKS = ("pairs", "rewardbench", "rewardbench2", "intransitivity", "winrate", "label", *JUDGED)
 METRICS = "metrics.jsonl"
 # Points belong to their sweep and `calibration` to the evaluation above it; the others hold no results.
 _CLOSED = {"points", "calibration", "checkpoints", "export", "logs", "rounds"}
@@ -86,7 +86,7 @@ def find(folders: Sequence[Path]) -> list[Run]:
 
 def _run(folder: Path, name: str) -> Run:
     if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder; name output folders of prefrep fit, prefrep eval or prefrep sweep")
+        raise DataError(f"{folder}: no such folder; name output folders of prefrep fit, prefrep eval, prefrep label or prefrep sweep")
     problems: list[str] = []
     evaluations, sweeps = _below(folder, name, problems)
     metrics, config = _metrics(folder / METRICS, problems), _config(folder)
@@ -100,7 +100,7 @@ def _run(folder: Path, name: str) -> Run:
         said = f" ({'; '.join(problems)})" if problems else ""
         raise DataError(
             f"{folder}: nothing to report on{said}: no {METRICS} of a training, no {RESULTS} of an evaluation, no points/ of a sweep; "
-            "name an output folder of prefrep fit, prefrep eval or prefrep sweep"
+            "name an output folder of prefrep fit, prefrep eval, prefrep label or prefrep sweep"
         )
     return Run(folder, name, config, export, metrics, dict(sorted(rounds.items())), evaluations, sweeps, problems)
 

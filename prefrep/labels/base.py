@@ -1,0 +1,164 @@
+"""What a step of `prefrep label` is: pairs in, pairs with new labels and columns out, and what it did as plain data."""
+
+from __future__ import annotations
+
+import hashlib
+import shlex
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import yaml
+from numpy.typing import NDArray
+
+from prefrep.errors import UsageError
+from prefrep.labels.rows import Labelled
+from prefrep.labels.states import States, read
+from prefrep.nn.backbone import Backbone
+from prefrep.parts import Part, Recipe
+from prefrep.records import Comparison, Messages, text
+from prefrep.writers import leave
+
+Floats = NDArray[np.float64]
+_SHOWN = 400  # characters of a text in an example
+
+
+@dataclass(frozen=True)
+class Example:
+    """A pair that a report shows.
+
+    Args:
+        title: What happened to it, and why.
+        texts: Its texts by name.
+    """
+
+    title: str
+    texts: Mapping[str, str]
+
+
+@dataclass
+class Outcome:
+    """What a step made.
+
+    Args:
+        pairs: The pairs that go on.
+        numbers: What it found and changed, by name: counts, shares, estimates, or an estimate with its interval as three numbers.
+        histograms: Values whose distribution a report draws, by name.
+        examples: Pairs that a report shows.
+        notes: What a reader must know of the numbers.
+    """
+
+    pairs: list[Labelled]
+    numbers: dict[str, Any] = field(default_factory=dict)
+    histograms: dict[str, Floats] = field(default_factory=dict)
+    examples: list[Example] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+class Work:
+    """What steps share: the language model, the states of pairs, and results that a killed run need not compute again.
+
+    Args:
+        model: Language model whose frozen states heads are trained on.
+        folder: Folder of the results of this output.
+    """
+
+    def __init__(self, model: str, folder: Path) -> None:
+        self.model, self._folder = model, folder
+        self._backbone: Backbone | None = None
+        self._known: dict[object, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def states(self, pairs: Sequence[Comparison], layout: Literal["single", "pair"] = "single") -> States:
+        """Return the states of pairs, see `labels.states.read`; each pair is read once, whatever steps leave out or add."""
+        keys = [(layout, each.prompt, each.chosen, each.rejected, repr(each.template_kwargs)) for each in pairs]
+        new = {key: each for key, each in zip(keys, pairs, strict=True) if key not in self._known}
+        if new:
+            if self._backbone is None:
+                device = "cuda" if torch.cuda.is_available() else "cpu"
+                self._backbone = Backbone(self.model, frozen=True).to(device)
+            self._known |= zip(new, zip(*read(self._backbone, layout, list(new.values())), strict=True), strict=True)
+        ends, prompts = zip(*(self._known[key] for key in keys), strict=True)
+        return States(torch.stack(ends), torch.stack(prompts))
+
+    def kept(self, name: str, make: Callable[[], Floats], *depends: object) -> Floats:
+        """Return an array that an earlier run of the same output left, or make it; a signal ends the program behind it.
+
+        Args:
+            name: What it is, for the name of its file.
+            make: Computes it.
+            depends: All that it depends on, as plain data and arrays.
+        """
+        digest = hashlib.sha256()
+        for each in depends:
+            digest.update(each.tobytes() if isinstance(each, np.ndarray) else repr(each).encode())
+        path = self._folder / "kept" / f"{name}-{digest.hexdigest()[:12]}.npy"
+        if not path.exists():
+            found = make()
+            path.parent.mkdir(parents=True, exist_ok=True)
+            draft = path.with_suffix(".part")
+            with draft.open("wb") as file:
+                np.save(file, found)
+            draft.replace(path)
+        leave()
+        return np.asarray(np.load(path))
+
+
+class LabelStep(Part, ABC):
+    """A step of `prefrep label`. Its constructor takes plain data or other parts; a step that draws anything takes a seed."""
+
+    @abstractmethod
+    def apply(self, pairs: Sequence[Labelled], work: Work) -> Outcome:
+        """Return the pairs with new labels and columns.
+
+        Args:
+            pairs: The pairs, as read and as the steps before left them.
+            work: What steps share.
+
+        Raises:
+            PrefrepError: The pairs lack what the step needs.
+        """
+
+
+def example(title: str, pair: Comparison) -> Example:
+    """Return a pair as an example."""
+
+    def cut(messages: Messages) -> str:
+        said = text(messages)
+        return said if len(said) <= _SHOWN else f"{said[:_SHOWN]} ..."
+
+    texts = {"Prompt": cut(pair.prompt[-1:])} if pair.prompt else {}
+    return Example(f"{pair.source or pair.id or 'a pair'}: {title}", {**texts, "chosen": cut(pair.chosen), "rejected": cut(pair.rejected)})
+
+
+def parse(step: str | Mapping[str, Any]) -> Recipe:
+    """Return the recipe that a command line or a YAML file means by a step.
+
+    Args:
+        step: A recipe, or `Strength action=flip head.class=GPMHead head.dim=4`: the class, and arguments as YAML under dotted names.
+
+    Raises:
+        UsageError: It is neither.
+    """
+    if isinstance(step, Mapping):
+        return dict(step)
+    name, *options = shlex.split(step) or [""]
+    found: Recipe = {"class": name}
+    for option in options:
+        key, equals, value = option.partition("=")
+        inner: dict[str, Any] = found
+        *outer, last = key.split(".")
+        for each in outer:
+            inner = inner.setdefault(each, {})
+            if not isinstance(inner, dict):
+                raise UsageError(f"--step '{step}': {each} has a value and arguments; write {each}.class=NAME for a part")
+        if not equals or not last:
+            raise UsageError(f"--step '{step}': arguments are written NAME=VALUE, not '{option}'")
+        try:
+            inner[last] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise UsageError(f"--step '{step}': the value of {key} cannot be read ({str(error).splitlines()[0]})") from None
+    return found

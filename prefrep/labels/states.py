@@ -1,0 +1,186 @@
+"""Hidden states of pairs, kept by content, and heads that are trained on them in seconds.
+
+States are read and kept in windows of a fixed number of pairs, each whole or not at all. What a window holds does not depend on what else
+was read, so a killed run goes on with the same bits. (`data.features` keeps states text by text; its batches depend on what is there
+already, and so do the last bits of the states.)
+
+Letters: `P` pairs, `H` hidden size.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import tempfile
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, cast
+
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from prefrep.cache import cache_folder, find, keep
+from prefrep.console import progress
+from prefrep.data.encode import EncodeConfig
+from prefrep.data.identity import identity
+from prefrep.data.kept import about_encoding, code
+from prefrep.data.trees import TreeBatch
+from prefrep.modules import full_batch
+from prefrep.modules.preference import PreferenceModule
+from prefrep.modules.remembered import Reading
+from prefrep.nn.backbone import Backbone
+from prefrep.nn.heads import PreferenceHead
+from prefrep.nn.losses import PreferenceLoss
+from prefrep.records import Comparison
+from prefrep.writers import leave
+
+WINDOW = 32  # pairs whose states are kept together
+
+
+class States(NamedTuple):
+    """Hidden states of pairs, fp32.
+
+    Args:
+        ends: States at the last tokens of (chosen, rejected), or of the two orders of a pair, [P, 2, H].
+        prompts: States at the last token of the prompt [P, H].
+    """
+
+    ends: Tensor
+    prompts: Tensor
+
+    def at(self, index: Sequence[int] | NDArray[Any] | Tensor) -> States:
+        """Return the states of some pairs."""
+        chosen = torch.as_tensor(index, dtype=torch.long)
+        return States(self.ends[chosen], self.prompts[chosen])
+
+    def batch(self, probability: Tensor, margin: Tensor | None = None, weight: Tensor | None = None) -> TreeBatch:
+        """Return a batch that a module trains on without its backbone.
+
+        Args:
+            probability: P(chosen > rejected) [P].
+            margin: Margins in log-odds [P]; None: 0.
+            weight: Weights [P]; None: 1.
+        """
+        count = len(self.ends)
+        rows = torch.arange(count)
+        nothing = torch.zeros(count, 3, dtype=torch.long)
+        return TreeBatch(
+            ids=nothing, positions=nothing, tree=nothing, branch=nothing,
+            end=torch.stack([3 * rows + 1, 3 * rows + 2], 1).flatten(), prompt_end=(3 * rows).repeat_interleave(2),
+            pairs=torch.arange(2 * count).view(-1, 2), probability=probability.float(),
+            margin=torch.zeros(count) if margin is None else margin.float(),
+            weight=torch.ones(count) if weight is None else weight.float(),
+            labels=torch.zeros(0, 3, dtype=torch.long), sizes=torch.tensor([[2, 1]]).repeat(count, 1), padded=True,
+            states=torch.cat([self.prompts[:, None], self.ends], 1),
+        )  # fmt: skip
+
+
+def read(
+    backbone: Backbone,
+    layout: Literal["single", "pair"],
+    pairs: Sequence[Comparison],
+    config: EncodeConfig | None = None,
+    cache: str = "auto",
+) -> States:
+    """Return the states of pairs, reading those that are not kept.
+
+    Args:
+        backbone: The frozen language model.
+        layout: What it reads, see `PreferenceHead`.
+        pairs: The pairs; their labels do not matter.
+        config: Settings of the encoder.
+        cache: Folder of what is kept; `auto`: below prefrep's cache folder.
+
+    Raises:
+        DataError: A text is too long.
+        Stopped: A signal came; all finished windows are kept.
+    """
+    config = config or EncodeConfig()
+    folder = (cache_folder() if cache == "auto" else Path(cache).expanduser()) / "pairs"
+    folder.mkdir(parents=True, exist_ok=True)
+    device = next(backbone.parameters()).device.type
+    backbone.eval().supports_trees()  # selects the attention kernel, a part of the identity
+    about = {"states": identity(backbone, device), "text": about_encoding(backbone.tokenizer(), config, layout, "text"), "code": code()}
+    found: list[States] = []
+    for window in progress(_windows(pairs), "reading pairs", f"windows of {WINDOW} pairs"):
+        texts = [(each.prompt, each.chosen, each.rejected, dict(each.template_kwargs)) for each in window]
+        known = {**about, "pairs": hashlib.sha256(repr(texts).encode()).hexdigest()}
+        place = find(folder, known) or keep(folder, known, partial(_write, backbone, layout, window, config))
+        kept = load_file(place / "states.safetensors")
+        found.append(States(kept["ends"], kept["prompts"]))
+        leave()
+    return States(torch.cat([each.ends for each in found]), torch.cat([each.prompts for each in found]))
+
+
+def _windows(pairs: Sequence[Comparison]) -> list[Sequence[Comparison]]:
+    return [pairs[i : i + WINDOW] for i in range(0, len(pairs), WINDOW)]
+
+
+def _write(backbone: Backbone, layout: Literal["single", "pair"], window: Sequence[Comparison], config: EncodeConfig, draft: Path) -> None:
+    logging.getLogger("prefrep.data.remember").setLevel(logging.ERROR)  # it would report a cache of its own for every window
+    with tempfile.TemporaryDirectory() as apart:
+        batch = Reading(backbone, layout, config, apart).batch(window)
+        assert batch.states is not None
+        hidden, (a, b) = batch.states.flatten(0, 1).float(), batch.pairs.unbind(1)
+        ends = torch.stack([hidden[batch.end[a]], hidden[batch.end[b]]], 1)
+        save_file({"ends": ends, "prompts": hidden[batch.prompt_end[a]].contiguous()}, draft / "states.safetensors")
+
+
+class Kept(nn.Module):
+    """What a model needs of a backbone whose states are kept.
+
+    Args:
+        hidden_size: H.
+    """
+
+    frozen, lora = True, None
+
+    def __init__(self, hidden_size: int) -> None:
+        super().__init__()
+        self.hidden_size = hidden_size
+
+
+def train(
+    states: States,
+    probability: Tensor,
+    head: Callable[[int], PreferenceHead],
+    loss: Callable[[], PreferenceLoss],
+    steps: int,
+    lr: float,
+    seed: int,
+    *,
+    margin: Tensor | None = None,
+    weight: Tensor | None = None,
+    module: type[PreferenceModule] = PreferenceModule,
+) -> PreferenceModule:
+    """Train a head on kept states with AdamW, all pairs in every step.
+
+    Args:
+        states: States of the pairs.
+        probability: P(chosen > rejected) [P].
+        head: Builds the head.
+        loss: Builds the loss.
+        steps: Optimizer steps.
+        lr: Learning rate at the start of its cosine.
+        seed: Seed of the head.
+        margin: See `States.batch`.
+        weight: See `States.batch`.
+        module: Kind of model.
+
+    Returns:
+        The model; it takes batches of `States.batch`.
+    """
+    size = states.ends.shape[-1]
+    optimizer = partial(torch.optim.AdamW, lr=lr, betas=(0.9, 0.95), weight_decay=0.0)
+    built = module(lambda: cast(Backbone, Kept(size)), head, loss, optimizer=optimizer)
+    return full_batch.train(built, states.batch(probability, margin, weight), steps, seed)
+
+
+@torch.no_grad()
+def log_odds(model: PreferenceModule, states: States) -> Tensor:
+    """Return the log-odds of chosen over rejected in nats, float64 [P]."""
+    found: Tensor = model(states.batch(torch.ones(len(states.ends))))
+    return found.double()

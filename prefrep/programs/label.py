@@ -1,0 +1,63 @@
+"""Better labels for preference data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from prefrep.writers import writes
+
+
+@writes("out", stops=True)
+def label(
+    data: str,
+    *,
+    out: str,
+    step: list[str] | None = None,
+    model: str = "bundled:smollm2-135m",
+    format: str = "auto",
+    limit: int | None = None,
+    on_bad_row: Literal["error", "skip"] = "error",
+    import_: list[str] | None = None,
+) -> dict[str, Any]:
+    """Improve the labels of preference data: the same pairs with new columns, labels or neighbours.
+
+    A step is a class and its arguments, such as `Strength action=flip share=0.2 head.class=GPMHead`; steps run in the order in which they
+    are named. Duplicates: near-duplicates, contradictions, label noise, cycles. Strength: margins of an ensemble; flip, soften, drop or
+    give a margin. A label is written as the columns `probability` (a flipped pair has 0), `margin` and `weight`, which prefrep reads. What
+    was done, with every seed, is in a folder beside the output, which `prefrep report` shows. A killed run resumes and writes the same
+    file.
+
+    Examples:
+        prefrep label train.jsonl --out clean.jsonl --step "Duplicates action=drop" --step "Strength action=flip share=0.1"
+        prefrep report clean.label
+
+    Args:
+        data: Comparisons or ranked responses: file, folder, hub data set or bundled:NAME.
+        out: JSONL file to write; FILE.jsonl has its folder FILE.label beside it.
+        step: A step; may be repeated. Default: Duplicates and Strength, which only add columns.
+        model: Language model on whose frozen states heads are trained: bundled, folder or hub id.
+        format: Format of the rows; `auto` detects it from the columns.
+        limit: Read at most so many records.
+        on_bad_row: Stop at the first bad row, or leave bad rows out.
+        import_: Module with steps, heads or losses of your own; may be repeated.
+
+    Returns:
+        The content of `results.json` in the folder.
+
+    Raises:
+        UsageError: A step is not a class and its arguments.
+        PrefrepError: The data or a model cannot be read, or the output belongs to something else.
+    """
+    from prefrep import labels
+    from prefrep.data.sources import Source
+    from prefrep.labels import run
+    from prefrep.labels.base import parse
+    from prefrep.parts import import_declared, import_modules, make
+
+    import_modules(import_)
+    import_declared()
+    steps = [make(parse(each), labels.LabelStep) for each in (step or ["Duplicates", "Strength"])]  # type: ignore[type-abstract]
+    results = run.run(Source(data, format, limit=limit), Path(out), steps, model, on_bad_row)
+    print("\n".join(run.summary(results)))
+    return results

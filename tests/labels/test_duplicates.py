@@ -1,0 +1,116 @@
+"""Repeats, contradictions, noise and cycles against counts by hand and slow references."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from prefrep.errors import ConfigError
+from prefrep.labels import Duplicates, Labelled, Outcome, Work
+from prefrep.labels.duplicates import clusters, noise_of
+from tests.labels.synthetic import pair
+
+
+def _apply(pairs: list[Labelled], tmp_path: Path, **options: object) -> Outcome:
+    return Duplicates(**options).apply(pairs, Work("none", tmp_path))  # type: ignore[arg-type]
+
+
+def test_repeats_and_contradictions(tmp_path: Path) -> None:
+    """Three labels for a, one against: the majority stays once, the minority goes."""
+    pairs = [pair("p", "a", "b"), pair("p", "b", "a"), pair("p", "a", "b"), pair("p", "b", "a", probability=0.0), pair("q", "a", "b")]
+    found = _apply(pairs, tmp_path)
+    assert [each.columns["repeats"] for each in found.pairs] == [4, 4, 4, 4, 1]
+    assert [each.columns["agreement"] for each in found.pairs] == [0.75, 0.25, 0.75, 0.75, 1.0]
+    assert [each.columns["breaks_order"] for each in found.pairs] == [False, True, False, False, False]
+    assert found.numbers["contradicted pairs"] == 1
+    clean = _apply(pairs, tmp_path, action="drop").pairs
+    assert [each.comparison for each in clean] == [pairs[0].comparison, pairs[4].comparison]
+    assert found.numbers["a cleaned set would hold"] == 2
+
+
+def test_undecided_pairs_go(tmp_path: Path) -> None:
+    """One label for and one against say nothing."""
+    assert _apply([pair("p", "a", "b"), pair("p", "b", "a")], tmp_path, action="drop").pairs == []
+
+
+def test_a_single_label_mends_a_cycle(tmp_path: Path) -> None:
+    """a > b > c > a, with a > b said twice: one of the other two goes, and what is left has no cycle."""
+    pairs = [pair("p", "a", "b"), pair("p", "a", "b"), pair("p", "b", "c"), pair("p", "c", "a"), pair("p", "a", "d"), pair("q", "c", "a")]
+    found = _apply(pairs, tmp_path)
+    names = ("prompts with a cycle or a contradiction", "of them mended by a single label", "labels that no order keeps")
+    assert [found.numbers[name] for name in names] == [1, 1, 1]
+    (broken,) = [each.comparison.chosen[0].content for each in found.pairs if each.columns["breaks_order"]]
+    assert broken in ("b", "c")
+    again = _apply(_apply(pairs, tmp_path, action="drop").pairs, tmp_path)
+    assert again.numbers["prompts with a cycle or a contradiction"] == 0
+
+
+def test_texts_without_a_prompt(tmp_path: Path) -> None:
+    """Thousands of answers without a prompt: only those in a circle are ordered."""
+    pairs = [Labelled(replace(pair("", f"a{i}", f"a{i + 1}").comparison, prompt=())) for i in range(3000)]
+    found = _apply([*pairs, Labelled(replace(pair("", "a9", "a7").comparison, prompt=()))], tmp_path, near=1.0)
+    assert found.numbers["labels that no order keeps"] == 1
+    assert next(i for i, each in enumerate(found.pairs) if each.columns["breaks_order"]) in (7, 8, 3000)
+
+
+def test_near_duplicates(tmp_path: Path) -> None:
+    """Case, blanks and one word of thirty do not matter; where the two answers differ by a word, it does."""
+    long = " ".join(f"word{i}" for i in range(60))
+    pairs = [pair("p", long, "b"), pair("P ", long.upper(), "B"), pair("p", long + " again", "b"), pair("p", long, long + " again")]
+    found = _apply(pairs, tmp_path)
+    assert [each.columns["repeats"] for each in found.pairs] == [3, 3, 3, 1]
+    assert found.numbers["pairs whose two answers are nearly equal"] == 1
+    assert [each.columns["repeats"] for each in _apply(pairs, tmp_path, near=1.0).pairs] == [1, 1, 1, 1]
+
+
+def test_clusters_against_all_pairs() -> None:
+    """MinHash finds the connected components that comparing all pairs finds."""
+    draw = np.random.default_rng(0)
+    texts = []
+    for base in range(12):
+        words = [f"w{base}x{i}" for i in draw.integers(0, 50, 40)]
+        for _ in range(4):
+            copy = list(words)
+            for place in draw.integers(0, 40, draw.integers(0, 3)):
+                copy[place] = f"new{draw.integers(1 << 30)}"
+            texts.append(" ".join(copy))
+
+    def shingles(text: str) -> set[tuple[str, ...]]:
+        words = re.findall(r"\w+", text)
+        return {tuple(words[i : i + 3]) for i in range(len(words) - 2)}
+
+    sets = [shingles(text) for text in texts]
+    label = list(range(len(texts)))
+    for i in range(len(texts)):
+        for j in range(i):
+            if len(sets[i] & sets[j]) >= 0.7 * len(sets[i] | sets[j]):
+                label = [label[j] if each == label[i] else each for each in label]
+    found = clusters(texts, 0.7)
+    assert [[a == b for b in found] for a in found] == [[a == b for b in label] for a in label]
+    assert 12 <= len(set(label)) < len(texts)
+
+
+def test_noise_from_repeats() -> None:
+    """Labels that are wrong with probability e disagree with probability 2 e (1 - e): the interval holds e."""
+    draw = np.random.default_rng(1)
+    wrong = draw.random((4000, 3)) < 0.15
+    found = noise_of([(int(3 - k), int(k)) for k in wrong.sum(1)], seed=0)
+    assert found is not None
+    pairs = [(a, b) for row in wrong for a, b in ((row[0], row[1]), (row[0], row[2]), (row[1], row[2]))]
+    assert found.disagreement == pytest.approx(np.mean([a != b for a, b in pairs]))
+    assert 2 * found.rate * (1 - found.rate) == pytest.approx(found.disagreement)
+    assert found.interval[0] < 0.15 < found.interval[1]
+    assert found.interval[1] - found.interval[0] < 0.02
+    assert noise_of([(1, 0), (0, 1)], 0) is None
+
+
+def test_wrong_settings() -> None:
+    """Out of range."""
+    with pytest.raises(ConfigError, match="near"):
+        Duplicates(near=0.0)
+    with pytest.raises(ConfigError, match="action"):
+        Duplicates(action="flip")  # type: ignore[arg-type]
