@@ -223,6 +223,8 @@ def find(name: str, kind: type[P]) -> type[P]:
     Raises:
         PartError: There is no such class among those that a recipe may name, or it is of another kind.
     """
+    if not all(part.isidentifier() for part in name.split(".")):
+        raise PartError(f"{name!r:.80} is not the name of a class")
     own = {each.__name__: each for each in _subclasses(kind) if each.__module__.startswith("prefrep.") and not inspect.isabstract(each)}
     found: type[Part] | None = own.get(name) if "." not in name else _classes.get(name)
     if found is None and "." in name:
@@ -246,11 +248,11 @@ def _subclasses(kind: type[P]) -> Iterator[type[P]]:
 
 
 def _unknown(name: str, kind: type[Part], own: Mapping[str, type[Part]]) -> str:
-    if "." not in name:
-        return f"unknown {_word(kind)} {name!r}; prefrep has {', '.join(sorted(own))}"
     module = name.rpartition(".")[0]
     if module in sys.modules:
         return f"the module {module} has no {_word(kind)} {name.rpartition('.')[2]}; install the version of it that wrote this recipe"
+    if not module or module.startswith("prefrep."):
+        return f"unknown {_word(kind)} {name!r:.80}; prefrep has {', '.join(sorted(own))}"
     package = module.partition(".")[0]
     return (
         f"the {_word(kind)} {name} belongs to the package {package}, and a folder cannot have it imported; if you trust that package, "

@@ -118,13 +118,15 @@ def checked(where: str, hint: Any, value: Any) -> Any:
         except ValueError as error:
             raise ConfigError(f"{where}: {error}") from error
         return number
+    if _is(value, hint):  # jsonargparse reads the texts of `Any` as YAML: "no" and "5" would change their type
+        return value
     import jsonargparse
 
     parser = jsonargparse.ArgumentParser(exit_on_error=False)
     parser.add_argument("--value", type=hint)
     try:
         found = parser.parse_object({"value": value}).value
-    except (jsonargparse.ArgumentError, TypeError, ValueError) as error:
+    except (jsonargparse.ArgumentError, OverflowError, TypeError, ValueError) as error:
         raise ConfigError(f"{where} must be {described(hint)}, got {value!r:.80}") from error
     if isinstance(found, bool) != isinstance(value, bool) or (isinstance(value, str) and not isinstance(found, (str, Path, Enum))):
         raise ConfigError(f"{where} must be {described(hint)}, got {value!r:.80}")  # JSON has types; only shells write numbers as texts
@@ -146,6 +148,18 @@ def described(hint: Any) -> str:
         if isinstance(kind, type) and issubclass(kind, base):
             return words
     return "a mapping" if isinstance(kind, type) and issubclass(kind, Mapping) else "a list"
+
+
+def _is(value: Any, hint: Any) -> bool:
+    """Return whether JSON data already have the type of their annotation, so that nothing has to be converted."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        return any(_is(value, each) for each in inner)
+    if origin is list:
+        return isinstance(value, list) and all(_is(each, inner[0]) for each in value)
+    if origin is dict:
+        return isinstance(value, dict) and all(_is(key, inner[0]) and _is(each, inner[1]) for key, each in value.items())
+    return hint is Any or hint is type(value)
 
 
 def _accepts_none(hint: Any) -> bool:

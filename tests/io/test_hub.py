@@ -196,6 +196,19 @@ def test_what_the_hub_refuses_is_a_sentence(stand: Stand, tmp_path: Path, monkey
         export(["--model", str(tmp_path / "m"), "--push", "me/gpm", "--out", str(tmp_path / "x")])
 
 
+def test_what_cannot_be_pushed_leaves_no_repository(stand: Stand, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="nothing to push"):
+        export(["--model", str(tmp_path / "m"), "--push", "me/gpm"])
+    saved(tmp_path / "m")
+    for change in ({"head": {}}, {"recipe": {"data": "x"}}, {"versions": 5}):
+        about = json.loads((tmp_path / "m" / "prefrep.json").read_text())
+        (tmp_path / "m" / "prefrep.json").write_text(json.dumps(about | change))
+        with pytest.raises(CheckpointError, match="damaged or edited"):
+            export(["--model", str(tmp_path / "m"), "--push", "me/gpm"])
+        (tmp_path / "m" / "prefrep.json").write_text(json.dumps(about))
+    assert "me/gpm" not in stand.repos
+
+
 @pytest.mark.parametrize("lost", ["model.safetensors", "head.safetensors", "tokenizer.json", "prefrep.json", "cut"])
 def test_half_a_download_is_refused(stand: Stand, lost: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a network, the cache hands out what it has of a folder."""
