@@ -73,9 +73,14 @@ def card(about: dict[str, Any], name: str = "FOLDER") -> str:
     }
     head |= {} if not (results := _results(recipe, name)) else {"model-index": results}
     others = CAUSAL if about["weights"] == "full" else REFERENCE
-    others += CLASSIFIER if kind == "BTHead" else "`prefrep export --to seqcls` is for Bradley-Terry models; this one compares."
+    template = about["encode"]["template"]
+    if kind != "BTHead":
+        others += "`prefrep export --to seqcls` is for Bradley-Terry models; this one compares."
+    elif template != "official":
+        others += CLASSIFIER
     operator = about["head"].get("skew", {}).get("class", "BlockSkew")
-    if kind in ("BTHead", "GPMHead", "HybridHead") and operator in ("BlockSkew", "LearnedSkew"):
+    plain = kind in ("BTHead", "GPMHead", "HybridHead") and operator in ("BlockSkew", "LearnedSkew")
+    if plain and template not in ("official", "classifier"):
         others += EMBEDDINGS
     modules = _modules(about["head"])
     return f"---\n{yaml.safe_dump(head, sort_keys=False, allow_unicode=True)}---\n\n" + BODY.format(

@@ -66,7 +66,9 @@ def write(folder: str | Path, model: PreferenceModel) -> None:
             "sentence-transformers folders hold plain weights and this language model is quantised; load it with quantize: none"
         )
     if encode.template in ("official", "classifier"):
-        raise ConfigError(f"template '{encode.template}' does not read at a final EOS, which an exported tokenizer cannot express")
+        raise ConfigError(
+            f"template '{encode.template}' does not read at a final EOS, as embeddings in this layout are; serve this model with prefrep"
+        )
     encoder = Encoder(model.tokenizer, encode, "single")
     length = min(encode.max_length, backbone.room or encode.max_length)
     tokenizer: Any = copy.deepcopy(model.tokenizer)

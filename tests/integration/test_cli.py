@@ -319,6 +319,17 @@ def test_the_installed_command_ends_in_one_sentence(capsys: pytest.CaptureFixtur
     assert stop.value.code == 1 and capsys.readouterr().err.strip().splitlines()[-1].startswith("prefrep: /nowhere.jsonl: no such file")
 
 
+def test_a_message_moves_no_cursor(capsys: pytest.CaptureFixture[str]) -> None:
+    """A message may quote a file of unknown origin, and a terminal would obey what is in it."""
+
+    def fail() -> int:
+        raise PrefrepError("m: unknown \x1b[2J\x07 head \u202e\nprefrep: grüße")
+
+    with pytest.raises(SystemExit):
+        run(fail)
+    assert capsys.readouterr().err == "prefrep: m: unknown \ufffd[2J\ufffd head \ufffd\nprefrep: grüße\n"
+
+
 def test_score_ranks_many_responses(data: Path, tmp_path: Path) -> None:
     fit(TINY, data, tmp_path / "run")
     ranked = tmp_path / "ranked.jsonl"

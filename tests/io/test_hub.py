@@ -26,6 +26,7 @@ from prefrep.data.encode import EncodeConfig
 from prefrep.data.preference import PreferenceData
 from prefrep.errors import CheckpointError, UsageError
 from prefrep.io import folder, hub
+from prefrep.io.card import card
 from prefrep.io.fingerprint import fingerprint
 from prefrep.io.folder import PreferenceModel
 from prefrep.metrics.intervals import accuracy_interval
@@ -244,7 +245,11 @@ def test_the_model_card(stand: Stand, tmp_path: Path) -> None:
     assert head["library_name"] == "prefrep" and head["datasets"] == ["me/pairs"] and "base_model" not in head
     for said in ("Scorer.from_pretrained(", "--to seqcls", "random scores", "0.25", "GPMHead", "`me/pairs`, `mine.jsonl`"):
         assert said in text
-    assert "/home/me" not in text
+    assert "/home/me" not in text and "--to sentence-transformers" in text
+    for template in ("classifier", "official"):  # which do not read at a final EOS
+        about = json.loads((tmp_path / "m" / "prefrep.json").read_text())
+        about["encode"]["template"] = template
+        assert "--to sentence-transformers" not in card(about)
     export(["--model", str(tmp_path / "m"), "--push", "me/gpm"])
     assert "Scorer.from_pretrained('me/gpm')" in stand.repos["me/gpm"]["README.md"].decode()
     shutil.rmtree(tmp_path / "m")

@@ -117,6 +117,7 @@ def test_workers_import_it_too(site: Path, model: Path) -> None:
 def test_without_its_word_there_is_a_sentence(program: list[str], site: Path, model: Path) -> None:
     said = run(site, *program, "--model", str(model), "--data", "val.jsonl", code=1)
     assert "belongs to the package cubist" in said and "--import cubist.heads" in said
+    assert " ".join(said.replace(str(model), "runs/gpm/export").split()) in " ".join(PAGE.split())
 
 
 def test_evaluated_and_reported(site: Path, model: Path) -> None:
