@@ -156,8 +156,8 @@ def _merge(folder: str, backbone: Backbone, about: dict[str, Any], tensors: dict
     """
     from peft import LoraConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 
-    saved = [name for name in about.get("modules_to_save") or [] if name not in ("score", "classifier")]
     try:
+        saved = [name for name in about.get("modules_to_save") or [] if name not in ("score", "classifier")]
         config = LoraConfig(**{key: about[key] for key in _KEYS if key in about}, modules_to_save=saved or None)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers for what it has renamed

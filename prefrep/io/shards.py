@@ -115,5 +115,5 @@ def _file(path: str, name: str, revision: str | None) -> Path:
 def _readable(path: str) -> Iterator[None]:
     try:
         yield
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:  # JSON may hold anything
         raise CheckpointError(f"{path}: cannot read its safetensors ({reason(error)}); download the checkpoint again") from error

@@ -55,6 +55,8 @@ class CommandLine(ConfiguredCLI):
     def __init__(self, args: list[str]) -> None:
         typed = [f"--on_change{arg.removeprefix('--on-change')}" if arg.startswith("--on-change") else arg for arg in args]
         self._typed = typed
+        if typed and _is_init(typed[-1]) and "=" not in typed[-1]:
+            raise UsageError("--init-from needs a model, such as runs/mine/export")
         super().__init__([_INIT + arg.removeprefix("--init-from").removeprefix("--init_from") if _is_init(arg) else arg for arg in typed])
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:

@@ -23,7 +23,7 @@ from safetensors.torch import load_file
 
 from prefrep.cli.friendly import run
 from prefrep.cli.main import main
-from prefrep.errors import ConfigError, DataError, UsageError
+from prefrep.errors import ConfigError, DataError, PrefrepError, UsageError
 from prefrep.modules.base import LanguageModule
 from prefrep.scoring import Scorer
 
@@ -126,6 +126,10 @@ def truncated_gz(folder: Path) -> Path:
         (["--model.head", "GPHead"], ["did you mean GPMHead"], 2),
         (["--model.head", "BTHead"], ["BTHead does not go there"], 2),
         (["--model.head", "HybridHead"], ["HybridHead does not go there", "HybridPreference HybridHead"], 2),
+        (["--model.head", "mypkg.heads.X"], ["head: mypkg.heads.X cannot be used (No module named 'mypkg'); install", "PYTHONPATH"], 2),
+        (["--model.head", "prefrep.nn.skew.BlockSkew"], ["BlockSkew cannot be used", "subclass of GPMHead"], 2),
+        (["--model.loss", "os.system"], ["os.system cannot be used", "returns PreferenceLoss"], 2),
+        (["--data.batch_size=2", "--init-from"], ["--init-from needs a model"], 2),
         (["--model.head.dim", "3"], ["positive even number", "got 3"], 2),
         (["--model.head.dims", "4"], ["'dims' is not accepted"], 2),
         (["--model.loss.tau", "0"], ["tau must be a positive number"], 2),

@@ -79,6 +79,7 @@ def test_an_adapter_without_its_head(tmp_path: Path) -> None:
         ({"r": 3}, "cannot put the adapter on"),
         ({"target_modules": ["q_proj"]}, "does not fit the base"),
         ({"target_modules": ["q_proj", "up_proj", "k_proj"]}, "does not fit the base"),
+        ({"modules_to_save": 5}, "cannot put the adapter on"),
         ({"target_modules": ["nothing"]}, "cannot put the adapter on"),
     ],
 )
@@ -149,6 +150,17 @@ def test_openrlhf_with_another_name_of_the_head(tmp_path: Path) -> None:
     assert ours(openrlhf.read(tmp_path / "rm")) == pytest.approx(rewards_by_openrlhf(tmp_path / "rm", head), abs=1e-5)
     with pytest.raises(CheckpointError, match=r"has score.weight \[1, 32\], found none"):
         openrlhf.read("bundled:tiny-llama")
+
+
+def test_files_that_hold_something_else(tmp_path: Path) -> None:
+    """What an outsider may write into config.json and the index of shards is a sentence, or does not matter."""
+    head = openrlhf_folder(tmp_path / "rm", "llama", architectures=[5])
+    assert kind_of(str(tmp_path / "rm")) == "openrlhf"
+    assert ours(openrlhf.read(tmp_path / "rm")) == pytest.approx(rewards_by_openrlhf(tmp_path / "rm", head), abs=1e-5)
+    for index in ("[]", '{"weight_map": 5}', "5"):
+        (tmp_path / "rm" / "model.safetensors.index.json").write_text(index)
+        with pytest.raises(CheckpointError, match="cannot read its safetensors"):
+            kind_of(str(tmp_path / "rm"))
 
 
 # ---- RLHFlow
