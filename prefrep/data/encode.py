@@ -7,26 +7,27 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from itertools import combinations, islice
-from math import comb
+from functools import partial
+from itertools import islice
 from typing import Literal
 
 from transformers import PreTrainedTokenizerBase
 
 from prefrep.data.fidelity import check_differ
+from prefrep.data.pairs import Pair, all_pairs, learnable_pairs
 from prefrep.data.render import FOREIGN, Renderer, Template, Text, template_error, transcript
 from prefrep.data.tokens import TextTokenizer
-from prefrep.data.trees import NOBODY, Datum, Ids, Tree
+from prefrep.data.trees import Datum, Ids, Tree
 from prefrep.data.truncation import RESPONSES, Policy, truncate, truncate_official
 from prefrep.errors import ConfigError, RecordError
-from prefrep.records import DESIRABLE, Comparison, Messages, RankedResponses, Record, preferred, responses_of
+from prefrep.records import Messages, RankedResponses, Record, responses_of
 
 ControlTokens = Literal["text", "refuse"]
 
 _SPELLED = "with control tokens in a text"
-_CHUNK = 128  # records per call of the tokenizer, which parallelises over a batch
+_CHUNK = 128  # records per call of the tokenizer, which parallelises over a batch; a server's single records need no thread beside it
 
 
 @dataclass(frozen=True)
@@ -36,12 +37,12 @@ class EncodeConfig:
     Args:
         template: `chat`: the tokenizer's chat template. `plain`: transcripts like Anthropic's for conversations, and the bare text for
             responses without a prompt. `auto`: `chat` if the tokenizer has a template and the response a prompt, else `plain`. `concat`: a
-            text prompt directly followed by a text response, for continuations, as in TRL and OpenRLHF. `official`:
-            the recipe of the released GPM checkpoints, only for scoring with those (two BOS where template and tokenizer both add one, the
-            last token overwritten by EOS, the gate read after the first message). `classifier`: the token that transformers' sequence
-            classifiers read, the last one of the chat template that is not the pad token. `openrlhf`: OpenRLHF's recipe, the chat template
-            without line breaks at its end, then a space and an EOS unless it ends in one; BOS only where the template writes it. `rlhflow`:
-            the published example of RLHFlow's pair models, without BOS and generation prompt. The last four are for models from there.
+            text prompt directly followed by a text response, for continuations, as in TRL and OpenRLHF. `official`: the recipe of the
+            released GPM checkpoints, only for scoring with those (two BOS where template and tokenizer both add one, the last token
+            overwritten by EOS, the gate read after the first message). `classifier`: the token that transformers' sequence classifiers
+            read, the last one of the chat template that is not the pad token. `openrlhf`: OpenRLHF's recipe, the chat template without line
+            breaks at its end, then a space and an EOS unless it ends in one; BOS only where the template writes it. `rlhflow`: the
+            published example of RLHFlow's pair models, without BOS and generation prompt. The last four are for models from there.
         max_length: Maximum sequence length in tokens.
         truncation: What to cut from longer sequences. `keep_end`: the beginning of the prompt down to max_length / 8 tokens, then the ends
             of responses. `keep_start`: the ends of responses. `drop`: the whole record. `Encoder.counts` counts all of it.
@@ -124,7 +125,7 @@ class Encoder:
 
         Layout `pair` encodes every pair i < j, layout `single` the K responses without pairs. Arguments and errors as in `encode`.
         """
-        return self._encode(records, _pairs_of if self.layout == "pair" else lambda record: [], refused)
+        return self._encode(records, all_pairs if self.layout == "pair" else lambda record: [], refused)
 
     def encode_rendered(self, record: RankedResponses) -> Datum | None:
         """Encode texts that are rendered already, for one table; None: dropped.
@@ -193,22 +194,21 @@ class Encoder:
     # ---- records
 
     def _encode(
-        self, records: Iterable[Record], pairs_of: Callable[[Record], list[_Pair]], refused: list[RecordError] | None
+        self, records: Iterable[Record], pairs_of: Callable[[Record], list[Pair]], refused: list[RecordError] | None
     ) -> Iterator[tuple[Record, Datum | None]]:
         """Encode chunks of records; while one is tokenised in a thread, which does not hold Python's lock, the next one is rendered."""
         records = iter(records)
-        waiting: tuple[list[_Job], Future[list[tuple[Ids, int]]]] | None = None
+        waiting: tuple[list[_Job], Callable[[], list[tuple[Ids, int]]]] = [], list
         with ThreadPoolExecutor(1) as pool:
             while chunk := list(islice(records, _CHUNK)):
                 jobs = self._jobs(chunk, pairs_of, refused)
-                found = pool.submit(self._tokenise, [text for _, _, texts in jobs for text in texts or ()])
-                if waiting is not None:
-                    yield from self._finished(*waiting)
-                waiting = jobs, found
-            if waiting is not None:
+                found = partial(self._tokenise, [text for _, _, texts in jobs for text in texts or ()])
+                later = found if not waiting[0] and len(chunk) < _CHUNK else pool.submit(found).result
                 yield from self._finished(*waiting)
+                waiting = jobs, later
+            yield from self._finished(*waiting)
 
-    def _jobs(self, chunk: Sequence[Record], pairs_of: Callable[[Record], list[_Pair]], refused: list[RecordError] | None) -> list[_Job]:
+    def _jobs(self, chunk: Sequence[Record], pairs_of: Callable[[Record], list[Pair]], refused: list[RecordError] | None) -> list[_Job]:
         jobs: list[_Job] = []
         for record in chunk:
             self.counts["records"] += 1
@@ -222,30 +222,22 @@ class Encoder:
                 jobs.append((record, [], None))
         return jobs
 
-    def _finished(self, jobs: Sequence[_Job], found: Future[list[tuple[Ids, int]]]) -> Iterator[tuple[Record, Datum | None]]:
-        tokenised = iter(found.result())
+    def _finished(self, jobs: Sequence[_Job], found: Callable[[], list[tuple[Ids, int]]]) -> Iterator[tuple[Record, Datum | None]]:
+        tokenised = iter(found())
         for record, pairs, texts in jobs:
             trees = None if texts is None else self._trees(record, pairs, texts, [next(tokenised) for _ in texts])
             yield record, self._datum(pairs, trees)
 
-    def _rendered(self, record: Record, pairs_of: Callable[[Record], list[_Pair]]) -> tuple[list[_Pair], list[Text]]:
+    def _rendered(self, record: Record, pairs_of: Callable[[Record], list[Pair]]) -> tuple[list[Pair], list[Text]]:
         pairs = pairs_of(record)
         return pairs, self._texts(record, pairs)
 
-    def _learnable(self, record: Record) -> list[_Pair]:
-        if isinstance(record, Comparison):
-            return [_Pair(0, 1, record.probability, record.margin, record.weight)]
-        if record.scores is None:
-            aspects = ", ".join(record.ratings)
-            remedy = f"name the rating that counts with criterion: {aspects}" if aspects else "add a 'scores' column"
-            raise RecordError(record.source or "a record", "ranked responses without scores express no preference", remedy)
-        found = preferred(record.scores)
-        if not found and self._unpaired and record.criterion == DESIRABLE:  # all labels agree
-            return [_Pair(i, NOBODY, score, 0.0, 1.0 / len(record.scores)) for i, score in enumerate(record.scores)]
-        self.counts["ties"] += comb(len(record.responses), 2) - len(found)
-        return [_Pair(i, j, 1.0, 0.0, 1.0 / len(found)) for i, j in found]
+    def _learnable(self, record: Record) -> list[Pair]:
+        pairs, ties = learnable_pairs(record, self._unpaired)
+        self.counts.update({"ties": ties} if ties else {})
+        return pairs
 
-    def _texts(self, record: Record, pairs: Sequence[_Pair]) -> list[Text]:
+    def _texts(self, record: Record, pairs: Sequence[Pair]) -> list[Text]:
         """Render one text per response, or two per pair."""
         source, responses = record.source or "a record", responses_of(record)
         if self.config.template == "chat" and self.layout == "single" and not record.prompt and any(len(r) == 1 for r in responses):
@@ -267,7 +259,7 @@ class Encoder:
         except Exception as error:  # jinja2 raises whatever a template's author wrote
             raise template_error(source, error) from error
 
-    def _trees(self, record: Record, pairs: Sequence[_Pair], texts: Sequence[Text], tokenised: list[tuple[Ids, int]]) -> list[Tree] | None:
+    def _trees(self, record: Record, pairs: Sequence[Pair], texts: Sequence[Text], tokenised: list[tuple[Ids, int]]) -> list[Tree] | None:
         """Return the truncated trees of a record; None: the record is dropped."""
         groups = [tokenised] if self.layout == "single" else [tokenised[i : i + 2] for i in range(0, len(tokenised), 2)]
         trees: list[Tree] = []
@@ -296,7 +288,7 @@ class Encoder:
         events |= gave_way
         return shorter
 
-    def _shorten_pair(self, record: Record, pair: _Pair, events: set[str]) -> Tree | None:
+    def _shorten_pair(self, record: Record, pair: Pair, events: set[str]) -> Tree | None:
         """Cut the ends of both responses until the pair fits; None: even the truncated context does not fit."""
         events.add(RESPONSES)
         responses = responses_of(record)
@@ -309,7 +301,7 @@ class Encoder:
             if tree := self._truncated(group, events):
                 return tree
 
-    def _datum(self, pairs: Sequence[_Pair], trees: list[Tree] | None) -> Datum | None:
+    def _datum(self, pairs: Sequence[Pair], trees: list[Tree] | None) -> Datum | None:
         if trees is None:
             return None
         places = [(p.a, p.b) for p in pairs] if self.layout == "single" else [(2 * i, 2 * i + 1) for i in range(len(pairs))]
@@ -332,11 +324,11 @@ class Encoder:
         events = self._render.events
         return f"template {self.config.template}: " + (", ".join(f"{n} {name}" for name, n in sorted(events.items())) or "nothing rendered")
 
-    def said(self) -> dict[str, dict[str, int]]:
+    def tallies(self) -> dict[str, dict[str, int]]:
         """Return the counts and events as plain data."""
         return {"counts": dict(self.counts), "events": dict(self.events)}
 
-    def noticed(self) -> Counter[str]:
+    def findings(self) -> Counter[str]:
         """Return a copy of the events, with the number of records that have control tokens in a text."""
         spelled = {name: count for name, count in self.counts.items() if name == _SPELLED}
         return self.events + Counter(spelled)
@@ -347,21 +339,7 @@ class Encoder:
         return self._render.events
 
 
-_Job = tuple[Record, "list[_Pair]", "list[Text] | None"]  # texts are None if the record was refused
-
-
-@dataclass(frozen=True, slots=True)
-class _Pair:
-    a: int
-    b: int
-    probability: float
-    margin: float
-    weight: float
-
-
-def _pairs_of(record: Record) -> list[_Pair]:
-    count = 2 if isinstance(record, Comparison) else len(record.responses)
-    return [_Pair(i, j, 1.0, 0.0, 1.0) for i, j in combinations(range(count), 2)]
+_Job = tuple[Record, "list[Pair]", "list[Text] | None"]  # texts are None if the record was refused
 
 
 def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:

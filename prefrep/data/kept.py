@@ -1,4 +1,4 @@
-"""Records and encoded data on disk between runs, kept by content (`prefrep.cache`), so that a second run begins at once."""
+"""Records and encoded data on disk between runs, kept by content (`prefrep.cache`), so that a second run starts at once."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ _NOTE = "note.json"
 def kept(
     where: str | None, about: About | None, items: Callable[[], Iterable[Item]], note: Callable[[], Mapping[str, Any]]
 ) -> tuple[Spool[Item], Mapping[str, Any], bool]:
-    """Return a sequence from disk, or make it and keep it there.
+    """Return a sequence from disk, or compute it and keep it there.
 
     Args:
-        where: `auto`: prefrep's cache folder, a folder, or None: nothing is kept. What is kept is pickled, so the folder must be as private
-            as the program.
+        where: `auto`: prefrep's cache folder, a folder, or None: nothing is kept. Whoever can write there decides what is trained on, but
+            runs no code (`data.spool`).
         about: Everything that the items depend on; None: unknown, nothing is kept.
-        items: Makes the items.
-        note: Plain data to keep with them, asked for once they are made.
+        items: Computes the items.
+        note: Plain data to keep with them; called once they are computed.
 
     Returns:
         The sequence, the note, and whether they were on disk.
@@ -95,7 +95,7 @@ def about_records(sources: Sequence[Source], on_bad_row: str, role: str) -> Abou
     return {"code": code(), "sources": listed, "on_bad_row": on_bad_row, "role": role}
 
 
-def speaks(tokenizer: PreTrainedTokenizerBase, config: EncodeConfig, layout: str, control_tokens: str) -> About:
+def about_encoding(tokenizer: PreTrainedTokenizerBase, config: EncodeConfig, layout: str, control_tokens: str) -> About:
     """Return what the token ids of records depend on.
 
     Base and instruct models can share a tokenizer.json and differ in the EOS, which is in tokenizer_config.json.

@@ -6,85 +6,30 @@ import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, Literal, NamedTuple, Protocol, cast
+from typing import Any, Literal, NamedTuple, cast
 
-import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader
-from transformers import PreTrainedTokenizerBase
 
 from prefrep.console import progress
 from prefrep.data.encode import ControlTokens, EncodeConfig, Encoder, pad_id
 from prefrep.data.features import Features, root
 from prefrep.data.files import ROLES
 from prefrep.data.identity import Reads, identity
-from prefrep.data.kept import About, about_records, kept, read_kept, speaks
+from prefrep.data.kept import About, about_encoding, about_records, kept, read_kept
 from prefrep.data.labels import Labels, Strength
+from prefrep.data.readers import Reader
 from prefrep.data.remember import look_up, remember
 from prefrep.data.render import Template
 from prefrep.data.sampling import BatchOrder, Drawn, ResumableLoader, batches_before
-from prefrep.data.sources import Source
+from prefrep.data.sources import Source, Sources, named
 from prefrep.data.trees import Datum, Layout, TreeBatch, batch_layout, collate
 from prefrep.errors import ConfigError, DataError, RecordError
 from prefrep.records import Comparison, Record, preferred
 
 log = logging.getLogger(__name__)
-
-LABELS = Labels()
-Sources = str | Source | list[str | Source]
-
-
-def named(given: Sources, format: str = "auto", labels: Labels = LABELS) -> list[Source]:
-    """Return the sources of a configuration.
-
-    Args:
-        given: A path, a hub id, a `Source`, or a list of them.
-        format: Format of sources that have none of their own.
-        labels: Choice of labels of sources that have none of their own.
-    """
-    sources = [Source(each) if isinstance(each, str) else each for each in (given if isinstance(given, list) else [given])]
-    return [
-        replace(
-            source,
-            format=format if source.format == "auto" else source.format,
-            criterion=labels.criterion if source.criterion is None else source.criterion,
-            strength=source.strength or labels.strength,
-            strength_scale=labels.scale if source.strength_scale is None else source.strength_scale,
-        )
-        for source in sources
-    ]
-
-
-class Reader(Protocol):
-    """The part of a model that `PreferenceData` uses."""
-
-    @property
-    def tokenizer(self) -> PreTrainedTokenizerBase:
-        """Its tokenizer."""
-
-    @property
-    def layout(self) -> Literal["single", "pair"]:
-        """Whether it reads single responses or pairs."""
-
-    @property
-    def unpaired(self) -> bool:
-        """Whether it gives single responses a reward, so that labels of single responses mean something."""
-
-    @property
-    def backbone(self) -> Any:
-        """Its backbone; if `frozen`, a `data.identity.Reads`."""
-
-    @property
-    def device(self) -> torch.device:
-        """Its device."""
-
-    def supports_trees(self) -> bool:
-        """Return whether the backbone supports tree masks."""
-
-    def hidden(self, batch: TreeBatch) -> Tensor:
-        """Return the hidden states of all tokens of a batch [R * L, H]."""
 
 
 class Predicted(NamedTuple):
@@ -252,7 +197,9 @@ class PreferenceData(LightningDataModule):
             asked = self.encode_config.max_length
             raise ConfigError(f"max_length {asked} is more than the {room} tokens that the model can read; set --data.max_length {room}")
         encoder = self.encoder(name)
-        about = speaks(encoder.tokenizer, self.encode_config, encoder.layout, self.control_tokens) | {"unpaired": self._unpaired(name)}
+        about = about_encoding(encoder.tokenizer, self.encode_config, encoder.layout, self.control_tokens) | {
+            "unpaired": self._unpaired(name)
+        }
         if self._encoded_for != about:  # another tokenizer, or another layout
             self._encoded_for = about
             self._data.clear()
@@ -263,7 +210,7 @@ class PreferenceData(LightningDataModule):
                 records = progress(self._records[name], f"encoding {name}", "records")
                 return self._noting(name, self.encoded(name, records, encoder))
 
-            self._data[name], said, there = kept(self.cache, self._about(name, about), encoded, encoder.said)
+            self._data[name], said, there = kept(self.cache, self._about(name, about), encoded, encoder.tallies)
             if there:
                 encoder.counts.update(said["counts"])
                 encoder.events.update(said["events"])

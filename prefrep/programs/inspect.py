@@ -83,7 +83,7 @@ def inspect(
         from prefrep.nn.loading import load_tokenizer
 
         encoder = Encoder(load_tokenizer(tokenizer, trust_remote_code), EncodeConfig(template, max_length=2**40), "single")
-        lengths, encoding = by_tokens(encoder), encoder.noticed
+        lengths, encoding = by_tokens(encoder), encoder.findings
     found, unread = summarise(sources, lengths, max_length, on_bad_row, encoding)
     if not found:
         raise unread[0]
