@@ -26,6 +26,7 @@ with dashes). Entry points name an object (`stars = "mypkg.formats:STARS"`) or a
 from __future__ import annotations
 
 import collections.abc
+import dataclasses
 import functools
 import inspect
 import sys
@@ -135,6 +136,8 @@ def _plain(part: Part, name: str, value: Any) -> Any:
             return [_plain(part, name, each) for each in value]
         case Part():
             return recipe(value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {each.name: _plain(part, name, getattr(value, each.name)) for each in dataclasses.fields(value)}
     parameter = parameters(type(part)).get(name)
     wanted = None if parameter is None else _part_type(parameter.annotation)
     supplied = (wanted[1] if wanted else None) or 0

@@ -11,7 +11,7 @@ import inspect
 import sys
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence, Set
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
@@ -20,6 +20,7 @@ from prefrep.errors import ConfigError
 
 T = TypeVar("T")
 _PLAIN = (type(None), bool, int, float, str, Path)
+_HELD = (Sequence, Set, Mapping)
 _WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", Path: "a path", type(None): "null"}
 
 
@@ -178,6 +179,6 @@ def _is_plain(hint: Any) -> bool:
     if get_origin(hint) is Annotated:
         return _is_plain(get_args(hint)[0])
     if (origin := get_origin(hint)) is not None:
-        known = origin in (Union, types.UnionType) or (isinstance(origin, type) and issubclass(origin, (list, tuple, set, dict, Mapping)))
+        known = origin in (Union, types.UnionType) or (isinstance(origin, type) and issubclass(origin, _HELD))
         return known and all(_is_plain(each) for each in get_args(hint))
-    return isinstance(hint, type) and issubclass(hint, (*_PLAIN, Enum, list, tuple, set, dict))
+    return isinstance(hint, type) and issubclass(hint, (*_PLAIN, *_HELD, Enum))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -199,7 +199,7 @@ def test_parameters_behind_kwargs() -> None:
         (tuple[str, str], ["a", "b"], ("a", "b")),
         (int | None, None, None), (dict[str, Any], {"a": [1]}, {"a": [1]}), (Path, "a/b", Path("a/b")), (Any, {"x": 1}, {"x": 1}),
         (dict[str, Any], {"a": "no", "b": "5", "c": "null", "d": "[1]"}, {"a": "no", "b": "5", "c": "null", "d": "[1]"}),
-        (list[Any], ["5"], ["5"]), (str | int, "5", "5"), (str | int, 5, 5),
+        (list[Any], ["5"], ["5"]), (Sequence[str], ["5", "no"], ["5", "no"]), (str | int, "5", "5"), (str | int, 5, 5),
     ],
 )  # fmt: skip
 def test_values_that_fit(hint: Any, value: Any, found: Any) -> None:

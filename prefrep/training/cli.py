@@ -84,7 +84,7 @@ class CommandLine(ConfiguredCLI):
         config = self.config[self.subcommand]
         if self.subcommand == "fit":
             self._go_on = config.pop("on_change") == "continue"
-            plain = json.loads(self._parser(self.subcommand).dump(config, skip_validation=True, format="json"))
+            plain = json.loads(self._parser(self.subcommand).dump(config, skip_validation=True, format="json"), parse_constant=str)
             self._provenance = Provenance(settings_of(plain))
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
