@@ -251,9 +251,9 @@ class Encoder:
         try:
             if self.layout == "single":
                 texts = [self._render.single(record.prompt, response, record.template_kwargs) for response in responses]
-                check_differ(ended, [text.text for text in texts])
+                check_differ(ended, [text.text for text in texts], self.events)
                 return texts
-            check_differ(ended, [transcript(response) for response in ended])
+            check_differ(ended, [transcript(response) for response in ended], self.events)
             orders = [(a, b) for p in pairs for a, b in ((p.a, p.b), (p.b, p.a))]
             return [self._render.pair(record.prompt, responses[a], responses[b], record.template_kwargs) for a, b in orders]
         except Exception as error:  # jinja2 raises whatever a template's author wrote

@@ -18,6 +18,7 @@ def pairs(
     out: str,
     calibrate_on: str | None = None,
     format: str = "auto",
+    criterion: str | None = None,
     restart: bool = False,
     bootstrap: int = 2000,
     seed: int = 0,
@@ -36,6 +37,7 @@ def pairs(
         out: Folder for the results; an interrupted run there is resumed.
         calibrate_on: Other comparisons, on which one temperature is fitted.
         format: Format of the rows; `auto` detects it from the columns.
+        criterion: Only comparisons of this criterion; of responses rated on aspects, the aspect that is their score.
         restart: Discard the scores that the output folder holds.
         bootstrap: Resamples for the intervals.
         seed: Seed of the resampling.
@@ -61,7 +63,7 @@ def pairs(
     how, draws, folder = Scoring(**loading), Bootstrap(bootstrap, seed), Path(out)
 
     def comparisons(path: str) -> list[Comparison]:
-        return evaluation.comparisons_of(read(Source(path, format)))
+        return evaluation.comparisons_of(read(Source(path, format, criterion=criterion)))
 
     # Data first and the model last: a wrong path should not cost the loading of a model.
     evaluated = comparisons(data)
@@ -75,6 +77,7 @@ def pairs(
     results["notes"] += notes + encoding_notes(described, len(rows))
     results |= {
         "data": data,
+        "criterion": criterion,
         "calibrate_on": calibrate_on,
         "model": {"name": model_name(model), **{key: value for key, value in described.items() if key != "versions"}},
         "versions": versions(described["versions"]),
