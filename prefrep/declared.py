@@ -35,7 +35,8 @@ def import_modules(names: Sequence[str] | None) -> None:
             if isinstance(error, PrefrepError):
                 raise
             reason = f"{type(error).__name__}: {error}"
-            raise ConfigError(f"--import {name}: cannot be imported ({reason}); install the package it is in") from error
+            remedy = "install its package, or set PYTHONPATH to the folder it is in"
+            raise ConfigError(f"--import {name}: cannot be imported ({reason}); {remedy}") from error
 
 
 def imported() -> list[str]:

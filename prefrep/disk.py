@@ -13,6 +13,11 @@ from pathlib import Path
 from prefrep.room import saving
 
 
+def expanded(path: str | Path) -> Path:
+    """Return a path with `~` resolved where there is such a user, who may not exist: `Path.expanduser` raises RuntimeError then."""
+    return Path(os.path.expanduser(path))
+
+
 def replace_text(path: Path, text: str) -> None:
     """Replace a text file atomically, so that a killed process leaves the old or the new content; creates the folder if needed."""
     draft = path.with_name(path.name + ".part")

@@ -26,6 +26,7 @@ with dashes). Entry points name an object (`stars = "mypkg.formats:STARS"`) or a
 from __future__ import annotations
 
 import collections.abc
+import dataclasses
 import functools
 import inspect
 import sys
@@ -135,6 +136,8 @@ def _plain(part: Part, name: str, value: Any) -> Any:
             return [_plain(part, name, each) for each in value]
         case Part():
             return recipe(value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {each.name: _plain(part, name, getattr(value, each.name)) for each in dataclasses.fields(value)}
     parameter = parameters(type(part)).get(name)
     wanted = None if parameter is None else _part_type(parameter.annotation)
     supplied = (wanted[1] if wanted else None) or 0
@@ -223,6 +226,8 @@ def find(name: str, kind: type[P]) -> type[P]:
     Raises:
         PartError: There is no such class among those that a recipe may name, or it is of another kind.
     """
+    if not all(part.isidentifier() for part in name.split(".")):
+        raise PartError(f"{name!r:.80} is not the name of a class")
     own = {each.__name__: each for each in _subclasses(kind) if each.__module__.startswith("prefrep.") and not inspect.isabstract(each)}
     found: type[Part] | None = own.get(name) if "." not in name else _classes.get(name)
     if found is None and "." in name:
@@ -246,11 +251,11 @@ def _subclasses(kind: type[P]) -> Iterator[type[P]]:
 
 
 def _unknown(name: str, kind: type[Part], own: Mapping[str, type[Part]]) -> str:
-    if "." not in name:
-        return f"unknown {_word(kind)} {name!r}; prefrep has {', '.join(sorted(own))}"
     module = name.rpartition(".")[0]
     if module in sys.modules:
         return f"the module {module} has no {_word(kind)} {name.rpartition('.')[2]}; install the version of it that wrote this recipe"
+    if not module or module.startswith("prefrep."):
+        return f"unknown {_word(kind)} {name!r:.80}; prefrep has {', '.join(sorted(own))}"
     package = module.partition(".")[0]
     return (
         f"the {_word(kind)} {name} belongs to the package {package}, and a folder cannot have it imported; if you trust that package, "

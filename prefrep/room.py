@@ -109,7 +109,7 @@ def _number(error: Exception) -> int | None:
 
 
 def _existing(path: Path) -> Path:
-    absolute = path.expanduser().absolute()
+    absolute = Path(os.path.expanduser(path)).absolute()
     return next(each for each in (absolute, *absolute.parents) if each.is_dir())
 
 
@@ -123,4 +123,4 @@ def _elsewhere(path: Path) -> str:
 
 
 def _below(path: str | Path, folder: Path) -> bool:
-    return Path(path).expanduser().absolute().is_relative_to(folder.expanduser().absolute())
+    return Path(os.path.expanduser(path)).absolute().is_relative_to(Path(os.path.expanduser(folder)).absolute())

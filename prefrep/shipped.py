@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from prefrep.disk import expanded
 from prefrep.errors import ConfigError
 
 CONFIGS = Path(__file__).parent / "configs"  # in a checkout a link to configs/, where people edit them
@@ -23,7 +24,7 @@ def config_file(name: str | Path) -> Path:
     Raises:
         ConfigError: There is neither.
     """
-    path = Path(name).expanduser()
+    path = expanded(name)
     if path.is_file():
         return path
     short = str(name).removeprefix("configs/").removesuffix(".yaml")

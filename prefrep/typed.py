@@ -11,7 +11,7 @@ import inspect
 import sys
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence, Set
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
@@ -20,6 +20,7 @@ from prefrep.errors import ConfigError
 
 T = TypeVar("T")
 _PLAIN = (type(None), bool, int, float, str, Path)
+_HELD = (Sequence, Set, Mapping)
 _WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", Path: "a path", type(None): "null"}
 
 
@@ -118,13 +119,15 @@ def checked(where: str, hint: Any, value: Any) -> Any:
         except ValueError as error:
             raise ConfigError(f"{where}: {error}") from error
         return number
+    if _is(value, hint):  # jsonargparse reads the texts of `Any` as YAML: "no" and "5" would change their type
+        return value
     import jsonargparse
 
     parser = jsonargparse.ArgumentParser(exit_on_error=False)
     parser.add_argument("--value", type=hint)
     try:
         found = parser.parse_object({"value": value}).value
-    except (jsonargparse.ArgumentError, TypeError, ValueError) as error:
+    except (jsonargparse.ArgumentError, OverflowError, TypeError, ValueError) as error:
         raise ConfigError(f"{where} must be {described(hint)}, got {value!r:.80}") from error
     if isinstance(found, bool) != isinstance(value, bool) or (isinstance(value, str) and not isinstance(found, (str, Path, Enum))):
         raise ConfigError(f"{where} must be {described(hint)}, got {value!r:.80}")  # JSON has types; only shells write numbers as texts
@@ -148,6 +151,18 @@ def described(hint: Any) -> str:
     return "a mapping" if isinstance(kind, type) and issubclass(kind, Mapping) else "a list"
 
 
+def _is(value: Any, hint: Any) -> bool:
+    """Return whether JSON data already have the type of their annotation, so that nothing has to be converted."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        return any(_is(value, each) for each in inner)
+    if origin is list:
+        return isinstance(value, list) and all(_is(each, inner[0]) for each in value)
+    if origin is dict:
+        return isinstance(value, dict) and all(_is(key, inner[0]) and _is(each, inner[1]) for key, each in value.items())
+    return hint is Any or hint is type(value)
+
+
 def _accepts_none(hint: Any) -> bool:
     return hint is type(None) or hint is None or any(_accepts_none(each) for each in get_args(hint) if get_origin(hint) is not Literal)
 
@@ -164,6 +179,6 @@ def _is_plain(hint: Any) -> bool:
     if get_origin(hint) is Annotated:
         return _is_plain(get_args(hint)[0])
     if (origin := get_origin(hint)) is not None:
-        known = origin in (Union, types.UnionType) or (isinstance(origin, type) and issubclass(origin, (list, tuple, set, dict, Mapping)))
+        known = origin in (Union, types.UnionType) or (isinstance(origin, type) and issubclass(origin, _HELD))
         return known and all(_is_plain(each) for each in get_args(hint))
-    return isinstance(hint, type) and issubclass(hint, (*_PLAIN, Enum, list, tuple, set, dict))
+    return isinstance(hint, type) and issubclass(hint, (*_PLAIN, *_HELD, Enum))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -198,6 +198,8 @@ def test_parameters_behind_kwargs() -> None:
         (float, 1, 1.0), (int, 3, 3), (str, "x", "x"), (bool, True, True), (list[str], ["a"], ["a"]),
         (tuple[str, str], ["a", "b"], ("a", "b")),
         (int | None, None, None), (dict[str, Any], {"a": [1]}, {"a": [1]}), (Path, "a/b", Path("a/b")), (Any, {"x": 1}, {"x": 1}),
+        (dict[str, Any], {"a": "no", "b": "5", "c": "null", "d": "[1]"}, {"a": "no", "b": "5", "c": "null", "d": "[1]"}),
+        (list[Any], ["5"], ["5"]), (Sequence[str], ["5", "no"], ["5", "no"]), (str | int, "5", "5"), (str | int, 5, 5),
     ],
 )  # fmt: skip
 def test_values_that_fit(hint: Any, value: Any, found: Any) -> None:
@@ -211,6 +213,7 @@ def test_values_that_fit(hint: Any, value: Any, found: Any) -> None:
         (float, "1", "a number"), (int, 1.5, "a whole number"), (int, True, "a whole number"), (bool, "true", "true or false"),
         (bool, 1, "true or false"), (str, 5, "a text"), (list[int], "x", "a list"), (list[int], ["x"], "a list"),
         (dict[str, int], [1], "a mapping"), (int, None, "a whole number"), (int | None, "x", "a whole number or null"),
+        (float, 10**400, "a number"),
         (type, "os.system", "not plain data"), (Callable[[], int], "os.getpid", "not plain data"), (Tool, {}, "not plain data"),
     ],
 )  # fmt: skip

@@ -15,6 +15,7 @@ from torch import nn
 from prefrep.data.preference import PreferenceData
 from prefrep.errors import ConfigError
 from prefrep.io import folder, hub
+from prefrep.io.heads import check_head
 from prefrep.io.replacing import check_free
 from prefrep.metrics.intervals import accuracy_interval
 from prefrep.modules.preference import PreferenceModule
@@ -53,10 +54,14 @@ class Export(Callback):
         """Check before training that the model can be exported.
 
         Raises:
-            ConfigError: The best checkpoint would be sharded, or the base model has no path to refer to.
+            ConfigError: The best checkpoint would be sharded, the base model has no path to refer to, or a recipe of head or loss could not
+                be written and followed.
             CheckpointError: The target folder exists and does not hold an exported model, or the hub refuses.
         """
-        backbone = cast(PreferenceModule, pl_module).backbone
+        module = cast(PreferenceModule, pl_module)
+        backbone = module.backbone
+        check_head(module.head)
+        recipe_of(module.loss)
         folder.check_base(backbone.path, "reference" if backbone.settings["quantize"] != "none" else self.weights)
         if trainer.is_global_zero and not cast(Any, trainer).fast_dev_run:
             kept = [each for each in backbone.parameters() if each.requires_grad or self.weights == "full"]

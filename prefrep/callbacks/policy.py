@@ -32,11 +32,12 @@ class ExportPolicy(Callback):
         """Check before training that the policy can be exported.
 
         Raises:
-            ConfigError: `weights` is `adapter` without LoRA, or a quantized base would have to be merged.
+            ConfigError: `weights` is `adapter` without LoRA, a quantized base would have to be merged, or the objective has no recipe.
             CheckpointError: The target folder exists and does not hold an exported model.
         """
         module, _ = parts(trainer, pl_module, type(self).__name__)
         policy.check(module.backbone, self.weights)
+        recipe_of(module.objective)
         check_free(self._target(trainer))
         if trainer.is_global_zero and not cast(Any, trainer).fast_dev_run:
             kept = [each for each in module.backbone.parameters() if each.requires_grad or self.weights == "merged"]

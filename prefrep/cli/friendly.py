@@ -25,7 +25,7 @@ def run(main: Callable[[], int | None]) -> None:
             print(f"prefrep: {stop}", file=sys.stderr)
         code = stop.code
     except PrefrepError as error:
-        print(f"prefrep: {error}", file=sys.stderr)
+        print(f"prefrep: {_shown(error)}", file=sys.stderr)
         code = 2 if isinstance(error, UsageError) else 1
     except KeyboardInterrupt:
         print("prefrep: interrupted; what is written stays, and the same command resumes where the program can", file=sys.stderr)
@@ -44,3 +44,8 @@ def run(main: Callable[[], int | None]) -> None:
         print(f"prefrep: {error.filename}: {problem}" if error.filename else f"prefrep: {error}", file=sys.stderr)
         code = 1
     sys.exit(code)
+
+
+def _shown(error: PrefrepError) -> str:
+    """Return a message as a terminal may print it: it can quote a file of unknown origin, which could hold control sequences."""
+    return "".join(each if each.isprintable() or each == "\n" else "\N{REPLACEMENT CHARACTER}" for each in str(error))

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from prefrep.data.containers import PROMPTS, SUFFIXES, TABLES, Found, Row, rows_of
 from prefrep.data.turns import first_line
+from prefrep.disk import expanded
 from prefrep.errors import DataError, RecordError
 
 __all__ = ("PROMPTS", "ROLES", "SUFFIXES", "Found", "Row", "files_of", "parts")
@@ -24,7 +25,7 @@ _SPLITS = {"train": "train", "validation": "validation", "valid": "validation", 
 
 def files_of(path: str | Path, split: str | None = None, role: str = "") -> list[Path]:
     """Return the local files of a path; none for a hub dataset. Arguments and errors as in `parts`."""
-    local = Path(path).expanduser()
+    local = expanded(path)
     if local.is_dir():
         return _files(local, split, role)
     return [local] if local.is_file() else []
@@ -43,7 +44,7 @@ def parts(path: str | Path, split: str | None, streaming: bool, role: str = "") 
     Raises:
         DataError: The source cannot be read or is empty.
     """
-    text, local = str(path), Path(path).expanduser()
+    text, local = str(path), expanded(path)
     if local.is_dir():
         for file in _files(local, split, role):
             yield str(file), rows_of(file)

@@ -203,7 +203,8 @@ def template_error(source: str, error: Exception) -> RecordError:
     """Return the error for a record that cannot be rendered."""
     if isinstance(error, Unshown):
         return RecordError(source, str(error), error.remedy)
-    return RecordError(source, f"the tokenizer's chat template refuses it ({error})", "use template: plain, or another tokenizer")
+    reason = " ".join(str(error).split())[:200] or type(error).__name__
+    return RecordError(source, f"the tokenizer's chat template refuses it ({reason})", "use template: plain, or another tokenizer")
 
 
 def plain(messages: Sequence[Message]) -> str:

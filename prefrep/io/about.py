@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from jsonargparse.typing import PositiveInt
+
 from prefrep.data.encode import EncodeConfig
 from prefrep.errors import CheckpointError, ConfigError
 from prefrep.nn.backbone import Backbone
@@ -32,7 +34,7 @@ class About:
         trained: Names of the tensors in `adapter.safetensors`; None: a folder from before they were listed.
     """
 
-    format: int
+    format: PositiveInt
     head: dict[str, Any]
     tau: Tau
     encode: EncodeConfig

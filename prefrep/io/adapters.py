@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -148,10 +149,12 @@ def _merge(folder: str, backbone: Backbone, about: dict[str, Any], tensors: dict
     """
     from peft import LoraConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 
-    saved = [name for name in about.get("modules_to_save") or [] if name not in ("score", "classifier")]
     try:
+        saved = [name for name in about.get("modules_to_save") or [] if name not in ("score", "classifier")]
         config = LoraConfig(**{key: about[key] for key in _KEYS if key in about}, modules_to_save=saved or None)
-        adapted = PeftModel(backbone.model, config)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers for what it has renamed
+            adapted = PeftModel(backbone.model, config)
         missing = get_peft_model_state_dict(adapted).keys() - tensors.keys()
         result: Any = set_peft_model_state_dict(adapted, tensors)
         adapted.merge_and_unload()

@@ -19,14 +19,14 @@ BODY = """# {title}
 A {kind}, trained with prefrep. Given a prompt and responses it says, in log-odds, which response is preferred.
 
 ```python
-from prefrep.scoring import Scorer
+{imports}from prefrep.scoring import Scorer
 
 scorer = Scorer.from_pretrained({name!r})
 scorer.table("Name a prime", ["7", "9", "I would rather not"])  # [3, 3] log-odds that row beats column
 scorer.rank("Name a prime", ["7", "9", "I would rather not"])  # indices, best first
 ```
 
-In the shell: `prefrep score --model {name} --data in.jsonl --out out.jsonl`.
+In the shell: `prefrep score {flags}--model {name} --data in.jsonl --out out.jsonl`.
 
 ## What other programs make of these files
 
@@ -49,10 +49,7 @@ REFERENCE = (
     "Export with `weights: full` for that. "
 )
 CLASSIFIER = "`prefrep export --model {name} --to seqcls --out DIR` writes a classifier that transformers reads, with equal rewards."
-EMBEDDINGS = (
-    "\n* `prefrep export --model {name} --to sentence-transformers --out DIR` writes modules for servers of embeddings, unless it has a "
-    "gate."
-)
+EMBEDDINGS = "\n* `prefrep export --model {name} --to sentence-transformers --out DIR` writes modules for servers of embeddings."
 
 
 def card(about: dict[str, Any], name: str = "FOLDER") -> str:
@@ -76,15 +73,33 @@ def card(about: dict[str, Any], name: str = "FOLDER") -> str:
     }
     head |= {} if not (results := _results(recipe, name)) else {"model-index": results}
     others = CAUSAL if about["weights"] == "full" else REFERENCE
-    others += CLASSIFIER if kind == "BTHead" else "`prefrep export --to seqcls` is for Bradley-Terry models; this one compares."
-    others += "" if kind == "PairHead" else EMBEDDINGS
+    template = about["encode"]["template"]
+    if kind != "BTHead":
+        others += "`prefrep export --to seqcls` is for Bradley-Terry models; this one compares."
+    elif template != "official":
+        others += CLASSIFIER
+    operator = about["head"].get("skew", {}).get("class", "BlockSkew")
+    plain = kind in ("BTHead", "GPMHead", "HybridHead") and operator in ("BlockSkew", "LearnedSkew")
+    if plain and template not in ("official", "classifier"):
+        others += EMBEDDINGS
+    modules = _modules(about["head"])
     return f"---\n{yaml.safe_dump(head, sort_keys=False, allow_unicode=True)}---\n\n" + BODY.format(
         title=name.split("/")[-1] if "/" in name else "A preference model",
         kind=KINDS.get(kind, f"preference model with a {kind}"),
         name=name,
+        imports="".join(f"import {module}  # its code is there\n" for module in modules),
+        flags="".join(f"--import {module} " for module in modules),
         others=others.format(name=name),
         details="\n".join(_details(about, data, base)),
     )
+
+
+def _modules(recipe: Any) -> list[str]:
+    """Return the modules of the classes in a recipe that are not prefrep's."""
+    if not isinstance(recipe, dict):
+        return []
+    own = [str(recipe["class"]).rpartition(".")[0]] if "." in str(recipe.get("class", "")) else []
+    return list(dict.fromkeys(own + [module for value in recipe.values() for module in _modules(value)]))
 
 
 def _details(about: dict[str, Any], data: list[str], base: str) -> list[str]:

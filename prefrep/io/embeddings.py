@@ -66,7 +66,9 @@ def write(folder: str | Path, model: PreferenceModel) -> None:
             "sentence-transformers folders hold plain weights and this language model is quantised; load it with quantize: none"
         )
     if encode.template in ("official", "classifier"):
-        raise ConfigError(f"template '{encode.template}' does not read at a final EOS, which an exported tokenizer cannot express")
+        raise ConfigError(
+            f"template '{encode.template}' does not read at a final EOS, as embeddings in this layout are; serve this model with prefrep"
+        )
     encoder = Encoder(model.tokenizer, encode, "single")
     length = min(encode.max_length, backbone.room or encode.max_length)
     tokenizer: Any = copy.deepcopy(model.tokenizer)
@@ -115,17 +117,18 @@ def _parts(head: PreferenceHead, tau: float) -> tuple[Tensor, bool, str]:
     Raises:
         ConfigError: The layout cannot express the head.
     """
-    gpm = head.preference if isinstance(head, HybridHead) else head
-    if isinstance(head, BTHead):
+    gpm = head.preference if type(head) is HybridHead else head
+    if type(head) is BTHead:  # a class derived from it may compare in another way
         return head.value_head.weight.detach().float(), False, f"    table = (e - e.T) / {tau}"
-    if not isinstance(gpm, GPMHead):
+    if type(gpm) is not GPMHead:
         raise ConfigError(
-            f"sentence-transformers embeds single texts and {type(head).__name__} reads pairs; export a BT, GPM or hybrid model"
+            f"a folder of embeddings has no place for how {type(gpm).__name__} compares; it holds BTHead, GPMHead and HybridHead"
         )
-    if gpm.needs_prompt or not isinstance(gpm.skew, BlockSkew | LearnedSkew):
+    if type(gpm.skew) not in (BlockSkew, LearnedSkew):
+        why = "the prompt weighs the blocks" if gpm.needs_prompt else "another operator"
         raise ConfigError(
-            f"{type(gpm.skew).__name__}: the prompt weighs the blocks, for which a folder of embeddings has no place; serve this model "
-            "with prefrep, or train one with BlockSkew or LearnedSkew"
+            f"{type(gpm.skew).__name__}: {why}, for which a folder of embeddings has no place; serve this model with prefrep, or train one "
+            "with BlockSkew or LearnedSkew"
         )
     hybrid = isinstance(head, HybridHead)
     lines = ["    from prefrep.functional import skew"] if isinstance(gpm.skew, BlockSkew) else []

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from prefrep.data.encode import EncodeConfig
+from prefrep.disk import expanded
 from prefrep.errors import CheckpointError, ConfigError
 from prefrep.io.about import FORMAT, About, damaged, read_about
 from prefrep.io.about import Weights as Weights
@@ -31,6 +32,7 @@ from prefrep.io.card import card
 from prefrep.io.heads import describe_head, make_head
 from prefrep.io.language_model import Build, rebuilt
 from prefrep.io.replacing import replacing
+from prefrep.io.shards import find_file
 from prefrep.nn.backbone import Backbone
 from prefrep.nn.heads import PreferenceHead
 from prefrep.nn.loading import UNTRUSTED, check_tokens
@@ -67,7 +69,7 @@ def check_base(path: str, weights: Weights) -> None:
     Raises:
         ConfigError: The base is an exported folder itself.
     """
-    if weights == "reference" and (Path(path).expanduser() / "prefrep.json").exists():
+    if weights == "reference" and (expanded(path) / "prefrep.json").exists():
         raise ConfigError(f"{path}: an exported folder cannot be the base of references; save full weights, or copy that folder")
 
 
@@ -151,7 +153,7 @@ def load(
     Raises:
         CheckpointError: The folder is missing or not an exported one, a value in it is wrong, or its parts do not fit each other.
     """
-    folder = Path(folder).expanduser()
+    folder = expanded(folder)
     if not folder.is_dir():
         raise CheckpointError(f"{folder}: no such folder; a training run writes one to <default_root_dir>/export when it ends")
     head_file = folder / "head.safetensors"
@@ -197,11 +199,15 @@ def _backbone(folder: Path, about: About, options: dict[str, Any], build: Build 
         backbone = Backbone(frozen=True, **whole, **options) if build is None else build(**whole)
     else:
         path, lora = made.get("path", ""), made.get("lora")
-        if (Path(path).expanduser() / "prefrep.json").exists():
-            raise CheckpointError(f"{folder}: its base {path} is an exported folder, which no export refers to; export the model again")
+        for file, kind in (("prefrep.json", "an exported folder"), ("adapter_config.json", "an adapter, whose weights are elsewhere")):
+            if find_file(path, file, made.get("revision")):
+                raise CheckpointError(f"{folder}: its base {path} is {kind}, which no export refers to; export the model again")
         log.info("%s: the weights of its language model are those of %s", folder, path)
         kept = {name: made[name] for name in ("quantize", "revision", "gguf") if name in made}
-        backbone = Backbone(path=path, lora=lora, frozen=lora is None, **kept, **options)
+        try:
+            backbone = Backbone(path=path, lora=lora, frozen=lora is None, **kept, **options)
+        except RuntimeError as error:  # torch: adapters that no memory holds
+            raise damaged(folder, error) from error
         _fill(backbone.model, folder, about.trained)
         backbone.requires_grad_(False)
         if build is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from prefrep.nn.heads import PreferenceHead
-from prefrep.parts import Recipe, make, recipe
+from prefrep.parts import Recipe, factory, make, recipe
 
 
 def describe_head(head: PreferenceHead) -> Recipe:
@@ -28,3 +28,12 @@ def make_head(settings: Any, hidden_size: int) -> PreferenceHead:
         PartError: The head is unknown or may not be named, or a setting is missing or wrong.
     """
     return make(settings, PreferenceHead, hidden_size)  # type: ignore[type-abstract]
+
+
+def check_head(head: PreferenceHead) -> None:
+    """Check that `make_head` can make this head again from what `describe_head` says of it.
+
+    Raises:
+        PartError: An argument is not plain data, or its annotation does not say which.
+    """
+    factory(describe_head(head), PreferenceHead, 1)  # type: ignore[type-abstract]

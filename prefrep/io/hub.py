@@ -8,8 +8,9 @@ from pathlib import Path
 
 from huggingface_hub import HfApi, snapshot_download
 
-from prefrep.disk import replace_text
+from prefrep.disk import expanded, replace_text
 from prefrep.errors import CheckpointError
+from prefrep.io.about import damaged
 from prefrep.io.card import card
 
 _ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
@@ -26,14 +27,14 @@ def split(name: str | Path) -> tuple[str, str | None]:
     """
     text = str(name)
     place, at, revision = text.rpartition("@")
-    if at and not Path(text).expanduser().exists() and _ID.fullmatch(place):
+    if at and not expanded(text).exists() and _ID.fullmatch(place):
         return place, revision
     return text, None
 
 
 def is_hub_id(name: str | Path) -> bool:
     """Return whether a name means a model on the hub: it has the form of one, and no local file has this path."""
-    return not Path(name).expanduser().exists() and _ID.fullmatch(split(name)[0]) is not None
+    return not expanded(name).exists() and _ID.fullmatch(split(name)[0]) is not None
 
 
 def fetched(name: str | Path, revision: str | None = None) -> Path:
@@ -47,7 +48,7 @@ def fetched(name: str | Path, revision: str | None = None) -> Path:
         CheckpointError: The model cannot be downloaded.
     """
     if not is_hub_id(name):
-        return Path(name).expanduser()
+        return expanded(name)
     repo, written = split(name)
     try:
         folder = Path(snapshot_download(repo, revision=revision or written, allow_patterns=list(FILES)))
@@ -98,12 +99,16 @@ def push(folder: str | Path, repo: str) -> str:
         Address of the commit.
 
     Raises:
-        CheckpointError: The hub refuses, or cannot be reached.
+        CheckpointError: The folder is damaged, or the hub refuses or cannot be reached.
     """
-    check(repo)
     about = Path(folder) / "prefrep.json"
     if about.exists():  # else the layout has a README.md of its own
-        replace_text(Path(folder) / "README.md", card(json.loads(about.read_text()), repo))
+        try:
+            text = card(json.loads(about.read_text()), repo)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise damaged(Path(folder), error) from error
+        replace_text(Path(folder) / "README.md", text)
+    check(repo)
     try:
         return str(HfApi().upload_folder(folder_path=Path(folder), repo_id=repo, commit_message=MESSAGE).commit_url)
     except Exception as error:  # of its HTTP library, which differs between versions of the hub's client

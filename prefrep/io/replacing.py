@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from prefrep.disk import expanded
 from prefrep.errors import CheckpointError
 from prefrep.room import saving
 
@@ -24,7 +25,7 @@ def replacing(folder: Path | str) -> Iterator[Path]:
     Raises:
         CheckpointError: See `check_free`.
     """
-    folder = Path(folder).expanduser().resolve()
+    folder = expanded(folder).resolve()
     old, staging = (folder.with_name(folder.name + ending) for ending in (".old", ".partial"))
     if old.exists() and not folder.exists():  # killed between the two renames below
         old.rename(folder)
@@ -50,7 +51,7 @@ def check_free(folder: Path | str) -> None:
     Raises:
         CheckpointError: The path is a file, or the folder holds something else.
     """
-    folder = Path(folder).expanduser().resolve()
+    folder = expanded(folder).resolve()
     if not folder.exists():
         return
     if not folder.is_dir():

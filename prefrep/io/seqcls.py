@@ -146,7 +146,7 @@ def read(
 
 def is_classifier(config: Any) -> bool:
     """Return whether a configuration is that of a sequence classifier."""
-    return any(name.endswith("ForSequenceClassification") for name in config.architectures or [])
+    return any(str(name).endswith("ForSequenceClassification") for name in config.architectures or [])
 
 
 def reading_of(path: str, tokenizer: PreTrainedTokenizerBase, pad: int | None, max_length: int) -> EncodeConfig:

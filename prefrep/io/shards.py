@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import AutoConfig
 from transformers.utils.hub import cached_file
 
+from prefrep.disk import expanded
 from prefrep.errors import CheckpointError
 from prefrep.io.hub import reason
 from prefrep.nn.bundled import resolve
@@ -47,7 +48,7 @@ def read_config(path: str, revision: str | None, trust_remote_code: bool = False
     Raises:
         CheckpointError: It cannot be read.
     """
-    if path.startswith((".", "/", "~")) and not Path(path).expanduser().is_dir():
+    if path.startswith((".", "/", "~")) and not expanded(path).is_dir():
         raise CheckpointError(f"{path}: no such folder; give a local folder with safetensors, or a hub id")
     try:
         return AutoConfig.from_pretrained(resolve(path), revision=revision, trust_remote_code=trust_remote_code)
@@ -114,5 +115,5 @@ def _file(path: str, name: str, revision: str | None) -> Path:
 def _readable(path: str) -> Iterator[None]:
     try:
         yield
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:  # JSON may hold anything
         raise CheckpointError(f"{path}: cannot read its safetensors ({reason(error)}); download the checkpoint again") from error

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from prefrep.cache import cache_folder
+from prefrep.disk import expanded
 from prefrep.errors import CheckpointError
 from prefrep.nn import smollm2, tiny
 
@@ -36,7 +37,7 @@ def resolve(path: str) -> Path | str:
         CheckpointError: The bundled model is unknown, or its package is not installed.
     """
     if not path.startswith(PREFIX):
-        return Path(path).expanduser() if path.startswith("~") else path
+        return expanded(path) if path.startswith("~") else path
     name = path.removeprefix(PREFIX)
     if name not in MODEL_NAMES:
         raise CheckpointError(f"no bundled model '{name}'; there are: {', '.join(PREFIX + known for known in MODEL_NAMES)}")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers.utils.hub import cached_file
 
+from prefrep.disk import expanded
 from prefrep.errors import CheckpointError
 from prefrep.nn.bundled import resolve
 from prefrep.nn.families import caps_attention
@@ -100,6 +103,8 @@ def load_causal(
             options["quantization_config"] = BitsAndBytesConfig(
                 load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=torch.bfloat16
             )
+        if gguf is None:
+            _check_shards(place, revision)
         options |= {"use_safetensors": True} if gguf is None else {"gguf_file": gguf}
         with quietly():  # missing weights are checked below
             loaded: Any = AutoModelForCausalLM.from_pretrained(place, **common, **options, output_loading_info=True)
@@ -121,6 +126,18 @@ def load_causal(
             f"{path}: the checkpoint lacks {len(missing)} tensors ({missing[0]}, ...), which would be random; download the model again"
         )
     return CausalLM(model, random_output=bool(info["missing_keys"]))
+
+
+def _check_shards(place: Path | str, revision: str | None) -> None:
+    """Check that an index of shards, if there is one, names safetensors beside it: transformers reads whatever it names.
+
+    Raises:
+        ValueError: It names something else.
+    """
+    index = cached_file(place, "model.safetensors.index.json", revision=revision, _raise_exceptions_for_missing_entries=False)
+    for name in set(json.loads(Path(index).read_text())["weight_map"].values()) if index else ():
+        if Path(name).name != name or Path(name).suffix != ".safetensors":
+            raise ValueError(f"its index of weights names {name!r:.80}, and only safetensors beside it are read")
 
 
 def check_tokens(path: str, model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -160,6 +177,6 @@ def _unreadable(path: str, what: str, error: Exception, trusted: bool) -> Checkp
 
 def _not_found(path: str, what: str, error: Exception) -> str:
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    if path.startswith((".", "/", "~")) and not Path(path).expanduser().exists():
+    if path.startswith((".", "/", "~")) and not expanded(path).exists():
         return f"{path}: no such folder, so there is no {what} to load; give a local folder, a hub id or bundled:smollm2-135m"
     return f"{path}: cannot load a {what} ({reason[:200]}); give a local folder with safetensors, a hub id or bundled:smollm2-135m"

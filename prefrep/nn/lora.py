@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -34,6 +35,8 @@ class LoRA:
     def __post_init__(self) -> None:
         if self.rank < 1:
             raise ConfigError(f"LoRA.rank must be 1 or more, got {self.rank}")
+        if not math.isfinite(self.alpha):
+            raise ConfigError(f"LoRA.alpha must be finite, got {self.alpha}")
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"LoRA.dropout must be in [0, 1), got {self.dropout}")
 

@@ -59,6 +59,7 @@ def export(
         UsageError: Options that do not go together.
         PrefrepError: The model cannot be read or pushed, or the layout cannot express it.
     """
+    from prefrep.disk import expanded
     from prefrep.errors import CheckpointError, UsageError
     from prefrep.locks import writing
 
@@ -75,8 +76,8 @@ def export(
         raise UsageError("--max-length belongs to --from; drop it")
     if not (to or from_) and dtype is not None:
         raise UsageError("--dtype belongs to --to and --from; drop it")
-    if out is not None and Path(out).expanduser().resolve() == Path(model).expanduser().resolve():
-        raise CheckpointError(f"{Path(out).expanduser().absolute()}: --out would replace --model; name another folder")
+    if out is not None and expanded(out).resolve() == expanded(model).resolve():
+        raise CheckpointError(f"{expanded(out).absolute()}: --out would replace --model; name another folder")
 
     from prefrep.io import embeddings, folder, hub, official, seqcls
     from prefrep.io.readers import READERS
@@ -84,11 +85,11 @@ def export(
 
     import_modules(import_)
 
-    if push:
-        hub.check(push)  # before the work, which should not be in vain
-    written = Path(out or model).expanduser().absolute()
+    written = expanded(out or model).absolute()
     if not (to or from_) and not written.is_dir():
         raise CheckpointError(f"{model}: no such folder, so there is nothing to push; name an exported folder with --model")
+    if push and (to or from_):
+        hub.check(push)  # before the work, which should not be in vain
     with writing(written) if to or from_ else nullcontext():
         if to:
             loaded = folder.load(hub.fetched(model), dtype, trust_remote_code=trust_remote_code)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import logging
 import pickle
 import sys
+from collections.abc import Sequence
 from contextlib import nullcontext
 from itertools import pairwise
 from pathlib import Path
@@ -33,6 +35,16 @@ def _is_init(arg: str) -> bool:
     return arg.partition("=")[0] in ("--init-from", "--init_from")
 
 
+class _Early(argparse.Action):
+    """An option that is taken out before the parser reads the others, and stands in its help."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, **kwargs: Any) -> None:
+        super().__init__(option_strings, argparse.SUPPRESS, default=argparse.SUPPRESS, **kwargs)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> None:
+        """Do nothing."""
+
+
 class CommandLine(ConfiguredCLI):
     """The four sub-commands.
 
@@ -43,6 +55,8 @@ class CommandLine(ConfiguredCLI):
     def __init__(self, args: list[str]) -> None:
         typed = [f"--on_change{arg.removeprefix('--on-change')}" if arg.startswith("--on-change") else arg for arg in args]
         self._typed = typed
+        if typed and _is_init(typed[-1]) and "=" not in typed[-1]:
+            raise UsageError("--init-from needs a model, such as runs/mine/export")
         super().__init__([_INIT + arg.removeprefix("--init-from").removeprefix("--init_from") if _is_init(arg) else arg for arg in typed])
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
@@ -54,6 +68,10 @@ class CommandLine(ConfiguredCLI):
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        parser.add_argument(
+            "--import", action=_Early, metavar="MODULE", help="Module whose parts the configuration may name; may be repeated."
+        )
+        parser.add_argument("--init-from", action=_Early, metavar="MODEL", help="Model to go on training from, short for --model.init.")
         if subcommand == "fit":
             parser.add_argument(
                 "--on_change", type=Literal["stop", "continue"], default="stop",
@@ -66,7 +84,7 @@ class CommandLine(ConfiguredCLI):
         config = self.config[self.subcommand]
         if self.subcommand == "fit":
             self._go_on = config.pop("on_change") == "continue"
-            plain = json.loads(self._parser(self.subcommand).dump(config, skip_validation=True, format="json"))
+            plain = json.loads(self._parser(self.subcommand).dump(config, skip_validation=True, format="json"), parse_constant=str)
             self._provenance = Provenance(settings_of(plain))
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:

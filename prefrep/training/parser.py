@@ -147,6 +147,12 @@ def sentence(message: str) -> str:
             return f"{key}: {name} does not go there; modules take these heads: {takes}"
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
         return f"{key}: there is no class {name}" + (f"; did you mean {near[0]}?" if near else f"; there are {', '.join(sorted(known))}")
+    if match := re.search(r'key "([\w.]+)": Type .*? callable class: (.*?)\.+ Got value: (?:Namespace\(class_path=)?\'?([\w.]+)', text):
+        key, why, name = match.groups()
+        why = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", why)
+        missing = "No module named" in why
+        remedy = "install its package, or set PYTHONPATH to the folder it is in" if missing else "name a class of that kind"
+        return f"{key}: {name} cannot be used ({why}); {remedy}"
     return text[:600]
 
 

@@ -23,7 +23,7 @@ from safetensors.torch import load_file
 
 from prefrep.cli.friendly import run
 from prefrep.cli.main import main
-from prefrep.errors import ConfigError, DataError, UsageError
+from prefrep.errors import ConfigError, DataError, PrefrepError, UsageError
 from prefrep.modules.base import LanguageModule
 from prefrep.scoring import Scorer
 
@@ -126,6 +126,10 @@ def truncated_gz(folder: Path) -> Path:
         (["--model.head", "GPHead"], ["did you mean GPMHead"], 2),
         (["--model.head", "BTHead"], ["BTHead does not go there"], 2),
         (["--model.head", "HybridHead"], ["HybridHead does not go there", "HybridPreference HybridHead"], 2),
+        (["--model.head", "mypkg.heads.X"], ["head: mypkg.heads.X cannot be used (No module named 'mypkg'); install", "PYTHONPATH"], 2),
+        (["--model.head", "prefrep.nn.skew.BlockSkew"], ["BlockSkew cannot be used", "subclass of GPMHead"], 2),
+        (["--model.loss", "os.system"], ["os.system cannot be used", "returns PreferenceLoss"], 2),
+        (["--data.batch_size=2", "--init-from"], ["--init-from needs a model"], 2),
         (["--model.head.dim", "3"], ["positive even number", "got 3"], 2),
         (["--model.head.dims", "4"], ["'dims' is not accepted"], 2),
         (["--model.loss.tau", "0"], ["tau must be a positive number"], 2),
@@ -317,6 +321,17 @@ def test_the_installed_command_ends_in_one_sentence(capsys: pytest.CaptureFixtur
     with pytest.raises(SystemExit) as stop:
         getattr(import_module(name), function)()
     assert stop.value.code == 1 and capsys.readouterr().err.strip().splitlines()[-1].startswith("prefrep: /nowhere.jsonl: no such file")
+
+
+def test_a_message_moves_no_cursor(capsys: pytest.CaptureFixture[str]) -> None:
+    """A message may quote a file of unknown origin, and a terminal would obey what is in it."""
+
+    def fail() -> int:
+        raise PrefrepError("m: unknown \x1b[2J\x07 head \u202e\nprefrep: grüße")
+
+    with pytest.raises(SystemExit):
+        run(fail)
+    assert capsys.readouterr().err == "prefrep: m: unknown \ufffd[2J\ufffd head \ufffd\nprefrep: grüße\n"
 
 
 def test_score_ranks_many_responses(data: Path, tmp_path: Path) -> None:

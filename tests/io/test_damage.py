@@ -71,14 +71,29 @@ def _schema() -> Iterator[tuple[str, Any]]:
 
 
 RANGES: dict[str, list[Any]] = {
-    "tau": [-1, 0, 0.0, float("nan"), float("inf"), -float("inf"), "0.1"],
-    "format": [99],
+    "tau": [10**400, -1, 0, 0.0, float("nan"), float("inf"), -float("inf"), "0.1"],
+    "format": [99, 0, -1],
     "encode__max_length": [0, -5, 3],
     "backbone__lora__rank": [0, -1],
+    "backbone__lora__alpha": [float("nan"), float("inf")],
+    "head__normalize": ["false", "yes"],
     "backbone__lora__dropout": [-0.1, 1.0],
     "backbone__dtype": ["float8", "__class__", "int64"],
     "head__dim": [0, -2, 3, 6, 10**7],
-    "head__class": ["BTHead", "NextYearsHead", "PreferenceHead", "os.system", "prefrep.nn.skew.BlockSkew", "", 5, None],
+    "head__class": [
+        "BTHead",
+        "NextYearsHead",
+        "PreferenceHead",
+        "os.system",
+        "prefrep.nn.skew.BlockSkew",
+        "",
+        5,
+        None,
+        "..x",
+        "a.b\nc",
+        "\x1b[2J",
+        "x" * 3000,
+    ],
     "head__skew__class": ["GPMHead", "SkewOperator", "LearnedSkew", "subprocess.Popen", 5],
     "weights": ["other"],
     "head__strange": [1],
@@ -118,6 +133,29 @@ def test_a_wrong_value(path: str, value: Any, place: Path) -> None:
     with pytest.raises(CheckpointError) as caught:
         folder.load(place)
     assert str(place) in str(caught.value) and "\n" not in str(caught.value) and len(str(caught.value)) < 700
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("path", "a" * 5000), ("path", "~nobody-of-this-name/x"), ("path", "a\0b"), ("path", ""), ("path", ".."), ("path", "/etc/passwd"),
+        ("gguf", "../../x"), ("lora", {"rank": 10**9, "alpha": 4.0, "dropout": 0.0, "targets": []}),
+        ("lora", {"rank": 2, "alpha": 4.0, "dropout": 0.0, "targets": ["nothing"]}),
+    ],
+)  # fmt: skip
+def test_a_wrong_reference(key: str, value: Any, place: Path) -> None:
+    edit(place / "prefrep.json", weights="reference", trained=[], **{f"backbone__{key}": value})
+    with pytest.raises(PrefrepError) as caught:
+        folder.load(place)
+    assert "\n" not in str(caught.value)
+
+
+def test_texts_stay_texts(place: Path) -> None:
+    """What a recipe says in words is not read as YAML."""
+    said = {"note": "no", "number": "5", "nothing": "null", "deep": {"list": ["1", "yes"]}}
+    edit(place / "prefrep.json", recipe=said)
+    recipe = folder.load(place).recipe
+    assert {name: recipe[name] for name in said} == said
 
 
 def test_there_are_many_and_most_are_generated() -> None:

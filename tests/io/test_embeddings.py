@@ -20,7 +20,7 @@ from prefrep.io.folder import PreferenceModel
 from prefrep.nn.backbone import Backbone
 from prefrep.nn.heads import BTHead, GPMHead, HybridHead, PairHead
 from prefrep.nn.lora import LoRA
-from prefrep.nn.skew import GatedSkew, LearnedSkew
+from prefrep.nn.skew import BlockSkew, GatedSkew, LearnedSkew
 from prefrep.records import Message, RankedResponses
 from prefrep.scoring import Scorer, ranked
 
@@ -138,12 +138,26 @@ def test_lora_is_merged_and_weights_keep_their_type(tmp_path: Path) -> None:
     assert torch.allclose(e, ours(model, RECORDS[0]), atol=0.05)
 
 
+class _Cubic(GPMHead):
+    """It compares embeddings in its own way, which the client's lines would not."""
+
+    def compare(self, a: torch.Tensor, b: torch.Tensor, prompt: torch.Tensor | None = None) -> torch.Tensor:
+        return super().compare(a, b, prompt) ** 3
+
+
+class _Doubled(BlockSkew):
+    def score(self, a: torch.Tensor, b: torch.Tensor, prompt: torch.Tensor | None = None) -> torch.Tensor:
+        return 2 * super().score(a, b, prompt)
+
+
 @pytest.mark.parametrize(
     ("head", "encode", "message"),
     [
         (partial(GPMHead, dim=4, skew=GatedSkew), {}, "GatedSkew: the prompt weighs"),
         (partial(HybridHead, dim=4, skew=GatedSkew), {}, "GatedSkew: the prompt weighs"),
-        (PairHead, {}, "PairHead reads pairs"),
+        (PairHead, {}, "no place for how PairHead compares"),
+        (_Cubic, {}, "no place for how _Cubic compares"),
+        (partial(GPMHead, dim=4, skew=_Doubled), {}, "_Doubled: another operator"),
         (BTHead, {"template": "classifier"}, "final EOS"),
     ],
 )

@@ -26,6 +26,7 @@ from prefrep.data.encode import EncodeConfig
 from prefrep.data.preference import PreferenceData
 from prefrep.errors import CheckpointError, UsageError
 from prefrep.io import folder, hub
+from prefrep.io.card import card
 from prefrep.io.fingerprint import fingerprint
 from prefrep.io.folder import PreferenceModel
 from prefrep.metrics.intervals import accuracy_interval
@@ -196,6 +197,19 @@ def test_what_the_hub_refuses_is_a_sentence(stand: Stand, tmp_path: Path, monkey
         export(["--model", str(tmp_path / "m"), "--push", "me/gpm", "--out", str(tmp_path / "x")])
 
 
+def test_what_cannot_be_pushed_leaves_no_repository(stand: Stand, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="nothing to push"):
+        export(["--model", str(tmp_path / "m"), "--push", "me/gpm"])
+    saved(tmp_path / "m")
+    for change in ({"head": {}}, {"recipe": {"data": "x"}}, {"versions": 5}):
+        about = json.loads((tmp_path / "m" / "prefrep.json").read_text())
+        (tmp_path / "m" / "prefrep.json").write_text(json.dumps(about | change))
+        with pytest.raises(CheckpointError, match="damaged or edited"):
+            export(["--model", str(tmp_path / "m"), "--push", "me/gpm"])
+        (tmp_path / "m" / "prefrep.json").write_text(json.dumps(about))
+    assert "me/gpm" not in stand.repos
+
+
 @pytest.mark.parametrize("lost", ["model.safetensors", "head.safetensors", "tokenizer.json", "prefrep.json", "cut"])
 def test_half_a_download_is_refused(stand: Stand, lost: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a network, the cache hands out what it has of a folder."""
@@ -231,7 +245,11 @@ def test_the_model_card(stand: Stand, tmp_path: Path) -> None:
     assert head["library_name"] == "prefrep" and head["datasets"] == ["me/pairs"] and "base_model" not in head
     for said in ("Scorer.from_pretrained(", "--to seqcls", "random scores", "0.25", "GPMHead", "`me/pairs`, `mine.jsonl`"):
         assert said in text
-    assert "/home/me" not in text
+    assert "/home/me" not in text and "--to sentence-transformers" in text
+    for template in ("classifier", "official"):  # which do not read at a final EOS
+        about = json.loads((tmp_path / "m" / "prefrep.json").read_text())
+        about["encode"]["template"] = template
+        assert "--to sentence-transformers" not in card(about)
     export(["--model", str(tmp_path / "m"), "--push", "me/gpm"])
     assert "Scorer.from_pretrained('me/gpm')" in stand.repos["me/gpm"]["README.md"].decode()
     shutil.rmtree(tmp_path / "m")

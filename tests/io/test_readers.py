@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import COMPARISONS, program
-from peft import LoraConfig, get_peft_model
+from foreign import RECORDS, adapter, base, openrlhf_folder, turns
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
@@ -18,24 +18,9 @@ from prefrep.errors import CheckpointError, ConfigError
 from prefrep.io import adapters, folder, openrlhf, rlhflow, seqcls
 from prefrep.io.folder import PreferenceModel
 from prefrep.io.readers import kind_of
-from prefrep.nn.bundled import resolve
-from prefrep.records import Message, RankedResponses
-from prefrep.scoring import PairScorer, Scorer, ranked
+from prefrep.scoring import PairScorer, Scorer
 
 export = program("export")
-
-RECORDS = [
-    ranked("Name a prime", ["7", "9", "Seven is one, and so are eleven and thirteen. \n"]),
-    ranked((Message("user", "Hello"), Message("assistant", "Hello!"), Message("user", "And now?")), ["Nothing.", "the thing, running on"]),
-]
-
-
-def base(family: str) -> str:
-    return str(resolve(f"bundled:tiny-{family}"))
-
-
-def turns(record: RankedResponses) -> list[list[dict[str, str]]]:
-    return [[{"role": m.role, "content": m.content} for m in record.prompt + response] for response in record.responses]
 
 
 def ours(model: PreferenceModel) -> list[float]:
@@ -49,27 +34,6 @@ def saved(model: PreferenceModel, path: Path) -> PreferenceModel:
 
 
 # ---- peft
-
-
-def adapter(path: Path, family: str = "qwen2", **options: Any) -> list[float]:
-    """An adapter as TRL's RewardTrainer with LoRA saves it, and the rewards that peft computes with it."""
-    torch.manual_seed(0)
-    model: Any = AutoModelForSequenceClassification.from_pretrained(base(family), num_labels=1, attn_implementation="eager")
-    tokenizer: Any = AutoTokenizer.from_pretrained(base(family))
-    model.config.pad_token_id = tokenizer.pad_token_id
-    config = LoraConfig(**{"task_type": "SEQ_CLS", "r": 4, "target_modules": ["q_proj", "up_proj"], "modules_to_save": ["score"]} | options)
-    adapted = get_peft_model(model, config)
-    for name, parameter in adapted.named_parameters():
-        if "lora_" in name or "score" in name:
-            torch.nn.init.normal_(parameter, std=0.3)
-    adapted.save_pretrained(path)
-    tokenizer.save_pretrained(path)
-    adapted.eval()
-    with torch.no_grad():
-        texts = [each for record in RECORDS for each in turns(record)]
-        inputs = tokenizer.apply_chat_template(texts, padding=True, padding_side="right", return_tensors="pt", return_dict=True)
-        rewards: list[float] = adapted(**inputs).logits[:, 0].tolist()
-    return rewards
 
 
 @pytest.mark.parametrize("family", ["qwen2", "llama"])
@@ -115,6 +79,7 @@ def test_an_adapter_without_its_head(tmp_path: Path) -> None:
         ({"r": 3}, "cannot put the adapter on"),
         ({"target_modules": ["q_proj"]}, "does not fit the base"),
         ({"target_modules": ["q_proj", "up_proj", "k_proj"]}, "does not fit the base"),
+        ({"modules_to_save": 5}, "cannot put the adapter on"),
         ({"target_modules": ["nothing"]}, "cannot put the adapter on"),
     ],
 )
@@ -137,21 +102,6 @@ def test_adapters_as_pickles_are_refused(tmp_path: Path) -> None:
 
 
 # ---- OpenRLHF
-
-
-def openrlhf_folder(path: Path, family: str, prefix: str = "score", trailing: str = "", **config: Any) -> torch.Tensor:
-    """A reward model as OpenRLHF saves it: the body's tensors, the head and an architecture of its own."""
-    model: Any = AutoModelForCausalLM.from_pretrained(base(family))
-    torch.manual_seed(1)
-    head = torch.randn(1, 32) / 2
-    body = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("lm_head")}
-    model.save_pretrained(path, state_dict={**body, f"{prefix}.weight": head})
-    file = path / "config.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"architectures": ["RewardModel"], "mean": 3.0, "std": 2.0} | config))
-    tokenizer: Any = AutoTokenizer.from_pretrained(base(family))
-    tokenizer.chat_template = str(tokenizer.chat_template) + trailing
-    tokenizer.save_pretrained(path)
-    return head
 
 
 @torch.no_grad()
@@ -200,6 +150,17 @@ def test_openrlhf_with_another_name_of_the_head(tmp_path: Path) -> None:
     assert ours(openrlhf.read(tmp_path / "rm")) == pytest.approx(rewards_by_openrlhf(tmp_path / "rm", head), abs=1e-5)
     with pytest.raises(CheckpointError, match=r"has score.weight \[1, 32\], found none"):
         openrlhf.read("bundled:tiny-llama")
+
+
+def test_files_that_hold_something_else(tmp_path: Path) -> None:
+    """What an outsider may write into config.json and the index of shards is a sentence, or does not matter."""
+    head = openrlhf_folder(tmp_path / "rm", "llama", architectures=[5])
+    assert kind_of(str(tmp_path / "rm")) == "openrlhf"
+    assert ours(openrlhf.read(tmp_path / "rm")) == pytest.approx(rewards_by_openrlhf(tmp_path / "rm", head), abs=1e-5)
+    for index in ("[]", '{"weight_map": 5}', "5"):
+        (tmp_path / "rm" / "model.safetensors.index.json").write_text(index)
+        with pytest.raises(CheckpointError, match="cannot read its safetensors"):
+            kind_of(str(tmp_path / "rm"))
 
 
 # ---- RLHFlow

@@ -24,7 +24,7 @@ import yaml
 from conftest import COMPARISONS, program
 from exports import edit, exported
 from jinja2.exceptions import SecurityError
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
 import prefrep
@@ -116,16 +116,66 @@ def _adapter(place: Path, witness: Path) -> None:
     (place / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "base_model_name_or_path": str(place.parent / "base")}))
 
 
+def _shards(place: Path, name: str) -> None:
+    """An index of weights that names another file than safetensors beside it: transformers would read it."""
+    state = load_file(place / "model.safetensors")
+    (place / "model.safetensors").unlink()
+    torch.save(state, place / "weights.bin")
+    save_file(state, place.parent / "weights.safetensors")
+    (place / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": dict.fromkeys(state, name)}))
+
+
+def _pickle_in_the_index(place: Path, witness: Path) -> None:
+    _shards(place, "weights.bin")
+
+
+def _other_folder_in_the_index(place: Path, witness: Path) -> None:
+    _shards(place, "../weights.safetensors")
+
+
+def _pickle_behind_a_link(place: Path, witness: Path) -> None:
+    (place / "blob").write_bytes(pickle.dumps(_Bomb(witness)))
+    (place / "model.safetensors").unlink()
+    (place / "model.safetensors").symlink_to(place / "blob")
+
+
+def _adapter_as_base(place: Path, witness: Path) -> None:
+    """The log names the base; transformers would read another one, which the adapter names."""
+    _base_with_code(place, witness)
+    base = place.parent / "base"
+    edit(base / "config.json", auto_map={}, model_type="llama")
+    auto = {"base_model_class": "Model", "parent_library": "mine"}
+    about = {"peft_type": "LORA", "base_model_name_or_path": "somebody/model", "auto_mapping": auto}
+    (base / "adapter_config.json").write_text(json.dumps(about))
+
+
+def _generation(place: Path, witness: Path) -> None:
+    (place / "custom_generate").mkdir()
+    evil(place / "custom_generate", "generate", witness)
+
+
+def _entry_point(place: Path, witness: Path) -> None:
+    """A name as entry points write it."""
+    evil(place, "attack_point", witness)
+    edit(place / "prefrep.json", head={"class": "attack_point:Model"})
+
+
 ATTACKS: dict[Callable[[Path, Path], None], str] = {
     _own_model: "add --trust-remote-code",
     _other_model: "add --trust-remote-code",
-    _tokenizer: "",
+    _tokenizer: "add --trust-remote-code",
     _head_of_a_module: "--import attack_heads",
     _operator_of_a_module: "--import attack_skew",
     _judge_as_operator: "no SkewOperator",
     _base_with_code: "add --trust-remote-code",
     _attention_of_the_hub: "names the attention somebody/their-kernel",
     _adapter: "names another model",
+    _pickle_in_the_index: "only safetensors beside it are read",
+    _other_folder_in_the_index: "only safetensors beside it are read",
+    _pickle_behind_a_link: "cannot load a model",
+    _adapter_as_base: "is an adapter, whose weights are elsewhere",
+    _generation: "",
+    _entry_point: "not the name of a class",
 }
 
 
@@ -139,9 +189,9 @@ def test_an_exported_folder_runs_no_code(attack: Callable[[Path, Path], None], t
     try:
         list(Scorer.from_pretrained(place).compare(COMPARISONS))
     except CheckpointError as error:
-        assert ATTACKS[attack] in str(error) and "\n" not in str(error)
+        assert ATTACKS[attack] and ATTACKS[attack] in str(error) and "\n" not in str(error)
     else:
-        assert attack is _tokenizer  # transformers reads the same file with a class of its own
+        assert not ATTACKS[attack]  # nobody asks for it
     assert not witness.exists()
 
 
@@ -154,6 +204,24 @@ def test_the_attack_is_real(tmp_path: Path) -> None:
     assert witness.exists() and type(scorer.model.backbone.model).__name__ == "Model"
     plain = Scorer.from_pretrained(exported(tmp_path / "plain"))
     assert list(scorer.compare(COMPARISONS)) == list(plain.compare(COMPARISONS))
+
+
+def test_files_of_the_current_folder_are_not_imported(tmp_path: Path) -> None:
+    """`bin/prefrep`, called where a model lies: neither a module with the name of one that prefrep needs, nor a declaration of parts."""
+    witness = tmp_path / "witness"
+    for name in ("torch", "inspect", "attack_declared"):
+        evil(tmp_path, name, witness)
+    (tmp_path / "evil-1.0.dist-info").mkdir()
+    (tmp_path / "evil-1.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: evil\nVersion: 1.0\n")
+    (tmp_path / "evil-1.0.dist-info" / "entry_points.txt").write_text("[prefrep.parts]\nevil = attack_declared\n")
+    root = Path(prefrep.__file__).parents[1]
+    call = re.search(r'exec "\$here/.venv/bin/python" (.*) "\$@"', (root / "bin" / "prefrep").read_text())
+    assert call is not None
+    command = [sys.executable, *call[1].split(), "score", "--model", ".", "--data", "x", "--out", "y"]
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 1 and "no prefrep.json" in done.stderr, done.stderr
+    assert not witness.exists()
 
 
 def test_every_reader_takes_the_word_of_its_caller(tmp_path: Path) -> None:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from conftest import COMPARISONS, program
+from foreign import RECORDS, adapter, openrlhf_folder
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 from prefrep.errors import CheckpointError, ConfigError
-from prefrep.io import folder, official, seqcls
+from prefrep.io import adapters, folder, official, openrlhf, seqcls
 from prefrep.io.folder import PreferenceModel
 from prefrep.modules.preference import BradleyTerry, GeneralPreference, PreferenceModule
 from prefrep.nn.backbone import Backbone
@@ -37,10 +40,10 @@ def scores(model: PreferenceModel) -> list[float]:
     return list(Scorer(model).compare(COMPARISONS))
 
 
-def trained(kind: str, init: Path, out: Path, *more: str) -> PreferenceModel:
+def trained(kind: str, init: Path, out: Path, *more: str, way: str = "--init-from") -> PreferenceModel:
     """The export of a run from `init` that takes one step of no length: what training begins with."""
     data = rows(out.parent / "train.jsonl")
-    args = ["--config", f"tiny/{kind}", "--init-from", str(init), "--data.train", data, "--trainer.default_root_dir", str(out)]
+    args = ["--config", f"tiny/{kind}", way, str(init), "--data.train", data, "--trainer.default_root_dir", str(out)]
     assert fit([*args, "--data.layout", "padded", "--trainer.max_steps", "1", "--model.optimizer.lr", "0", *more]) in (0, None)
     return folder.load(out / "export")
 
@@ -101,6 +104,48 @@ def test_official_checkpoints_are_trained_further(tmp_path: Path) -> None:
     assert scores(after) == pytest.approx(scores(before), abs=1e-4)
     with pytest.raises(CheckpointError, match="gated by the prompt"):
         trained("gpm", tmp_path / "o", tmp_path / "run2")
+
+
+def _peft(path: Path) -> PreferenceModel:
+    expected = adapter(path)
+    model = adapters.read(path)
+    assert rewards(model) == pytest.approx(expected, abs=1e-5)  # as peft computes them
+    return model
+
+
+def _openrlhf(path: Path) -> PreferenceModel:
+    openrlhf_folder(path, "llama", trailing="That was all.")
+    return openrlhf.read(path)
+
+
+def rewards(model: PreferenceModel) -> list[float]:
+    found: list[float] = np.concatenate(list(Scorer(model).rewards(RECORDS))).tolist()
+    return found
+
+
+@pytest.mark.parametrize(("make", "template"), [(_peft, "classifier"), (_openrlhf, "openrlhf")], ids=["peft", "openrlhf"])
+@pytest.mark.parametrize("way", ["--init-from", "--model.init"])
+def test_reward_models_of_others_are_trained_further(
+    make: Callable[[Path], PreferenceModel], template: str, way: str, tmp_path: Path
+) -> None:
+    """Straight from the folder: adapter and base, head, temperature and template are those of the read model, and a step begins there."""
+    before = make(tmp_path / "rm")
+    assert before.encode.template == template and before.tau == 1.0
+    after = trained("bt", tmp_path / "rm", tmp_path / "run", way=way)
+    assert after.encode.template == template and after.tau == 1.0 and after.recipe["init"] == str(tmp_path / "rm")
+    assert rewards(after) == pytest.approx(rewards(before), abs=1e-5)
+    assert torch.equal(weight(after), weight(before))
+    rate, decay = 1e-3, 0.01
+    options = ["--model.optimizer.lr", str(rate), "--model.optimizer.weight_decay", str(decay)]
+    moved = trained("bt", tmp_path / "rm", tmp_path / "step", *options, way=way)
+    step = weight(moved) - weight(before) * (1 - rate * decay)
+    # AdamW's first step has the length of its rate, whatever the gradient's.
+    assert step.abs() == pytest.approx(torch.full_like(step, rate), rel=0.02)
+
+
+def weight(model: PreferenceModel) -> torch.Tensor:
+    found: torch.Tensor = model.head.value_head.weight.detach()  # type: ignore[attr-defined]
+    return found
 
 
 def test_the_first_loss_is_that_of_the_read_model(tmp_path: Path) -> None:

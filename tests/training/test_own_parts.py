@@ -77,6 +77,9 @@ def test_the_folder_holds_the_recipe(model: Path) -> None:
     assert about["head"] == {"class": "cubist.heads.CubicHead", "power": 5, "dim": 4, "skew": skew, "normalize": True}
     loss = {"class": "cubist.losses.FocalLoss", "focus": 1.5, "tau": 0.2, "smoothing": 0.0, "learn_tau": False}
     assert about["recipe"]["loss"] == loss and about["tau"] == 0.2
+    card = (model / "README.md").read_text()  # says how others load it, and promises no layout that cannot express it
+    assert "import cubist.heads  # its code is there\nimport cubist.operators  # its code is there\n" in card
+    assert "score --import cubist.heads --import cubist.operators --model" in card and "sentence-transformers" not in card
     assert load_file(model / "head.safetensors")["skew.logarithm"].shape == (2,)
 
 
@@ -114,6 +117,7 @@ def test_workers_import_it_too(site: Path, model: Path) -> None:
 def test_without_its_word_there_is_a_sentence(program: list[str], site: Path, model: Path) -> None:
     said = run(site, *program, "--model", str(model), "--data", "val.jsonl", code=1)
     assert "belongs to the package cubist" in said and "--import cubist.heads" in said
+    assert " ".join(said.replace(str(model), "runs/gpm/export").split()) in " ".join(PAGE.split())
 
 
 def test_evaluated_and_reported(site: Path, model: Path) -> None:
@@ -127,7 +131,7 @@ def test_evaluated_and_reported(site: Path, model: Path) -> None:
     assert np.allclose(*tables, rtol=1e-4), "the blocks of the base class do not add up to the power"
     run(site, "report", "run", "--out", "page.html")
     assert "CubicHead" in (site / "page.html").read_text()
-    for layout in ("official", "seqcls"):
+    for layout in ("official", "seqcls", "sentence-transformers"):
         assert "CubicHead" in run(site, "export", "--import", "cubist", "--model", str(model), "--to", layout, "--out", "other", code=1)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from conftest import program
 
 from prefrep.errors import PrefrepError
 from prefrep.training.parser import ConfiguredCLI
@@ -168,3 +169,72 @@ def _written(folder: Path, config: object) -> str:
     file = folder / "again.yaml"
     file.write_text(yaml.safe_dump(config))
     return str(file)
+
+
+KINDS_OF_ARGUMENTS = """
+from __future__ import annotations
+import dataclasses
+import enum
+import math
+from collections.abc import Callable, Sequence
+from prefrep.nn.heads import GPMHead
+
+
+class Colour(enum.Enum):
+    RED = 1
+    BLUE = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    low: float = 0.5
+    word: str = "no"
+
+
+class WordyHead(GPMHead):
+    def __init__(
+        self, hidden_size: int, word: str = "no", names: Sequence[str] = ("1", "yes"), colour: Colour = Colour.BLUE,
+        limits: Limits = Limits(), top: float = math.inf, pair: tuple[int, int] = (1, 2),
+    ) -> None:
+        super().__init__(hidden_size, 4)
+        assert isinstance(word, str) and all(isinstance(each, str) for each in names) and isinstance(colour, Colour)
+        assert isinstance(limits, Limits) and isinstance(limits.word, str) and isinstance(pair, tuple)
+
+
+class FunctionHead(GPMHead):
+    def __init__(self, hidden_size: int, function: Callable[[float], float] = math.tanh) -> None:
+        super().__init__(hidden_size, 4)
+
+
+class BytesHead(GPMHead):
+    def __init__(self, hidden_size: int, key: complex = 1j) -> None:
+        super().__init__(hidden_size, 4)
+"""
+
+
+@pytest.mark.parametrize("head", ["WordyHead", "FunctionHead", "BytesHead"])
+def test_a_head_is_read_again_or_not_trained(head: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An argument that a folder cannot hold, or whose annotation it cannot be held to, is said before training and not after."""
+    (tmp_path / "kinds_of_arguments.py").write_text(KINDS_OF_ARGUMENTS)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"prompt": "p", "chosen": "a", "rejected": "b"}\n')
+    run = [
+        "--config",
+        "tiny/gpm",
+        "--data.train",
+        str(rows),
+        "--trainer.default_root_dir",
+        str(tmp_path / "run"),
+        "--trainer.max_steps",
+        "1",
+    ]
+    command = ["--import", "kinds_of_arguments", *run, "--model.head", head]
+    if head == "WordyHead":
+        program("fit")(command)
+        program("score")(["--model", str(tmp_path / "run" / "export"), "--data", str(rows), "--out", str(tmp_path / "scores.jsonl")])
+        assert (tmp_path / "scores.jsonl").exists()
+        return
+    with pytest.raises(PrefrepError, match="which a model folder cannot hold"):
+        program("fit")(command)
+    assert not (tmp_path / "run" / "metrics.jsonl").exists(), "nothing was trained"
