@@ -142,7 +142,7 @@ class Encoder:
         self.counts["records"] += 1
         before = "".join(message.content for message in record.prompt)
         texts = [Text(before + response[0].content, len(before)) for response in record.responses]
-        return self._datum([], self._trees(record, [], texts, self._tokenise(texts)))
+        return self._datum(record, [], self._trees(record, [], texts, self._tokenise(texts)))
 
     def refuses(self, record: Record) -> bool:
         """Return whether `encode` would reject a record."""
@@ -226,7 +226,7 @@ class Encoder:
         tokenised = iter(found.result())
         for record, pairs, texts in jobs:
             trees = None if texts is None else self._trees(record, pairs, texts, [next(tokenised) for _ in texts])
-            yield record, self._datum(pairs, trees)
+            yield record, self._datum(record, pairs, trees)
 
     def _rendered(self, record: Record, pairs_of: Callable[[Record], list[_Pair]]) -> tuple[list[_Pair], list[Text]]:
         pairs = pairs_of(record)
@@ -309,7 +309,7 @@ class Encoder:
             if tree := self._truncated(group, events):
                 return tree
 
-    def _datum(self, pairs: Sequence[_Pair], trees: list[Tree] | None) -> Datum | None:
+    def _datum(self, record: Record, pairs: Sequence[_Pair], trees: list[Tree] | None) -> Datum | None:
         if trees is None:
             return None
         places = [(p.a, p.b) for p in pairs] if self.layout == "single" else [(2 * i, 2 * i + 1) for i in range(len(pairs))]
@@ -319,6 +319,7 @@ class Encoder:
             probability=tuple(p.probability for p in pairs),
             margin=tuple(p.margin for p in pairs),
             weight=tuple(p.weight for p in pairs),
+            annotator=record.annotator,
         )
 
     def report(self) -> str:

@@ -15,6 +15,7 @@ from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
 
+from prefrep.annotators import Annotators, counted
 from prefrep.console import progress
 from prefrep.data.encode import ControlTokens, EncodeConfig, Encoder, pad_id
 from prefrep.data.features import Features, root
@@ -82,6 +83,10 @@ class Reader(Protocol):
 
     def supports_trees(self) -> bool:
         """Return whether the backbone supports tree masks."""
+
+    @property
+    def annotators(self) -> Annotators | None:
+        """Whom its head knows; None: it answers everybody alike."""
 
     def hidden(self, batch: TreeBatch) -> Tensor:
         """Return the hidden states of all tokens of a batch [R * L, H]."""
@@ -168,6 +173,7 @@ class PreferenceData(LightningDataModule):
         self._encoded_for: About = {}
         self._features: tuple[dict[str, str], Features] | None = None
         self._rows: dict[str, list[Datum]] = {}
+        self._annotators: Annotators | None = None
         self.predicted: list[Predicted] = []
 
     @property
@@ -189,6 +195,20 @@ class PreferenceData(LightningDataModule):
     def count(self, name: str) -> int:
         """Return the number of encoded records of a split, 0 before it is encoded."""
         return len(self._data.get(name, ()))
+
+    def annotators(self) -> Annotators:
+        """Return who labelled the training data, and warn of what is suspicious about them; nobody without training data.
+
+        Raises:
+            DataError: No training record names its annotator, or a name is blank.
+        """
+        if self._sources["train"] is None:
+            return Annotators({})
+        if self._annotators is None:
+            self._annotators, doubts = counted(self._records.get("train") or self._read("train"), "train")
+            for doubt in doubts:
+                log.warning(doubt)
+        return self._annotators
 
     def setup(self, stage: str) -> None:
         """Read the records of a stage.
@@ -327,11 +347,12 @@ class PreferenceData(LightningDataModule):
             done=lambda: batches_before(trainer, -(-len(data) // self.batch_size)),
         )  # fmt: skip
         if features is not None:
-            together = partial(_known, data=self._rows[name], features=features)
+            together = partial(_known, data=self._rows[name], features=features, annotators=self._reader.annotators)
         else:
             together = partial(
-                _together, data=data, pad_id=pad_id(self._reader.tokenizer), layout=self._batch_layout(), row_tokens=self.row_tokens
-            )
+                _together, data=data, pad_id=pad_id(self._reader.tokenizer), layout=self._batch_layout(), row_tokens=self.row_tokens,
+                annotators=self._reader.annotators,
+            )  # fmt: skip
         return ResumableLoader(
             cast(Any, Drawn()), batch_sampler=order, collate_fn=together, num_workers=self.num_workers, pin_memory=_on_cuda(trainer),
             persistent_workers=False,
@@ -354,12 +375,16 @@ class PreferenceData(LightningDataModule):
         return self._loader("predict")
 
 
-def _known(batch: list[tuple[int, bool]], data: Sequence[Datum], features: Features) -> TreeBatch:
-    return look_up([data[i] if counts else data[i].unweighted() for i, counts in batch], features)
+def _known(batch: list[tuple[int, bool]], data: Sequence[Datum], features: Features, annotators: Annotators | None) -> TreeBatch:
+    chosen = [data[i] if counts else data[i].unweighted() for i, counts in batch]
+    return look_up(chosen, features).asking(chosen, annotators)
 
 
-def _together(batch: list[tuple[int, bool]], data: Sequence[Datum], pad_id: int, layout: Layout, row_tokens: int) -> TreeBatch:
-    return collate([data[i] if counts else data[i].unweighted() for i, counts in batch], pad_id, layout, row_tokens)
+def _together(
+    batch: list[tuple[int, bool]], data: Sequence[Datum], pad_id: int, layout: Layout, row_tokens: int, annotators: Annotators | None
+) -> TreeBatch:
+    chosen = [data[i] if counts else data[i].unweighted() for i, counts in batch]
+    return collate(chosen, pad_id, layout, row_tokens).asking(chosen, annotators)
 
 
 def _on_cuda(trainer: Any) -> bool:

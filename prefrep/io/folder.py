@@ -23,8 +23,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
+from prefrep.annotators import Annotators
 from prefrep.data.encode import EncodeConfig
-from prefrep.errors import CheckpointError, ConfigError
+from prefrep.errors import CheckpointError, ConfigError, DataError
 from prefrep.io.about import FORMAT, About, damaged, read_about
 from prefrep.io.about import Weights as Weights
 from prefrep.io.card import card
@@ -34,6 +35,7 @@ from prefrep.io.replacing import replacing
 from prefrep.nn.backbone import Backbone
 from prefrep.nn.heads import PreferenceHead
 from prefrep.nn.loading import UNTRUSTED, check_tokens
+from prefrep.nn.people import annotators_of, introduce
 from prefrep.nn.quietly import quietly
 from prefrep.parts import MissingPartError
 
@@ -102,6 +104,7 @@ def save(
         weights = "reference"
     base = backbone.recipe()
     check_base(base["path"], weights)
+    known = annotators_of(head)
     trained = {name: t.detach().cpu().contiguous() for name, t in backbone.model.named_parameters() if t.requires_grad}
     with replacing(folder) as staging:
         if weights == "full":
@@ -119,6 +122,7 @@ def save(
             "eos": "every response ends in exactly one EOS and is read there",
             "weights": weights,
             "trained": sorted(trained) if weights == "reference" else [],
+            **({} if known is None else {"annotators": dict(known.labels)}),
             "backbone": base,
             "recipe": recipe,
             "versions": {name: version(name) for name in ("prefrep", "torch", "transformers")},
@@ -164,9 +168,10 @@ def load(
     backbone = _backbone(folder, about, options, build)
     try:
         head = make_head(about.head, backbone.hidden_size)
+        introduce(head, Annotators(about.annotators or {}))
     except MissingPartError as error:
         raise CheckpointError(f"{folder / 'prefrep.json'}: {error}") from error
-    except (ConfigError, RuntimeError) as error:  # torch: sizes that no memory holds
+    except (ConfigError, DataError, RuntimeError) as error:  # torch: sizes that no memory holds
         raise damaged(folder, error) from error
     try:
         head.load_state_dict(load_file(head_file))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from prefrep.nn import personal as personal  # recipes name its parts
 from prefrep.nn.heads import PreferenceHead
 from prefrep.parts import Recipe, make, recipe
 

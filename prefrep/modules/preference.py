@@ -10,16 +10,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, ClassVar, Literal, get_args, get_type_hints
+from typing import Any, ClassVar, Literal, cast, get_args, get_type_hints
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 from torchmetrics import MeanMetric
 
+from prefrep.annotators import Annotators
+from prefrep.data.preference import PreferenceData
 from prefrep.data.render import Template
 from prefrep.data.trees import TreeBatch
-from prefrep.errors import ConfigError
+from prefrep.errors import CheckpointError, ConfigError
 from prefrep.functional.logprobs import token_logprobs
 from prefrep.functional.losses import centre
 from prefrep.io.start import start
@@ -27,8 +29,11 @@ from prefrep.modules.base import LanguageModule, Schedule
 from prefrep.modules.sharding import shard
 from prefrep.nn.answers import start_from_answers
 from prefrep.nn.backbone import Backbone
+from prefrep.nn.context import Context
 from prefrep.nn.heads import BTHead, GPMHead, HybridHead, PairHead, PreferenceHead
 from prefrep.nn.losses import LogisticLoss, PreferenceLoss
+from prefrep.nn.people import annotators_of, introduce, penalty
+from prefrep.nn.personal import PersonalHead, PersonalRewardHead
 
 Stage = Literal["train", "val", "test"]
 
@@ -102,6 +107,8 @@ class PreferenceModule(LanguageModule):
         if hasattr(self, "backbone"):
             return
         self.backbone, self.head, self.loss = self.parts()
+        if self.annotators is not None and self._trainer is not None:  # a head that is loaded afterwards brings its annotators
+            introduce(self.head, self._data.annotators())
         # The checkpoint leaves out a frozen or adapted base, which is loaded from its own folder again.
         self.strict_loading = not (self.backbone.frozen or self.backbone.lora)
         if self.device_mesh is not None:
@@ -144,27 +151,59 @@ class PreferenceModule(LanguageModule):
         """What the head reads: `single` responses or `pair`s."""
         return self.head.layout
 
+    @property
+    def annotators(self) -> Annotators | None:
+        """Whom the head knows; None: it answers everybody alike."""
+        return annotators_of(self.head)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Note whom the head knows."""
+        super().on_save_checkpoint(checkpoint)
+        if self.annotators is not None:
+            checkpoint["annotators"] = dict(self.annotators.labels)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Check that a checkpoint belongs to this model and knows the same annotators in the same order.
+
+        Raises:
+            CheckpointError: It does not.
+        """
+        self.configure_model()
+        if self.annotators is not None and (known := checkpoint.get("annotators")) is not None:
+            if not len(self.annotators):  # no training data are named
+                introduce(self.head, Annotators(known))
+            if list(known) != list(self.annotators.names):
+                raise CheckpointError(
+                    f"the checkpoint knows {len(known)} annotators, and these data have {len(self.annotators)}, or others; resume with the "
+                    "data that it was trained on"
+                )
+        super().on_load_checkpoint(checkpoint)
+
+    @property
+    def _data(self) -> PreferenceData:
+        return cast(PreferenceData, self.trainer.datamodule)  # type: ignore[attr-defined]
+
     unpaired: ClassVar[bool] = False  # whether labels of single responses mean something: P(yes) = sigmoid(reward / tau)
 
     # ---- forward
 
-    def embeddings(self, hidden: Tensor, batch: TreeBatch) -> tuple[Tensor, Tensor | None]:
-        """Return the embeddings of all sequences [M, D] and, for a gate, the prompt states [M, H], in fp32."""
-        prompt = hidden[batch.prompt_end].float() if self.head.needs_prompt else None
-        return self.head.embed(hidden[batch.end]), prompt
+    def embeddings(self, hidden: Tensor, batch: TreeBatch) -> tuple[Tensor, Context]:
+        """Return the embeddings of all sequences [M, D], and the context of the pairs, in fp32."""
+        prompt = hidden[batch.prompt_end[batch.pairs[:, 0]]].float() if self.head.needs_prompt else None
+        return self.head.embed(hidden[batch.end]), Context(prompt, batch.annotator)
 
     def forward(self, batch: TreeBatch) -> Tensor:
         """Return the log-odds, in nats, that the first response of each pair wins [P]."""
         return self.loss.log_odds(self._scores(self.embeddings(self.hidden(batch), batch), batch))
 
-    def _scores(self, embedded: tuple[Tensor, Tensor | None], batch: TreeBatch) -> Tensor:
-        e, prompt = embedded
+    def _scores(self, embedded: tuple[Tensor, Context], batch: TreeBatch) -> Tensor:
+        e, context = embedded
         a, b = batch.pairs.unbind(1)
-        return self.head.compare(e[a], e[b], None if prompt is None else prompt[a])
+        return self.head.compare(e[a], e[b], context)
 
     def _regulariser(self, embedding: Tensor, batch: TreeBatch) -> Tensor | None:
-        """Return a term that a model adds to the loss of each pair [P]."""
-        return None
+        """Return a term that a model adds to the loss of each pair [P]: annotators are shrunk to the population."""
+        return None if batch.annotator is None else penalty(self.head, batch.annotator)
 
     def _step(self, batch: TreeBatch, stage: Stage) -> Tensor:
         hidden = self.hidden(batch)
@@ -246,10 +285,10 @@ class BradleyTerry(PreferenceModule):
 
     unpaired = True
 
-    def _scores(self, embedded: tuple[Tensor, Tensor | None], batch: TreeBatch) -> Tensor:
-        e, prompt = embedded
+    def _scores(self, embedded: tuple[Tensor, Context], batch: TreeBatch) -> Tensor:
+        e, context = embedded
         nobody = e.new_zeros(1, e.shape[1])  # the last row, which the index -1 of `NOBODY` reads: reward 0
-        return super()._scores((torch.cat([e, nobody]), prompt), batch)
+        return super()._scores((torch.cat([e, nobody]), context), batch)
 
     def _regulariser(self, embedding: Tensor, batch: TreeBatch) -> Tensor | None:
         if self.centre == 0:
@@ -319,6 +358,27 @@ class HybridPreference(PreferenceModule):
         backbone: Callable[[], Backbone] = Backbone,
         head: Callable[[int], HybridHead] = HybridHead,
         loss: Callable[[], PreferenceLoss] = GPM_LOSS,
+        **options: Any,
+    ) -> None:
+        super().__init__(backbone, head, loss, **options)
+
+
+class PersonalPreference(PreferenceModule):
+    """One reward per person and response, s_u(i > j) = r_u(i) - r_u(j), at K reads for K responses and any number of persons.
+
+    Records name who judged in `annotator`. (General preferences of persons are a `GeneralPreference` with the operator `PersonalSkew`.)
+
+    Args:
+        backbone: Builds the language model.
+        head: Builds the head: PersonalHead (arXiv 2405.00254) or IdealPointHead (arXiv 2406.08469).
+        loss: Builds the loss.
+    """
+
+    def __init__(
+        self,
+        backbone: Callable[[], Backbone] = Backbone,
+        head: Callable[[int], PersonalRewardHead] = PersonalHead,
+        loss: Callable[[], PreferenceLoss] = LogisticLoss,
         **options: Any,
     ) -> None:
         super().__init__(backbone, head, loss, **options)

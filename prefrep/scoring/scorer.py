@@ -15,14 +15,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
+from prefrep.annotators import Annotators
 from prefrep.data.encode import EncodeConfig, Encoder, pad_id
 from prefrep.data.trees import Datum, Layout, Tree, TreeBatch, collate
 from prefrep.errors import ConfigError, DataError, RecordError
 from prefrep.io.folder import PreferenceModel, load
 from prefrep.io.hub import fetched
+from prefrep.nn.context import Context
 from prefrep.nn.heads import BTHead, PairHead
+from prefrep.nn.people import annotators_of
 from prefrep.records import Comparison, RankedResponses, Record
 from prefrep.scoring.asked import Said, ranked
+from prefrep.scoring.people import Asking, UnknownAnnotator
 
 Floats = NDArray[np.float32]
 Wanted = Literal["scores", "embedded", "both"]
@@ -35,12 +39,20 @@ class Scorer:
         model: Backbone, head, temperature, tokenizer.
         batch_tokens: Distinct tokens per forward pass; affects speed and memory, not scores.
         layout: `trees` (prefix sharing), `padded` (one sequence per row), or `auto`: trees if the backbone supports tree masks.
+        unknown_annotator: Who answers for annotators that the model does not know: the `population`, which a warning says, or nobody
+            (`error`).
 
     Raises:
         ConfigError: batch_tokens is below 1, or the backbone does not support the layout.
     """
 
-    def __init__(self, model: PreferenceModel, batch_tokens: int = 4096, layout: Literal["auto", "trees", "padded"] = "auto") -> None:
+    def __init__(
+        self,
+        model: PreferenceModel,
+        batch_tokens: int = 4096,
+        layout: Literal["auto", "trees", "padded"] = "auto",
+        unknown_annotator: UnknownAnnotator = "population",
+    ) -> None:
         if batch_tokens < 1:
             raise ConfigError(f"batch_tokens must be 1 or more, got {batch_tokens}")
         self.model, self.batch_tokens = model, batch_tokens
@@ -53,6 +65,7 @@ class Scorer:
             raise ConfigError(f"{model.backbone.path} does not support tree masks, so branches would leak into each other; use layout auto")
         self._layout: Layout = "trees" if trees else "padded"
         self._device = next(model.head.parameters()).device
+        self._asking = Asking(type(model.head).__name__, annotators_of(model.head), unknown_annotator)
 
     @classmethod
     def from_pretrained(
@@ -65,6 +78,7 @@ class Scorer:
         layout: Literal["auto", "trees", "padded"] = "auto",
         revision: str | None = None,
         trust_remote_code: bool = False,
+        unknown_annotator: UnknownAnnotator = "population",
     ) -> Scorer:
         """Load an exported folder.
 
@@ -77,6 +91,7 @@ class Scorer:
             layout: See `Scorer`.
             revision: Branch, tag or commit of a hub id.
             trust_remote_code: Run Python code from the folder, see `Backbone`.
+            unknown_annotator: See `Scorer`.
 
         Returns:
             A scorer; for a pair model a `PairScorer`.
@@ -92,21 +107,31 @@ class Scorer:
             raise ConfigError(f"device '{place}' cannot be used here ({str(error).splitlines()[0]:.200}); use cpu or auto") from error
         model = load(fetched(path, revision), dtype, attention, place, trust_remote_code=trust_remote_code)
         kind = PairScorer if isinstance(model.head, PairHead) and issubclass(PairScorer, cls) else cls
-        return kind(model, batch_tokens, layout)
+        return kind(model, batch_tokens, layout, unknown_annotator)
 
     # ---- questions about one prompt
 
-    def table(self, prompt: Said, responses: Sequence[Said]) -> Floats:
+    def table(self, prompt: Said, responses: Sequence[Said], annotator: str | Sequence[str] = "") -> Floats:
         """Compare all pairs of K responses.
 
         Args:
             prompt: The prompt, as text or as a conversation: `Message`s, or dicts {"role", "content"}.
             responses: K responses, each as text or as a conversation.
+            annotator: Who is asked, if the model knows people; one name, or U names (`annotators.names`: all), which cost K reads, too.
+                Empty: the population, which also answers for names that are not known, with a warning; see `unknown_annotator`.
 
         Returns:
-            Log-odds [K, K] that row beats column; exactly skew-symmetric.
+            Log-odds [K, K] that row beats column, exactly skew-symmetric; of U names [U, K, K].
+
+        Raises:
+            ConfigError: The model answers everybody alike, or does not know a name and may not let the population answer.
         """
-        return next(self.tables([ranked(prompt, responses)]))
+        record = ranked(prompt, responses)
+        if annotator:
+            self._asking.known()
+        if isinstance(annotator, str):
+            return next(self.tables([replace(record, annotator=annotator)]))
+        return next(self.tables_of([record], annotator))
 
     def rank(self, prompt: Said, responses: Sequence[Said]) -> list[int]:
         """Return the indices of the responses, best first, by mean log-odds over all responses (the row mean of GPO, eq. 5.2)."""
@@ -118,6 +143,11 @@ class Scorer:
     def encode(self) -> EncodeConfig:
         """Template, maximum length and truncation: those of training, limited to the model's context length."""
         return self._encoder.config
+
+    @property
+    def annotators(self) -> Annotators | None:
+        """Whom the model knows; None: it answers everybody alike."""
+        return self._asking.annotators
 
     @property
     def pairwise(self) -> bool:
@@ -158,6 +188,12 @@ class Scorer:
         for record, found in self._stream(self._encoder.encode_tables(records), progress):
             yield found if self._encoder.layout == "single" else skew_table(found, len(cast(RankedResponses, record).responses))
 
+    def tables_of(self, records: Iterable[RankedResponses], annotators: Sequence[str], *, progress: str | None = None) -> Iterator[Floats]:
+        """Yield the tables of U annotators at once, log-odds [U, K, K], from one read of each response; arguments and errors as in `table`."""
+        asked = torch.tensor(self._asking.indices(annotators), dtype=torch.long, device=self._device)
+        for _, found in self._stream(self._encoder.encode_tables(records), progress, asked=asked):
+            yield found
+
     def rewards(self, records: Iterable[RankedResponses], *, progress: str | None = None) -> Iterator[Floats]:
         """Yield the rewards [K] of a Bradley-Terry model, divided by tau; arguments and errors as in `compare`.
 
@@ -182,6 +218,7 @@ class Scorer:
             "encode": asdict(self._encoder.config),
             "encoded": dict(self._encoder.counts),
             "pairwise": self.pairwise,
+            **({} if self.annotators is None else {"annotators": len(self.annotators), "unknown_annotator": self._asking.unknown}),
             "versions": {name: version(name) for name in ("prefrep", "torch", "transformers", "tokenizers")},
         }
 
@@ -225,7 +262,11 @@ class Scorer:
     # ---- work
 
     def _stream(
-        self, encoded: Iterable[tuple[Record, Datum | None]], progress: str | None, wanted: Wanted = "scores"
+        self,
+        encoded: Iterable[tuple[Record, Datum | None]],
+        progress: str | None,
+        wanted: Wanted = "scores",
+        asked: Tensor | None = None,
     ) -> Iterator[tuple[Record, Floats]]:
         """Yield each record with its scores, in order. Within a window of 128 records, data of similar size share a batch."""
         with tqdm(desc=progress, unit=" prompts", disable=progress is None) as bar:
@@ -236,7 +277,7 @@ class Scorer:
                 data = [piece for parts in pieces for piece in parts]
                 found: dict[int, Floats] = {}
                 for batch in self._batches(data):
-                    found.update(zip(batch, self._score([data[i] for i in batch], wanted), strict=True))
+                    found.update(zip(batch, self._score([data[i] for i in batch], wanted, asked), strict=True))
                     bar.update(sum(i + 1 in ends for i in batch))
                 for (record, _), parts, end in zip(window, pieces, ends, strict=True):
                     scores = [found[i] for i in range(end - len(parts), end)]
@@ -288,29 +329,33 @@ class Scorer:
         return datum.size if self._layout == "trees" else sum(len(ids) for tree in datum.trees for ids in tree.sequences)
 
     @torch.inference_mode()
-    def _score(self, data: list[Datum], wanted: Wanted) -> list[Floats]:
-        """Return one array per datum: log-odds of its pairs [P], its table without pairs, a number per sequence (`embedded`) or `both`."""
+    def _score(self, data: list[Datum], wanted: Wanted, asked: Tensor | None) -> list[Floats]:
+        """Return one array per datum: log-odds of its pairs [P], its table without pairs, a number per sequence (`embedded`) or `both`.
+
+        `asked` are the annotators of all tables, [U]; None: each datum has its own.
+        """
         head, tau = self.model.head, self.model.tau
         batch = collate(data, pad_id(self.model.tokenizer), self._layout).to(self._device)
         embedding, prompt = self._embed(batch)
         results: list[Tensor] = []
         sequence = pair = 0
-        for sequences, pairs in batch.sizes.tolist():
+        for datum, (sequences, pairs) in zip(data, batch.sizes.tolist(), strict=True):
+            who = torch.tensor(self._asking.index(datum.annotator), device=self._device) if asked is None and self.annotators else asked
             e = embedding[sequence : sequence + sequences]
             if wanted == "embedded":
                 results.append(e[:, 0])
             elif pairs:
                 a, b = batch.pairs[pair : pair + pairs].unbind(1)
-                scores = head.compare(embedding[a], embedding[b], None if prompt is None else prompt[a])
+                scores = head.compare(embedding[a], embedding[b], Context(None if prompt is None else prompt[a], who))
                 results.append(torch.cat([scores, e[:, 0]]) if wanted == "both" else scores)
             else:
-                results.append(self._table(e, None if prompt is None else prompt[sequence]))
+                results.append(self._table(e, Context(None if prompt is None else prompt[sequence], who)))
             sequence, pair = sequence + sequences, pair + pairs
         return [(result / tau).cpu().numpy() for result in results]
 
-    def _table(self, e: Tensor, prompt: Tensor | None) -> Tensor:
+    def _table(self, e: Tensor, context: Context) -> Tensor:
         """Return the scores [K, K] of embeddings [K, D], not yet divided by tau."""
-        return self.model.head.table(e, prompt)
+        return self.model.head.table(e, context)
 
     def _embed(self, batch: TreeBatch) -> tuple[Tensor, Tensor | None]:
         """Return the embeddings of all sequences [M, D] and, for a gate, their prompt states [M, H]."""
