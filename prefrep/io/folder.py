@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import shutil
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -113,7 +115,7 @@ def save(
             tokenizer.save_pretrained(staging)
         elif trained:
             save_file(trained, staging / "adapter.safetensors")
-        save_file({name: t.detach().float().cpu().contiguous() for name, t in head.state_dict().items()}, staging / "head.safetensors")
+        _save_head(staging, head)
         about = {
             "format": FORMAT,
             "head": describe_head(head),
@@ -131,6 +133,45 @@ def save(
         about["files"] = {str(file.relative_to(staging)): file.stat().st_size for file in sorted(staging.rglob("*")) if file.is_file()}
         (staging / "prefrep.json").write_text(json.dumps(about, indent=2) + "\n")
         (staging / "README.md").write_text(card(about))
+
+
+def save_head(folder: Path | str, source: Path, head: PreferenceHead, note: dict[str, Any]) -> None:
+    """Write a folder that has another head than an exported one, and the same language model.
+
+    Its files are hard links where the file system has them, so that a model for one more person needs no room.
+
+    Args:
+        folder: Output folder, which may be the source.
+        source: An exported folder.
+        head: The head, of the same class and arguments.
+        note: Added to the recipe.
+
+    Raises:
+        CheckpointError: See `check_free`.
+    """
+    about = json.loads((source / "prefrep.json").read_text())
+    about["recipe"] |= note
+    if (known := annotators_of(head)) is not None:
+        about["annotators"] = dict(known.labels)
+    with replacing(folder) as staging:
+        shutil.copytree(source, staging, dirs_exist_ok=True, copy_function=_link)
+        for name in ("head.safetensors", "prefrep.json", "README.md"):
+            (staging / name).unlink(missing_ok=True)  # writing into a link would change the source
+        _save_head(staging, head)
+        about["files"]["head.safetensors"] = (staging / "head.safetensors").stat().st_size
+        (staging / "prefrep.json").write_text(json.dumps(about, indent=2) + "\n")
+        (staging / "README.md").write_text(card(about))
+
+
+def _save_head(folder: Path, head: PreferenceHead) -> None:
+    save_file({name: t.detach().float().cpu().contiguous() for name, t in head.state_dict().items()}, folder / "head.safetensors")
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another file system, or one without links
+        shutil.copy2(source, target)
 
 
 def load(

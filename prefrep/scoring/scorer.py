@@ -19,6 +19,7 @@ from prefrep.annotators import Annotators
 from prefrep.data.encode import EncodeConfig, Encoder, pad_id
 from prefrep.data.trees import Datum, Layout, Tree, TreeBatch, collate
 from prefrep.errors import ConfigError, DataError, RecordError
+from prefrep.functional.aggregation import Rule, Social, aggregate
 from prefrep.io.folder import PreferenceModel, load
 from prefrep.io.hub import fetched
 from prefrep.nn.context import Context
@@ -65,7 +66,7 @@ class Scorer:
             raise ConfigError(f"{model.backbone.path} does not support tree masks, so branches would leak into each other; use layout auto")
         self._layout: Layout = "trees" if trees else "padded"
         self._device = next(model.head.parameters()).device
-        self._asking = Asking(type(model.head).__name__, annotators_of(model.head), unknown_annotator)
+        self.asking = Asking(type(model.head).__name__, annotators_of(model.head), unknown_annotator)
 
     @classmethod
     def from_pretrained(
@@ -128,10 +129,31 @@ class Scorer:
         """
         record = ranked(prompt, responses)
         if annotator:
-            self._asking.known()
+            self.asking.known()
         if isinstance(annotator, str):
             return next(self.tables([replace(record, annotator=annotator)]))
         return next(self.tables_of([record], annotator))
+
+    def aggregate(
+        self, prompt: Said, responses: Sequence[Said], rule: Rule, annotators: Sequence[str] | None = None, alpha: float = -1.0
+    ) -> Social:
+        """Ask many annotators and aggregate what they say.
+
+        Args:
+            prompt: See `table`.
+            responses: See `table`.
+            rule: See `functional.aggregation`.
+            annotators: Who is asked; None: all that the model knows.
+            alpha: Of the rule `log-mean-exp`.
+
+        Returns:
+            Scores [K] and a table [K, K].
+
+        Raises:
+            ConfigError: The model answers everybody alike, or there is no such rule.
+        """
+        asked = self.asking.known().names if annotators is None else annotators
+        return aggregate(self.table(prompt, responses, asked).astype(np.float64), rule, alpha)
 
     def rank(self, prompt: Said, responses: Sequence[Said]) -> list[int]:
         """Return the indices of the responses, best first, by mean log-odds over all responses (the row mean of GPO, eq. 5.2)."""
@@ -147,7 +169,7 @@ class Scorer:
     @property
     def annotators(self) -> Annotators | None:
         """Whom the model knows; None: it answers everybody alike."""
-        return self._asking.annotators
+        return self.asking.annotators
 
     @property
     def pairwise(self) -> bool:
@@ -189,8 +211,8 @@ class Scorer:
             yield found if self._encoder.layout == "single" else skew_table(found, len(cast(RankedResponses, record).responses))
 
     def tables_of(self, records: Iterable[RankedResponses], annotators: Sequence[str], *, progress: str | None = None) -> Iterator[Floats]:
-        """Yield the tables of U annotators at once, log-odds [U, K, K], from one read of each response; arguments and errors as in `table`."""
-        asked = torch.tensor(self._asking.indices(annotators), dtype=torch.long, device=self._device)
+        """Yield the tables of U annotators, log-odds [U, K, K], from one read of each response; errors as in `table`."""
+        asked = torch.tensor(self.asking.indices(annotators), dtype=torch.long, device=self._device)
         for _, found in self._stream(self._encoder.encode_tables(records), progress, asked=asked):
             yield found
 
@@ -218,7 +240,7 @@ class Scorer:
             "encode": asdict(self._encoder.config),
             "encoded": dict(self._encoder.counts),
             "pairwise": self.pairwise,
-            **({} if self.annotators is None else {"annotators": len(self.annotators), "unknown_annotator": self._asking.unknown}),
+            **({} if self.annotators is None else {"annotators": len(self.annotators), "unknown_annotator": self.asking.unknown}),
             "versions": {name: version(name) for name in ("prefrep", "torch", "transformers", "tokenizers")},
         }
 
@@ -249,6 +271,14 @@ class Scorer:
             return self._checked(record, self._encoder.encode_rendered(record))
         ((_, datum),) = self._encoder.encode_tables([record])
         return self._checked(record, datum)
+
+    def labelled(self, records: Iterable[Record]) -> Iterator[Datum]:
+        """Encode labelled records for `read`, as for training: pairs of unequal responses. Records without a pair are left out.
+
+        Raises:
+            RecordError: A record cannot be encoded.
+        """
+        return (datum for _, datum in self._encoder.encode(records) if datum is not None)
 
     @torch.inference_mode()
     def read(self, trees: Sequence[Tree]) -> tuple[Tensor, Tensor | None]:
@@ -340,7 +370,7 @@ class Scorer:
         results: list[Tensor] = []
         sequence = pair = 0
         for datum, (sequences, pairs) in zip(data, batch.sizes.tolist(), strict=True):
-            who = torch.tensor(self._asking.index(datum.annotator), device=self._device) if asked is None and self.annotators else asked
+            who = torch.tensor(self.asking.index(datum.annotator), device=self._device) if asked is None and self.annotators else asked
             e = embedding[sequence : sequence + sequences]
             if wanted == "embedded":
                 results.append(e[:, 0])
