@@ -99,7 +99,7 @@ def _doubts(annotators: Annotators, unnamed: int, what: str) -> Iterator[str]:
         alike[name.strip().casefold()].append(name)
     if twins := [names for names in alike.values() if len(names) > 1]:
         shown = " and ".join(map(repr, twins[0][:2]))
-        yield f"{what}: {shown} differ in case or blanks alone and count as two ({len(twins)} such groups); rename them if they are one person"
+        yield f"{what}: {shown} differ in case or blanks alone and count as two people ({len(twins)} such groups); rename them if not"
     single = sum(count == 1 for count in annotators.labels.values())
     if 2 * single > len(annotators) > 1:
         yield (

@@ -2,20 +2,15 @@
 
 from prefrep.modules.base import Schedule
 from prefrep.modules.gpo import GPO
-from prefrep.modules.preference import (
-    BradleyTerry,
-    GeneralPreference,
-    HybridPreference,
-    PairPreference,
-    PersonalPreference,
-    PreferenceModule,
-)
+from prefrep.modules.personal import MixturePreference, PersonalPreference
+from prefrep.modules.preference import BradleyTerry, GeneralPreference, HybridPreference, PairPreference, PreferenceModule
 
 __all__ = (
     "GPO",
     "BradleyTerry",
     "GeneralPreference",
     "HybridPreference",
+    "MixturePreference",
     "PairPreference",
     "PersonalPreference",
     "PreferenceModule",

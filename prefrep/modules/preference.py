@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, ClassVar, Literal, cast, get_args, get_type_hints
+from typing import Any, ClassVar, Literal, get_args, get_type_hints
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
@@ -33,7 +33,6 @@ from prefrep.nn.context import Context
 from prefrep.nn.heads import BTHead, GPMHead, HybridHead, PairHead, PreferenceHead
 from prefrep.nn.losses import LogisticLoss, PreferenceLoss
 from prefrep.nn.people import annotators_of, introduce, penalty
-from prefrep.nn.personal import PersonalHead, PersonalRewardHead
 
 Stage = Literal["train", "val", "test"]
 
@@ -107,8 +106,10 @@ class PreferenceModule(LanguageModule):
         if hasattr(self, "backbone"):
             return
         self.backbone, self.head, self.loss = self.parts()
-        if self.annotators is not None and self._trainer is not None:  # a head that is loaded afterwards brings its annotators
-            introduce(self.head, self._data.annotators())
+        # A head that is loaded afterwards brings its annotators.
+        data = None if self.annotators is None or self._trainer is None else getattr(self.trainer, "datamodule", None)
+        if isinstance(data, PreferenceData):
+            introduce(self.head, data.annotators())
         # The checkpoint leaves out a frozen or adapted base, which is loaded from its own folder again.
         self.strict_loading = not (self.backbone.frozen or self.backbone.lora)
         if self.device_mesh is not None:
@@ -179,10 +180,6 @@ class PreferenceModule(LanguageModule):
                 )
         super().on_load_checkpoint(checkpoint)
 
-    @property
-    def _data(self) -> PreferenceData:
-        return cast(PreferenceData, self.trainer.datamodule)  # type: ignore[attr-defined]
-
     unpaired: ClassVar[bool] = False  # whether labels of single responses mean something: P(yes) = sigmoid(reward / tau)
 
     # ---- forward
@@ -201,6 +198,10 @@ class PreferenceModule(LanguageModule):
         a, b = batch.pairs.unbind(1)
         return self.head.compare(e[a], e[b], context)
 
+    def _pair_losses(self, embedded: tuple[Tensor, Context], scores: Tensor, batch: TreeBatch) -> Tensor:
+        """Return the loss of each pair [P]."""
+        return self.loss(scores, batch.probability, batch.margin)  # type: ignore[no-any-return]
+
     def _regulariser(self, embedding: Tensor, batch: TreeBatch) -> Tensor | None:
         """Return a term that a model adds to the loss of each pair [P]: annotators are shrunk to the population."""
         return None if batch.annotator is None else penalty(self.head, batch.annotator)
@@ -209,7 +210,7 @@ class PreferenceModule(LanguageModule):
         hidden = self.hidden(batch)
         embedded = self.embeddings(hidden, batch)
         scores = self._scores(embedded, batch)
-        losses = self.loss(scores, batch.probability, batch.margin)
+        losses = self._pair_losses(embedded, scores, batch)
         if (extra := self._regulariser(embedded[0], batch)) is not None:
             losses = losses + extra
         loss = self.weighted_mean(losses, batch.weight)
@@ -358,27 +359,6 @@ class HybridPreference(PreferenceModule):
         backbone: Callable[[], Backbone] = Backbone,
         head: Callable[[int], HybridHead] = HybridHead,
         loss: Callable[[], PreferenceLoss] = GPM_LOSS,
-        **options: Any,
-    ) -> None:
-        super().__init__(backbone, head, loss, **options)
-
-
-class PersonalPreference(PreferenceModule):
-    """One reward per person and response, s_u(i > j) = r_u(i) - r_u(j), at K reads for K responses and any number of persons.
-
-    Records name who judged in `annotator`. (General preferences of persons are a `GeneralPreference` with the operator `PersonalSkew`.)
-
-    Args:
-        backbone: Builds the language model.
-        head: Builds the head: PersonalHead (arXiv 2405.00254) or IdealPointHead (arXiv 2406.08469).
-        loss: Builds the loss.
-    """
-
-    def __init__(
-        self,
-        backbone: Callable[[], Backbone] = Backbone,
-        head: Callable[[int], PersonalRewardHead] = PersonalHead,
-        loss: Callable[[], PreferenceLoss] = LogisticLoss,
         **options: Any,
     ) -> None:
         super().__init__(backbone, head, loss, **options)

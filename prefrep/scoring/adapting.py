@@ -14,7 +14,8 @@ from prefrep.data.trees import Datum
 from prefrep.errors import ConfigError, DataError
 from prefrep.functional.losses import logistic
 from prefrep.nn.context import Context
-from prefrep.nn.people import introduce, penalty, people_of
+from prefrep.nn.mixture import MixtureHead
+from prefrep.nn.people import People, introduce, members_of, penalty
 from prefrep.records import Record
 from prefrep.scoring.scorer import Scorer
 
@@ -66,8 +67,13 @@ def adapt(scorer: Scorer, records: Iterable[Record], annotator: str) -> Adapted:
 
     with torch.no_grad():
         before = float(log_loss().sum() / weight.sum())
+    if isinstance(head, MixtureHead):
+        with torch.no_grad():
+            by_type = [logistic(each, probability, margin, scorer.model.tau) for each in head.by_type(a, b, context).unbind(-1)]
+            head.types.expect_last(-(weight.unsqueeze(-1) * torch.stack(by_type, -1)).sum(0))
+            return Adapted(len(data), before, float(log_loss().sum() / weight.sum()))
     head.requires_grad_(False)
-    vectors = [people.offsets.requires_grad_() for people in people_of(head)]
+    vectors = [people.offsets.requires_grad_() for people in members_of(head) if isinstance(people, People)]
     optimizer = torch.optim.LBFGS(vectors, max_iter=200, line_search_fn="strong_wolfe")
 
     def closure() -> float:
