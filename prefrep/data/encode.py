@@ -15,6 +15,7 @@ from typing import Literal
 
 from transformers import PreTrainedTokenizerBase
 
+from prefrep.data.context import told
 from prefrep.data.fidelity import check_differ
 from prefrep.data.render import FOREIGN, Renderer, Template, Text, template_error, transcript
 from prefrep.data.tokens import TextTokenizer
@@ -45,11 +46,13 @@ class EncodeConfig:
         max_length: Maximum sequence length in tokens.
         truncation: What to cut from longer sequences. `keep_end`: the beginning of the prompt down to max_length / 8 tokens, then the ends
             of responses. `keep_start`: the ends of responses. `drop`: the whole record. `Encoder.counts` counts all of it.
+        context: Column that the prompt names: `group`, `annotator`, `criterion` or a tag (`data.context`); empty: none.
     """
 
     template: Template = "auto"
     max_length: int = 2048
     truncation: Policy = "keep_end"
+    context: str = ""
 
     def __post_init__(self) -> None:
         if self.max_length < 4:
@@ -230,7 +233,7 @@ class Encoder:
 
     def _rendered(self, record: Record, pairs_of: Callable[[Record], list[_Pair]]) -> tuple[list[_Pair], list[Text]]:
         pairs = pairs_of(record)
-        return pairs, self._texts(record, pairs)
+        return pairs, self._texts(told(record, self.config.context), pairs)
 
     def _learnable(self, record: Record) -> list[_Pair]:
         if isinstance(record, Comparison):
@@ -275,7 +278,7 @@ class Encoder:
         for number, group in enumerate(groups):
             tree = self._truncated(group, events)
             if tree is None and self.layout == "pair" and self.config.truncation != "drop":
-                tree = self._shorten_pair(record, pairs[number], events)
+                tree = self._shorten_pair(told(record, self.config.context), pairs[number], events)
             if tree is None:
                 self.counts["dropped"] += 1
                 return None

@@ -128,6 +128,8 @@ class PreferenceData(LightningDataModule):
         template: See `EncodeConfig`; under `auto`, a model that is trained further (`model.init`) keeps its own.
         max_length: Maximum sequence length in tokens, at most the model's context length.
         truncation: What to cut from longer sequences, see `EncodeConfig`.
+        context: Column that the prompt names: `group` (communities), `annotator`, `criterion` or a tag, see `data.context`; exported models
+            expect it. Empty: none.
         layout: `trees`: prefix sharing, several trees per row. `padded`: one sequence per row. `auto`: trees if the backbone supports tree
             masks.
         row_tokens: Tokens per row of trees; a longer tree widens the rows.
@@ -154,6 +156,7 @@ class PreferenceData(LightningDataModule):
         template: Template = "auto",
         max_length: int = 2048,
         truncation: Literal["keep_end", "keep_start", "drop"] = "keep_end",
+        context: str = "",
         layout: Literal["auto", "trees", "padded"] = "auto",
         row_tokens: int = 256,
         num_workers: int = 0,
@@ -163,7 +166,7 @@ class PreferenceData(LightningDataModule):
         super().__init__()
         if batch_size < 1:
             raise ConfigError(f"batch_size must be 1 or more, got {batch_size}")
-        self._stated = EncodeConfig(template, max_length, truncation)
+        self._stated = EncodeConfig(template, max_length, truncation, context)
         self.labels, self.control_tokens = Labels(criterion, strength, strength_scale), control_tokens
         self.batch_size, self.format, self.on_bad_row, self.num_workers, self.seed = batch_size, format, on_bad_row, num_workers, seed
         self.layout, self.row_tokens, self.cache = layout, row_tokens, cache

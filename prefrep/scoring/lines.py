@@ -72,7 +72,10 @@ def lines(scorer: PreferenceScorer, records: Iterator[Record], tables: bool, ask
         if asks.annotators:
             names = asks.names(scorer)
             for people in scorer.tables_of(map(_both, noted), names):
-                yield {"id": read.popleft().id, **_society(people, names, asks, kind is Comparison, tables)}
+                yield {
+                    "id": read.popleft().id,
+                    **_society(people, [(name, _by(scorer, name)) for name in names], asks, kind is Comparison, tables),
+                }
         elif kind is Comparison:
             for score in scorer.compare(cast(Iterator[Comparison], noted)):
                 record = read.popleft()
@@ -99,8 +102,12 @@ def _said(scorer: PreferenceScorer, record: Record) -> dict[str, str]:
     """Return who answered, of a model that knows people."""
     if scorer.annotators is None:
         return {}
-    known = scorer.annotators.index(record.annotator) != POPULATION
-    return {"annotator": record.annotator, "answered_by": "annotator" if known else "population"}
+    return {"annotator": record.annotator, "answered_by": _by(scorer, record.annotator)}
+
+
+def _by(scorer: PreferenceScorer, name: str) -> str:
+    known = scorer.annotators is not None and scorer.annotators.index(name) != POPULATION
+    return "annotator" if known else "population"
 
 
 def _ranked(table: NDArray[np.float32], tables: bool) -> dict[str, Any]:
@@ -109,10 +116,10 @@ def _ranked(table: NDArray[np.float32], tables: bool) -> dict[str, Any]:
     return line | ({"table": table.tolist()} if tables else {})
 
 
-def _society(people: NDArray[np.float32], names: Sequence[str], asks: Asks, pair: bool, tables: bool) -> dict[str, Any]:
+def _society(people: NDArray[np.float32], asked: Sequence[tuple[str, str]], asks: Asks, pair: bool, tables: bool) -> dict[str, Any]:
     if asks.rule is None:
         each = [{"score": float(table[0, 1])} if pair else _ranked(table, tables) for table in people]
-        return {"annotators": dict(zip(names, each, strict=True))}
+        return {"annotators": {name: {**found, "answered_by": by} for (name, by), found in zip(asked, each, strict=True)}}
     social = aggregate(people.astype(float), asks.rule, asks.alpha)
     if pair:
         return {"score": float(social.table[0, 1])}
