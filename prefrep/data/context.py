@@ -1,6 +1,6 @@
 """A column of the data as context in the prompt: communities (ComPO, arXiv:2410.16027), annotators, criteria, or a tag.
 
-The model reads who asks: `[group: r/askscience]` stands above the first message of the user. With it one model answers for many communities,
+The model reads who asks: `[group: r/science]` stands above the first message of the user. With it one model answers for many communities,
 at one read for each. Two controls tell whether a model uses what it is told: a wrong group for each record, and groups dealt at random.
 """
 
@@ -49,7 +49,7 @@ def control(records: Sequence[R], how: Control, seed: int = 0) -> list[R]:
 
     Args:
         records: The records.
-        how: `wrong-group`: each gets one of the other groups, all equally likely. `shuffled-groups`: the groups are dealt at random, so that
+        how: `wrong-group`: each gets one of the other groups, equally likely. `shuffled-groups`: the groups are dealt at random, so that
             their sizes stay.
         seed: Of the draws.
 
