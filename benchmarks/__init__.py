@@ -1,1 +1,1 @@
-"""Benchmarks: `benchmarks/run all`, or one of them by name. No part of the package needs them."""
+"""Benchmarks: `benchmarks/run all`, or one of them by name. The package does not depend on them."""

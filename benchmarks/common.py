@@ -1,6 +1,6 @@
-"""What benchmarks share: interleaved timing, tables with ratios first, goals beside figures, JSON results.
+"""Shared parts of benchmarks: interleaved timing, tables with ratios first, goals with figures, JSON results.
 
-Letters in names: seconds everywhere, medians unless said otherwise.
+Times are in seconds, and medians unless stated otherwise.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-# Figures of --quick mean nothing, so they stay out of the repository, with whatever else nobody keeps.
+# Figures of --quick are meaningless, so they are written outside the repository's results.
 QUICK_RESULTS = Path(os.environ.get("PREFREP_BENCHMARKS") or ROOT / "runs" / "benchmarks")
 PACKAGES = ("prefrep", "torch", "transformers", "lightning", "peft", "trl")
 
 
 @dataclass
 class Goal:
-    """A figure and what it should be.
+    """A goal and its figure.
 
     Args:
         what: The goal in words.
-        figure: What was measured; None: not measured, which does not count as met.
-        target: The number it should reach.
-        at_least: Whether more is better.
-        unit: Printed behind both numbers.
+        figure: The measured value; None: not measured, which does not count as met.
+        target: The value to reach.
+        at_least: Whether higher is better.
+        unit: Unit of both numbers.
     """
 
     what: str
@@ -52,7 +52,7 @@ class Goal:
 
     @property
     def cells(self) -> list[str]:
-        """Goal, target, figure, verdict, as they stand in a table."""
+        """Return goal, target, figure and verdict as cells of a table."""
         if self.figure is None:
             return [self.what, f"{'≥' if self.at_least else '≤'} {number(self.target)}{self.unit}", "", "not measured"]
         verdict = "met" if self.met else f"missed by {abs(self.figure / self.target - 1):.0%}"
@@ -66,7 +66,7 @@ class Goal:
 
 @dataclass
 class Report:
-    """What a benchmark found: printed as it is found, written as JSON when it is complete.
+    """Results of a benchmark: printed at once, written as JSON when complete.
 
     Args:
         name: Name of the benchmark and of its JSON file.
@@ -90,24 +90,24 @@ class Report:
         print(", ".join(f"{name} {number}" for name, number in about["versions"].items()), flush=True)
 
     def table(self, title: str, head: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-        """Prints and keeps a table: names in the first column, then ratios, then absolute figures."""
+        """Print and record a table: names in the first column, then ratios, then absolute figures."""
         cells = [[cell if isinstance(cell, str) else "" if cell is None else number(cell) for cell in row] for row in rows]
         self.tables.append({"title": title, "head": list(head), "rows": cells})
         print(f"\n{title}\n{aligned([list(head), *cells])}", flush=True)
 
     def goal(self, what: str, figure: float | None, target: float, at_least: bool = True, unit: str = "") -> None:
-        """Keeps a goal beside its figure."""
+        """Record a goal with its figure."""
         self.goals.append(Goal(what, figure, target, at_least, unit))
 
     def note(self, text: str) -> None:
-        """Prints and keeps a sentence."""
+        """Print and record a note."""
         self.notes.append(text)
         print(f"note: {text}", flush=True)
 
     def save(self) -> None:
-        """Prints the goals and writes the JSON file; --quick writes elsewhere, so that it never replaces a real result."""
+        """Print the goals and write the JSON file; --quick writes to another folder, so that it never replaces a real result."""
         if self.options.quick:
-            self.note("--quick: the figures mean nothing")
+            self.note("--quick: the figures are meaningless")
         if self.goals:
             print("\n" + aligned([["goal", "target", "figure", ""], *(goal.cells for goal in self.goals)]))
         folder = QUICK_RESULTS if self.options.quick else RESULTS
@@ -131,14 +131,14 @@ class Report:
 
 
 def number(value: float) -> str:
-    """Three significant digits, without an exponent for everyday sizes."""
+    """Format a number with three significant digits, without an exponent for ordinary sizes."""
     if isinstance(value, int):
         return str(value)
     return f"{value:.3g}" if abs(value) < 1000 or abs(value) >= 1e7 else f"{value:.0f}"
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:
-    """Rows of text in columns: the first flush left, the others right."""
+    """Return rows as aligned text, the first column to the left, the others to the right."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return "\n".join(
         "  ".join(
@@ -152,11 +152,11 @@ def aligned(rows: Sequence[Sequence[str]]) -> str:
 
 
 def interleave(variants: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
-    """Times variants in turn, so that whatever slows the machine for a while slows all of them.
+    """Time variants in turn, so that temporary load on the machine slows all of them.
 
     Args:
-        variants: Each does its work once and returns how long that took (see `timed`). They are warm already.
-        rounds: How often each is run. The order is reversed every other round.
+        variants: Each runs once and returns its seconds (see `timed`). They are warmed up.
+        rounds: Number of runs of each. The order is reversed every other round.
 
     Returns:
         Seconds of every run.
@@ -170,7 +170,7 @@ def interleave(variants: Mapping[str, Callable[[], float]], rounds: int) -> dict
 
 
 def timed(work: Callable[[], Any]) -> Callable[[], float]:
-    """The same work, returning its seconds on the clock; on CUDA until the device is done."""
+    """Return a function that runs the work and returns its wall time in seconds, including pending work on CUDA."""
 
     def run() -> float:
         synchronize()
@@ -183,7 +183,7 @@ def timed(work: Callable[[], Any]) -> Callable[[], float]:
 
 
 def synchronize() -> None:
-    """Waits for the accelerator, if there is one in use."""
+    """Wait for the accelerator, if one is in use."""
     import torch
 
     if torch.cuda.is_initialized():
@@ -191,7 +191,7 @@ def synchronize() -> None:
 
 
 def median_ratio(slow: Sequence[float], fast: Sequence[float]) -> float:
-    """Median over rounds of slow / fast; run by run, since rounds may differ in their data."""
+    """Return the median over rounds of slow / fast, paired by round, since rounds can differ in their data."""
     return median(a / b for a, b in zip(slow, fast, strict=True))
 
 
@@ -199,10 +199,10 @@ def median_ratio(slow: Sequence[float], fast: Sequence[float]) -> float:
 
 
 def machine(device: str) -> dict[str, Any]:
-    """Hardware, versions and how busy the machine is, without its name.
+    """Return hardware, versions and load of the machine, without its name.
 
     Args:
-        device: What is measured: `cpu` or `cuda`.
+        device: Device under test: `cpu` or `cuda`.
     """
     import torch
 
@@ -239,10 +239,10 @@ def _cpu() -> str:
 
 
 def arguments(doc: str | None) -> argparse.ArgumentParser:
-    """The options that all benchmarks have."""
+    """Add the options that all benchmarks have."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument(
-        "--quick", action="store_true", help="smallest settings on bundled:tiny-llama: shows that it runs, figures mean nothing"
+        "--quick", action="store_true", help="smallest settings on bundled:tiny-llama: a smoke test with meaningless figures"
     )
-    parser.add_argument("--label", help="added to the name of the JSON file, for a second machine or model")
+    parser.add_argument("--label", help="suffix of the JSON file's name, for a second machine or model")
     return parser

@@ -1,7 +1,7 @@
-"""Cycles: what each head can represent, what it generalises to, and the dimension that longer cycles need.
+"""Cycles: what each head can represent, how it generalises, and the dimension that longer cycles need.
 
-Four studies. The first two train heads on what a frozen language model reads (`prefrep.data.cyclic`; the paper's Table 1 and beyond it),
-the third and fourth also embeddings without a language model, whose limits are known. Nothing here is timed.
+Four studies. The first two train heads on hidden states of a frozen language model (`prefrep.data.cyclic`; the paper's Table 1 and
+extensions), the third and fourth also embeddings without a language model, whose limits are known. Nothing is timed.
 """
 
 from __future__ import annotations
@@ -29,30 +29,30 @@ if TYPE_CHECKING:
 
 LENGTHS = range(3, 9)
 KINDS: tuple[Kind, ...] = ("cycle", "tournament")
-STARTS, FREE_STEPS = 8, 1500  # of free embeddings: random starts, optimizer steps
-ANSWERS, KNOWN, RANKS = 12, 0.7, (2, 4)  # of the tables that are completed: size, share of pairs that are seen, ranks
+STARTS, FREE_STEPS = 8, 1500  # free embeddings: random restarts, optimizer steps
+ANSWERS, KNOWN, RANKS = 12, 0.7, (2, 4)  # completed tables: size, share of observed pairs, ranks
 PARTS = {
     "seen-prompts": "Trained on: expressiveness, as in the paper's Table 1",
     "unseen-prompts": "Unseen prompts",
     "seen-comparisons": "Two comparisons of each cycle, trained on",
     "unseen-comparisons": "The third comparison of each cycle, unseen",
 }
-Marks = dict[tuple[str, str, str], list[dict[str, bool]]]  # sub-set, part, model -> of each seed: id of a comparison -> right or not
+Marks = dict[tuple[str, str, str], list[dict[str, bool]]]  # subset, part, model -> for each seed: id of a comparison -> correct or not
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Return the parser of the command line."""
     it = arguments(__doc__)
-    it.add_argument("--model", default=SMOLLM2, help="language model that reads: bundled name, folder or hub id")
+    it.add_argument("--model", default=SMOLLM2, help="frozen language model: bundled name, folder or hub id")
     it.add_argument("--data", default="bundled:ultrafeedback-mini", help="ratings: bundled, file, folder or hub id")
-    it.add_argument("--steps", type=int, default=2000, help="optimizer steps of a head on whole cycles; elsewhere half as many")
-    it.add_argument("--seeds", type=int, default=3, help="of heads and of what is held out")
-    it.add_argument("--tables", type=int, default=20, help="of each kind and length")
+    it.add_argument("--steps", type=int, default=2000, help="optimizer steps of a head on whole cycles; half as many in the other studies")
+    it.add_argument("--seeds", type=int, default=3, help="seeds of heads and of the split")
+    it.add_argument("--tables", type=int, default=20, help="tables of each kind and length")
     return it
 
 
 def main(args: list[str] | None = None) -> None:
-    """Runs the studies, prints, writes."""
+    """Run the studies, print and save their results."""
     options = parser().parse_args(args)
     if options.quick:
         options.model, options.steps, options.seeds, options.tables = TINY, 8, 1, 2
@@ -69,11 +69,11 @@ def main(args: list[str] | None = None) -> None:
     report.save()
 
 
-# ---- the paper's sub-sets
+# ---- the paper's subsets
 
 
 def subsets(report: Report, backbone: Backbone, readings: dict[str, Reading], limit: int | None) -> None:
-    """The four sub-sets: trained on, unseen prompts, unseen comparisons."""
+    """Evaluate on the four subsets: training data, unseen prompts, unseen comparisons."""
     from prefrep.data.cyclic import aspects_of
     from prefrep.data.sources import Source, read
     from prefrep.demo.quickstart import MODELS, make
@@ -114,12 +114,12 @@ def subsets(report: Report, backbone: Backbone, readings: dict[str, Reading], li
 
 
 def size(runs: Sequence[dict[str, bool]]) -> float:
-    """Comparisons in a run, on average."""
+    """Return the mean number of comparisons per run."""
     return mean(len(marks) for marks in runs)
 
 
 def cell(runs: Sequence[dict[str, bool]]) -> str:
-    """Mean accuracy over seeds; the interval counts the comparisons of one seed, since seeds share them."""
+    """Return the mean accuracy over seeds; the interval counts the comparisons of one seed, since seeds share them."""
     from prefrep.metrics.intervals import accuracy_interval
 
     n, share = round(size(runs)), mean(mean(marks.values()) for marks in runs)
@@ -128,7 +128,7 @@ def cell(runs: Sequence[dict[str, bool]]) -> str:
 
 
 def paired(report: Report, part: str, right: Marks, models: dict[str, str]) -> None:
-    """Every two models on the same prompts, which are what is resampled: a prompt's comparisons, sub-sets and seeds are one example."""
+    """Compare every two models on the same prompts, which are resampled together with their comparisons, subsets and seeds."""
     from prefrep.metrics.intervals import stream
     from prefrep.metrics.paired import bootstrap_difference, holm
 
@@ -148,14 +148,14 @@ def paired(report: Report, part: str, right: Marks, models: dict[str, str]) -> N
         for (a, b), it, p in zip(pairs, found, holm([it.p for it in found]), strict=True)
     ]
     head = ["", "difference [95 % bootstrap]", "p (Holm)"]
-    report.table(f"{PARTS[part]}: all sub-sets and seeds, paired by prompt (n = {len(prompts)})", head, rows)
+    report.table(f"{PARTS[part]}: all subsets and seeds, paired by prompt (n = {len(prompts)})", head, rows)
 
 
 # ---- longer cycles
 
 
 def dimensions(report: Report, backbone: Backbone, reading: Reading) -> None:
-    """The smallest dimension that holds cycles of a length: bound, free embeddings, heads on hidden states."""
+    """Find the smallest dimension that represents cycles of a length: bound, free embeddings, heads on hidden states."""
     from prefrep.data.sources import read
     from prefrep.demo.quickstart import LEARNING_RATE
     from prefrep.modules import GeneralPreference, full_batch
@@ -199,13 +199,13 @@ def dimensions(report: Report, backbone: Backbone, reading: Reading) -> None:
 
 
 def together(records: Sequence[RankedResponses], first: int, count: int) -> RankedResponses:
-    """A prompt with its own answers and those of the next one, where its own are too few."""
+    """Return a prompt with its answers, plus those of the next prompt if there are too few."""
     here, there = records[first % len(records)], records[(first + 1) % len(records)]
     return replace(here, responses=(here.responses + there.responses)[:count], ratings={}, scores=None)
 
 
 def labelled(record: RankedResponses, table: torch.Tensor, seed: int) -> list[Comparison]:
-    """The comparisons of a table among a record's answers, which stand in it in a random order."""
+    """Return the comparisons of a table among a record's answers in random order."""
     from prefrep.records import Comparison
 
     order = torch.randperm(len(table), generator=torch.Generator().manual_seed(seed)).tolist()
@@ -216,17 +216,17 @@ def labelled(record: RankedResponses, table: torch.Tensor, seed: int) -> list[Co
 
 
 def spread(found: Sequence[int | None]) -> str:
-    """Dimensions and how often each was the smallest: `2 x 8, 4 x 12`."""
+    """Return how often each dimension was the smallest: `2 x 8, 4 x 12`."""
     names = ["none" if dim is None else str(dim) for dim in found]
     counts = {name: names.count(name) for name in (*map(str, DIMS), "none") if name in names}
     return ", ".join(name if len(counts) == 1 else f"{name} x {n}" for name, n in counts.items())
 
 
-# ---- what unseen comparisons can follow from
+# ---- inference of unseen comparisons
 
 
 def completion(report: Report) -> None:
-    """Tables of a known rank with some comparisons hidden: what the others say about them."""
+    """Infer hidden comparisons of tables of known rank from the others."""
     from prefrep.metrics.intervals import bootstrap_means, percentile_interval, stream
 
     options = report.options
@@ -241,7 +241,7 @@ def completion(report: Report) -> None:
         for dim in (1, *DIMS):
             found = scores(fit(tables * seen, dim, "value", STARTS, steps))
             errors = (((found - tables[:, None]) ** 2) * seen[:, None]).sum((-1, -2))
-            best = found[torch.arange(count), errors.argmin(1)]  # the start that fits what is seen, as anyone could choose it
+            best = found[torch.arange(count), errors.argmin(1)]  # the restart with the best fit to the observed pairs
             share = [float((it * table > 0)[away].float().mean()) for it, table, away in zip(best, tables, hidden, strict=True)]
             low, high = percentile_interval(bootstrap_means(np.array(share), 10_000, stream(0, f"{rank}/{dim}")))
             cells.append(f"{mean(share):.3f} [{low:.3f}, {high:.3f}]")

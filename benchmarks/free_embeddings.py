@@ -1,6 +1,6 @@
-"""Embeddings without a language model: which tables of comparisons D numbers an answer can hold, found by training them.
+"""Embeddings without a language model: which tables of comparisons D numbers per answer can represent, by optimisation.
 
-Letters: `B` tables, `R` restarts, `K` answers, `D` dimension; `D = 1` is Bradley-Terry, one number an answer, s_ij = r_i - r_j.
+Letters: `B` tables, `R` restarts, `K` answers, `D` dimension; `D = 1` is Bradley-Terry, one number per answer, s_ij = r_i - r_j.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from prefrep.functional.skew import antisymmetric, table
 
 Kind = Literal["cycle", "tournament"]
 DIMS = (2, 4, 6, 8)
-LR, TOLERANCE = 0.05, 0.01  # of Adam; of the values of a table of ones
+LR, TOLERANCE = 0.05, 0.01  # learning rate of Adam; tolerance of the values of a table of ones
 
 
 def structure(answers: int, kind: Kind, generator: torch.Generator) -> Tensor:
-    """A cycle 0 > 1 > ... > K-1 > 0 as a table of 1, -1 and, where nothing is compared, 0.
+    """Return a cycle 0 > 1 > ... > K-1 > 0 as a table of 1, -1 and, for pairs that are not compared, 0.
 
     Args:
         answers: K.
-        kind: `cycle`: only the K comparisons of the cycle. `tournament`: the others too, each decided by a coin.
-        generator: The coin.
+        kind: `cycle`: only the K comparisons of the cycle. `tournament`: the others too, each decided at random.
+        generator: Random generator.
 
     Returns:
         [K, K], skew-symmetric.
@@ -40,7 +40,7 @@ def structure(answers: int, kind: Kind, generator: torch.Generator) -> Tensor:
 
 
 def rank_bound(answers: int) -> int:
-    """The dimension that holds any table of K answers, 2 floor(K / 2), and that a complete table of ones needs.
+    """Return the dimension that represents any table of K answers, 2 floor(K / 2), and that a complete table of ones needs.
 
     For even K its determinant is odd (modulo 2 that of J - I, which is K - 1), so its rank is K; an odd K contains an even K - 1.
     """
@@ -48,20 +48,20 @@ def rank_bound(answers: int) -> int:
 
 
 def scores(e: Tensor) -> Tensor:
-    """Tables [.., K, K] of embeddings [.., K, D]."""
+    """Return the tables [.., K, K] of embeddings [.., K, D]."""
     return antisymmetric(e.expand(*e.shape[:-1], e.shape[-2])) if e.shape[-1] == 1 else table(e)
 
 
 def fit(wanted: Tensor, dim: int, loss: Literal["sign", "value"], restarts: int, steps: int = 1500, seed: int = 0) -> Tensor:
-    """Trains embeddings of many tables at once (Adam, cosine).
+    """Train embeddings of many tables at once (Adam, cosine schedule).
 
     Args:
-        wanted: Tables [B, K, K]: signs; log-odds; 0 where nothing is compared.
+        wanted: Tables [B, K, K]: signs; log-odds; 0 for pairs that are not compared.
         dim: D, even or 1.
         loss: `sign`: logistic loss on the sign. `value`: squared error of the log-odds.
-        restarts: R random starts of each table.
+        restarts: Random restarts R of each table.
         steps: Optimizer steps.
-        seed: Of the starts.
+        seed: Seed of the restarts.
 
     Returns:
         [B, R, K, D].
@@ -81,14 +81,14 @@ def fit(wanted: Tensor, dim: int, loss: Literal["sign", "value"], restarts: int,
 
 
 def fits(wanted: Tensor, e: Tensor, loss: Literal["sign", "value"]) -> Tensor:
-    """Which embeddings [B, R, K, D] hold their table, in sign or within `TOLERANCE` [B, R]."""
+    """Return which embeddings [B, R, K, D] represent their table, in sign or within `TOLERANCE` [B, R]."""
     found, wanted = scores(e), wanted[:, None]
     right = found * wanted.sign() > 0 if loss == "sign" else (found - wanted).abs() < TOLERANCE
     return (right | (wanted == 0)).all(-1).all(-1)
 
 
 def smallest(wanted: Tensor, dims: Sequence[int], loss: Literal["sign", "value"], restarts: int, steps: int = 1500) -> list[int | None]:
-    """The smallest dimension at which any start holds a table, for each table; None: none of them does."""
+    """Return the smallest dimension at which any restart represents each table; None: none does."""
     found: list[int | None] = [None] * len(wanted)
     for dim in dims:
         open_ = [i for i, known in enumerate(found) if known is None]

@@ -1,7 +1,7 @@
-"""What a grid of heads on a frozen backbone costs: hidden states read once and kept, against one run that reads them itself.
+"""Cost of a grid of heads on a frozen backbone with cached hidden states, against one run through the backbone.
 
-All runs are whole runs of the trainer (encoding, reading, training), one epoch over the same pairs in the same order; the backbone is in
-memory before any of them starts. The clock is the wall's; CPU seconds stand beside it, since they do not count what else a machine does.
+All runs are complete runs of the trainer (encoding, reading, training), one epoch over the same pairs in the same order; the backbone is in
+memory before any of them starts. Wall time and CPU seconds are reported, since CPU seconds exclude other load on the machine.
 """
 
 from __future__ import annotations
@@ -24,25 +24,25 @@ from benchmarks.common import Report, arguments, interleave, median_ratio, synch
 from benchmarks.models import SMOLLM2, TINY, place
 
 SAMPLES = Path(__file__).parents[1] / "prefrep" / "data" / "samples" / "ultrafeedback-mini.jsonl"
-GOAL = 1.2  # of one run over the backbone, for the whole grid
+GOAL = 1.2  # relative to one run through the backbone, for the whole grid
 ONE = "GPM, d = 4"  # the model of the single run
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Return the parser of the command line."""
     it = arguments(__doc__)
     it.add_argument("--model", default=SMOLLM2, help="bundled name, folder, or random:llama-1b")
     it.add_argument("--data", default=str(SAMPLES), help="preference data")
-    it.add_argument("--prompts", type=int, default=400, help="rows of the data, at most")
-    it.add_argument("--batch", type=int, default=16, help="prompts in a batch")
-    it.add_argument("--rounds", type=int, default=3, help="single run, grid with an empty cache and grid with a full one, in turn")
+    it.add_argument("--prompts", type=int, default=400, help="maximum number of rows")
+    it.add_argument("--batch", type=int, default=16, help="prompts per batch")
+    it.add_argument("--rounds", type=int, default=3, help="repetitions of single run, grid with an empty cache and grid with a full cache")
     it.add_argument("--precision", choices=("bf16-mixed", "32-true"), default="bf16-mixed")
     it.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     return it
 
 
 def grid() -> dict[str, Any]:
-    """Twenty models: dimensions, operators, losses, seeds."""
+    """Return twenty models: dimensions, operators, losses, seeds."""
     from prefrep.modules import BradleyTerry, GeneralPreference
     from prefrep.modules.remembered import Point
     from prefrep.nn.heads import GPMHead
@@ -60,7 +60,7 @@ def grid() -> dict[str, Any]:
 
 
 def main(args: list[str] | None = None) -> None:
-    """Measures, prints, writes."""
+    """Run the benchmark, print and save its results."""
     options = parser().parse_args(args)
     if options.quick:
         options.model, options.prompts, options.rounds, options.precision = TINY, 8, 1, "32-true"
@@ -87,7 +87,7 @@ def main(args: list[str] | None = None) -> None:
     records = list(itertools.islice(read(Source(options.data, "auto")), options.prompts))
 
     class Rows(PreferenceData):
-        """The data without its file."""
+        """Preference data from memory."""
 
         def _read(self, name: str) -> list[Any]:
             return list(records)
@@ -125,7 +125,7 @@ def main(args: list[str] | None = None) -> None:
     cache = str(folder / "cache")
     variants = {live: runs(live, one, None, False), cold: runs(cold, points, cache, True), warm: runs(warm, points, cache, False)}
     seconds: dict[str, list[float]] = {name: [] for name in variants}
-    for _ in range(options.rounds):  # the full cache is what the empty one has become, so the order is not reversed
+    for _ in range(options.rounds):  # the first grid fills the cache for the second, so the order is not reversed
         for name, found in interleave(variants, 1).items():
             seconds[name] += found
     kept = sum(path.stat().st_size for path in folder.glob("cache/*/*.safetensors"))
@@ -146,10 +146,8 @@ def main(args: list[str] | None = None) -> None:
     )
     name = next(iter(one))
     apart = abs(trained[live][name]["train/loss"] - trained[cold][name]["train/loss"])
-    report.note(
-        f"last training loss of '{name}' through the backbone and from the cache: {apart:.1e} apart (bf16 rounds by the batch's shape)"
-    )
-    report.note(f"the cache holds {kept / 1e6:.1f} MB; a run of its own for every head would have cost {len(points)} x one run")
+    report.note(f"last training loss of '{name}' through the backbone and from the cache: {apart:.1e} apart (bf16 rounds by batch shape)")
+    report.note(f"the cache holds {kept / 1e6:.1f} MB; a separate run for every head would have cost {len(points)} x one run")
     report.note(f"tokenising: {tokens / encoding:.0f} tokens per CPU second, {encoding / tokens / per_token[live]:.2%} of the single run")
     report.goal(f"{len(points)} heads on a frozen backbone, of one run over it", ratio[cold], GOAL, at_least=False, unit="x")
     report.raw = {"seconds": seconds, "cpu_seconds": processor, "tokens": tokens, "encoding_cpu_s": encoding, "cache_bytes": kept,

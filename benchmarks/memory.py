@@ -1,7 +1,7 @@
-"""Peak memory: of a training step, ours and TRL's, and of scoring a file, short and long.
+"""Peak memory of a training step, compared with TRL, and of scoring short and long files.
 
-Every case runs in a process of its own, which reports the most memory it ever held (`ru_maxrss`): libraries, weights, gradients, AdamW's
-state, activations. `above the start` leaves out what the process held before the step: libraries and weights.
+Every case runs in a separate process, which reports its peak resident memory (`ru_maxrss`): libraries, weights, gradients, AdamW's state,
+activations. `above the start` excludes the memory before the step: libraries and weights.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ from benchmarks.models import SMOLLM2, TINY
 
 COUNTS = (1_000, 10_000, 100_000)
 PER_PROMPT = 4
-GROWTH = 1.1  # "constant": the longest file may need this much of what the shortest needs
+GROWTH = 1.1  # "constant": allowed ratio of the longest to the shortest file
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Return the parser of the command line."""
     it = arguments(__doc__)
     it.add_argument("--model", default=SMOLLM2, help="for training: bundled name or folder")
     it.add_argument("--data", help="preference pairs; default: generated with the lengths of HH")
     it.add_argument("--precision", nargs="+", choices=("bf16", "fp32"), default=["bf16", "fp32"])
-    it.add_argument("--pairs", type=int, default=8, help="pairs in a batch")
+    it.add_argument("--pairs", type=int, default=8, help="pairs per batch")
     it.add_argument("--variants", nargs="+", default=["padded", "trees", "TRL", "official manner"])
-    it.add_argument("--responses", type=int, nargs="+", default=list(COUNTS), help="responses in the files that are scored")
+    it.add_argument("--responses", type=int, nargs="+", default=list(COUNTS), help="numbers of responses in the scored files")
     it.add_argument("--child", nargs="+", help=argparse.SUPPRESS)
     return it
 
 
 def main(args: list[str] | None = None) -> None:
-    """Measures, prints, writes."""
+    """Run the benchmark, print and save its results."""
     options = parser().parse_args(args)
     if options.quick:
         options.model, options.pairs, options.responses, options.precision = TINY, 2, [8, 40], ["fp32"]
@@ -93,7 +93,7 @@ def main(args: list[str] | None = None) -> None:
 
 
 def child(options: argparse.Namespace, *case: str) -> dict[str, float]:
-    """One case in a process of its own."""
+    """Run one case in a separate process."""
     command = [
         sys.executable,
         "-m",
@@ -113,12 +113,12 @@ def child(options: argparse.Namespace, *case: str) -> dict[str, float]:
 
 
 def mebibytes() -> float:
-    """The most memory that this process has held."""
+    """Return the peak memory of this process."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def train(options: argparse.Namespace, name: str, precision: str) -> dict[str, Any]:
-    """Steps on the batch with the most padded tokens of three, twice: the second has AdamW's state from its beginning."""
+    """Run two steps on the largest of three batches by padded tokens; AdamW's state exists from the start of the second."""
     from benchmarks import pairs
     from benchmarks.models import tokenizer_of
     from benchmarks.training import stepper
@@ -139,7 +139,7 @@ def train(options: argparse.Namespace, name: str, precision: str) -> dict[str, A
 
 
 def score(count: str) -> dict[str, float]:
-    """Scores a file of so many responses as `bin/score` does."""
+    """Score a file with a number of responses like `bin/score`."""
     import random
     import time
 
@@ -169,7 +169,7 @@ def score(count: str) -> dict[str, float]:
     prefrep(["score", *arguments])
     seconds = time.perf_counter() - start
     lines = sum(1 for _ in out.open())
-    assert lines == max(int(count) // PER_PROMPT, 1), f"{lines} lines came out"
+    assert lines == max(int(count) // PER_PROMPT, 1), f"{lines} lines were written"
     out.unlink()
     source.unlink()
     return {"peak": mebibytes(), "seconds": seconds}

@@ -14,43 +14,43 @@ from prefrep.data.sources import Source, read
 from prefrep.data.trees import Datum, Tree
 
 # Token counts at the percentiles below, measured on 1300 pairs of Anthropic HH (harmless-base) with SmolLM2's tokenizer and chat
-# template: what both responses share, what each adds to it, and whole sequences.
+# template: the shared prefix, the rest of each response, and whole sequences.
 PERCENTILES = (0, 5, 10, 20, 30, 40, 50, 60, 70, 80, 90, 95, 99, 100)
 SHARED = (33, 38, 40, 45, 63, 91, 113, 139, 168, 201, 265, 317, 409, 525)
 CHOSEN = (1, 7, 9, 13, 17, 21, 26, 32, 42, 58, 83, 117, 160, 270)
 REJECTED = (2, 7, 10, 15, 21, 27, 34, 45, 55, 73, 100, 123, 191, 260)
 WHOLE = (37, 52, 61, 81, 104, 129, 153, 183, 214, 258, 325, 392, 470, 687)
-# Rank correlations there: shared with either response, the two responses, and the two whole sequences of a pair.
+# Rank correlations in these data: prefix with either response, the two responses, and the two whole sequences of a pair.
 SHARED_RESPONSE, RESPONSES, WHOLES = 0.20, 0.26, 0.87
 
 
 def from_file(path: str, tokenizer: PreTrainedTokenizerBase, count: int, seed: int = 0) -> list[Datum]:
-    """Pairs of a file, drawn without replacement.
+    """Return pairs of a file, sampled without replacement.
 
     Args:
         path: Any preference data that `prefrep.data.sources` reads.
-        tokenizer: Encodes them, with its chat template where it has one.
-        count: How many.
-        seed: Of the draw.
+        tokenizer: Tokenizer, with its chat template if it has one.
+        count: Number of pairs.
+        seed: Seed of the sample.
     """
     records = list(read(Source(path, "auto")))
     chosen = np.random.default_rng(seed).permutation(len(records))[:count]
     encoder = Encoder(tokenizer, EncodeConfig(max_length=4096), "single")
     data = [datum for _, datum in encoder.encode([records[i] for i in chosen]) if datum is not None]
     if len(data) < count:
-        raise SystemExit(f"{path}: {count} pairs are needed, {len(data)} could be used ({encoder.report()})")
+        raise SystemExit(f"{path}: {count} pairs are needed, {len(data)} are usable ({encoder.report()})")
     return data
 
 
 def generated(tokenizer: PreTrainedTokenizerBase, count: int, shared: bool, scale: float = 1.0, seed: int = 0) -> list[Datum]:
-    """Pairs of random tokens with the lengths of HH.
+    """Return pairs of random tokens with the lengths of HH.
 
     Args:
-        tokenizer: Only its vocabulary counts: every ordinary token is as likely as any other, and each sequence ends in the EOS.
-        count: How many.
-        shared: Responses share a prompt as in HH. False: two unrelated sequences as long as HH's, so that nothing can be saved but padding.
+        tokenizer: Tokenizer, of which the vocabulary is used: ordinary tokens are equally likely, and each sequence ends in the EOS.
+        count: Number of pairs.
+        shared: Responses share a prompt as in HH. False: two unrelated sequences with the lengths of HH, where only padding can be saved.
         scale: Factor on all lengths.
-        seed: Of lengths and tokens.
+        seed: Seed of lengths and tokens.
     """
     rng = np.random.default_rng(seed)
     special = set(tokenizer.all_special_ids)
@@ -58,14 +58,14 @@ def generated(tokenizer: PreTrainedTokenizerBase, count: int, shared: bool, scal
     eos = np.array([tokenizer.eos_token_id], dtype=np.int32)
 
     def draw(tables: Sequence[Sequence[int]], correlation: NDArray[np.float64]) -> NDArray[np.int64]:
-        """Lengths [count, tables]: normal variates with that correlation, each mapped through its table."""
+        """Return lengths [count, tables]: normal variates with a correlation, each mapped through its table."""
         normal = rng.multivariate_normal(np.zeros(len(tables)), correlation, size=count)
         uniform = np.vectorize(NormalDist().cdf)(normal) * 100
         lengths = np.stack([np.interp(uniform[:, i], PERCENTILES, table) for i, table in enumerate(tables)], axis=1)
         return np.maximum(np.rint(lengths * scale), 1).astype(np.int64)
 
     def text(length: int, first: int | None = None) -> NDArray[np.int32]:
-        """`length` tokens with the EOS last; `first` keeps the two branches of a pair apart."""
+        """Return `length` tokens with the EOS last; `first` makes the two branches of a pair differ."""
         ids = rng.choice(ordinary, size=max(length - 1, 0))
         if first is not None and len(ids):
             ids[0] = ordinary[first]
@@ -88,18 +88,18 @@ def _pair(chosen: NDArray[np.int32], rejected: NDArray[np.int32], prompt: int) -
 
 
 def distinct(data: Sequence[Datum]) -> int:
-    """Distinct tokens."""
+    """Return the number of distinct tokens."""
     return sum(datum.size for datum in data)
 
 
 def padded(data: Sequence[Datum]) -> int:
-    """Tokens of the same pairs as a batch of sequences padded to the longest."""
+    """Return the number of tokens of the pairs as sequences padded to the longest."""
     lengths = [len(ids) for datum in data for tree in datum.trees for ids in tree.sequences]
     return len(lengths) * max(lengths)
 
 
 def seen(data: Sequence[Datum]) -> int:
-    """Pairs (token, token on its path up to itself) of the distinct tokens: what attention has to compute."""
+    """Return the number of pairs (token, token on its path up to itself), which attention has to compute."""
 
     def triangle(n: int) -> int:
         return n * (n + 1) // 2

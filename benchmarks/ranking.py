@@ -1,9 +1,8 @@
-"""What a K x K table of preferences costs: token trees, one sequence per response, and a model that reads pairs.
+"""Cost of a K x K table of preferences: prefix sharing, one sequence per response, and a pair model.
 
-A general preference model reads each of K responses once, and its prompt once: prompt + K responses distinct tokens. A user of a plain
-reward model reads the prompt K times, response by response or padded into a batch. A pair model reads all K (K - 1) ordered pairs; as
-others run it, each is a sequence of its own, and as we do, the two orders of a pair share their context. Backbone, weights and texts are
-the same.
+A general preference model reads the prompt and each of K responses once: prompt + K responses distinct tokens. An ordinary reward model
+reads the prompt K times, response by response or padded into a batch. A pair model reads all K (K - 1) ordered pairs, usually as separate
+sequences; here the two orders of a pair share their context. Backbone, weights and texts are the same.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ WITHIN = 0.15
 
 @dataclass(frozen=True)
 class Models:
-    """The same backbone four times over, with the weights in memory once."""
+    """Four models on one backbone, with the weights in memory once."""
 
     table: Scorer
     pairs: Scorer
@@ -46,10 +45,10 @@ class Models:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Return the parser of the command line."""
     it = arguments(__doc__)
     it.add_argument("--model", default=SMOLLM2, help="bundled name, folder, or random:llama-1b")
-    it.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16", help="of the weights")
+    it.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16", help="dtype of the weights")
     it.add_argument("--k", type=int, nargs="+", default=[2, 4, 8, 16, 32, 64], help="responses")
     it.add_argument("--prompt", type=int, nargs="+", default=[64, 256, 512, 1024], help="tokens")
     it.add_argument("--response", type=int, default=64, help="tokens")
@@ -58,14 +57,14 @@ def parser() -> argparse.ArgumentParser:
         "--budget",
         type=float,
         default=6.0,
-        help="seconds: what would take longer is left out and shown by its tokens alone, except where goals are set",
+        help="seconds: slower cases are skipped and shown by their tokens alone, except those with goals",
     )
     it.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     return it
 
 
 def main(args: list[str] | None = None) -> None:
-    """Measures, prints, writes."""
+    """Run the benchmark, print and save its results."""
     options = parser().parse_args(args)
     if options.quick:
         options.model, options.dtype, options.k, options.prompt, options.response, options.rounds = (
@@ -82,7 +81,7 @@ def main(args: list[str] | None = None) -> None:
     fixed, each = line(models, tokenizer, options)
     report.note(
         f"T tokens of plain texts (256 tokens each, nothing shared, no padding) take {fixed * 1e3:.1f} ms + T x {each * 1e6:.1f} us; "
-        "the prediction for a table is that line at its number of distinct tokens"
+        "the prediction for a table is this line at its number of distinct tokens"
     )
     probe = texts(tokenizer, 64, 4, 16)
     apart = max(float(abs(a - b).max()) for a, b in zip(models.table.tables([probe]), models.plain.tables([probe]), strict=True))
@@ -143,7 +142,7 @@ def main(args: list[str] | None = None) -> None:
 
 
 def build(options: argparse.Namespace, tokenizer: PreTrainedTokenizerBase) -> Models:
-    """Models with random heads."""
+    """Return models with random heads."""
     torch.manual_seed(0)
     backbone = Backbone(place(options.model), dtype=options.dtype, frozen=True).to(options.device).eval()
 
@@ -171,10 +170,10 @@ def build(options: argparse.Namespace, tokenizer: PreTrainedTokenizerBase) -> Mo
 
 
 def texts(tokenizer: PreTrainedTokenizerBase, prompt: int, k: int, response: int, seed: int = 0) -> RankedResponses:
-    """A prompt and K responses of about so many tokens each, of random words that are one token."""
+    """Return a prompt and K responses of about the given numbers of tokens, of random words of one token each."""
     rng = np.random.default_rng([seed, prompt, k])
     start = " " if len(tokenizer(" a b")["input_ids"]) <= 3 else ""
-    words = [start + letter for letter in "abcdefghijklmnopqrstuvwxyz"]  # with the tiny models' bytes a letter is a token, too
+    words = [start + letter for letter in "abcdefghijklmnopqrstuvwxyz"]  # in the byte vocabulary of the tiny models a letter is a token
 
     def text(count: int) -> str:
         return "".join(rng.choice(words, size=max(count, 1)))
@@ -183,13 +182,13 @@ def texts(tokenizer: PreTrainedTokenizerBase, prompt: int, k: int, response: int
 
 
 def tree_of(scorer: Scorer, record: RankedResponses) -> list[Tree]:
-    """The trees that a scorer reads for a record."""
+    """Return the trees that a scorer reads for a record."""
     encoder = Encoder(scorer.model.tokenizer, scorer.model.encode, scorer.model.head.layout)
     return [tree for _, datum in encoder.encode_tables([record]) if datum is not None for tree in datum.trees]
 
 
 def tokens(models: Models, record: RankedResponses) -> dict[str, int]:
-    """Tokens that each way reads."""
+    """Return the number of tokens that each variant reads."""
     (tree,), of_pairs = tree_of(models.table, record), tree_of(models.pairs, record)
     whole = [len(ids) for ids in tree.sequences]
     return {
@@ -202,7 +201,7 @@ def tokens(models: Models, record: RankedResponses) -> dict[str, int]:
 
 
 def variants(models: Models, record: RankedResponses) -> dict[str, Callable[[], float]]:
-    """Ways to compare the responses, from text to scores."""
+    """Return the variants, functions from text to scores."""
 
     @torch.inference_mode()
     def classify(batches: Callable[[list[np.ndarray]], list[list[np.ndarray]]]) -> None:
@@ -225,14 +224,14 @@ def variants(models: Models, record: RankedResponses) -> dict[str, Callable[[], 
 
 
 def line(models: Models, tokenizer: PreTrainedTokenizerBase, options: argparse.Namespace) -> tuple[float, float]:
-    """Seconds of a call, and seconds per token, of plain texts: fitted to the median times of 1 to 16 texts of 256 tokens."""
+    """Return seconds per call and per token of plain texts, fitted to the median times of 1 to 16 texts of 256 tokens."""
     records = [texts(tokenizer, 192, 1, 64, seed=i + 1) for i in range(4 if options.quick else 16)]
     sizes = [size for size in (1, 2, 4, 8, 16) if size <= len(records)]
     counts = [sum(tree.size for record in records[:size] for tree in tree_of(models.plain, record)) for size in sizes]
     runs = {str(size): timed(lambda size=size: list(models.plain.tables(records[:size]))) for size in sizes}  # type: ignore[misc]
     interleave(runs, 1)
     seconds = [median(times) for times in interleave(runs, options.rounds).values()]
-    weights = 1 / np.array(seconds)  # relative errors count, so that small calls are predicted too
+    weights = 1 / np.array(seconds)  # relative errors, so that small calls are predicted too
     each, fixed = np.polyfit(counts, seconds, 1, w=weights)
     return float(max(fixed, 0.0)), float(each)
 

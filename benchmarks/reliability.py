@@ -1,7 +1,7 @@
-"""Whether a run that was killed, or told to stop, ends as if nothing had happened: kills at points drawn by seed, outputs compared.
+"""Whether runs that were killed or terminated at random points, and resumed, end with the outputs of uninterrupted runs.
 
 A point is a call of one of the functions of `EVENTS`, counted from the start of a process. Each trial interrupts a run up to three times,
-resumes it by the same command, and compares its output with that of an undisturbed run: weights, optimizer states, metrics, rounds.
+resumes it with the same command, and compares its output with that of an uninterrupted run: weights, optimizer states, metrics, rounds.
 """
 
 from __future__ import annotations
@@ -12,13 +12,16 @@ import multiprocessing
 import os
 import shutil
 import signal
+import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import wraps
+from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import yaml
@@ -26,7 +29,7 @@ import yaml
 from benchmarks.common import QUICK_RESULTS, ROOT, Report, arguments
 
 TIMINGS = ("tokens_per_s", "prompts_per_s")
-LIMIT = 600.0  # seconds of one process
+LIMIT = 600.0  # time limit of a process, seconds
 OBJECTIVES = ("GPOObjective", "SPPOObjective", "IPOObjective")
 
 
@@ -36,11 +39,12 @@ class Case:
 
     Args:
         kind: `lora`, `full` or `frozen` preference models, or the objective of a policy.
-        accumulate: Batches of an optimizer step.
-        saves: `time`: when 50 ms are over; `steps`: every third step.
-        workers: Processes that load data.
-        max_steps: Whether a number of steps ends the run, and not a number of epochs.
-        halves: Whether validation comes twice an epoch.
+        accumulate: Batches per optimizer step.
+        saves: `time`: every 50 ms; `steps`: every third step.
+        workers: Data loader processes.
+        max_steps: Whether the run ends after a number of steps instead of epochs.
+        halves: Whether validation runs twice per epoch.
+        devices: Training processes, over gloo.
     """
 
     kind: str
@@ -49,19 +53,20 @@ class Case:
     workers: int = 0
     max_steps: bool = False
     halves: bool = False
+    devices: int = 1
 
     @property
     def is_policy(self) -> bool:
-        """Whether it is post-training."""
+        """Whether this is post-training."""
         return self.kind.endswith("Objective")
 
     @property
     def alike(self) -> Case:
-        """The case that gives the same output, whenever it saves and whoever loads its data."""
-        return Case(self.kind, self.accumulate, "steps", max_steps=self.max_steps, halves=self.halves)
+        """The representative of cases with the same output, which does not depend on checkpoints and data loader processes."""
+        return replace(self, saves="steps", workers=0)
 
     def configuration(self) -> dict[str, Any]:
-        """Return the configuration, but for paths."""
+        """Return the configuration without paths."""
         found: dict[str, Any] = yaml.safe_load((ROOT / "configs" / "tiny" / ("gpo.yaml" if self.is_policy else "gpm.yaml")).read_text())
         trainer = found["trainer"] | {"accumulate_grad_batches": self.accumulate, "accelerator": "cpu", "enable_progress_bar": False}
         found["trainer"] = trainer | {"enable_model_summary": False, "logger": False, "max_epochs": 3 if self.is_policy else 2}
@@ -74,6 +79,8 @@ class Case:
         found["trainer"]["callbacks"] = rest
         if self.max_steps:
             found["trainer"] |= {"max_steps": -(-BATCHES // self.accumulate) * 2 - 1, "max_epochs": -1}
+        if self.devices > 1:
+            found["trainer"] |= {"devices": self.devices, "strategy": "ddp"}
         if self.halves:
             found["trainer"]["val_check_interval"] = BATCHES // 2
         if self.is_policy:
@@ -85,8 +92,8 @@ class Case:
         return found
 
 
-BATCHES = 16  # of an epoch of a preference model
-PROMPTS = 5  # three batches a round
+BATCHES = 16  # batches per epoch of a preference model
+PROMPTS = 5  # three batches per round
 
 
 def events() -> list[tuple[Any, str]]:
@@ -132,7 +139,7 @@ def interrupt(count: Path, point: int, number: int) -> None:
 
 
 def run(case: Case, root: Path, folder: Path, point: int = 0, number: int = signal.SIGKILL) -> int:
-    """Run a case in a process of its own, resuming what is there.
+    """Run a case in a separate process, resuming an interrupted run.
 
     Args:
         case: The run.
@@ -142,30 +149,38 @@ def run(case: Case, root: Path, folder: Path, point: int = 0, number: int = sign
         number: The signal.
 
     Returns:
-        Exit code, negative where a signal ended the process.
+        Exit code, negative if a signal ended the process.
     """
     file = folder.with_suffix(".yaml")
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(yaml.safe_dump(case.configuration()))
     data = [root / name for name in (("prompts.jsonl", "prompts.jsonl") if case.is_policy else ("train.jsonl", "val.jsonl"))]
     options = ["--config", file, "--data.train", data[0], "--data.val", data[1], "--trainer.default_root_dir", folder]
+    options += [] if case.is_policy else ["--data.cache", folder.with_suffix(".cache")]
+    args = ["fit", *map(str, options), "--ckpt_path", "last"]
 
     def child() -> None:
+        if case.devices > 1:
+            os.setsid()
         log = os.open(folder.with_suffix(".log"), os.O_CREAT | os.O_WRONLY | os.O_APPEND)
         for stream in (1, 2):
             os.dup2(log, stream)
         from prefrep.cli import friendly
         from prefrep.cli.main import main
 
+        sys.argv, sys.modules["__main__"].__spec__ = ["prefrep", *args], find_spec("prefrep.__main__")  # what Lightning starts again
         interrupt(folder.with_suffix(".count"), point, number)
-        friendly.run(lambda: main(["fit", *map(str, options), "--ckpt_path", "last"]))
+        friendly.run(lambda: main(args))
 
     process = multiprocessing.get_context("fork").Process(target=child)
     process.start()
     process.join(LIMIT)
     if process.is_alive():
         process.kill()
-        raise SystemExit(f"{folder}: not over after {LIMIT:.0f} s")
+        raise SystemExit(f"{folder}: not finished after {LIMIT:.0f} s")
+    if case.devices > 1:  # a process whose partner died before they met waits for half an hour
+        with suppress(ProcessLookupError):
+            os.killpg(cast(int, process.pid), signal.SIGKILL)
     return int(process.exitcode or 0)
 
 
@@ -222,7 +237,7 @@ def prepare(root: Path) -> None:
 
 
 class Trials:
-    """Undisturbed runs, each made once, and interrupted ones beside them.
+    """Uninterrupted runs, each made once, and interrupted ones.
 
     Args:
         root: Folder of all runs.
@@ -234,21 +249,22 @@ class Trials:
         prepare(root)
 
     def reference(self, case: Case) -> tuple[Path, int]:
-        """Return the folder of the undisturbed run, and the number of its points."""
+        """Return the folder of the uninterrupted run, and the number of its points."""
         alike = case.alike
         folder = self.root / f"reference-{'-'.join(map(str, vars(alike).values()))}"
         if alike not in self._count:
-            shutil.rmtree(folder, ignore_errors=True)
+            for old in (folder, folder.with_suffix(".cache")):
+                shutil.rmtree(old, ignore_errors=True)
             if run(alike, self.root, folder):
-                raise SystemExit(f"the undisturbed run failed:\n{folder.with_suffix('.log').read_text()[-2000:]}")
+                raise SystemExit(f"the uninterrupted run failed:\n{folder.with_suffix('.log').read_text()[-2000:]}")
             self._count[alike] = int(folder.with_suffix(".count").read_text())
         return folder, self._count[alike]
 
     def trial(self, name: str, case: Case, points: Sequence[int], number: int) -> tuple[int, list[str]]:
-        """Interrupt a run at some points, one after the other, let it end, and run it once more.
+        """Interrupt a run at points one after the other, let it finish, and run the command once more.
 
         Returns:
-            How often it was interrupted; what differs, or the end of the log where it cannot go on.
+            Number of interruptions; the outputs that differ, or the end of the log if the run cannot be resumed.
         """
         whole, _ = self.reference(case)
         folder, interrupted = self.root / name, 0
@@ -258,7 +274,7 @@ class Trials:
             if code not in (0, *codes):
                 return interrupted, [folder.with_suffix(".log").read_text()[-300:]]
             interrupted += code != 0
-        for _ in range(2):  # a finished run says that it is, and stays as it is
+        for _ in range(2):  # a finished run reports that it is finished and changes nothing
             if run(case, self.root, folder):
                 return interrupted, [folder.with_suffix(".log").read_text()[-300:]]
         found = differences(whole, folder)
@@ -266,28 +282,30 @@ class Trials:
             for path in (folder.with_suffix(end) for end in (".yaml", ".log", ".count")):
                 path.unlink(missing_ok=True)
             shutil.rmtree(folder)
+            shutil.rmtree(folder.with_suffix(".cache"), ignore_errors=True)
         return interrupted, found
 
 
 def cases() -> list[Case]:
-    """Return all cases: the grid of preference models, its corners with other lengths, and three objectives."""
+    """Return all cases: the grid of preference models, its corners with other run lengths, three objectives, and two processes."""
     grid = [Case(*each) for each in product(("lora", "frozen", "full"), (1, 2, 4, 8), ("time", "steps"), (0, 1))]
     corners = [Case("lora", 4, saves, max_steps=long, halves=not long) for saves, long in product(("time", "steps"), (True, False))]
     policies = [Case(kind, accumulate, saves) for kind, accumulate, saves in product(OBJECTIVES, (1, 2), ("time", "steps"))]
-    return [*grid, *corners, *policies]
+    several = [Case("lora", accumulate, saves, devices=2) for accumulate, saves in product((1, 4), ("time", "steps"))]
+    return [*grid, *corners, *policies, *several]
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Return the parser of the command line."""
     it = arguments(__doc__)
-    it.add_argument("--kills", type=int, default=100, help="interruptions, over all cases in turn")
-    it.add_argument("--minutes", type=float, default=float("inf"), help="no trial begins after so long")
-    it.add_argument("--seed", type=int, default=0, help="of cases and points")
+    it.add_argument("--kills", type=int, default=100, help="number of interruptions, over all cases in turn")
+    it.add_argument("--minutes", type=float, default=float("inf"), help="minutes after which no trial starts")
+    it.add_argument("--seed", type=int, default=0, help="seed of cases and points")
     return it
 
 
 def main(args: list[str] | None = None) -> None:
-    """Interrupts, compares, prints, writes."""
+    """Interrupt runs, compare outputs, print and save the results."""
     options = parser().parse_args(args)
     everything = cases()
     if options.quick:
@@ -304,9 +322,11 @@ def main(args: list[str] | None = None) -> None:
         case = order[turn % len(order)]
         number = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM)[turn % 3]
         _, size = trials.reference(case)
-        points = [int(point) for point in random.integers(1, size + 1, size=int(random.integers(1, 4)))]
+        times = int(random.integers(1, 4))
+        points = [int(point) for point in random.integers(1, size // times + 1, size=times)]  # counted anew after each resume
         count, found = trials.trial(f"trial-{turn}", case, points, number)
-        sums = table.setdefault((case.kind, number.name), [0, 0, 0])
+        name = f"{case.kind}, {case.devices} processes" if case.devices > 1 else case.kind
+        sums = table.setdefault((name, number.name), [0, 0, 0])
         sums[0], sums[1], sums[2] = sums[0] + 1, sums[1] + count, sums[2] + bool(found)
         interrupted, turn = interrupted + count, turn + 1
         if found:

@@ -1,4 +1,4 @@
-"""Collects the results of all benchmarks into one Markdown table: goal, figure, met or missed."""
+"""The results of all benchmarks as one Markdown table: goal, figure, met or missed."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 
 from benchmarks.common import QUICK_RESULTS, RESULTS, Goal
 
-ORDER = ("train_throughput", "utilisation", "ranking", "frozen_sweep", "memory", "start", "serve", "cyclic")
+ORDER = ("train_throughput", "utilisation", "ranking", "frozen_sweep", "memory", "start", "serve", "kernels", "sampling", "cyclic")
 
 
 def main(args: list[str] | None = None) -> None:
-    """Prints the table of `benchmarks/results` and keeps it there as `table.md`; with --quick, of the results of quick runs."""
+    """Print the table of `benchmarks/results` and write it there as `table.md`; with --quick, that of quick runs."""
     folder = QUICK_RESULTS if "--quick" in (sys.argv[1:] if args is None else args) else RESULTS
     text = collect(folder)
     (folder / "table.md").write_text(text)
@@ -21,7 +21,7 @@ def main(args: list[str] | None = None) -> None:
 
 
 def collect(folder: Path) -> str:
-    """The table of a folder of results.
+    """Return the table of a folder of results.
 
     Raises:
         SystemExit: There are none.
@@ -45,7 +45,7 @@ def collect(folder: Path) -> str:
 
 
 def about(result: dict[str, Any]) -> str:
-    """Where a result was measured, and of which version."""
+    """Return machine and version of a result."""
     it = result["machine"]
     model = result["options"].get("model")
     return f"{it['device']}, {it['threads']} threads, torch {it['versions']['torch']}, commit {it['commit']}" + (

@@ -1,6 +1,6 @@
-"""What a server costs and gains: throughput against `prefrep score`, one prompt of many clients, latency, memory, start.
+"""Server: throughput against `prefrep score`, prompts that clients share, latency, memory, startup time.
 
-The server is a process of its own, and its clients are threads here. All figures of a run share one machine with both of them.
+The server is a separate process, and its clients are threads of this one, on the same machine.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ CLIENTS = 64
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Return the parser of the command line."""
     it = arguments(__doc__)
     it.add_argument("--models", nargs="+", default=[SMOLLM2, TINY], help="bundled names or folders")
-    it.add_argument("--records", type=int, default=192, help="pairs that are scored")
-    it.add_argument("--requests", type=int, default=20_000, help="over which memory is watched, on the last model")
+    it.add_argument("--records", type=int, default=192, help="number of scored pairs")
+    it.add_argument("--requests", type=int, default=20_000, help="number of requests over which memory is measured, with the last model")
     it.add_argument("--rounds", type=int, default=3)
     return it
 
 
 def main(args: list[str] | None = None) -> None:
-    """Measures, prints, writes."""
+    """Run the benchmark, print and save its results."""
     options = parser().parse_args(args)
     if options.quick:
         options.models, options.records, options.requests, options.rounds = [TINY], 64, 300, 1
@@ -49,7 +49,7 @@ def main(args: list[str] | None = None) -> None:
 
 
 def measure(report: Report, name: str, options: argparse.Namespace) -> None:
-    """Measures one model."""
+    """Measure one model."""
     folder, _ = prepare(name)
     short = name.removeprefix("bundled:")
     with server(folder) as (process, url, ready):
@@ -62,7 +62,7 @@ def measure(report: Report, name: str, options: argparse.Namespace) -> None:
 
 @contextmanager
 def server(folder: Path) -> Iterator[tuple[subprocess.Popen[str], str, float]]:
-    """A server of a folder: its process, its address, and the seconds from start to ready."""
+    """Start a server of a folder; yield its process, its address, and the seconds from start to ready."""
     command = [sys.executable, "-m", "prefrep", "serve", "--model", str(folder), "--port", "0", "--timeout", "3600"]
     started = time.perf_counter()
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
@@ -83,12 +83,12 @@ def server(folder: Path) -> Iterator[tuple[subprocess.Popen[str], str, float]]:
 
 
 def words(draw: random.Random, count: int) -> str:
-    """A text of about so many tokens."""
+    """Return a text of about the given number of tokens."""
     return " ".join(draw.choices(WORDS, k=count))
 
 
 def throughput(report: Report, short: str, folder: Path, url: str, options: argparse.Namespace) -> None:
-    """Pairs per second of 64 clients, one pair a request, and of `RemoteScorer`, against a scorer in process."""
+    """Measure pairs per second of 64 clients, one pair per request, and of `RemoteScorer`, against a scorer in this process."""
     from prefrep.records import Comparison
     from prefrep.scoring import RemoteScorer, Scorer, ranked
 
@@ -136,7 +136,7 @@ def throughput(report: Report, short: str, folder: Path, url: str, options: argp
 
 
 def sharing(report: Report, short: str, url: str, options: argparse.Namespace) -> None:
-    """Eight clients with one prompt of 512 tokens and eight answers each, at once and one after the other."""
+    """Measure eight clients with one prompt of 512 tokens and eight answers each, concurrently and one after the other."""
     draw = random.Random(1)
 
     def bodies() -> list[dict[str, Any]]:
@@ -164,7 +164,7 @@ def sharing(report: Report, short: str, url: str, options: argparse.Namespace) -
 
 
 def memory(report: Report, short: str, process: int, url: str, requests: int) -> None:
-    """Resident memory after a tenth of the requests and after all of them."""
+    """Measure resident memory after a tenth of the requests and after all of them."""
     draw = random.Random(2)
 
     def ask(client: httpx.Client, number: int) -> float:
@@ -182,7 +182,7 @@ def memory(report: Report, short: str, process: int, url: str, requests: int) ->
 
 
 def concurrently(url: str, clients: int, items: Sequence[Any], ask: Callable[[httpx.Client, Any], Any]) -> list[Any]:
-    """The answers to all items, which clients take in turn, each with a connection of its own."""
+    """Return the answers to all items, which clients with one connection each take in turn."""
     answers: list[Any] = [None] * len(items)
     failed: list[BaseException] = []
 
@@ -205,7 +205,7 @@ def concurrently(url: str, clients: int, items: Sequence[Any], ask: Callable[[ht
 
 
 def resident(process: int) -> float:
-    """Resident memory of a process in MiB."""
+    """Return the resident memory of a process in MiB."""
     lines = Path(f"/proc/{process}/status").read_text().splitlines()
     return int(next(line for line in lines if line.startswith("VmRSS")).split()[1]) / 1024
 

@@ -1,6 +1,6 @@
-"""How long one waits before anything happens: for `--help`, for the first training step, for an exported model.
+"""Startup time: of `--help`, of the first training step, of an exported model.
 
-Every figure is the wall time of a whole process, from the shell to its end, so it contains Python, imports and the end of the process.
+Every figure is the wall time of a whole process, including the start of Python, imports and exit.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ LOAD = (
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Return the parser of the command line."""
     it = arguments(__doc__)
     it.add_argument("--model", default=SMOLLM2, help="bundled name or folder")
     it.add_argument("--rounds", type=int, default=3)
@@ -35,7 +35,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(args: list[str] | None = None) -> None:
-    """Measures, prints, writes."""
+    """Run the benchmark, print and save its results."""
     options = parser().parse_args(args)
     if options.quick:
         options.model, options.rounds = TINY, 1
@@ -56,7 +56,7 @@ def main(args: list[str] | None = None) -> None:
     }
     runs = {name: process(command) for name, command in (help_of | others).items()}
     for run in [] if options.quick else runs.values():
-        run()  # compiled bytecode and files in the page cache
+        run()  # warm-up: compiled bytecode, and files in the page cache
     seconds = interleave(runs, options.rounds)
     alone = median(seconds["torch, transformers, lightning imported"])
     report.table(
@@ -70,7 +70,7 @@ def main(args: list[str] | None = None) -> None:
 
 
 def process(command: list[str]) -> Callable[[], float]:
-    """A command, timed; its failure is an error with its own words."""
+    """Time a command; an error has its output as the message."""
 
     def run() -> None:
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
@@ -81,7 +81,7 @@ def process(command: list[str]) -> Callable[[], float]:
 
 
 def prepare(model: str) -> tuple[Path, Path]:
-    """An exported folder with a random head, and four pairs to train on."""
+    """Write an exported folder with a random head, and four training pairs."""
     from prefrep.data.encode import EncodeConfig
     from prefrep.io.folder import save
     from prefrep.nn.backbone import Backbone

@@ -1,7 +1,7 @@
-"""How many preference pairs a second are trained on: token trees, padding, TRL's RewardTrainer, the manner of the official GPM trainer.
+"""Training throughput in preference pairs per second: prefix sharing, padding, TRL, a loop like the official GPM trainer's.
 
-Full fine-tuning with the Bradley-Terry loss, the one loss that all of them have. Every round is one batch of other pairs, the same for all.
-Time is measured in bf16; that all of them compute the same loss is shown in fp32, on few pairs.
+Full fine-tuning with the Bradley-Terry loss, which all of them have. Every round is a new batch of pairs, the same for all. Time is
+measured in bf16; that all compute the same loss is checked in fp32 on few pairs.
 """
 
 from __future__ import annotations
@@ -24,23 +24,27 @@ GOALS = {("shared", "TRL"): 8.0, ("shared", "official manner"): 10.0, ("unshared
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Return the parser of the command line."""
     it = arguments(__doc__)
     it.add_argument("--model", default=SMOLLM2, help="bundled name, folder, or random:llama-1b")
     it.add_argument("--data", help="preference pairs; default: generated with the lengths of HH")
     it.add_argument(
-        "--sets", nargs="+", choices=("shared", "unshared"), default=["shared", "unshared"], help="pairs with a common prompt, and without"
+        "--sets",
+        nargs="+",
+        choices=("shared", "unshared"),
+        default=["shared", "unshared"],
+        help="pairs with a common prompt, and unrelated pairs",
     )
-    it.add_argument("--pairs", type=int, default=8, help="pairs in a batch")
-    it.add_argument("--rounds", type=int, default=3, help="batches measured")
+    it.add_argument("--pairs", type=int, default=8, help="pairs per batch")
+    it.add_argument("--rounds", type=int, default=3, help="number of measured batches")
     it.add_argument("--variants", nargs="+", choices=tuple(VARIANTS), default=list(VARIANTS), help="of ours")
-    it.add_argument("--others", nargs="*", choices=OTHERS, default=list(OTHERS), help="to compare with")
+    it.add_argument("--others", nargs="*", choices=OTHERS, default=list(OTHERS), help="trainers to compare with")
     it.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     return it
 
 
 def main(args: list[str] | None = None) -> None:
-    """Measures, prints, writes."""
+    """Run the benchmark, print and save its results."""
     options = parser().parse_args(args)
     if options.quick:
         options.model, options.pairs, options.rounds, options.variants = TINY, 2, 1, QUICK
@@ -78,14 +82,14 @@ def main(args: list[str] | None = None) -> None:
 def compare(
     report: Report, title: str, steppers: dict[str, Stepper], data: Sequence[Datum], size: int, exact: bool
 ) -> dict[str, list[float]]:
-    """Times all of them on the same batches; returns seconds by name."""
+    """Time all trainers on the same batches; return seconds by name."""
     batches = [data[i : i + size] for i in range(0, len(data), size)]
     warm: dict[str, float] = {}
     losses: dict[str, list[float]] = {name: [] for name in steppers}
     largest = max(batches[1:], key=pairs.padded)
     for name, it in steppers.items():
         start = time.perf_counter()
-        # Afterwards everything is compiled, and no step asks for memory that the process never touched (on a virtual machine that can
+        # Afterwards everything is compiled, and no step allocates memory for the first time (on a virtual machine that can
         # take longer than the step).
         for batch in [batches[0][: size // 2 or 1], largest] if isinstance(it, Ours) else [largest]:
             it.step(batch)
@@ -125,7 +129,7 @@ def compare(
     )
     worst = max(difference.values())
     if exact:
-        agree = all(value <= AGREE for value in difference.values())  # max() may pass over a NaN
+        agree = all(value <= AGREE for value in difference.values())  # max() can ignore a NaN
         verdict = "agree" if agree else "DO NOT AGREE: the times below compare different computations"
         report.note(f"{title}: losses of all variants {verdict} to {AGREE:g} in fp32 (largest difference {worst:.1e})")
     report.raw[title] = {"seconds": seconds, "losses": losses}

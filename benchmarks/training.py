@@ -1,8 +1,8 @@
-"""One optimizer step of a Bradley-Terry model, done by us and by others, on the same weights.
+"""One optimizer step of a Bradley-Terry model, in prefrep and in other trainers, on the same weights.
 
-All trainers of a process hold the very same Parameter objects, and their learning rate is 0: AdamW does all its work, no weight moves,
-so every step of every trainer starts from the same model and their losses on a batch can be compared. Time is that of forward, backward,
-clipping and AdamW, from the trainer's own "step begins" to its "step ends"; laying out the batch comes before it in all of them.
+All trainers of a process share the same Parameter objects, and their learning rate is 0: AdamW does all its work but changes no weight, so
+every step of every trainer starts from the same model, and losses on a batch are comparable. Time covers forward, backward, clipping and
+AdamW, between the trainer's hooks for the start and the end of a step; collation comes before it in all of them.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 @dataclass(frozen=True)
 class Variant:
-    """One of our ways to do a step.
+    """A variant of prefrep's step.
 
     Args:
         layout: Layout of the batch.
@@ -55,27 +55,27 @@ VARIANTS = {
     "trees": Variant("trees", {"attention": "trees"}),
     "trees, compiled": Variant("trees", {"attention": "trees", "compile": True}),
 }
-QUICK = [name for name, variant in VARIANTS.items() if not variant.backbone.get("compile")]  # a compiler takes a minute
+QUICK = [name for name, variant in VARIANTS.items() if not variant.backbone.get("compile")]  # compilation takes a minute
 OTHERS = ("TRL", "official manner")
-MICRO = 4  # pairs that the official manner reads at a time
-GRADIENTS = "gradients are there"  # marks where clipping and AdamW begin in a profile: Lightning runs the whole step in AdamW's step()
+MICRO = 4  # pairs per forward pass in the official manner
+GRADIENTS = "gradients are there"  # marks the start of clipping and AdamW in a profile: Lightning runs the whole step in AdamW's step()
 
 
 class Stepper(ABC):
-    """Does single optimizer steps."""
+    """Runs single optimizer steps."""
 
     loss: float = float("nan")
 
     @abstractmethod
     def step(self, data: Sequence[Datum]) -> float:
-        """One step on some pairs; returns its seconds and leaves the loss in `loss`."""
+        """Run one step on pairs; return its seconds and keep the loss in `loss`."""
 
     @abstractmethod
     def parameters(self) -> list[nn.Parameter]:
-        """What it trains."""
+        """Return the trained parameters."""
 
     def clear(self) -> None:
-        """Drops gradients, which a step may leave behind."""
+        """Free the gradients that a step leaves."""
         for parameter in self.parameters():
             parameter.grad = None
 
@@ -85,11 +85,11 @@ class Ours(Stepper):
 
     Args:
         model: Backbone.
-        tokenizer: For its pad id.
-        variant: What to measure.
+        tokenizer: Tokenizer, of which the pad id is used.
+        variant: The variant.
         precision: `fp32` or `bf16` (autocast over fp32 weights).
         device: `cpu` or `cuda`.
-        like: Whose weights to use; None: own ones.
+        like: Trainer whose weights are shared; None: new weights.
     """
 
     def __init__(
@@ -115,16 +115,16 @@ class Ours(Stepper):
         self.clock = _Clock()
 
     def _optimizer(self, parameters: Any) -> torch.optim.Optimizer:
-        if self._kept is None:  # outlives the single steps, each of which is a fit of its own
+        if self._kept is None:  # outlives the single steps, each of which is a separate fit
             self._kept = torch.optim.AdamW(parameters, lr=0.0, weight_decay=0.0, fused=True)
         return self._kept
 
     def batch(self, data: Sequence[Datum]) -> TreeBatch:
-        """The pairs as a batch."""
+        """Return the pairs as a batch."""
         return collate(data, self.pad, self.variant.layout, self.variant.row_tokens)
 
     def step(self, data: Sequence[Datum]) -> float:
-        """One step of the trainer."""
+        """Run one step of the trainer."""
         batch = self.batch(data)
         with _silent():
             trainer = Trainer(
@@ -144,7 +144,7 @@ class Ours(Stepper):
         return self.clock.seconds
 
     def parameters(self) -> list[nn.Parameter]:
-        """Backbone and head."""
+        """Return the parameters of backbone and head."""
         return list(self.module.parameters())
 
 
@@ -153,10 +153,10 @@ class TRL(Stepper):
 
     Args:
         model: Backbone.
-        tokenizer: With a pad token that is not the EOS.
+        tokenizer: Tokenizer with a pad token other than the EOS.
         precision: `fp32` or `bf16`.
         device: `cpu` or `cuda`.
-        like: Whose weights to use; None: own ones.
+        like: Trainer whose weights are shared; None: new weights.
     """
 
     def __init__(self, model: str, tokenizer: PreTrainedTokenizerBase, precision: str, device: str, like: Ours | None = None) -> None:
@@ -208,7 +208,7 @@ class TRL(Stepper):
         )
 
     def step(self, data: Sequence[Datum]) -> float:
-        """One step of the trainer, all pairs in one batch."""
+        """Run one step of the trainer with all pairs in one batch."""
         self.trainer.train_dataset = self._rows(data)
         self.trainer.args.per_device_train_batch_size = self.trainer._train_batch_size = len(data)
         with _silent():
@@ -217,22 +217,22 @@ class TRL(Stepper):
         return self.seconds
 
     def parameters(self) -> list[nn.Parameter]:
-        """Backbone and head."""
+        """Return the parameters of backbone and head."""
         return list(self.reward.parameters())
 
 
 class OfficialManner(Stepper):
     """A plain loop in the manner of the official GPM trainer: chosen and rejected stacked, left-padded to the longest, eager attention.
 
-    Its own code needs CUDA, DeepSpeed and flash-attn, so this is a loop of our own that lays out and computes a step as it does. The loss
-    is -logsigmoid of the difference (the official one divides by a temperature); activations are kept, not computed again.
+    The official code needs CUDA, DeepSpeed and flash-attn, so this loop reproduces its batch layout and computation. The loss is
+    -logsigmoid of the difference (the official one divides by a temperature); activations are kept, not recomputed.
 
     Args:
         model: Backbone.
-        tokenizer: For its pad id.
+        tokenizer: Tokenizer, of which the pad id is used.
         precision: `fp32` or `bf16`.
         device: `cpu` or `cuda`.
-        like: Whose weights to use; None: own ones.
+        like: Trainer whose weights are shared; None: new weights.
     """
 
     def __init__(self, model: str, tokenizer: PreTrainedTokenizerBase, precision: str, device: str, like: Ours | None = None) -> None:
@@ -245,7 +245,7 @@ class OfficialManner(Stepper):
         self.optimizer = torch.optim.AdamW(self.parameters(), lr=0.0, weight_decay=0.0, fused=True)
 
     def step(self, data: Sequence[Datum]) -> float:
-        """One step."""
+        """Run one step."""
         parts = [(len(part) / len(data), *self._padded(part)) for part in (data[i : i + MICRO] for i in range(0, len(data), MICRO))]
         synchronize()
         start = time.perf_counter()
@@ -283,14 +283,14 @@ class OfficialManner(Stepper):
         return -nn.functional.logsigmoid(chosen - rejected).mean()
 
     def parameters(self) -> list[nn.Parameter]:
-        """Backbone and head."""
+        """Return the parameters of backbone and head."""
         return [*self.backbone.transformer.parameters(), *self.value_head.parameters()]
 
 
 def stepper(
     name: str, model: str, tokenizer: PreTrainedTokenizerBase, precision: str, device: str, like: Ours | None = None
 ) -> Ours | TRL | OfficialManner:
-    """The trainer of that name, one of `VARIANTS` or `OTHERS`."""
+    """Return the trainer of a name in `VARIANTS` or `OTHERS`."""
     if name in VARIANTS:
         return Ours(model, tokenizer, VARIANTS[name], precision, device, like)
     kinds: dict[str, type[TRL] | type[OfficialManner]] = {"TRL": TRL, "official manner": OfficialManner}
@@ -298,7 +298,7 @@ def stepper(
 
 
 class _Clock(Callback):
-    """Times the training batch from Lightning's own hooks."""
+    """Times the training batch with Lightning's hooks."""
 
     seconds = loss = 0.0
 
@@ -317,7 +317,7 @@ class _Clock(Callback):
 
 
 class _Staying(SingleDeviceStrategy):
-    """Leaves the weights where they are after a fit: other trainers hold them too."""
+    """Leaves the weights on their device after a fit, since other trainers share them."""
 
     def teardown(self) -> None:
         pass
@@ -325,7 +325,7 @@ class _Staying(SingleDeviceStrategy):
 
 @contextlib.contextmanager
 def _silent() -> Any:
-    """What trainers say about themselves at every one-step fit."""
+    """Silence the messages of trainers at every one-step fit."""
     loggers = [logging.getLogger(name) for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

@@ -1,9 +1,9 @@
-"""How much of the machine's matrix rate a training step turns into progress, and where the rest of the time goes.
+"""Hardware utilisation of a training step: share of the measured peak matmul throughput, and a profile of the rest.
 
 Useful work is that of distinct tokens: with N weights in linear layers and T distinct tokens, full training multiplies 6 N T (forward,
-gradient of inputs, gradient of weights) and LoRA 4 N T + 6 N_adapters T. Padding and recomputation count nothing. Attention among the pairs
-of tokens that see each other is counted beside it: 12 L H per pair for L layers of width H (queries x keys and weights x values, forward
-and twice that backward). The rate of the machine is that of the fastest of some large products, measured in the same process.
+gradient of inputs, gradient of weights) and LoRA 4 N T + 6 N_adapters T. Padding and recomputation do not count. Attention between tokens
+that see each other is counted separately: 12 L H per pair for L layers of width H (queries x keys and weights x values, forward
+and twice that backward). Peak throughput is that of the fastest of several large matrix products, measured in the same process.
 """
 
 from __future__ import annotations
@@ -32,21 +32,21 @@ SHAPES = ((1024, 1024, 1024), (2048, 2048, 2048), (4096, 4096, 4096), (2048, 576
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Return the parser of the command line."""
     it = arguments(__doc__)
     it.add_argument("--model", default=SMOLLM2, help="bundled name, folder, or random:llama-1b")
     it.add_argument("--data", help="preference pairs; default: generated with the lengths of HH")
     it.add_argument("--precision", nargs="+", choices=tuple(PRECISIONS), default=["bf16", "fp32"])
-    it.add_argument("--pairs", type=int, default=8, help="pairs in a batch; in fp32 half of them")
-    it.add_argument("--rounds", type=int, default=5, help="batches measured")
+    it.add_argument("--pairs", type=int, default=8, help="pairs per batch; half of them in fp32")
+    it.add_argument("--rounds", type=int, default=5, help="number of measured batches")
     it.add_argument("--variants", nargs="+", choices=tuple(VARIANTS), default=list(VARIANTS))
-    it.add_argument("--no-lora", action="store_true", help="full fine-tuning alone")
+    it.add_argument("--no-lora", action="store_true", help="only full fine-tuning")
     it.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     return it
 
 
 def main(args: list[str] | None = None) -> None:
-    """Measures, prints, writes."""
+    """Run the benchmark, print and save its results."""
     options = parser().parse_args(args)
     if options.quick:
         options.model, options.pairs, options.rounds, options.variants = TINY, 2, 1, QUICK
@@ -60,7 +60,7 @@ def main(args: list[str] | None = None) -> None:
     )
     best: dict[str, float] = {}
     for precision in options.precision:
-        size = options.pairs if precision == "bf16" else max(1, options.pairs // 2)  # activations twice as wide, in the same memory
+        size = options.pairs if precision == "bf16" else max(1, options.pairs // 2)  # activations take twice the memory
         batches = [data[i : i + size] for i in range(0, size * (options.rounds + 1), size)]
         steppers: dict[str, Ours] = {}
         first: Ours | None = None
@@ -87,12 +87,12 @@ def main(args: list[str] | None = None) -> None:
 
 
 def with_lora(variant: Variant) -> Variant:
-    """The same with rank-16 adapters on every linear layer."""
+    """Return the trainer with rank-16 adapters on every linear layer."""
     return replace(variant, backbone=variant.backbone | {"lora": LoRA()})
 
 
 def rate(dtype: torch.dtype, device: str, shapes: Sequence[tuple[int, int, int]] = SHAPES) -> tuple[float, str]:
-    """FLOP/s of the fastest of some products, and its shape."""
+    """Return the FLOP/s of the fastest of several matrix products, and its shape."""
     found: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
     flops: dict[str, int] = {}
     for m, k, n in shapes:
@@ -107,7 +107,7 @@ def rate(dtype: torch.dtype, device: str, shapes: Sequence[tuple[int, int, int]]
 
 
 def work(stepper: Ours, data: Sequence[Datum]) -> tuple[float, float]:
-    """FLOPs of distinct tokens in one step: of the matrices, of attention."""
+    """Return the FLOPs of distinct tokens in one step: linear layers, attention."""
     backbone = stepper.module.backbone
     config = backbone.model.config.get_text_config()
     head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
@@ -120,7 +120,7 @@ def work(stepper: Ours, data: Sequence[Datum]) -> tuple[float, float]:
 def compare(
     report: Report, precision: str, steppers: dict[str, Ours], batches: list[list[Datum]], options: argparse.Namespace
 ) -> dict[str, float]:
-    """Times all variants on the same batches; returns the share of the matrix rate by name."""
+    """Time all variants on the same batches; return the share of peak throughput by name."""
     shapes = [(256, 256, 256)] if options.quick else SHAPES
     peak, shape = rate(PRECISIONS[precision], options.device, shapes)
     for stepper in steppers.values():
@@ -138,7 +138,7 @@ def compare(
     seconds = interleave({name: lambda name=name: run(name, turns[name]) for name in steppers}, len(batches) - 1)  # type: ignore[misc]
     peak, shape = max(
         (peak, shape), rate(PRECISIONS[precision], options.device, shapes)
-    )  # before and after: the machine's best is the measure
+    )  # before and after, since the best rate is the reference
     rows, shares = [], {}
     for name, times in seconds.items():
         amounts = [work(steppers[name], batch) for batch in batches[1:]]
@@ -157,8 +157,8 @@ def compare(
     return shares
 
 
-KINDS = {  # part of an operator's name -> row of the profile, the first that fits
-    "compiled pointwise kernels": ("cpp_fused", "triton_", "CompiledFxGraph"),  # the last: the code around and in them on CPU
+KINDS = {  # part of an operator's name -> row of the profile; the first match counts
+    "compiled pointwise kernels": ("cpp_fused", "triton_", "CompiledFxGraph"),  # the last: compiled CPU code and its wrapper
     "attention": ("scaled_dot_product", "flash_attention", "flex_attention", "_softmax", "bmm", "tree_attention", "baddbmm", "fmha"),
     "matrix products": ("::mm", "::addmm", "::linear", "mkldnn", "gemm", "nvjet", "cutlass"),
     "casts and copies": ("_to_copy", "::copy_", "::clone", "::contiguous", "::cat", "Memcpy"),
@@ -167,7 +167,7 @@ KINDS = {  # part of an operator's name -> row of the profile, the first that fi
 
 
 def spent(report: Report, precision: str, stepper: Ours, data: Sequence[Datum], device: str) -> None:
-    """Profiles one step and says what its time was spent on."""
+    """Profile one step and report where its time goes."""
     stepper.step(data)
     stepper.clear()
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device == "cuda" else [])]
@@ -176,7 +176,9 @@ def spent(report: Report, precision: str, stepper: Ours, data: Sequence[Datum], 
     stepper.clear()
     shares: dict[str, float] = defaultdict(float)
     names: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
-    events = [event for event in recorded.events() or [] if event.device_type == DeviceType.CPU]  # a kernel's time is also its launcher's
+    events = [
+        event for event in recorded.events() or [] if event.device_type == DeviceType.CPU
+    ]  # the time of a kernel also counts for its launcher
     ready = max((event.time_range.end for event in events if event.name == GRADIENTS), default=float("inf"))
     for event in events:
         own = event.self_device_time_total if device == "cuda" else event.self_cpu_time_total
@@ -194,7 +196,7 @@ def spent(report: Report, precision: str, stepper: Ours, data: Sequence[Datum], 
 
 
 def kind_of(name: str) -> str:
-    """What an operator's own time was spent on."""
+    """Return the row of the profile for the self time of an operator."""
     for kind, parts in KINDS.items():
         if any(part in name for part in parts):
             return kind

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import os
 import socket
 import sys
@@ -17,11 +18,13 @@ from filelock import FileLock, Timeout
 
 from prefrep.room import saving
 
+log = logging.getLogger(__name__)
+
 ORPHANS = 10.0  # seconds that children of a killed writer may take to notice its death
 
 
 @contextmanager
-def writing(path: Path, *, folder: bool = False) -> Iterator[None]:
+def writing(path: Path, *, folder: bool = False, waits: bool = False) -> Iterator[None]:
     """Hold the right to write an output file or a run folder for the duration of a `with` block.
 
     The kernel drops the lock when its owner dies, so a lock never has to be removed by hand. On storage without `flock` (some NFS mounts)
@@ -31,6 +34,7 @@ def writing(path: Path, *, folder: bool = False) -> Iterator[None]:
     Args:
         path: The file or folder; missing folders are created.
         folder: Whether it is a folder.
+        waits: Whether to wait for another writer, who is named in the log, and not to raise.
 
     Raises:
         BlockingIOError: Another process is writing there; its `strerror` says which, and what to do.
@@ -46,7 +50,7 @@ def writing(path: Path, *, folder: bool = False) -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="flock not supported")
         with saving(path):
-            _acquire(lock, path, file)
+            _acquire(lock, path, file, waits)
     owner = file.with_name(file.name + ".owner")
     command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])[:300]
     about = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S"), "command": command}
@@ -61,15 +65,18 @@ def writing(path: Path, *, folder: bool = False) -> Iterator[None]:
         lock.release()
 
 
-def _acquire(lock: FileLock, path: Path, file: Path) -> None:
-    end = time.monotonic() + ORPHANS
+def _acquire(lock: FileLock, path: Path, file: Path, waits: bool) -> None:
+    end, told = time.monotonic() + ORPHANS, False
     while True:
         try:
             lock.acquire(timeout=0)
             return
         except Timeout:
             about = _owner(file)
-            if not _is_dead(about) or time.monotonic() > end:
+            if waits and not told:
+                log.warning("%s: %s; waiting for it", path, _who(about))
+                told = True
+            elif not waits and (not _is_dead(about) or time.monotonic() > end):
                 raise BlockingIOError(errno.EAGAIN, _sentence(file, about), str(path)) from None
         time.sleep(0.1)
 
@@ -96,9 +103,13 @@ def _is_dead(about: dict[str, str | int]) -> bool:
     return False
 
 
-def _sentence(file: Path, about: dict[str, str | int]) -> str:
+def _who(about: dict[str, str | int]) -> str:
     who = f"process {about['pid']} on {about['host']} (since {about['since']}: {about['command']})" if about else "another process"
+    return f"{who} is writing there"
+
+
+def _sentence(file: Path, about: dict[str, str | int]) -> str:
     remedy = "wait for it, stop it, or name another place"
     if about and about["host"] != socket.gethostname():
         remedy += f"; if it is gone, delete {file}"
-    return f"{who} is writing there; {remedy}"
+    return f"{_who(about)}; {remedy}"

@@ -170,7 +170,12 @@ def responses_of(record: Record) -> tuple[Messages, ...]:
 
 
 def preferred(scores: Sequence[float]) -> list[tuple[int, int]]:
-    """Return the pairs (better, worse) of indices with unequal scores, in the order of i < j."""
+    """Return the pairs (better, worse) of indices with unequal scores, in the order of i < j.
+
+    Example:
+        >>> preferred([1.0, 3.0, 1.0])
+        [(1, 0), (1, 2)]
+    """
     pairs = [(i, j) for i, j in combinations(range(len(scores)), 2) if scores[i] != scores[j]]
     return [(i, j) if scores[i] > scores[j] else (j, i) for i, j in pairs]
 

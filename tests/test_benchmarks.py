@@ -28,6 +28,9 @@ CASES = {  # name -> arguments that leave the peers out, tables that come out
     "reliability": ([], 1),
     "serve": ([], 4),
     "reliability_programs": ([], 1),
+    "kernels": ([], 2),
+    "sampling": ([], 1),
+    "steps": ([], 1),
 }
 
 
@@ -51,6 +54,15 @@ def test_it_runs(name: str, out: Path) -> None:
     if name == "train_throughput":
         assert all(" agree to 1e-05" in note for note in result["notes"] if "losses" in note)
     assert "| goal | target | figure | |" in report.collect(out)
+
+
+def test_the_gpu_script_goes_on_after_a_part_that_fails(out: Path) -> None:
+    """Here on the CPU; FlexAttention has no gradients there, which kernels reports and survives. A part without time is cut off."""
+    command = [sys.executable, "-m", "benchmarks.gpu", "--quick", "--device", "cpu", "--parts"]
+    done = subprocess.run([*command, "kernels", "sampling"], cwd=ROOT, env=os.environ, capture_output=True, text=True)
+    assert done.returncode == 0 and "kernels, fp32: largest error" in done.stdout and (out / "sampling-gpu.json").exists(), done.stdout
+    done = subprocess.run([*command, "ranking", "--seconds", "1"], cwd=ROOT, env=os.environ, capture_output=True, text=True)
+    assert done.returncode == 1 and "ranking  cut off" in done.stdout
 
 
 def test_goals() -> None:

@@ -42,7 +42,9 @@ def test_a_run_reports_what_the_user_asked_for(tmp_path: Path) -> None:
     said = [line for line in done.stderr.splitlines() if line.strip()]
     assert said == [
         "train: 8 records, none truncated or dropped",
+        "train: template auto: 16 by the chat template",
         "val: 8 records, none truncated or dropped",
+        "val: template auto: 16 by the chat template",
         "`Trainer.fit` stopped: `max_epochs=1` reached.",
         "exported the best weights to runs/tiny-gpm/export",
     ]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 import signal
 import time
 from datetime import timedelta
@@ -160,13 +162,20 @@ class Checkpoints(ModelCheckpoint):
         self._due, self._saved, self._last_time_checked = False, _position(trainer), time.monotonic()
 
     def _save_checkpoint(self, trainer: Trainer, filepath: str) -> None:
-        """Write a checkpoint whole or not at all: Lightning 2.6.6 moves a file from the temporary folder, which copies between disks."""
+        """Write a checkpoint whole or not at all.
+
+        Lightning 2.6.6 moves a file from the temporary folder, which copies between disks, and passes over a folder that is closed.
+        """
         place = Path(filepath)
         draft = place.with_name(f"draft{self.FILE_EXTENSION}")
         try:
             with saving(place, place.stat().st_size if place.is_file() else None):
+                if trainer.is_global_zero and draft.is_file():  # of a killed process
+                    draft.unlink()
                 trainer.save_checkpoint(draft, self.save_weights_only)
                 if trainer.is_global_zero:
+                    if not draft.exists():
+                        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(draft))
                     replace_path(draft, place)
         except OSError:  # a part of a file, whose room may be needed
             if draft.is_file():

@@ -14,7 +14,6 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import DataLoader
 
-from prefrep.data.encode import Encoder
 from prefrep.data.preference import PreferenceData
 from prefrep.errors import ConfigError
 from prefrep.modules.preference import PreferenceModule
@@ -106,8 +105,7 @@ def embeddings(trainer: Trainer, module: PreferenceModule, data: PreferenceData,
     Returns:
         fp32 embeddings [M, D] on the CPU, hidden states [M, H] if D is 1; and M points.
     """
-    encoder = Encoder(module.tokenizer, data.encode_config, "single")
-    known = [record for _, record, _ in islice(data.encoded("val", data._read("val"), encoder), records)]
+    known = [record for _, record, _ in islice(data.encoded("val", data.records("val"), data.encoder("val")), records)]
     loader = cast(DataLoader[Any], data.val_dataloader())
     training, found, points = module.training, list[Tensor](), list[Point]()
     module.eval()

@@ -1,4 +1,4 @@
-"""Kinds of files: rows of JSON lines, JSON lists, tables, Parquet, Arrow and text, and one sentence for each kind of damage."""
+"""File types: rows of JSON lines, JSON lists, tables, Parquet, Arrow and text, with one sentence for each kind of damage."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ Read = Iterator[tuple[Any, str]]
 
 TABLES = (".csv", ".tsv", ".csv.gz", ".tsv.gz", ".csv.zst", ".tsv.zst")
 SUFFIXES = (".jsonl", ".json", ".jsonl.gz", ".json.gz", ".jsonl.zst", ".json.zst", ".parquet", ".arrow", *TABLES)
-PROMPTS = ".txt"  # one prompt per line; ignored in folders, where notes may lie beside the data
-DEPTH = 100  # lists and objects inside each other; readers of rows recurse
+PROMPTS = ".txt"  # one prompt per line; ignored in folders, which can hold notes beside the data
+DEPTH = 100  # nesting depth of lists and objects; readers of rows recurse
 _HALVES = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
@@ -35,7 +35,7 @@ def rows_of(file: Path) -> Found:
         DataError: The file cannot be read, is damaged as a whole, or holds no rows.
     """
     if not file.name.endswith((*SUFFIXES, PROMPTS)):
-        raise DataError(f"{file}: unknown kind of file '{file.suffix}'; known: {', '.join((*SUFFIXES, PROMPTS))}")
+        raise DataError(f"{file}: unknown file type '{file.suffix}'; known: {', '.join((*SUFFIXES, PROMPTS))}")
     if file.stat().st_size == 0:
         raise DataError(f"{file}: the file is empty")
     number = 0
@@ -46,11 +46,13 @@ def rows_of(file: Path) -> Found:
                 row = RecordError(place, f"a row must be an object {{...}}, found {kind(row)}")
             yield row, place
     except EOFError:
-        raise DataError(f"{file}: the compressed file breaks off after row {number}; download or write it again") from None
+        raise DataError(f"{file}: the compressed file is truncated after row {number}; download or write it again") from None
     except (gzip.BadGzipFile, zlib.error) as error:
-        raise DataError(f"{file}: not a valid gzip file ({error}); download it again, or remove .gz from the name of a text") from None
+        raise DataError(
+            f"{file}: not a valid gzip file ({error}); download it again, or remove .gz from the name of an uncompressed file"
+        ) from None
     except OSError as error:
-        what = f"not a valid {file.suffix} file" if error.errno is None else "cannot be read"  # errors of Arrow have no number
+        what = f"not a valid {file.suffix} file" if error.errno is None else "cannot be read"  # errors of Arrow have no errno
         raise DataError(f"{file}: {what} ({error.strerror or first_line(error)}); download or write it again") from None
     if not number:
         raise DataError(f"{file}: the file holds no rows")
@@ -140,9 +142,9 @@ def _json_lines(file: Path, lines: Iterable[bytes]) -> Read:
 
 
 def _too_much(error: Exception) -> tuple[str, str]:
-    """Return problem and remedy of JSON that is valid, but that no reader takes."""
+    """Return problem and remedy of JSON that is valid but not accepted."""
     if isinstance(error, RecursionError):
-        return "its lists and objects are nested too deeply", f"no format of preferences nests deeper than {DEPTH}"
+        return "its lists and objects are nested too deeply", f"no preference format nests deeper than {DEPTH}"
     return "a number has too many digits", "write it as text, or remove it"
 
 
@@ -165,7 +167,7 @@ def _items(file: Path, items: list[Any], content: bytes) -> Read:
 
 
 def _wrapped(content: bytes) -> list[Any] | None:
-    """Return the rows of `{"data": [...]}`: an object with one list of objects, whatever its name; None: the file is something else."""
+    """Return the rows of `{"data": [...]}`: an object with one list of objects under any name; None: it is not of this form."""
     try:
         whole = json.loads(content.decode("utf-8-sig"))
     except (ValueError, RecursionError):
@@ -174,7 +176,7 @@ def _wrapped(content: bytes) -> list[Any] | None:
         return None
     lists = [value for value in whole.values() if isinstance(value, list) and value and all(isinstance(each, dict) for each in value)]
     rest = [value for value in whole.values() if isinstance(value, list | dict)]
-    # A row that stands alone has conversations, whose turns have roles.
+    # A single row can have conversations, whose turns have roles.
     turns = any({"role", "from"} & each.keys() for value in lists for each in value[:1])
     return lists[0] if len(lists) == 1 and len(rest) <= 2 and not turns and not _is_row(whole) else None
 
@@ -193,7 +195,7 @@ def _whole(row: Any, place: str, content: bytes) -> Any:
         json.dumps(row, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
         half = error.object[error.start]
-        return RecordError(place, f"half a character ({half!a}, a lone surrogate) stands in a text", "fix the program that wrote the file")
+        return RecordError(place, f"half a character ({half!a}, a lone surrogate) occurs in a text", "fix the program that wrote the file")
     return row
 
 
@@ -210,7 +212,7 @@ def _deeper_than(value: object, limit: int) -> bool:
 
 
 def _table(file: Path) -> Read:
-    """Yield the rows of a CSV or TSV file with a header. Empty cells are null; JSON lists of objects or numbers become such lists."""
+    """Yield the rows of a CSV or TSV file with a header. Empty cells are null; JSON lists of objects or numbers are parsed."""
     csv.field_size_limit(1 << 30)
     with _opened(file) as opened:
         lines = io.TextIOWrapper(opened, encoding="utf-8-sig", newline="")

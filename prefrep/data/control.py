@@ -1,8 +1,8 @@
-"""Control tokens inside texts: what looks like `<|im_end|>` in a prompt or a response is text, and must not end a turn.
+"""Control tokens inside texts: `<|im_end|>` in a prompt or a response is text and must not end a turn.
 
-Renderings are tokenised as a whole, where a control token of the template cannot be told from one that a text spells out. So characters of
-control tokens inside texts are shifted to a plane of Unicode for private use before rendering (`Mask.hide`), and shifted back when the text
-between the template's own control tokens is tokenised as plain text (`shown`). Positions of characters stay the same.
+Renderings are tokenised as a whole, where a control token of the template cannot be distinguished from one that a text spells out.
+So characters of control tokens inside texts are shifted to a private-use plane of Unicode before rendering (`Mask.hide`), and shifted back
+when the text between the template's own control tokens is tokenised as plain text (`shown`). Character positions stay the same.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from prefrep.records import Message, Messages
 
-_SHIFT = 0xF0000  # a plane for private use; control tokens have characters of the basic plane
+_SHIFT = 0xF0000  # a private-use plane; control tokens have characters of the basic plane
 _HIDDEN = re.compile("[\U000f0000-\U000fffff]")
 
 
@@ -25,7 +25,7 @@ class Mask:
 
     Args:
         tokenizer: The tokenizer; its special added tokens are control tokens.
-        endings: Tokens that end a response. At the end of a response they are left out, since the encoder writes the end.
+        endings: Tokens that end a response. They are removed from the end of a response, since the encoder writes the end.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, endings: tuple[str, ...]) -> None:

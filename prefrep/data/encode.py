@@ -9,20 +9,20 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from itertools import combinations, islice
-from math import comb
+from itertools import islice
 from typing import Literal
 
 from transformers import PreTrainedTokenizerBase
 
 from prefrep.data.context import told
 from prefrep.data.fidelity import check_differ
+from prefrep.data.pairs import Pair, all_pairs, learnable_pairs
 from prefrep.data.render import FOREIGN, Renderer, Template, Text, template_error, transcript
 from prefrep.data.tokens import TextTokenizer
-from prefrep.data.trees import NOBODY, Datum, Ids, Tree
+from prefrep.data.trees import Datum, Ids, Tree
 from prefrep.data.truncation import RESPONSES, Policy, truncate, truncate_official
 from prefrep.errors import ConfigError, RecordError
-from prefrep.records import DESIRABLE, Comparison, Messages, RankedResponses, Record, preferred, responses_of
+from prefrep.records import Messages, RankedResponses, Record, responses_of
 
 ControlTokens = Literal["text", "refuse"]
 
@@ -127,7 +127,7 @@ class Encoder:
 
         Layout `pair` encodes every pair i < j, layout `single` the K responses without pairs. Arguments and errors as in `encode`.
         """
-        return self._encode(records, _pairs_of if self.layout == "pair" else lambda record: [], refused)
+        return self._encode(records, all_pairs if self.layout == "pair" else lambda record: [], refused)
 
     def encode_rendered(self, record: RankedResponses) -> Datum | None:
         """Encode texts that are rendered already, for one table; None: dropped.
@@ -196,7 +196,7 @@ class Encoder:
     # ---- records
 
     def _encode(
-        self, records: Iterable[Record], pairs_of: Callable[[Record], list[_Pair]], refused: list[RecordError] | None
+        self, records: Iterable[Record], pairs_of: Callable[[Record], list[Pair]], refused: list[RecordError] | None
     ) -> Iterator[tuple[Record, Datum | None]]:
         """Encode chunks of records; while one is tokenised in a thread, which does not hold Python's lock, the next one is rendered."""
         records = iter(records)
@@ -211,7 +211,7 @@ class Encoder:
             if waiting is not None:
                 yield from self._finished(*waiting)
 
-    def _jobs(self, chunk: Sequence[Record], pairs_of: Callable[[Record], list[_Pair]], refused: list[RecordError] | None) -> list[_Job]:
+    def _jobs(self, chunk: Sequence[Record], pairs_of: Callable[[Record], list[Pair]], refused: list[RecordError] | None) -> list[_Job]:
         jobs: list[_Job] = []
         for record in chunk:
             self.counts["records"] += 1
@@ -231,24 +231,16 @@ class Encoder:
             trees = None if texts is None else self._trees(record, pairs, texts, [next(tokenised) for _ in texts])
             yield record, self._datum(record, pairs, trees)
 
-    def _rendered(self, record: Record, pairs_of: Callable[[Record], list[_Pair]]) -> tuple[list[_Pair], list[Text]]:
+    def _rendered(self, record: Record, pairs_of: Callable[[Record], list[Pair]]) -> tuple[list[Pair], list[Text]]:
         pairs = pairs_of(record)
         return pairs, self._texts(told(record, self.config.context), pairs)
 
-    def _learnable(self, record: Record) -> list[_Pair]:
-        if isinstance(record, Comparison):
-            return [_Pair(0, 1, record.probability, record.margin, record.weight)]
-        if record.scores is None:
-            aspects = ", ".join(record.ratings)
-            remedy = f"name the rating that counts with criterion: {aspects}" if aspects else "add a 'scores' column"
-            raise RecordError(record.source or "a record", "ranked responses without scores express no preference", remedy)
-        found = preferred(record.scores)
-        if not found and self._unpaired and record.criterion == DESIRABLE:  # all labels agree
-            return [_Pair(i, NOBODY, score, 0.0, 1.0 / len(record.scores)) for i, score in enumerate(record.scores)]
-        self.counts["ties"] += comb(len(record.responses), 2) - len(found)
-        return [_Pair(i, j, 1.0, 0.0, 1.0 / len(found)) for i, j in found]
+    def _learnable(self, record: Record) -> list[Pair]:
+        pairs, ties = learnable_pairs(record, self._unpaired)
+        self.counts.update({"ties": ties} if ties else {})
+        return pairs
 
-    def _texts(self, record: Record, pairs: Sequence[_Pair]) -> list[Text]:
+    def _texts(self, record: Record, pairs: Sequence[Pair]) -> list[Text]:
         """Render one text per response, or two per pair."""
         source, responses = record.source or "a record", responses_of(record)
         if self.config.template == "chat" and self.layout == "single" and not record.prompt and any(len(r) == 1 for r in responses):
@@ -270,7 +262,7 @@ class Encoder:
         except Exception as error:  # jinja2 raises whatever a template's author wrote
             raise template_error(source, error) from error
 
-    def _trees(self, record: Record, pairs: Sequence[_Pair], texts: Sequence[Text], tokenised: list[tuple[Ids, int]]) -> list[Tree] | None:
+    def _trees(self, record: Record, pairs: Sequence[Pair], texts: Sequence[Text], tokenised: list[tuple[Ids, int]]) -> list[Tree] | None:
         """Return the truncated trees of a record; None: the record is dropped."""
         groups = [tokenised] if self.layout == "single" else [tokenised[i : i + 2] for i in range(0, len(tokenised), 2)]
         trees: list[Tree] = []
@@ -299,7 +291,7 @@ class Encoder:
         events |= gave_way
         return shorter
 
-    def _shorten_pair(self, record: Record, pair: _Pair, events: set[str]) -> Tree | None:
+    def _shorten_pair(self, record: Record, pair: Pair, events: set[str]) -> Tree | None:
         """Cut the ends of both responses until the pair fits; None: even the truncated context does not fit."""
         events.add(RESPONSES)
         responses = responses_of(record)
@@ -312,7 +304,7 @@ class Encoder:
             if tree := self._truncated(group, events):
                 return tree
 
-    def _datum(self, record: Record, pairs: Sequence[_Pair], trees: list[Tree] | None) -> Datum | None:
+    def _datum(self, record: Record, pairs: Sequence[Pair], trees: list[Tree] | None) -> Datum | None:
         if trees is None:
             return None
         places = [(p.a, p.b) for p in pairs] if self.layout == "single" else [(2 * i, 2 * i + 1) for i in range(len(pairs))]
@@ -336,11 +328,11 @@ class Encoder:
         events = self._render.events
         return f"template {self.config.template}: " + (", ".join(f"{n} {name}" for name, n in sorted(events.items())) or "nothing rendered")
 
-    def said(self) -> dict[str, dict[str, int]]:
+    def tallies(self) -> dict[str, dict[str, int]]:
         """Return the counts and events as plain data."""
         return {"counts": dict(self.counts), "events": dict(self.events)}
 
-    def noticed(self) -> Counter[str]:
+    def findings(self) -> Counter[str]:
         """Return a copy of the events, with the number of records that have control tokens in a text."""
         spelled = {name: count for name, count in self.counts.items() if name == _SPELLED}
         return self.events + Counter(spelled)
@@ -351,21 +343,7 @@ class Encoder:
         return self._render.events
 
 
-_Job = tuple[Record, "list[_Pair]", "list[Text] | None"]  # texts are None if the record was refused
-
-
-@dataclass(frozen=True, slots=True)
-class _Pair:
-    a: int
-    b: int
-    probability: float
-    margin: float
-    weight: float
-
-
-def _pairs_of(record: Record) -> list[_Pair]:
-    count = 2 if isinstance(record, Comparison) else len(record.responses)
-    return [_Pair(i, j, 1.0, 0.0, 1.0) for i, j in combinations(range(count), 2)]
+_Job = tuple[Record, "list[Pair]", "list[Text] | None"]  # texts are None if the record was refused
 
 
 def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:

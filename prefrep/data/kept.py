@@ -1,14 +1,15 @@
-"""Records and encoded data on disk between runs, kept by content (`prefrep.cache`), so that a second run begins at once."""
+"""Records and encoded data on disk between runs, kept by content (`prefrep.cache`), so that a second run starts at once."""
 
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from functools import cache as once
-from importlib.metadata import entry_points, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -16,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from prefrep.cache import cache_folder, find, keep
 from prefrep.data.encode import EncodeConfig
+from prefrep.data.formats import declared
 from prefrep.data.sources import Source, content, every, weighted
 from prefrep.data.spool import Spool
 from prefrep.errors import RecordError
@@ -31,14 +33,14 @@ _NOTE = "note.json"
 def kept(
     where: str | None, about: About | None, items: Callable[[], Iterable[Item]], note: Callable[[], Mapping[str, Any]]
 ) -> tuple[Spool[Item], Mapping[str, Any], bool]:
-    """Return a sequence from disk, or make it and keep it there.
+    """Return a sequence from disk, or compute it and keep it there.
 
     Args:
-        where: `auto`: prefrep's cache folder, a folder, or None: nothing is kept. What is kept is pickled, so the folder must be as private
-            as the program.
+        where: `auto`: prefrep's cache folder, a folder, or None: nothing is kept. Whoever can write there decides what is trained on, but
+            runs no code (`data.spool`).
         about: Everything that the items depend on; None: unknown, nothing is kept.
-        items: Makes the items.
-        note: Plain data to keep with them, asked for once they are made.
+        items: Computes the items.
+        note: Plain data to keep with them; called once they are computed.
 
     Returns:
         The sequence, the note, and whether they were on disk.
@@ -93,7 +95,7 @@ def about_records(sources: Sequence[Source], on_bad_row: str, role: str) -> Abou
     return {"code": code(), "sources": listed, "on_bad_row": on_bad_row, "role": role}
 
 
-def speaks(tokenizer: PreTrainedTokenizerBase, config: EncodeConfig, layout: str, control_tokens: str) -> About:
+def about_encoding(tokenizer: PreTrainedTokenizerBase, config: EncodeConfig, layout: str, control_tokens: str) -> About:
     """Return what the token ids of records depend on.
 
     Base and instruct models can share a tokenizer.json and differ in the EOS, which is in tokenizer_config.json.
@@ -109,13 +111,18 @@ def speaks(tokenizer: PreTrainedTokenizerBase, config: EncodeConfig, layout: str
     }
 
 
-@once
 def code() -> str:
-    """Return a digest of the code that makes records and token ids: this package's, and the versions of declared formats."""
+    """Return a digest of the code that makes records and token ids: this package's, and that of other packages' formats."""
+    digest = hashlib.sha256(_own_code().encode())
+    for name, each in sorted(declared().items()):
+        digest.update(f"{name} {inspect.getsource(inspect.getmodule(each.convert) or type(each))}".encode())
+    return digest.hexdigest()
+
+
+@once
+def _own_code() -> str:
     digest = hashlib.sha256()
     folder = Path(__file__).parent
     for file in sorted([*folder.rglob("*.py"), folder.parent / "records.py"]):
         digest.update(file.read_bytes())
-    for point in entry_points(group="prefrep.parts"):
-        digest.update(f"{point.name} {point.value} {point.dist.version if point.dist else ''}".encode())
     return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""What a run makes of published labels: which criterion counts, and what strength means. Formats decide neither."""
+"""How a run uses published labels: which criterion counts, and what strength means. Formats decide neither."""
 
 from __future__ import annotations
 

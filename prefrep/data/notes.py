@@ -1,4 +1,4 @@
-"""What reading a source found out beside its records: formats, columns that no field takes, rows that look like another format."""
+"""Findings about a source beside its records: formats, unread columns, rows that look like another format."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from prefrep.data.turns import TURN_FIELDS, Row
 from prefrep.errors import RecordError
 from prefrep.records import Record
 
-SAMPLE = 32  # rows that decide about the format of a file
+SAMPLE = 32  # rows that determine the format of a file
 
 
 @dataclass
@@ -22,7 +22,7 @@ class Notes:
     Attributes:
         formats: Records by format.
         rivals: Files whose first rows also fit another format that would read them differently, by (format, other format).
-        others: Rows by the format that they look like, where it is not the file's.
+        others: Rows by the format that they look like, if it is not that of the file.
         unread: Rows by column that the format does not read, `column[].field` for fields of messages.
         criteria: Records by criterion, before `criterion` selects.
     """
@@ -51,7 +51,7 @@ class Tracked(dict[str, Any]):
         return super().get(name, default)
 
     def unread(self) -> list[str]:
-        """Return the columns with a value that nobody read, and fields of messages that none of the formats reads."""
+        """Return the columns with values that were not read, and fields of messages that no format reads."""
         found = [str(name) for name, value in self.items() if name not in self.read and value not in (None, "", [], {})]
         for name, value in self.items():
             turns = [turn for turn in value if isinstance(turn, Mapping) and "role" in turn] if isinstance(value, list) else []
@@ -62,13 +62,13 @@ class Tracked(dict[str, Any]):
 
 
 def format_of(rows: Sequence[Row]) -> str | None:
-    """Return the format that most of some rows look like, of equals the one seen first; None: no row fits any."""
+    """Return the format that most rows look like, the first one seen if several tie; None: no row fits any."""
     votes = Counter(found for row in rows if (found := looks_like(row)) is not None)
     return votes.most_common(1)[0][0] if votes else None
 
 
 def rival(rows: Sequence[Row], format: str) -> str | None:
-    """Return another format that fits all of some rows, and that would read the first of them differently; None: there is none."""
+    """Return another format that fits all rows and would read the first one differently; None: there is none."""
     if not rows:
         return None
     own = _converted(rows[0], format)

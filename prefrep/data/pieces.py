@@ -1,7 +1,7 @@
 """Tokenisation in pieces between added tokens, each distinct piece of a batch once.
 
-A tokenizer cuts text at its added tokens first, and the parts do not influence each other. So the words of the template, and the prompt
-that the responses to it share, need to be tokenised once. Hidden control tokens (`data.control`) are tokenised as plain text.
+A tokenizer cuts text at its added tokens first, and the parts do not influence each other. So the text of the template, and the prompt
+that its responses share, need to be tokenised only once. Hidden control tokens (`data.control`) are tokenised as plain text.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ class Pieces:
         self._ids = {token.content: id for id, token in added.items()}
         special = [token.content for token in added.values() if token.special]
         self._special = _any_of(special)
-        # Tokens that take blanks with them, or match whole words only, make cuts inexact.
+        # Added tokens that strip surrounding spaces, or match only whole words, make cuts inexact.
         exact = not any(token.lstrip or token.rstrip or token.single_word for token in added.values())
         self._cuts = _any_of(self._ids) if exact and self._ids else None
         if self._cuts is not None and not self._agrees(special[:3] or list(self._ids)[:3]):
             self._cuts = None
 
     def _agrees(self, tokens: Sequence[str]) -> bool:
-        """Return whether cutting makes no difference to a few texts; tokenizers that mark the beginning of a text disagree."""
+        """Return whether cutting leaves the ids of a few texts unchanged; it does not for tokenizers that mark the beginning of a text."""
         texts = [left + token + right for token in tokens for left in _PROBES for right in _PROBES]
         whole = self._encoded([(text, False) for text in texts])
         return [ids for ids, _ in self([Text(text, 0) for text in texts])] == [found.ids for found in whole]
@@ -52,7 +52,7 @@ class Pieces:
         return [self._assembled(text, parts, known) for text, parts in zip(texts, cut, strict=True)]
 
     def _cut(self, text: Text) -> list[str]:
-        """Return the parts of a text: what lies between added tokens, and at odd places the tokens."""
+        """Return the parts of a text: the added tokens at odd indices, and the text between them at even ones."""
         if text.hidden:
             return [shown(part) for part in self._special.split(text.text)]
         return [text.text] if self._cuts is None else self._cuts.split(text.text)
@@ -80,7 +80,7 @@ class Pieces:
         return ids, prompt
 
     def _encoded(self, keys: Sequence[tuple[str, bool]]) -> list[Any]:
-        """Return the encodings of texts; the backend is the caller's, so its settings are set each time and left as they were."""
+        """Return the encodings of texts; the backend belongs to the caller, so its settings are restored."""
         self._backend.no_truncation()
         self._backend.no_padding()
         found: dict[int, Any] = {}
@@ -104,5 +104,5 @@ def _any_of(tokens: Iterable[str]) -> re.Pattern[str]:
 
 def _before(encoded: Any, border: int) -> int:
     """Return the number of tokens that end at a character or before it."""
-    token: int | None = encoded.char_to_token(border)  # None: a blank that belongs to no token
+    token: int | None = encoded.char_to_token(border)  # None: a space that belongs to no token
     return sum(stop <= border for _, stop in encoded.offsets) if token is None else token

@@ -6,14 +6,12 @@ import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, Literal, NamedTuple, Protocol, cast
+from typing import Any, Literal, NamedTuple, cast
 
-import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader
-from transformers import PreTrainedTokenizerBase
 
 from prefrep.annotators import Annotators, counted
 from prefrep.console import progress
@@ -21,75 +19,18 @@ from prefrep.data.encode import ControlTokens, EncodeConfig, Encoder, pad_id
 from prefrep.data.features import Features, root
 from prefrep.data.files import ROLES
 from prefrep.data.identity import Reads, identity
-from prefrep.data.kept import About, about_records, kept, read_kept, speaks
+from prefrep.data.kept import About, about_encoding, about_records, kept, read_kept
 from prefrep.data.labels import Labels, Strength
+from prefrep.data.readers import Reader
 from prefrep.data.remember import look_up, remember
 from prefrep.data.render import Template
 from prefrep.data.sampling import BatchOrder, Drawn, ResumableLoader, batches_before
-from prefrep.data.sources import Source
+from prefrep.data.sources import Source, Sources, named
 from prefrep.data.trees import Datum, Layout, TreeBatch, batch_layout, collate
 from prefrep.errors import ConfigError, DataError, RecordError
 from prefrep.records import Comparison, Record, preferred
 
 log = logging.getLogger(__name__)
-
-LABELS = Labels()
-Sources = str | Source | list[str | Source]
-
-
-def named(given: Sources, format: str = "auto", labels: Labels = LABELS) -> list[Source]:
-    """Return the sources of a configuration.
-
-    Args:
-        given: A path, a hub id, a `Source`, or a list of them.
-        format: Format of sources that have none of their own.
-        labels: Choice of labels of sources that have none of their own.
-    """
-    sources = [Source(each) if isinstance(each, str) else each for each in (given if isinstance(given, list) else [given])]
-    return [
-        replace(
-            source,
-            format=format if source.format == "auto" else source.format,
-            criterion=labels.criterion if source.criterion is None else source.criterion,
-            strength=source.strength or labels.strength,
-            strength_scale=labels.scale if source.strength_scale is None else source.strength_scale,
-        )
-        for source in sources
-    ]
-
-
-class Reader(Protocol):
-    """The part of a model that `PreferenceData` uses."""
-
-    @property
-    def tokenizer(self) -> PreTrainedTokenizerBase:
-        """Its tokenizer."""
-
-    @property
-    def layout(self) -> Literal["single", "pair"]:
-        """Whether it reads single responses or pairs."""
-
-    @property
-    def unpaired(self) -> bool:
-        """Whether it gives single responses a reward, so that labels of single responses mean something."""
-
-    @property
-    def backbone(self) -> Any:
-        """Its backbone; if `frozen`, a `data.identity.Reads`."""
-
-    @property
-    def device(self) -> torch.device:
-        """Its device."""
-
-    def supports_trees(self) -> bool:
-        """Return whether the backbone supports tree masks."""
-
-    @property
-    def annotators(self) -> Annotators | None:
-        """Whom its head knows; None: it answers everybody alike."""
-
-    def hidden(self, batch: TreeBatch) -> Tensor:
-        """Return the hidden states of all tokens of a batch [R * L, H]."""
 
 
 class Predicted(NamedTuple):
@@ -172,6 +113,7 @@ class PreferenceData(LightningDataModule):
         self.layout, self.row_tokens, self.cache = layout, row_tokens, cache
         self._sources: dict[str, Sources | None] = {"train": train, "val": val, "test": test, "predict": predict}
         self._records: dict[str, Sequence[Record]] = {}
+        self._contents: dict[str, About | None] = {}
         self._data: dict[str, Sequence[Datum]] = {}
         self._encoded_for: About = {}
         self._features: tuple[dict[str, str], Features] | None = None
@@ -194,6 +136,10 @@ class PreferenceData(LightningDataModule):
         """Return the paths and hub ids of a split: `train`, `val`, `test` or `predict`."""
         given = self._sources[name]
         return [] if given is None else [source.path for source in named(given)]
+
+    def records(self, name: str) -> Sequence[Record]:
+        """Return the records of a split that `setup` has read."""
+        return self._records[name]
 
     def count(self, name: str) -> int:
         """Return the number of encoded records of a split, 0 before it is encoded."""
@@ -222,12 +168,13 @@ class PreferenceData(LightningDataModule):
             RecordError: A row is bad, under `on_bad_row: error`.
         """
         for name in {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": ("predict",)}[stage]:
-            if name in self._records or name in self._data:
+            if name in self._records:
                 continue
             if self._sources[name] is None:
                 if name == "val" and stage == "fit":
                     continue
                 raise ConfigError(f"no data to {getattr(stage, 'value', stage)} on; name a file with --data.{name} FILE")
+            self._contents[name] = about_records(self._named(name), self.on_bad_row, ROLES[name])
             self._records[name] = self._read(name)
 
     def _read(self, name: str) -> Sequence[Record]:
@@ -244,6 +191,16 @@ class PreferenceData(LightningDataModule):
     def _named(self, name: str) -> list[Source]:
         return named(cast(Sources, self._sources[name]), self.format, self.labels)
 
+    def encoder(self, name: str) -> Encoder:
+        """Return an encoder of a split's records for the model; unpaired labels are left out where it gives single responses no reward."""
+        reader = self._reader
+        return Encoder(
+            reader.tokenizer, self.encode_config, reader.layout, control_tokens=self.control_tokens, unpaired=self._unpaired(name)
+        )
+
+    def _unpaired(self, name: str) -> bool:
+        return self._reader.unpaired and name != "predict"  # predictions are of pairs
+
     def encoded(self, name: str, records: Iterable[Record], encoder: Encoder) -> Iterator[tuple[int, Record, Datum]]:
         """Yield index, record and datum of each encoded record; `on_bad_row` decides about records that the template rejects."""
         refused: list[RecordError] | None = [] if self.on_bad_row == "skip" else None
@@ -258,11 +215,10 @@ class PreferenceData(LightningDataModule):
         if room is not None and self.encode_config.max_length > room:
             asked = self.encode_config.max_length
             raise ConfigError(f"max_length {asked} is more than the {room} tokens that the model can read; set --data.max_length {room}")
-        unpaired = self._reader.unpaired and name != "predict"  # predictions are of pairs
-        encoder = Encoder(
-            self._reader.tokenizer, self.encode_config, self._reader.layout, control_tokens=self.control_tokens, unpaired=unpaired
-        )
-        about = speaks(encoder.tokenizer, self.encode_config, encoder.layout, self.control_tokens) | {"unpaired": unpaired}
+        encoder = self.encoder(name)
+        about = about_encoding(encoder.tokenizer, self.encode_config, encoder.layout, self.control_tokens) | {
+            "unpaired": self._unpaired(name)
+        }
         if self._encoded_for != about:  # another tokenizer, or another layout
             self._encoded_for = about
             self._data.clear()
@@ -270,12 +226,11 @@ class PreferenceData(LightningDataModule):
         if name not in self._data:
 
             def encoded() -> Iterator[Datum]:
-                records = progress(self._records.pop(name, []) or self._read(name), f"encoding {name}", "records")
+                records = progress(self._records[name], f"encoding {name}", "records")
                 return self._noting(name, self.encoded(name, records, encoder))
 
-            self._data[name], said, there = kept(self.cache, self._about(name, about), encoded, encoder.said)
+            self._data[name], said, there = kept(self.cache, self._about(name, about), encoded, encoder.tallies)
             if there:
-                self._records.pop(name, None)
                 encoder.counts.update(said["counts"])
                 encoder.events.update(said["events"])
             log.info("%s: %s%s", name, encoder.report(), " (encoded by an earlier run)" if there else "")
@@ -286,7 +241,9 @@ class PreferenceData(LightningDataModule):
 
     def _about(self, name: str, about: About) -> About | None:
         """Return what the encoded data depend on; None: they are not kept, since predictions refer to their records."""
-        records = about_records(self._named(name), self.on_bad_row, ROLES[name]) if name != "predict" else None
+        if name == "predict":
+            return None
+        records = self._contents[name]
         return None if records is None else {"records": records, "seed": self.seed, **about}
 
     def _noting(self, name: str, found: Iterable[tuple[int, Record, Datum]]) -> Iterator[Datum]:

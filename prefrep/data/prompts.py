@@ -7,18 +7,18 @@ from dataclasses import dataclass
 from functools import partial
 from math import nan
 from pathlib import Path
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader
-from transformers import PreTrainedTokenizerBase
 
 from prefrep.data.encode import EncodeConfig, Encoder, pad_id
 from prefrep.data.files import ROLES
 from prefrep.data.prompt_sources import Prompt, read_prompts
+from prefrep.data.readers import Policy
 from prefrep.data.round_batch import RoundBatch, Sample, encode_samples
 from prefrep.data.rounds import Line, Rounds
 from prefrep.data.sampling import BatchOrder, Drawn, ResumableLoader, batches_before
@@ -29,24 +29,6 @@ from prefrep.functional.gpo import Judged
 log = logging.getLogger(__name__)
 
 CALLBACKS = "SampleResponses, UpdateReference and LabelPreferences, in this order"
-
-
-class Policy(Protocol):
-    """The part of a policy that `PromptData` uses."""
-
-    @property
-    def tokenizer(self) -> PreTrainedTokenizerBase:
-        """Its tokenizer."""
-
-    @property
-    def backbone(self) -> Any:
-        """Its language model, with the context length `room`."""
-
-    def supports_trees(self) -> bool:
-        """Return whether the backbone supports tree masks."""
-
-    def selected(self, judged: Judged) -> Tensor:
-        """Return the indices of the responses that the loss reads [N, S]."""
 
 
 class PromptData(LightningDataModule):

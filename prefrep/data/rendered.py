@@ -1,7 +1,7 @@
-"""Rendered text -> conversations: reads the turns of other models' chat templates, for protocols that send text and no messages.
+"""Conversations from rendered text in other models' chat templates, for protocols that send text instead of messages.
 
-OpenRLHF and others send prompt and response as one string in the *policy's* template. A preference model reads its own template, so the
-turns have to be recovered. Chat templates mark them with special tokens; `FORMATS` has one row for each family of marks.
+OpenRLHF and others send prompt and response as one string in the *policy's* template. A preference model uses its own template, so the
+turns have to be recovered. Chat templates mark them with special tokens; `FORMATS` has one row per family of markers.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from prefrep.errors import RecordError
 from prefrep.records import Message, Messages
 
 ROLES = {"human": "user", "model": "assistant", "gpt": "assistant", "ai": "assistant", "bot": "assistant", "ipython": "tool"}
-# Special tokens that decoders leave in front of a text and behind it, in the spellings of the tokenizers of the families below.
+# Special tokens that decoders leave before and after a text, for the tokenizers of the families below.
 SPECIAL = r"(?:<\|[^<>|\n]{1,40}\|>|<\uFF5C[^<>\uFF5C\n]{1,40}\uFF5C>|</?s>|<pad>|<eos>|<bos>|<unk>|\[PAD\]|<end_of_turn>)"
 _START, _END = re.compile(rf"\A(?:\s*{SPECIAL})*\s*"), re.compile(rf"(?:\s*{SPECIAL})+\s*\Z")
 
@@ -24,8 +24,8 @@ class TurnFormat:
 
     Args:
         name: Name of the family.
-        start: Pattern of what begins a turn; the group `role` is its role, and the group `user` or `assistant` stands for one.
-        end: Pattern of what ends a turn, where the template writes something.
+        start: Pattern of the start of a turn; the group `role` matches its role, and a group `user` or `assistant` implies that role.
+        end: Pattern of the end of a turn, if the template writes one.
     """
 
     name: str
@@ -49,13 +49,13 @@ FORMATS = (
 
 
 def read_turns(text: str) -> Messages:
-    """Return the turns of a rendered conversation; a turn that has just begun, the generation prompt, is the last one and empty.
+    """Return the turns of a rendered conversation; a generation prompt becomes a last, empty turn.
 
     Args:
         text: Text in some chat template.
 
     Returns:
-        The turns, or () where no format is recognised.
+        The turns, or () if no format is recognised.
     """
     for form in FORMATS:
         marks = list(form.start.finditer(text))
@@ -95,13 +95,13 @@ def split(query: str, prompt: str | None, where: str) -> tuple[Messages, str]:
     if prompt:
         raise RecordError(where, "it does not begin with its prompt", "send the rendered prompt that the policy continued")
     raise RecordError(
-        where, "it has no prompt beside it, and no known chat template tells the response from the prompt",
+        where, "it comes without its prompt, and no known chat template separates the response from the prompt",
         "send prompts too, or serve with --rendered",
     )  # fmt: skip
 
 
 def _begins(query: str, at: int) -> bool:
-    """Whether a turn begins right where the prompt ends: the prompt was rendered without a generation prompt."""
+    """Return whether a turn begins where the prompt ends, that is, whether the prompt was rendered without a generation prompt."""
     return any((mark := form.start.match(query, at)) is not None and _role(mark) == "assistant" for form in FORMATS)
 
 
@@ -112,12 +112,12 @@ def _role(mark: re.Match[str]) -> str:
 
 
 def _bare(text: str) -> str:
-    """Return a text without the special tokens and the white space around it."""
+    """Return a text without surrounding special tokens and white space."""
     return _END.sub("", _START.sub("", text, count=1)).strip()
 
 
 def _system_of_llama_2(turns: list[Message]) -> Messages:
-    """Llama 2 writes the system prompt into the first user turn."""
+    """Return turns with the system prompt that Llama 2 writes into the first user turn as a turn of its own."""
     if turns and (found := re.match(r"\s*<<SYS>>\n(.*?)\n<</SYS>>\s*(.*)", turns[0].content, re.S)):
         return (Message("system", found[1]), Message("user", found[2]), *turns[1:])
     return tuple(turns)

@@ -1,6 +1,6 @@
-"""Chat templates run once per shape of conversation: a skeleton of fixed texts and slots for the contents.
+"""Chat templates, run once per shape of conversation: a skeleton of fixed texts and slots for the contents.
 
-A template is a program, and running it is half of the time of encoding. Most templates only copy contents, so for conversations with the
+A template is a program, and running it takes half of the time of encoding. Most templates only copy contents, so for conversations with the
 same roles they write the same text around them. `Skeletons` runs the template on contents that record what is done to them. If a content is
 only written, trimmed, concatenated or tested for a constant text (`'</think>' in content`), the output is a skeleton for all conversations
 of these roles whose contents have none of these texts. Otherwise, and wherever a comparison with the template itself fails, there is no
@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerBase
 from prefrep.records import Messages
 
 CHECKED = 3  # conversations of each shape that are rendered both ways
-# Filters that copy contents, or do not see them; others, and these constructs, give plain texts whose later use nobody would see.
+# Filters that copy contents or do not receive them; others, and these constructs, return plain text whose later use cannot be tracked.
 _FILTERS = {"trim", "default", "string", "length", "count", "list", "selectattr", "rejectattr", "first", "last", "items", "tojson", "safe"}
 _UNTRACKED = (nodes.Concat, nodes.Macro, nodes.CallBlock, nodes.AssignBlock, nodes.FilterBlock)
 _SLOT = re.compile("\ue000(\\d+)([rbls])\ue001")
@@ -32,14 +32,14 @@ Template = Callable[[list[dict[str, Any]]], str]
 
 @dataclass
 class _Record:
-    """What a template did to contents."""
+    """The operations of a template on contents."""
 
     known: bool = True
     needles: set[str] = field(default_factory=set)
 
 
 class _Content(str):
-    """A content that records what is done to it."""
+    """A content that records operations on it."""
 
     record: _Record
     slot: int
@@ -91,7 +91,7 @@ class _Content(str):
         return _Content.of(str.__add__(other, self), object.__getattribute__(self, "record"))
 
     def __bool__(self) -> bool:
-        return True  # skeletons serve contents that are not blank
+        return True  # skeletons are for contents that are not blank
 
     def __str__(self) -> str:
         return str.__str__(self)
@@ -104,7 +104,7 @@ class _Content(str):
 
 @dataclass
 class _Skeleton:
-    """Fixed texts and slots in turn: texts[0], slot 0, texts[1], ...; and texts that no content may hold."""
+    """Alternating fixed texts and slots: texts[0], slot 0, texts[1], ...; and texts that no content may contain."""
 
     texts: list[str]
     slots: list[tuple[int, Callable[[str], str]]]
@@ -184,12 +184,12 @@ class Skeletons:
             nasty = tuple(type(m)(m.role, f"{_NASTY}{i}{_NASTY}") for i, m in enumerate(messages))
             same = skeleton.serves(nasty) and skeleton.fill(nasty) == self._whole(nasty, generation, {})
             return skeleton if same else None
-        except Exception:  # what the template raises is raised again when it runs on the conversation itself
+        except Exception:  # errors of the template are raised again when it runs on the conversation itself
             return None
 
 
 def _tracked(tree: nodes.Template) -> bool:
-    """Return whether a template has only constructs that pass on what they write, and does not ask for the date."""
+    """Return whether a template has only constructs that can be tracked, and does not use the date."""
     filters = {each.name for each in tree.find_all(nodes.Filter)}
     dated = any(each.name == "strftime_now" for each in tree.find_all(nodes.Name))
     return filters <= _FILTERS and not dated and next(tree.find_all(_UNTRACKED), None) is None

@@ -80,6 +80,31 @@ class Source:
         return Labels(self.criterion, self.strength or "ignore", 1.0 if self.strength_scale is None else self.strength_scale)
 
 
+LABELS = Labels()
+Sources = str | Source | list[str | Source]
+
+
+def named(given: Sources, format: str = "auto", labels: Labels = LABELS) -> list[Source]:
+    """Return the sources of a configuration.
+
+    Args:
+        given: A path, a hub id, a `Source`, or a list of them.
+        format: Format of sources that have none of their own.
+        labels: Choice of labels of sources that have none of their own.
+    """
+    sources = [Source(each) if isinstance(each, str) else each for each in (given if isinstance(given, list) else [given])]
+    return [
+        replace(
+            source,
+            format=format if source.format == "auto" else source.format,
+            criterion=labels.criterion if source.criterion is None else source.criterion,
+            strength=source.strength or labels.strength,
+            strength_scale=labels.scale if source.strength_scale is None else source.strength_scale,
+        )
+        for source in sources
+    ]
+
+
 def rows(
     path: str | Path, *, split: str | None = None, columns: Mapping[str, str] | None = None, streaming: bool = False
 ) -> Iterator[tuple[Row, str]]:

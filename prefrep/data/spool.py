@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pickle
 import tempfile
@@ -10,17 +11,36 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Generic, TypeVar, overload
 
+from prefrep.errors import DataError
 from prefrep.room import saving
 
 Item = TypeVar("Item")
 
 _ITEMS, _ENDS = "items", "ends"
+# All that a pickle may name: records, encoded data, and what columns of Parquet files hold beside JSON's types. None of it runs code.
+_ADMITTED = frozenset(
+    [("prefrep.records", name) for name in ("Message", "Comparison", "RankedResponses")]
+    + [("prefrep.data.trees", name) for name in ("Datum", "unpacked")]
+    + [("datetime", name) for name in ("date", "datetime", "time", "timedelta", "timezone")]
+    + [("decimal", "Decimal")]
+)
+
+
+class _Reader(pickle.Unpickler):
+    """Reads pickles of data alone: somebody else may have written what lies in a cache folder."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        """Return a class of `_ADMITTED`; names with dots, which lead from there to other objects, are in no pair of it."""
+        if (module, name) not in _ADMITTED:
+            raise pickle.UnpicklingError(f"it names {module}.{name}, which is no part of a record")
+        return super().find_class(module, name)
 
 
 class Spool(Sequence[Item], Generic[Item]):
     """A sequence in a temporary file, with 8 bytes per item in memory. The file is deleted with the spool.
 
-    Access is random and works in forked processes. The file is in `TMPDIR`; the page cache holds recently read items.
+    Access is random and works in forked processes. The file is in `TMPDIR`; the page cache holds recently read items. Items are records,
+    encoded data (`data.trees.Datum`) or plain data; access raises `DataError` where the file holds anything else, or is damaged.
 
     Args:
         items: The items, consumed one by one.
@@ -73,7 +93,13 @@ class Spool(Sequence[Item], Generic[Item]):
         index %= len(self)
         place = index if self._order is None else self._order[index]
         start, stop = self._ends[place], self._ends[place + 1]
-        item: Item = pickle.loads(os.pread(self._file.fileno(), stop - start, start))  # pread, since forked processes share the file offset
+        try:
+            # pread, since forked processes share the file offset
+            item: Item = _Reader(io.BytesIO(os.pread(self._file.fileno(), stop - start, start))).load()
+        except Exception as error:  # a damaged pickle can raise anything
+            file = Path(self._file.name)
+            remedy = f"delete {file.parent}" if file.name == _ITEMS else "records may hold texts, numbers, dates, lists and dictionaries"
+            raise DataError(f"{file}: item {place} cannot be read ({error}); {remedy}") from error
         return item
 
     def __reduce__(self) -> tuple[Any, ...]:

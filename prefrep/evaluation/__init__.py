@@ -1,1 +1,1 @@
-"""Benchmarks: records and a scorer in, a folder of numbers out."""
+"""Evaluation: records and a scorer in, a folder of results out."""

@@ -1,4 +1,4 @@
-"""Answers of policies under evaluation: models and samplers as options state them."""
+"""Answers of policies under evaluation: the model and the sampler that the options name."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def load_policy(how: Answering, path: str) -> tuple[Backbone, dict[str, Any]]:
         path: Folder, hub id or bundled:NAME.
 
     Returns:
-        The model, and what tells it from others.
+        The model, and what identifies it.
 
     Raises:
         ConfigError: The folder is an adapter without its base.

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from prefrep.errors import ConfigError, UsageError
-from prefrep.evaluation.scores import ScoreRow, add_counts, encoding_notes, read_scores
+from prefrep.evaluation.rows import ScoreRow, read_scores
+from prefrep.evaluation.scores import add_counts, encoding_notes
 from prefrep.evaluation.scores import described as sidecar_of
 from prefrep.evaluation.summary import Bootstrap
 from prefrep.records import Comparison, Record
@@ -23,16 +24,16 @@ from prefrep.writers import writes
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A benchmark of reward models, with its options decided.
+    """A benchmark of reward models with its options set.
 
     Args:
         name: Name of the benchmark.
         hub: Data sets on the hub with its rows, unless the caller names data; empty: the caller must.
         kind: Class of a scored row.
         score: Scores records into a folder: (scorer, records, folder, description of the model, whether to restart) -> rows.
-        results: Numbers of scored rows: (rows, what is known of their model, bootstrap) -> content of `results.json`.
+        results: Aggregates scored rows: (rows, what is known about their model, bootstrap) -> content of `results.json`.
         files: Writes further files: (folder, results, rows, records or none) -> their paths.
-        pairs: Comparisons that `--also-swap` asks in both orders.
+        pairs: Comparisons that `--also-swap` scores in both orders.
         format: Format of the rows.
     """
 
@@ -92,7 +93,7 @@ def run(
     assert model is not None
     from prefrep.scoring.workers import open_scorer
 
-    records = read_records(benchmark, data)  # before the model: a wrong path should not cost its loading
+    records = read_records(benchmark, data)  # before the model: a wrong path should not cost the time to load it
     scorer = open_scorer(model, how)
     return evaluate(benchmark, scorer, model, records, data, folder, draws, restart=restart, name=name, also_swap=also_swap)
 
@@ -111,7 +112,7 @@ def read_records(benchmark: Benchmark, data: str | Sequence[str] | None) -> list
     from prefrep.data.sources import Source, read
 
     if not (sources := _sources(benchmark, data)):
-        raise UsageError(f"name the rows of {benchmark.name} with --data; they have no place on the hub that prefrep could read")
+        raise UsageError(f"name the rows of {benchmark.name} with --data; the benchmark has no dataset on the hub that prefrep can read")
     return [record for source in sources for record in read(Source(source, format=benchmark.format))]
 
 
@@ -141,7 +142,7 @@ def evaluate(
         records: Rows, from `read_records`.
         data: Where they were read from.
         out: Folder for the results.
-        bootstrap: How intervals are drawn.
+        bootstrap: Settings of the bootstrap.
         restart: See `run`.
         name: See `run`.
         also_swap: See `run`.
@@ -155,11 +156,11 @@ def evaluate(
     from prefrep.evaluation.layout import model_name
     from prefrep.evaluation.rewardbench import swap_consistency
 
-    before = dict(scorer.describe().get("encoded", {}))  # counted for other benchmarks that this scorer has answered
+    before = dict(scorer.describe().get("encoded", {}))  # counted by the same scorer for other benchmarks
     about = {"path": str(model), "fingerprint": fingerprint_of(model), **scorer.describe(), "encoded": dict.fromkeys(before, 0)}
     rows = benchmark.score(scorer, records, out, about, restart)
     counted = {what: n - before.get(what, 0) for what, n in scorer.describe().get("encoded", {}).items()}
-    described = add_counts(out, {**about, **scorer.describe(), "encoded": counted})  # before swapping, which encodes everything again
+    described = add_counts(out, {**about, **scorer.describe(), "encoded": counted})  # before the swapped comparisons, which are encoded too
     sources = _sources(benchmark, data)
     results = benchmark.results(rows, {"pairwise": described.get("pairwise")}, bootstrap) | {
         "data": sources[0] if len(sources) == 1 else sources
@@ -175,9 +176,9 @@ def again(benchmark: Benchmark, scores: str, out: Path, bootstrap: Bootstrap, na
 
     Args:
         benchmark: The benchmark.
-        scores: `scores.jsonl` of an earlier evaluation, or scores from elsewhere.
+        scores: `scores.jsonl` of an earlier evaluation, or scores of another tool.
         out: Folder for the results.
-        bootstrap: How intervals are drawn.
+        bootstrap: Settings of the bootstrap.
         name: See `run`.
 
     Returns:
@@ -196,10 +197,10 @@ def again(benchmark: Benchmark, scores: str, out: Path, bootstrap: Bootstrap, na
 
 
 def _beside(scores: Path, out: Path, benchmark: str) -> dict[str, Any]:
-    """What stands beside saved scores about the model that gave them; nothing, for scores from elsewhere."""
+    """Return what is recorded beside saved scores about the model that gave them; empty for scores from other tools."""
     folder = scores.resolve().parent
     if out.resolve() == folder:
-        raise ConfigError(f"--out {out}: holds the scores themselves, and its results know the data; choose another folder")
+        raise ConfigError(f"--out {out}: holds the scores themselves, with results that know the data; choose another folder")
     if (other := sidecar_of(out).get("benchmark", benchmark)) != benchmark:
         raise ConfigError(f"--out {out}: holds an evaluation of another kind ({other}); choose another folder")
     found = sidecar_of(folder)
@@ -217,7 +218,7 @@ def _write(
 
     plain = {key: value for key, value in model.items() if key != "versions"}
     results |= {"model": {"name": name, **plain}, "versions": versions(model.get("versions"))}
-    results["notes"] += encoding_notes(model, len(rows)) if model else ["the model that gave these scores is not known"]
+    results["notes"] += encoding_notes(model, len(rows)) if model else ["the model that gave these scores is unknown"]
     out.mkdir(parents=True, exist_ok=True)
     more = benchmark.files(out, results, rows, records)
     path = write_results(out, results)

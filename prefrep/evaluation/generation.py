@@ -1,4 +1,4 @@
-"""Answer files for AlpacaEval and MT-Bench, in the form their tools read.
+"""Answer files for AlpacaEval and MT-Bench, in the formats that their tools read.
 
 AlpacaEval (tatsu-lab/alpaca_eval): `model_outputs.json`, a list of {instruction, output, generator, dataset}. MT-Bench (lm-sys/FastChat,
 llm_judge): `model_answer/NAME.jsonl`, a line per question with the answers to its turns.
@@ -36,7 +36,7 @@ MT_OTHER = 0.7
 
 
 def read_instructions(data: str) -> list[Row]:
-    """Instructions as {instruction, dataset}, from rows with `instruction` or `prompt`.
+    """Return instructions as {instruction, dataset}, from rows with `instruction` or `prompt`.
 
     Raises:
         DataError: The data cannot be read.
@@ -46,13 +46,15 @@ def read_instructions(data: str) -> list[Row]:
     for row, place in rows(data):
         text = row.get("instruction", row.get("prompt"))
         if not isinstance(text, str) or not text.strip():
-            raise RecordError(place, f"no text in 'instruction' or 'prompt' (found: {', '.join(row)})", "AlpacaEval has one text per row")
+            raise RecordError(
+                place, f"no text in 'instruction' or 'prompt' (found: {', '.join(row)})", "each row needs one instruction as text"
+            )
         found.append({"instruction": text, "dataset": str(row.get("dataset") or Path(data).stem)})
     return found
 
 
 def read_questions(data: str) -> list[Row]:
-    """MT-Bench questions as {question_id, category, turns}.
+    """Return MT-Bench questions as {question_id, category, turns}.
 
     Raises:
         DataError: The data cannot be read.
@@ -66,7 +68,7 @@ def read_questions(data: str) -> list[Row]:
             problem = f"not a question of MT-Bench (found: {', '.join(row)})"
             raise RecordError(place, problem, "it needs question_id and turns, a list of texts")
         if number in found:
-            raise RecordError(place, f"question {number} is there already", "remove one of the two")
+            raise RecordError(place, f"question {number} occurs twice", "remove one of the two")
         found[number] = {"question_id": number, "category": str(row.get("category", "")), "turns": turns}
     return list(found.values())
 
@@ -83,18 +85,18 @@ def alpaca_eval(
     seed: int = 0,
     restart: bool = False,
 ) -> Path:
-    """Answers AlpacaEval's instructions, going on where an interrupted run stopped.
+    """Answer AlpacaEval's instructions, resuming an interrupted run.
 
     Args:
         backbone: The model.
-        sampler: What draws the answers.
+        sampler: Samples the answers.
         instructions: From `read_instructions`.
         out: Output folder.
         name: The model's name, `generator` in the file.
-        identity: What the answers depend on besides the instructions: model, settings.
-        batch: Instructions that are answered at a time. Drawn answers depend on it, likeliest ones do not.
-        seed: Of the draws.
-        restart: Throw away what the folder holds.
+        identity: What the answers depend on beside the instructions: model and settings.
+        batch: Instructions per batch. Sampled answers depend on it, greedy ones do not.
+        seed: Seed of the sampling.
+        restart: Discard the answers that the folder holds.
 
     Returns:
         The path of `model_outputs.json`.
@@ -130,32 +132,32 @@ def mt_bench(
     seed: int = 0,
     restart: bool = False,
 ) -> Path:
-    """Answers MT-Bench's questions turn by turn, going on where an interrupted run stopped.
+    """Answer MT-Bench's questions turn by turn, resuming an interrupted run.
 
-    A later turn is answered in the room that earlier ones leave of the model's context, where that is less than the longest answer.
+    The answer to a later turn is limited by what earlier turns leave of the model's context, if that is less than the maximum length.
 
     Args:
         backbone: The model.
-        sampler: Temperature -> what draws the answers.
+        sampler: Returns the sampler for a temperature.
         questions: From `read_questions`.
         out: Output folder.
         name: The model's name; FastChat takes it from the file's name.
-        identity: What the answers depend on besides the questions: model, settings.
-        temperature: Of all categories; None: FastChat's, by category.
-        batch: Questions of one temperature that are answered at a time.
-        seed: Of the draws.
-        restart: Throw away what the folder holds.
+        identity: What the answers depend on beside the questions: model and settings.
+        temperature: Temperature of all categories; None: FastChat's temperature of each category.
+        batch: Questions per batch; a batch has one temperature.
+        seed: Seed of the sampling.
+        restart: Discard the answers that the folder holds.
 
     Returns:
         The path of `model_answer/NAME.jsonl`.
 
     Raises:
-        ConfigError: The folder holds answers of something else, or the name cannot be a file's.
-        RecordError: A question does not leave room for the longest first answer, or for any later one. Groups that were answered before
+        ConfigError: The folder holds answers of something else, or the name cannot be a file name.
+        RecordError: A question leaves no room for the longest first answer, or for any later one. Batches that were answered before
             stay in `answers.jsonl`.
     """
     if "/" in name:
-        raise ConfigError(f"the name {name!r} becomes the name of a file, so it must be without '/'; set --name")
+        raise ConfigError(f"the name {name!r} becomes a file name and must not contain '/'; set --name")
 
     def warmth(row: Row) -> float:
         return MT_TEMPERATURES.get(row["category"], MT_OTHER) if temperature is None else temperature
@@ -194,7 +196,7 @@ def mt_bench(
 
 
 def _seed(seed: int, start: int, turn: int = 0) -> int:
-    """A seed of its own for each batch and turn, so that a run that goes on draws what an undisturbed one would have drawn."""
+    """Return the seed of a batch and turn, so that a resumed run samples what an uninterrupted one would have sampled."""
     return int(stream(seed, f"{start}/{turn}").integers(2**31))
 
 
@@ -205,7 +207,7 @@ def _fill(
     answer: Callable[[Sequence[Row], int], Iterator[Row]],
     restart: bool,
 ) -> list[Row]:
-    """Answers groups of questions into `out/answers.jsonl`, group by group, behind those that are there already."""
+    """Answer batches of questions and append them to `out/answers.jsonl`, batch by batch."""
     out.mkdir(parents=True, exist_ok=True)
     log, sidecar = out / ANSWERS, out / "answers.meta.json"
     questions = hashlib.sha256(json.dumps(list(groups)).encode()).hexdigest()
@@ -232,15 +234,15 @@ def _fill(
 
 
 def _kept(log: Path, sidecar: Path, said: Mapping[str, Any], groups: Sequence[Sequence[Row]]) -> list[Row]:
-    """Answers of an earlier run, whole groups only: a group that was cut off is answered again."""
+    """Return the answers of an earlier run; a batch that was interrupted is dropped and answered again."""
     if not log.exists() or not log.stat().st_size:
         return []
     try:
         found = json.loads(sidecar.read_text(encoding="utf-8"))
-        lines = log.read_bytes().split(b"\n")[:-1]  # without what is behind the last whole line
+        lines = log.read_bytes().split(b"\n")[:-1]  # without an incomplete last line
         kept = [json.loads(line) for line in lines]
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{log}: not answers of this program ({error}); choose another --out, or --restart") from error
+        raise ConfigError(f"{log}: not an answer file of this program ({error}); choose another --out, or --restart") from error
     if changed := sorted(key for key in found.keys() | said.keys() if found.get(key) != said.get(key)):
         raise ConfigError(f"{log}: answers of another run (differs in {', '.join(changed)}); choose another --out, or --restart")
     whole = 0

@@ -1,7 +1,7 @@
-"""From K x K tables to how intransitive a model or a data set is: per prompt, and over all prompts with intervals and p-values.
+"""How intransitive a model or a data set is, from K x K tables: per prompt, and over all prompts with intervals and p-values.
 
-Every number over all prompts is a ratio of sums (all cyclic triples by all triples, all cyclic energy by all energy), so prompts count by
-what they hold; intervals resample prompts.
+Every number over all prompts is a ratio of sums (cyclic triples by all triples, cyclic energy by all energy), so larger prompts weigh more.
+Intervals resample prompts.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from prefrep.metrics import intervals
 Floats = NDArray[np.float64]
 Ratio = tuple[float, float]
 
-HELD = 0.95  # share of the energy that `dimension` holds
-FULL = 1 - 1e-9  # as much as fp32 tables can say about their rank
+HELD = 0.95  # share of the energy that `dimension` has to keep
+FULL = 1 - 1e-9  # the precision to which fp32 tables determine their rank
 
 
 def describe(row: TableRow) -> dict[str, Any]:
-    """Everything about one table, as plain data; what needs a complete table is null where one is not.
+    """Return the analysis of one table as plain data; entries that need a complete table are null for others.
 
     Args:
         row: The table.
 
     Returns:
-        `triples`: counts. `feedback_arcs`: the fewest verdicts (and, separately, the least weight) to ignore, the order that ignores the
+        `triples`: counts. `feedback_arcs`: the fewest verdicts (and, separately, the least weight) that an order violates, the order of the
         least weight, and whether both are exact. `energy`: shares of gradient, curl and harmonic part. `spectrum`, `rank`,
         `effective_rank`, `dimension`: see `functional.intransitivity`. `condorcet`: index of the winner. `scores`: by ranking rule.
         `hodge_scores`: least-squares scores. `blocks`: of a general preference model, energies by block.
@@ -84,7 +84,7 @@ def describe(row: TableRow) -> dict[str, Any]:
 
 
 def _blocks(blocks: Floats, whole: hodge.Hodge) -> list[dict[str, float]]:
-    """Energies of each block [D/2, K, K], and its inner products with the parts of the whole table, which add up to the parts' energies."""
+    """Return the energies of each block [D/2, K, K], and its inner products with the parts of the whole table, which add up to theirs."""
     split = hodge.split(blocks)
     rows = zip(blocks, split.gradient, split.curl, strict=True)
     return [
@@ -100,10 +100,10 @@ def _blocks(blocks: Floats, whole: hodge.Hodge) -> list[dict[str, float]]:
 
 
 def ratios(found: dict[str, Any]) -> dict[str, Ratio]:
-    """What one prompt adds to each number over all prompts, as numerator and denominator.
+    """Return the contribution of one prompt to each number over all prompts, as numerator and denominator.
 
     Args:
-        found: What `describe` gave.
+        found: The result of `describe`.
     """
     triples, arcs, energy = found["triples"], found["feedback_arcs"], found["energy"]
     count = sum(triples.values())
@@ -142,15 +142,15 @@ def ratios(found: dict[str, Any]) -> dict[str, Ratio]:
 def evaluate(
     rows: Sequence[TableRow], bootstrap: Bootstrap | None = None, null_draws: int = 1000
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Everything in `results.json` that follows from the tables, and the description of each.
+    """Return the part of `results.json` that follows from the tables, and the description of each table.
 
     Args:
         rows: The tables.
-        bootstrap: How intervals are drawn; its seed also seeds the null.
-        null_draws: How many times the transitive null is drawn.
+        bootstrap: Settings of the bootstrap; its seed also seeds the null.
+        null_draws: Number of samples of the transitive null.
 
     Returns:
-        Results and descriptions. In the results each number has `score`, `n` (prompts that have a say), `ci95`; null where nobody has.
+        Results and descriptions. In the results each number has `score`, `n` (prompts that contribute), `ci95`; null if none contributes.
     """
     boot = bootstrap or Bootstrap()
     described = [describe(row) for row in rows]
@@ -227,14 +227,17 @@ def _notes(rows: Sequence[TableRow], described: Sequence[dict[str, Any]]) -> lis
     if incomplete:
         notes.append(f"{incomplete} tables lack pairs: rankings, spectra and Condorcet winners are of the {len(rows) - incomplete} others")
     if "scores" in kinds:
-        notes.append(f"{sum(row.kind == 'scores' for row in rows)} tables come from one score per response and cannot run in circles")
+        notes.append(f"{sum(row.kind == 'scores' for row in rows)} tables come from one score per response and cannot have cycles")
     if "votes" in kinds and not any(row.kind == "votes" and np.max(_pairs(row)) > 1 for row in rows):
-        notes.append("no pair was voted on twice, so noise and circles look alike: the null keeps the cyclic triples of complete tables")
+        notes.append(
+            "no pair was voted on twice, so noise cannot be told from cycles: the null keeps the cyclic triples of complete tables"
+        )
     if kinds - {"model"}:
-        notes.append("energies are of margins: an order without a doubt has cyclic energy too (1/9 for three responses)")
+        notes.append("energies are of margins: a strict order has cyclic energy too (1/9 for three responses)")
     if "majority" in kinds:
         notes.append(
-            "cyclic energy has no p with ratings, since rounding moves it; p of triples and feedback arcs kept their level in simulations"
+            "cyclic energy has no p-value for ratings, since rounding changes it; "
+            "those of triples and feedback arcs kept their level in simulations"
         )
     return notes
 

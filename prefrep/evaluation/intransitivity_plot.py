@@ -1,4 +1,4 @@
-"""Pictures of intransitivity: the verdicts on one prompt as a graph, and a cycle rate among those of a transitive model."""
+"""Figures of intransitivity: the verdicts on one prompt as a graph, and the cycle rate against those of a transitive model."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from numpy.typing import NDArray
 
 from prefrep.evaluation.tables import TableRow
 
-# Okabe and Ito's palette, told apart by people who confuse red and green, and in grey.
+# Okabe and Ito's palette, which is distinguishable with red-green blindness and in greyscale.
 FORWARD, BACK, NEUTRAL = "#0072B2", "#D55E00", "#999999"
 
 
 def label(i: int) -> str:
-    """A, B, ..., Z, A1, B1, ... for the responses of a prompt."""
+    """Return the label of a response: A, B, ..., Z, A1, B1, ..."""
     return chr(65 + i % 26) + (str(i // 26) if i >= 26 else "")
 
 
 def most_cyclic(described: Sequence[Mapping[str, Any]]) -> int:
-    """The prompt with the largest share of cyclic triples; of equals the one with most that are cyclic but for a tie, then the first.
+    """Return the prompt with the largest share of cyclic triples, then with most triples that are cyclic but for a tie, then the first.
 
     Args:
-        described: What `intransitivity.describe` gave, per prompt.
+        described: Results of `intransitivity.describe`, one per prompt.
     """
 
     def rank(i: int) -> tuple[float, float, int]:
@@ -38,13 +38,13 @@ def most_cyclic(described: Sequence[Mapping[str, Any]]) -> int:
 
 
 def cycle_graph(axes: Any, table: NDArray[np.float64], compared: NDArray[np.bool_], order: Sequence[int]) -> None:
-    """Responses on a circle, best of the best order on top and on clockwise; arrows from winner to loser, as wide as the verdict is strong.
+    """Draw responses on a circle, in the best order clockwise from the top, with arrows from winner to loser whose width is the margin.
 
     Args:
-        axes: Of matplotlib.
+        axes: Axes of matplotlib.
         table: [K, K], skew-symmetric.
         compared: [K, K]; ties among these are grey lines.
-        order: The responses, best first: arrows against it are dashed and of another colour.
+        order: The responses, best first: arrows against it are dashed and have another colour.
     """
     size = len(table)
     angles = np.pi / 2 - 2 * np.pi * np.arange(size) / size
@@ -77,7 +77,7 @@ def cycle_graph(axes: Any, table: NDArray[np.float64], compared: NDArray[np.bool
 
 
 def draw(path: Path, row: TableRow, found: Mapping[str, Any], texts: Sequence[str], results: Mapping[str, Any]) -> None:
-    """Writes the picture of an evaluation.
+    """Draw the figure of an evaluation.
 
     Args:
         path: The PNG.
@@ -96,12 +96,12 @@ def draw(path: Path, row: TableRow, found: Mapping[str, Any], texts: Sequence[st
     cycle_graph(left, row.array(), row.graph(), found["feedback_arcs"]["order"])
     triples, count = found["triples"], sum(found["triples"].values())
     tied = f", {triples['tied_cyclic']} but for a tie" if triples["tied_cyclic"] else ""
-    title = f"The most cyclic prompt: {triples['cyclic']} of {count} triples run in circles{tied}"
-    left.set_title(title if triples["cyclic"] or tied else "No triple runs in circles; the first prompt", fontsize=11)
+    title = f"The most cyclic prompt: {triples['cyclic']} of {count} triples are cyclic{tied}"
+    left.set_title(title if triples["cyclic"] or tied else "No triple is cyclic; the first prompt", fontsize=11)
     lines = [f"Prompt {found['id']}: {_short(texts[0], 88)}"]
     lines += [f"{label(i)}: {_short(text, 88)}" for i, text in list(enumerate(texts[1:]))[:8]]
     lines += [f"... and {len(texts) - 9} more"] if len(texts) > 9 else []
-    caption = "Arrow: beats; width: how clearly; dashed: against the best order, which begins on top, clockwise.\nGrey line: a tie."
+    caption = "Arrow: beats; width: margin; dashed: against the best order, which runs clockwise from the top.\nGrey line: a tie."
     figure.text(0.03, 0.29, "\n".join([caption, *lines]), fontsize=8, va="top")
 
     held = results["null"]["triples.intransitive"]
@@ -120,7 +120,7 @@ def draw(path: Path, row: TableRow, found: Mapping[str, Any], texts: Sequence[st
     right.set_title(f"{title}; strictly cyclic: {strict['observed']:.3f} (p = {strict['p']:.3g})", fontsize=11)
     right.legend(frameon=False, fontsize=9, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncol=2)
     if max(observed, float(draws.max())) < 0.005:
-        right.set_xlim(-0.002, 0.05)  # nothing but zeros has no scale of its own
+        right.set_xlim(-0.002, 0.05)  # all zeros: there is no scale
     right.spines[["top", "right"]].set_visible(False)
     figure.text(0.53, 0.14, "Null: " + _wrapped("; ".join(results["null"]["models"].values()), 92), fontsize=8, va="top")
     figure.savefig(path, dpi=130, facecolor="white", bbox_inches="tight")
@@ -128,14 +128,14 @@ def draw(path: Path, row: TableRow, found: Mapping[str, Any], texts: Sequence[st
 
 
 def _bins(draws: NDArray[np.float64], observed: float, count: int) -> NDArray[np.float64]:
-    """Edges between the shares that there are, n / count: bins of unequal numbers of them would show teeth."""
+    """Return bin edges between the possible shares n / count: bins that hold unequal numbers of them would look jagged."""
     low, high = (round(count * edge) for edge in (min(float(draws.min()), observed), max(float(draws.max()), observed)))
     width = max(1, -(-(high - low + 1) // 30))
     return (np.arange(low, high + 1 + width, width) - 0.5) / max(count, 1)
 
 
 def _short(text: str, width: int) -> str:
-    # Dollar signs would begin a formula.
+    # Matplotlib reads text between dollar signs as a formula.
     return textwrap.shorten(text, width, placeholder=" ...").replace("$", r"\$")
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from prefrep.disk import replace_json
-from prefrep.evaluation.scores import PairScore, RankedScore, RewardScore
+from prefrep.evaluation.rows import PairScore, RankedScore, RewardScore
 from prefrep.evaluation.summary import Scalarisation, credit
 from prefrep.metrics.rewardbench import PRIOR_SUBSETS
 from prefrep.records import Comparison, Message, RankedResponses, Record
@@ -23,7 +23,7 @@ PRIOR_SETS = {*PRIOR_SUBSETS, "anthropic_harmless", "mtbench_gpt4", "mtbench_hum
 
 
 def versions(of_model: Mapping[str, Any] | None = None) -> dict[str, str]:
-    """Versions that a number may depend on: ours and the model's."""
+    """Return the versions that results can depend on: those of prefrep and of the model."""
     found = {"python": platform.python_version()}
     for package in ("prefrep", "numpy", "scipy"):
         try:
@@ -34,22 +34,22 @@ def versions(of_model: Mapping[str, Any] | None = None) -> dict[str, str]:
 
 
 def model_name(path: str | Path) -> str:
-    """A name in the form `owner/model` for the official files: the last two parts of a path or hub id.
+    """Return a name of the form `owner/model` for the official files: the last two parts of a path or hub id.
 
-    The official layout has a folder per owner; `runs/hh-gpm/export` becomes `hh-gpm/export`.
+    The official layout has one folder per owner; `runs/hh-gpm/export` becomes `hh-gpm/export`.
     """
     return "/".join(part for part in Path(path).parts[-2:] if part not in ("/", "..", ".")) or "model"
 
 
 def write_results(out: Path, results: Mapping[str, Any]) -> Path:
-    """Writes `results.json`; returns its path."""
+    """Write `results.json` and return its path."""
     path = out / RESULTS
     replace_json(path, results)
     return path
 
 
 def rendered(prompt: Sequence[Message], response: Sequence[Message]) -> str:
-    """A conversation as plain text, for people who read the official files; no chat template, since saved scores have no tokenizer."""
+    """Return a conversation as plain text for the official files; without a chat template, since saved scores have no tokenizer."""
     return "\n".join(f"<|{message.role}|>\n{message.content}" for message in (*prompt, *response))
 
 
@@ -60,23 +60,23 @@ def write_official(
     records: Sequence[Record] = (),
     model: Mapping[str, str] | None = None,
 ) -> list[Path]:
-    """Writes `eval-set/<model>.json` (subset accuracies) and `eval-set-scores/<model>.json` (columns of per-sample values).
+    """Write `eval-set/<model>.json` (subset accuracies) and `eval-set-scores/<model>.json` (columns of per-sample values).
 
     Prior sets go to `pref-sets/` and `pref-sets-scores/` instead, where the leaderboard's scripts look for them.
 
-    `scores_chosen` and `scores_rejected` are the rewards of models that have them. Where a model only compares, the official files have no
-    place for one number per pair: `scores_chosen` holds the log-odds and `scores_rejected` zeros, so that `scores_chosen >
-    scores_rejected` still tells who won. Text columns are empty without records.
+    `scores_chosen` and `scores_rejected` are the rewards of models that have them. If a model only compares, the official files have no
+    column for one number per pair: `scores_chosen` holds the log-odds and `scores_rejected` zeros, so that `scores_chosen >
+    scores_rejected` still tells which response won. Text columns are empty without records.
 
     Args:
         out: Output folder.
-        results: What `pair_results` or `ranked_results` gave.
+        results: The result of `pair_results` or `ranked_results`.
         rows: Per-sample scores.
         records: What was scored, in the order of the rows, if known.
         model: The fields `model`, `model_type` and `chat_template` of the official files.
 
     Returns:
-        The paths, two for each of the kinds that there are.
+        The paths, two for each kind of data set.
     """
     fields = {"model": "model", "model_type": "Custom Classifier", "chat_template": "tokenizer"} | dict(model or {})
     name = "/".join(part for part in Path(fields["model"]).parts if part not in ("/", "..", "."))
@@ -98,7 +98,7 @@ def write_official(
 def _columns(
     rows: Sequence[PairScore | RankedScore], records: Sequence[Record], scalarisation: Scalarisation | None
 ) -> dict[str, list[Any]]:
-    """Per-sample values as the official scripts write them."""
+    """Return per-sample values as the official scripts write them."""
     columns: dict[str, list[Any]] = {"id": [row.id for row in rows], "subset": [row.subset for row in rows]}
     pairs = [row for row in rows if isinstance(row, PairScore)]
     ranked = [row for row in rows if isinstance(row, RankedScore)]
@@ -116,7 +116,7 @@ def _columns(
     assert scalarisation is not None
     prompts = [record for record in records if isinstance(record, RankedResponses)]
     return columns | {
-        # Ties rows hold their best-of-K value here, as in the official files, although it is not what the Ties score is made of.
+        # Ties rows hold their best-of-K value here, as in the official files, although the Ties score does not use it.
         "results": [credit(row, scalarisation) for row in ranked],
         "scores": [list(row.scores) for row in ranked],
         "num_correct": [row.num_correct for row in ranked],

@@ -1,4 +1,4 @@
-"""Any file of comparisons: who wins, how sure the model is of it, and when it is right. Scores may come from anywhere."""
+"""Evaluation on comparisons: accuracy, confidence and calibration. Scores can come from any tool."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from prefrep.disk import replace_json, replace_lines
 from prefrep.errors import ConfigError, DataError, RecordError
 from prefrep.evaluation.layout import rendered
 from prefrep.evaluation.reliability import Scored, reliability
-from prefrep.evaluation.scores import SCORES, SIDECAR, PairScore, add_counts, distinct, log_pairs, prompt_digest
+from prefrep.evaluation.rows import SCORES, PairScore
+from prefrep.evaluation.scores import SIDECAR, add_counts, distinct, log_pairs, prompt_digest
 from prefrep.evaluation.summary import Bootstrap
 from prefrep.evaluation.winrate import answer_length
 from prefrep.judges import Comparer
@@ -32,16 +33,16 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class PairRow(PairScore):
-    """One comparison: its score and what tells it from others.
+    """One comparison: its score and the properties by which it is grouped.
 
     Args:
-        id: Of the comparison.
-        subset: That it belongs to.
+        id: Id of the comparison.
+        subset: Subset of the comparison.
         score: Log-odds of chosen over rejected.
-        margin: By how much chosen is better, by the data; None: they do not say.
+        margin: By how much chosen is better according to the data; None: unknown.
         length_difference: Characters of chosen minus those of rejected.
-        probability: P(chosen wins) by the data.
-        prompt: A digest of its prompt: rows with the same one are not independent. Empty: there is no prompt, or none is stated.
+        probability: P(chosen wins) according to the data.
+        prompt: Digest of its prompt: rows with the same one are not independent. Empty: unknown.
     """
 
     form: ClassVar[str] = '{"id", "subset", "score", "margin", "length_difference", "probability", "prompt"}'
@@ -53,13 +54,13 @@ class PairRow(PairScore):
 
     @classmethod
     def of(cls, pair: Comparison, score: float) -> Self:
-        """The row of a comparison and its score, wherever that came from."""
+        """Return the row of a comparison with a score."""
         longer = answer_length(pair.chosen) - answer_length(pair.rejected)
         return cls(pair.id, pair.subset, float(score), pair.margin or None, longer, pair.probability, prompt_digest(pair.prompt))
 
     @classmethod
     def parse(cls, row: Mapping[str, Any]) -> Self:
-        """A row of `scores.jsonl`; raises `ValueError` or `KeyError` when it is not one."""
+        """Return a row of `scores.jsonl`. Raises ValueError or KeyError: it is not one."""
         pair, margin, p = PairScore.parse(row), row["margin"], float(row["probability"])
         if not 0 <= p <= 1:
             raise ValueError(f"probability is {p}")
@@ -69,11 +70,10 @@ class PairRow(PairScore):
 
 # --------------------------------------------------------------------------------------------------------------------------- rows
 def comparisons_of(records: Iterable[Record]) -> list[Comparison]:
-    """Comparisons as evaluations count them, each with an id of its own.
+    """Return comparisons as evaluations count them, each with a unique id.
 
-    Of K responses with scores all pairs are taken, the better one as chosen, with the difference of their scores as margin; equal
-    scores say nothing and are left out, as in training. A row without an id is named by its number; an id that occurs again
-    gets a number.
+    Every pair among K scored responses is one comparison, the better one as chosen, with the difference of their scores as margin; pairs
+    with equal scores are left out, as in training. A row without an id is named by its number; an id that occurs again gets a suffix.
 
     Raises:
         RecordError: Several responses have no scores.
@@ -96,7 +96,7 @@ def _pairs(record: Record) -> Iterator[Comparison]:
         return
     scores = record.scores
     if scores is None:
-        raise RecordError(record.source or "a record", "several responses without scores compare nothing", "add a 'scores' column")
+        raise RecordError(record.source or "a record", "ranked responses without scores express no preference", "add a 'scores' column")
     for a, b in preferred(scores):
         yield Comparison(
             record.prompt, record.responses[a], record.responses[b], margin=scores[a] - scores[b], subset=record.subset, id=f"{a}-{b}",
@@ -105,19 +105,19 @@ def _pairs(record: Record) -> Iterator[Comparison]:
 
 
 def pair_rows(comparisons: Iterable[Comparison], scores: Iterable[float]) -> list[PairRow]:
-    """Rows of comparisons (from `comparisons_of`) and their scores, one each: log-odds of chosen over rejected, in nats."""
+    """Return the rows of comparisons (from `comparisons_of`) and their scores, log-odds of chosen over rejected, in nats."""
     return [PairRow.of(comparison, score) for comparison, score in zip(comparisons, scores, strict=True)]
 
 
 def write_rows(folder: Path, rows: Iterable[PairRow], identity: Mapping[str, Any]) -> Path:
-    """Writes `scores.jsonl` of scores that are all there, and beside it what they belong to (see `ScoreLog`); returns its path."""
+    """Write `scores.jsonl` of complete scores, and beside it their identity (see `ScoreLog`); return its path."""
     replace_json(folder / SIDECAR, identity)
     replace_lines(folder / SCORES, map(asdict, rows))
     return folder / SCORES
 
 
 def shared(a: Iterable[Comparison], b: Iterable[Comparison]) -> int:
-    """How many comparisons of `a` are in `b` too: the same prompt and the same two responses, whichever is preferred."""
+    """Return how many comparisons of `a` are also in `b`: the same prompt and the same two responses, whichever is preferred."""
     known = {_content(pair) for pair in b}
     return sum(_content(pair) in known for pair in a)
 
@@ -129,19 +129,19 @@ def _content(pair: Comparison) -> bytes:
 
 # ------------------------------------------------------------------------------------------------------------------------ results
 def evaluate(rows: Sequence[PairRow], held_out: Sequence[PairRow] | None = None, bootstrap: Bootstrap | None = None) -> dict[str, Any]:
-    """Accuracy, agreement and calibration with 95 % intervals, from the rows alone.
+    """Return accuracy, agreement and calibration with 95 % intervals, from the rows alone.
 
-    A verdict is right when the answer that the data prefer scores strictly higher; a tie of the data (probability 1/2) has no right
-    verdict and counts for calibration only. Accuracies have Wilson intervals, which take comparisons for independent; intervals of Brier
-    score, log loss and temperature go by prompts.
+    A verdict is correct if the answer that the data prefer scores strictly higher; a tie in the data (probability 1/2) has no correct
+    verdict and counts for calibration only. Accuracies have Wilson intervals, which assume independent comparisons; intervals of Brier
+    score, log loss and temperature resample prompts.
 
     Args:
         rows: Per-sample scores.
-        held_out: Scores of other comparisons, which the temperature is fitted on; None: no temperature.
-        bootstrap: How the intervals of Brier score and log loss, and the calibration error by chance, are drawn.
+        held_out: Scores of other comparisons, on which the temperature is fitted; None: no temperature.
+        bootstrap: Settings of the bootstrap for Brier score, log loss and the calibration error by chance.
 
     Returns:
-        What `results.json` holds, without model, data and versions.
+        The content of `results.json`, without model, data and versions.
 
     Raises:
         DataError: There are no rows.
@@ -153,18 +153,18 @@ def evaluate(rows: Sequence[PairRow], held_out: Sequence[PairRow] | None = None,
     notes = []
     if len(decided) < len(rows):
         notes.append(
-            f"{len(rows) - len(decided)} comparisons are ties by the data: no verdict on them is right, so accuracies leave them out"
+            f"{len(rows) - len(decided)} comparisons are ties in the data, which have no correct verdict: accuracies leave them out"
         )
     equal = sum(row.score == 0 for row in decided)
     if equal:
-        notes.append(f"{equal} pairs have equal scores, which count as lost")
+        notes.append(f"{equal} pairs have equal scores, which count as wrong")
     prompts = len(set(_prompts(rows)))
     if prompts == 1 < len(rows):
-        notes.append(f"all {len(rows)} comparisons are on one prompt: intervals are of other comparisons on it, not of other prompts")
+        notes.append(f"all {len(rows)} comparisons are on one prompt: intervals are for other comparisons on it, not for other prompts")
     elif prompts < len(rows):
         notes.append(
-            f"{len(rows)} comparisons on {prompts} prompts: intervals of accuracies and the calibration error that chance gives take them "
-            "for independent, and may be too narrow and too small; Brier score and log loss have prompts resampled"
+            f"{len(rows)} comparisons on {prompts} prompts: intervals of accuracies and the calibration error by chance assume independent "
+            "comparisons and can be too narrow and too small; Brier score and log loss resample prompts"
         )
     right = np.array([is_right(row.score, row.probability) for row in decided], dtype=bool)
     subsets: dict[str, list[bool]] = {}
@@ -173,11 +173,11 @@ def evaluate(rows: Sequence[PairRow], held_out: Sequence[PairRow] | None = None,
     measured, said = reliability(_columns(rows), None if held_out is None else _columns(held_out), boot)
     fitted_on = len(set(_prompts(held_out or ())))
     if held_out and fitted_on < len(held_out) and measured["temperature"] is not None:
-        on, goes = (f"{fitted_on} prompts", "goes by prompts") if fitted_on > 1 else ("one prompt", "is of other comparisons on it")
+        on, goes = (f"{fitted_on} prompts", "resamples prompts") if fitted_on > 1 else ("one prompt", "is for other comparisons on it")
         said.append(f"the temperature is fitted on {len(held_out)} comparisons on {on}, and its interval {goes}")
     return {
         "benchmark": "pairs",
-        "tie_treatment": "strict: the preferred answer must score higher, equal scores are lost",
+        "tie_treatment": "strict: the preferred answer must score higher; equal scores count as wrong",
         "overall": share(right),
         "subsets": {name: share(np.array(won)) for name, won in subsets.items()},
         "agreement": {"length": _by_length(decided, right), "margin": _by_margin(decided, right)},
@@ -188,13 +188,13 @@ def evaluate(rows: Sequence[PairRow], held_out: Sequence[PairRow] | None = None,
 
 
 def share(hits: NDArray[np.bool_]) -> dict[str, Any]:
-    """A share with its Wilson interval, as `results.json` holds it; without any trial it is None in [0, 1]."""
+    """Return a share with its Wilson interval as `results.json` holds it; without trials, None in [0, 1]."""
     n, wins = len(hits), int(hits.sum())
     return {"score": wins / n if n else None, "n": n, "ci95": list(intervals.accuracy_interval(wins, n))}
 
 
 def _grouped(values: Floats, right: NDArray[np.bool_]) -> list[dict[str, Any]]:
-    """Accuracies in groups of like size: verdicts [n] by a value [n]."""
+    """Return accuracies in groups of about equal size: verdicts [n] by a value [n]."""
     groups = calibration.equal_mass(values, GROUPS)
     return [
         {"low": float(values[groups == g].min()), "high": float(values[groups == g].max()), **share(right[groups == g])}
@@ -203,7 +203,7 @@ def _grouped(values: Floats, right: NDArray[np.bool_]) -> list[dict[str, Any]]:
 
 
 def _by_length(rows: Sequence[PairRow], right: NDArray[np.bool_]) -> dict[str, Any]:
-    """Accuracy by how much longer, in characters, the preferred answer is, and how often model and data choose the longer one."""
+    """Return accuracy by length difference, in characters, and how often model and data choose the longer answer."""
     longer = np.array([row.length_difference if row.probability > 0.5 else -row.length_difference for row in rows], dtype=np.float64)
     scores = np.array([row.score for row in rows])
     signed = np.sign(scores * [row.length_difference for row in rows])
@@ -227,24 +227,24 @@ def _by_margin(rows: Sequence[PairRow], right: NDArray[np.bool_]) -> dict[str, A
 
 def _columns(rows: Sequence[PairRow]) -> Scored:
     prompts = _prompts(rows)
-    if len(set(prompts)) == 1:  # there is nothing else to resample than the comparisons on it
+    if len(set(prompts)) == 1:  # only the comparisons on it can be resampled
         prompts = list(range(len(rows)))
     return Scored(np.array([row.score for row in rows]), np.array([row.probability for row in rows]), np.array(prompts, dtype=np.int64))
 
 
 def _prompts(rows: Sequence[PairRow]) -> list[int]:
-    """For each row, a number that only those on the same prompt share; without a prompt, one of its own."""
+    """Return a group number for each row: equal for rows on one prompt, unique without a prompt."""
     numbers: dict[str | int, int] = {}
     return [numbers.setdefault(row.prompt or place, len(numbers)) for place, row in enumerate(rows)]
 
 
 def mistakes(rows: Sequence[PairRow], comparisons: Sequence[Comparison], limit: int = 50) -> list[dict[str, Any]]:
-    """The verdicts that are most confidently wrong, the worst first, with their texts.
+    """Return the verdicts that are most confidently wrong, worst first, with their texts.
 
     Args:
         rows: Per-sample scores.
         comparisons: What was scored, in the order of the rows.
-        limit: This many at most.
+        limit: Maximum number of verdicts.
     """
     wrong = [(row, pair) for row, pair in zip(rows, comparisons, strict=True) if is_right(row.score, row.probability) is False]
     wrong.sort(key=lambda each: -abs(each[0].score))
@@ -276,10 +276,10 @@ def check_apart(name: str, held_out: Sequence[Comparison], data: Sequence[Compar
     both = shared(held_out, data)
     if both == len(held_out):
         raise ConfigError(
-            f"--calibrate-on {name}: all of its comparisons are in --data too, and a temperature fitted on what it is measured on shows "
-            "nothing; name other comparisons"
+            f"--calibrate-on {name}: all of its comparisons are in --data too, and a temperature must not be fitted on the data that it is "
+            "measured on; name other comparisons"
         )
-    return [f"{both} of the {len(held_out)} comparisons that the temperature was fitted on are evaluated too"] if both else []
+    return [f"{both} of the {len(held_out)} comparisons on which the temperature was fitted are also evaluated"] if both else []
 
 
 def score(
@@ -295,7 +295,7 @@ def score(
         restart: Discard the scores that the folder holds.
 
     Returns:
-        Rows, and the description with what was counted while these comparisons were encoded.
+        Rows, and the description with the counts of encoding these comparisons.
     """
     before = dict(scorer.describe()["encoded"])
     rows = log_pairs(scorer, comparisons, out, PairRow, "pairs", model, restart)

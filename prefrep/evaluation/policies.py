@@ -1,4 +1,4 @@
-"""How policies under evaluation answer: options that programs share."""
+"""How policies under evaluation answer; options that programs share."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Answering:
         self.engine, self.device, self.dtype, self.trust_remote_code = engine, device, dtype, trust_remote_code
 
     def describe(self) -> dict[str, Any]:
-        """Return what can move an answer, but the seed and the batch size, which `generation` keeps itself."""
+        """Return the settings that can change an answer, except seed and batch size, which `generation` records itself."""
         return {"max_new_tokens": self.max_new_tokens, "template": self.template, "engine": self.engine}
 
 

@@ -11,7 +11,7 @@ from prefrep.metrics.rewardbench import section_weights
 
 
 def benchmark_lines(results: Mapping[str, Any]) -> list[str]:
-    """Return the results as lines of a table, followed by what a reader must know about them."""
+    """Return the results as lines of a table, followed by their notes."""
     subsets: dict[str, Any] = dict(results["subsets"])
     groups: list[tuple[str, list[str]]] = list(results.get("members", {}).items())
     if results["benchmark"] == "rewardbench":
@@ -30,13 +30,13 @@ def benchmark_lines(results: Mapping[str, Any]) -> list[str]:
     lines += [line(subset or "(no subset)", value) for subset, value in subsets.items() if subset not in inside]
     lines.append(line("overall", results["overall"]))
     if "accuracy" in results:
-        lines.append(line("all rows alike", results["accuracy"]))
+        lines.append(line("all rows equal", results["accuracy"]))
     for title, table in results.get("tables", {}).items():
         lines += [f"{title}:", *(line(f"  {label}", value) for label, value in table.items())]
     lines += ["", f"{results['benchmark']}, {rule_of(results)}, model: {results['model']['name']}"]
     if "swap" in results:
         swap = results["swap"]
-        lines.append(f"swapping: {swap['consistent']:.1%} of {swap['n']} verdicts flip as they should ({swap['orders']})")
+        lines.append(f"swapping: {swap['consistent']:.1%} of {swap['n']} verdicts flip as required ({swap['orders']})")
     return lines + [textwrap.fill(f"note: {note}", 120, subsequent_indent="      ", break_on_hyphens=False) for note in results["notes"]]
 
 
@@ -51,7 +51,7 @@ def overview_lines(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 
 def pair_lines(results: dict[str, Any]) -> list[str]:
-    """Return the results as lines of a table, followed by what a reader must know about them."""
+    """Return the results as lines of a table, followed by their notes."""
     measured, length, margin = results["calibration"], results["agreement"]["length"], results["agreement"]["margin"]
     lines = [f"{'':<40}{'n':>7}  {'score':>7}  95 % interval"]
 
@@ -84,7 +84,7 @@ def pair_lines(results: dict[str, Any]) -> list[str]:
 
 
 def winrate_lines(results: dict[str, Any]) -> list[str]:
-    """Return the results as lines of a table, followed by what a reader must know about them."""
+    """Return the results as lines of a table, followed by their notes."""
     lines = [
         f"{results['a']} against {results['b']}, judged by {results['judge']['path']}",
         f"{'':<28}{'n':>6}  {'score':>6}  95 % interval",
@@ -100,7 +100,7 @@ def winrate_lines(results: dict[str, Any]) -> list[str]:
 
 
 def intransitivity_lines(results: Mapping[str, Any]) -> list[str]:
-    """Return the results as lines of a table, followed by what a reader must know about them."""
+    """Return the results as lines of a table, followed by their notes."""
     found, null = results["tables"], results["null"]
     kinds = ", ".join(f"{n} {kind}" for kind, n in found["kinds"].items())
     triples = found["triples"]
@@ -126,13 +126,13 @@ def intransitivity_lines(results: Mapping[str, Any]) -> list[str]:
         line("cyclic triples", results["triples"]["cyclic"], "triples.cyclic"),
         line("  or cyclic but for a tie", results["triples"]["intransitive"], "triples.intransitive"),
         line("prompts with a cycle", results["prompts_with_a_cycle"]),
-        line("verdicts that no order can keep", arcs["arcs"], "feedback_arcs.arcs"),
+        line("verdicts that the best order violates", arcs["arcs"], "feedback_arcs.arcs"),
         line("  by weight", arcs["weight"]),
         line("energy: gradient (transitive)", energy["gradient"]),
         line("  curl (cycles of three)", energy["curl"]),
         line("  harmonic (longer cycles)", energy["harmonic"]),
         line("  cyclic, both", energy["cyclic"], "energy.cyclic"),
-        line("  cyclic, if all were noise", energy["cyclic_of_noise"]),
+        line("  cyclic, for pure noise", energy["cyclic_of_noise"]),
     ]
     if "condorcet_winner" in results:
         lines.append(line("Condorcet winner", results["condorcet_winner"]))
@@ -152,18 +152,18 @@ def intransitivity_lines(results: Mapping[str, Any]) -> list[str]:
         other, cyclic, transitive = results["against"], results["against"]["cyclic"], results["against"]["gradient"]["correlation"]
         lines += ["", f"against {other['path']}, {other['n']} prompts:"]
         if transitive is None:
-            lines.append("the transitive parts: one of the two has none")
+            lines.append("transitive parts: one of the two has none")
         else:
-            lines.append(f"the transitive parts correlate by {transitive:.3f}")
+            lines.append(f"the transitive parts correlate with r = {transitive:.3f}")
         if cyclic["correlation"] is None:
-            lines.append("the cyclic parts: one of the two has none")
+            lines.append("cyclic parts: one of the two has none")
         elif cyclic["p"] is None:
-            why = "no p without --model: margins of an order are cyclic too, so equal orders agree in them"
-            lines.append(f"the cyclic parts correlate by {cyclic['correlation']:.3f} ({why})")
+            why = "no p-value without --model: the margins of an order have cyclic parts too, which equal orders share"
+            lines.append(f"the cyclic parts correlate with r = {cyclic['correlation']:.3f} ({why})")
         else:
             low, high = cyclic["ci95"]
             noise = f"independent noise: [{low:.3f}, {high:.3f}], p = {cyclic['p']:.3g}"
-            lines.append(f"the cyclic parts correlate by {cyclic['correlation']:.3f} ({noise})")
-    lines += ["", "p: how often the transitive null gives as much or more; close to 1: the verdicts run in circles less than noise would"]
+            lines.append(f"the cyclic parts correlate with r = {cyclic['correlation']:.3f} ({noise})")
+    lines += ["", "p: how often the transitive null gives as much or more; close to 1: fewer cycles than from noise alone"]
     notes = [*(f"null of {kind}: {words}" for kind, words in null["models"].items()), *(f"note: {note}" for note in results["notes"])]
     return lines + [textwrap.fill(note, 120, subsequent_indent="      ", break_on_hyphens=False) for note in notes]

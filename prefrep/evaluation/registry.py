@@ -1,4 +1,4 @@
-"""The benchmarks of reward models, by name, and which of them a folder of data holds."""
+"""The benchmarks of reward models by name, and detection of those whose data a folder holds."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from prefrep.evaluation.judged.ppe import PPE
 from prefrep.evaluation.judged.rmb import RMB
 from prefrep.evaluation.judged.rmbench import RMBENCH
 from prefrep.evaluation.layout import write_official
-from prefrep.evaluation.scores import PairScore, RankedScore, RewardScore
+from prefrep.evaluation.rows import PairScore, RankedScore, RewardScore
 from prefrep.evaluation.summary import Bootstrap, Scalarisation, pair_results, ranked_results
 from prefrep.metrics.rewardbench import TiesRule, Weights
 from prefrep.records import Record
@@ -44,7 +44,7 @@ def rewardbench2(ties: TiesRule = "main", scalarisation: Scalarisation | None = 
 
     Args:
         ties: Version of the official code that scores the Ties subset.
-        scalarisation: How an answer gets one score; None: rewards for models that give them, round-robin for others.
+        scalarisation: How an answer gets one score; None: rewards for models that have them, round-robin for others.
     """
     from prefrep.evaluation.rewardbench import pairs_of, score_ranked
 
@@ -57,7 +57,7 @@ def rewardbench2(ties: TiesRule = "main", scalarisation: Scalarisation | None = 
     def results(rows: list[RankedScore], known: Mapping[str, Any], bootstrap: Bootstrap) -> dict[str, Any]:
         stated = known.get("scalarisation")
         if stated and scalarisation not in (None, stated):
-            raise ConfigError(f"these scores were made by '{stated}'; another --scalarisation needs the model")
+            raise ConfigError(f"these scores were made with '{stated}'; to use another --scalarisation, score with --model")
         return ranked_results(rows, ties, stated or rule(known["pairwise"]), bootstrap)
 
     hub = ("allenai/reward-bench-2:test",)
@@ -71,19 +71,19 @@ def _official(out: Path, results: Mapping[str, Any], rows: list[Any], records: l
 
 
 def benchmarks() -> dict[str, Benchmark]:
-    """Return the benchmarks whose rows tell what they are, by name, with the default options."""
+    """Return the benchmarks whose rows can be detected, by name, with the default options."""
     found = {"rewardbench": rewardbench(), "rewardbench2": rewardbench2()}
     return found | {name: each.benchmark() for name, each in JUDGED.items() if not each.format}
 
 
 def find(folder: str | Path) -> tuple[dict[str, list[str]], list[str]]:
-    """Find the benchmarks in a folder: each file belongs to the one that its first row looks like.
+    """Find the benchmarks in a folder; the first row of a file decides to which one it belongs.
 
     Args:
         folder: The folder; sub-folders are searched too.
 
     Returns:
-        Files by benchmark, and why other files were left out, a sentence each that begins with the file.
+        Files by benchmark, and for each other file a sentence that says why it was skipped.
 
     Raises:
         DataError: There is no such folder, or no data file in it.
@@ -93,7 +93,7 @@ def find(folder: str | Path) -> tuple[dict[str, list[str]], list[str]]:
     from prefrep.data.sources import rows
 
     if not Path(folder).is_dir():
-        raise DataError(f"{folder}: no such folder; name one that holds files of benchmarks")
+        raise DataError(f"{folder}: no such folder; name a folder with benchmark files")
     known = benchmarks()
     found: dict[str, list[str]] = {}
     left: list[str] = []
@@ -107,7 +107,7 @@ def find(folder: str | Path) -> tuple[dict[str, list[str]], list[str]]:
         if format in known:
             found.setdefault(format, []).append(str(file))
         else:
-            left.append(f"{file}: rows of format {format}, which is no benchmark")
+            left.append(f"{file}: rows have the format {format}, which is no benchmark")
     if not found and not left:
         raise DataError(f"{folder}: the folder holds no {', '.join(SUFFIXES)}")
     return {name: found[name] for name in known if name in found}, left

@@ -1,4 +1,4 @@
-"""How far a model's probabilities can be trusted: the calibration part of results, and the reliability diagram."""
+"""Calibration of a model's probabilities: the numbers, and the reliability diagram."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ Floats = NDArray[np.float64]
 
 
 class Scored(NamedTuple):
-    """Comparisons, as columns.
+    """Columns of comparisons.
 
     Args:
         scores: Log-odds of chosen over rejected [n].
-        outcomes: P(chosen wins) by the data [n].
-        prompts: Whole numbers from 0 [n], equal where comparisons are on one prompt.
+        outcomes: P(chosen wins) according to the data [n].
+        prompts: Group numbers from 0 [n], equal for comparisons on one prompt.
     """
 
     scores: Floats
@@ -33,23 +33,23 @@ class Scored(NamedTuple):
 
 
 def reliability(rows: Scored, held_out: Scored | None, bootstrap: Bootstrap) -> tuple[dict[str, Any], list[str]]:
-    """Brier score, log loss, calibration error and bins, as scored and after a temperature; and what a reader must be told.
+    """Return Brier score, log loss, calibration error and bins, before and after temperature scaling, and notes.
 
     Args:
-        rows: What is measured.
-        held_out: Other comparisons, which the temperature is fitted on; None: no temperature.
-        bootstrap: How intervals are drawn: prompts are resampled.
+        rows: Scored comparisons.
+        held_out: Other comparisons, on which the temperature is fitted; None: no temperature.
+        bootstrap: Settings of the bootstrap, which resamples prompts.
     """
     found, notes = _measure(rows, bootstrap), []
     if (rows.outcomes % 1 != 0).any():
-        notes.append("soft labels count as expected outcomes; the error of a calibrated model is that of hard outcomes, so it is too large")
+        notes.append("soft labels count as expected outcomes; the calibration error by chance assumes hard outcomes and is too large here")
     found["temperature"] = None
     if held_out is not None:
         n = len(held_out.scores)
         try:
             value, interval = calibration.fit_temperature(*held_out)
         except ValueError as error:
-            notes.append(f"no temperature: in the {n} comparisons that it was to be fitted on, {error}")
+            notes.append(f"no temperature: among the {n} comparisons to fit it on, {error}")
         else:
             after = _measure(rows._replace(scores=rows.scores / value), bootstrap)
             found["temperature"] = {"value": value, "ci95": list(interval), "n": n, "after": after}
@@ -57,7 +57,7 @@ def reliability(rows: Scored, held_out: Scored | None, bootstrap: Bootstrap) -> 
 
 
 def _measure(rows: Scored, boot: Bootstrap) -> dict[str, Any]:
-    """Brier score, log loss, calibration error and the reliability diagram."""
+    """Return Brier score, log loss, calibration error and the bins of the reliability diagram."""
     scores, outcomes, prompts = rows
     confidence, outcome = calibration.folded(scores, outcomes)
     bins = calibration.equal_mass(confidence, BINS)
@@ -83,7 +83,7 @@ def _measure(rows: Scored, boot: Bootstrap) -> dict[str, Any]:
 
 
 def reliability_plot(results: Mapping[str, Any], path: Path) -> None:
-    """Draws the reliability diagram of some results, before and after the temperature."""
+    """Draw the reliability diagram of results, before and after temperature scaling."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -93,7 +93,7 @@ def reliability_plot(results: Mapping[str, Any], path: Path) -> None:
     figure, axes = plt.subplots(figsize=(6, 5.4), layout="constrained")
     axes.plot([0.5, 1], [0.5, 1], color="0.6", ls="--", lw=1, label="calibrated")
     fitted = measured["temperature"]
-    drawn = [("as scored", measured, "#0072B2", "o")]
+    drawn = [("before scaling", measured, "#0072B2", "o")]
     if fitted is not None:
         drawn.append((f"temperature {fitted['value']:.3g}, fitted on {fitted['n']} others", fitted["after"], "#D55E00", "s"))
     for name, each, color, marker in drawn:
@@ -101,9 +101,9 @@ def reliability_plot(results: Mapping[str, Any], path: Path) -> None:
         down, up = ([abs(one["ci95"][side] - one["outcome"]) for one in each["bins"]] for side in (0, 1))
         label = f"{name}: ECE {each['ece']['score']:.3f}, log loss {each['log_loss']['score']:.3f}"
         axes.errorbar(x, y, yerr=[down, up], fmt=f"{marker}-", color=color, capsize=3, lw=1, label=label)
-    axes.set(xlabel="confidence, max(p, 1 - p)", ylabel="share of right verdicts", xlim=(0.49, 1.01))
+    axes.set(xlabel="confidence, max(p, 1 - p)", ylabel="share of correct verdicts", xlim=(0.49, 1.01))
     n, bins = measured["ece"]["n"], len(measured["bins"])
-    axes.set_title(f"{n} comparisons in {bins} bins of like size; bars: 95 % intervals", fontsize=10)
+    axes.set_title(f"{n} comparisons in {bins} bins of about equal size; bars: 95 % intervals", fontsize=10)
     axes.legend(loc="best", fontsize=8, framealpha=0.9)
     axes.grid(color="0.92")
     path.parent.mkdir(parents=True, exist_ok=True)

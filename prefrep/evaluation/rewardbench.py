@@ -1,8 +1,8 @@
-"""Scores RewardBench 1 and 2 with any preference model.
+"""Scoring of RewardBench 1 and 2 with any preference model.
 
-The official tools score each answer alone. RewardBench 1 only asks whether the chosen answer wins, so any model fits its rule.
-RewardBench 2 needs one score per answer; for models that only compare answers there is no official rule, and the
-scalarisation used instead (`Scalarisation`) is named in the results.
+The official tools score each answer alone. The rule of RewardBench 1, whether the chosen answer wins, fits any model. RewardBench 2 needs
+one score per answer; there is no official rule for models that only compare answers, and results name the scalarisation (`Scalarisation`)
+that is used instead.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prefrep.errors import ConfigError, DataError
-from prefrep.evaluation.scores import PairScore, RankedScore, RewardScore, ScoreLog, digest, log_pairs
+from prefrep.evaluation.rows import PairScore, RankedScore, RewardScore
+from prefrep.evaluation.scores import ScoreLog, digest, log_pairs
 from prefrep.evaluation.summary import Scalarisation
 from prefrep.metrics import intervals
 from prefrep.records import Comparison, RankedResponses, Record
@@ -27,18 +28,18 @@ Kind = TypeVar("Kind", Comparison, RankedResponses)
 
 @runtime_checkable
 class OneOrderScorer(Protocol):
-    """A model that reads both answers together and can tell what it says to one order of them alone."""
+    """A model that reads both answers together and can give the log-odds of a single order."""
 
     def compare_one_order(self, comparisons: Iterable[Comparison], *, progress: str | None = None) -> Iterator[float]:
-        """Log-odds of chosen over rejected with chosen read first, not averaged over the two orders."""
+        """Yield log-odds of chosen over rejected with chosen read first, not averaged over the two orders."""
 
 
 def scalarise(table: NDArray[Any], rule: Scalarisation) -> NDArray[np.float64]:
-    """One score per answer from log-odds of i over j, [K, K] -> [K]. None of these rules is official.
+    """Return one score per answer from log-odds of i over j, [K, K] -> [K]. None of these rules is official.
 
     `round-robin`: mean win probability over the other answers; `mean-logit`: mean log-odds over the other answers (without the
-    answer itself, so K / (K - 1) times GPO's row mean); `wins`: answers beaten, an equal one counting half; `beat-all`: log-odds
-    over the strongest opponent, positive if and only if all others are beaten. A single answer scores 0.
+    answer itself, so K / (K - 1) times GPO's row mean); `wins`: answers beaten, ties counting half; `beat-all`: log-odds
+    over the strongest opponent, positive if and only if it beats all others. A single answer scores 0.
     """
     logits = np.asarray(table, dtype=np.float64)
     others = ~np.eye(len(logits), dtype=bool)
@@ -60,18 +61,18 @@ def scalarise(table: NDArray[Any], rule: Scalarisation) -> NDArray[np.float64]:
 def score_pairs(
     scorer: PreferenceScorer, records: Iterable[Record], out: Path, model: Mapping[str, Any], restart: bool = False
 ) -> list[PairScore]:
-    """Scores RewardBench 1 pairs into `out/scores.jsonl`, going on where an interrupted run stopped.
+    """Score RewardBench 1 pairs into `out/scores.jsonl`, resuming an interrupted run.
 
     Args:
         scorer: The model.
         records: The pairs.
         out: Output folder.
-        model: What tells this model from others, kept beside the scores.
-        restart: Throw away scores that the folder holds.
+        model: Identity of the model, kept beside the scores.
+        restart: Discard the scores that the folder holds.
 
     Raises:
-        DataError: If there are no records, one is not a pair, or a score is not finite.
-        ConfigError: If the folder holds scores of another model or other data.
+        DataError: There are no records, one is not a pair, or a score is not finite.
+        ConfigError: The folder holds scores of another model or other data.
     """
     pairs = [_named(record, number, Comparison, "rewardbench2") for number, record in enumerate(_some(records))]
     if scorer.pairwise or not hasattr(scorer, "compare_rewards"):
@@ -87,19 +88,19 @@ def score_ranked(
     rule: Scalarisation,
     restart: bool = False,
 ) -> list[RankedScore]:
-    """Scores RewardBench 2 prompts into `out/scores.jsonl`, going on where an interrupted run stopped.
+    """Score RewardBench 2 prompts into `out/scores.jsonl`, resuming an interrupted run.
 
     Args:
         scorer: The model.
         records: Prompts with the correct answers first (score 1), then the others (score 0).
         out: Output folder.
-        model: What tells this model from others, kept beside the scores.
-        rule: `rewards` for the official rule, else how log-odds become one score per answer.
-        restart: Throw away scores that the folder holds.
+        model: Identity of the model, kept beside the scores.
+        rule: `rewards`: the official rule; others: how log-odds become one score per answer.
+        restart: Discard the scores that the folder holds.
 
     Raises:
-        DataError: If there are no records, one has no correct answer in front, or a score is not finite.
-        ConfigError: If the folder holds scores of another model or other data, or the rule does not fit the model.
+        DataError: There are no records, one does not begin with a correct answer, or a score is not finite.
+        ConfigError: The folder holds scores of another model or other data, or the rule does not fit the model.
     """
     if rule == "rewards" and scorer.pairwise:
         scalarise(np.zeros((2, 2)), rule)  # raises
@@ -121,10 +122,10 @@ def score_ranked(
 
 
 def num_correct(prompt: RankedResponses) -> int:
-    """How many answers are correct: the leading ones with score 1.
+    """Return the number of correct answers, the leading ones with score 1.
 
     Raises:
-        DataError: If the scores are not ones followed by zeros.
+        DataError: The scores are not ones followed by zeros.
     """
     scores = prompt.scores or ()
     n = sum(score == 1.0 for score in scores)
@@ -143,13 +144,13 @@ def _some(records: Iterable[Record]) -> list[Record]:
 def _named(record: Record, number: int, kind: type[Kind], other: str) -> Kind:
     if not isinstance(record, kind):
         where = record.source or f"row {number + 1}"
-        raise DataError(f"{where}: found {type(record).__name__}, need {kind.__name__}; this data may be meant for `prefrep eval {other}`")
+        raise DataError(f"{where}: found {type(record).__name__}, need {kind.__name__}; these data may be meant for `prefrep eval {other}`")
     return record if record.id else replace(record, id=str(number))
 
 
 # ---------------------------------------------------------------------------------------------------------------- both orders
 def pairs_of(records: Iterable[Record]) -> list[Comparison]:
-    """Pairs as they are; of K answers, the first against each incorrect one."""
+    """Return pairs as they are; of K answers, the first against each incorrect one."""
     found: list[Comparison] = []
     for record in records:
         if isinstance(record, Comparison):
@@ -160,10 +161,10 @@ def pairs_of(records: Iterable[Record]) -> list[Comparison]:
 
 
 def swap_consistency(scorer: PreferenceScorer, records: Iterable[Record]) -> dict[str, Any]:
-    """Compares each pair in both orders: a consistent verdict flips when chosen and rejected are swapped.
+    """Compare each pair in both orders: a consistent verdict flips when chosen and rejected are swapped.
 
-    Models that average over both orders, or score answers alone, are consistent by construction, and the result says so; of a
-    model that offers single orders (`OneOrderScorer`), those are compared, and the accuracy of each order shows its position bias.
+    Models that average over both orders, or score answers alone, are consistent by construction, and the result states this. If the
+    model offers single orders (`OneOrderScorer`), those are compared, and the accuracy of each order shows its position bias.
 
     Args:
         scorer: The model.

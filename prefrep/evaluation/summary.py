@@ -1,4 +1,4 @@
-"""From per-sample scores of RewardBench to subsets, sections and overall, each with its interval, and to what a reader must be told."""
+"""Results of RewardBench from per-sample scores: subsets, sections and overall with intervals, and notes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prefrep.errors import DataError, UsageError
-from prefrep.evaluation.scores import PairScore, RankedScore
+from prefrep.evaluation.rows import PairScore, RankedScore
 from prefrep.metrics import intervals
 from prefrep.metrics import rewardbench as rules
 
@@ -18,18 +18,18 @@ Scalarisation = Literal["rewards", "round-robin", "mean-logit", "wins", "beat-al
 Floats = NDArray[np.float64]
 Row = TypeVar("Row", PairScore, RankedScore)
 
-# Rows of the full benchmarks; where a data file has fewer, the results say so.
+# Rows of the full benchmarks; if the data have fewer, the results state it.
 FULL_V1 = {subset: n for table in rules.SECTIONS["current"].values() for subset, n in table.items()} | {"math-prm": 447}
 FULL_V2 = {"Factuality": 475, "Precise IF": 160, "Math": 183, "Safety": 450, "Focus": 495, "Ties": 102}
 
 
 @dataclass(frozen=True, slots=True)
 class Bootstrap:
-    """How intervals are drawn.
+    """Settings of the bootstrap.
 
     Args:
         draws: Number of resamples.
-        seed: Of the random numbers.
+        seed: Seed of the resampling.
     """
 
     draws: int = 2000
@@ -41,7 +41,7 @@ class Bootstrap:
 
 
 def entry(score: float, n: int, draws: Floats) -> dict[str, Any]:
-    """A number as `results.json` holds it."""
+    """Return a number as `results.json` holds it."""
     return {"score": float(score), "n": int(n), "ci95": list(intervals.percentile_interval(draws))}
 
 
@@ -64,12 +64,12 @@ def _completeness(groups: Mapping[str, Sequence[object]], full: Mapping[str, int
 
 
 def pair_results(rows: Sequence[PairScore], weights: rules.Weights = "current", bootstrap: Bootstrap | None = None) -> dict[str, Any]:
-    """RewardBench 1: subsets, sections and overall with intervals.
+    """Return the results of RewardBench 1: subsets, sections and overall with intervals.
 
     Args:
         rows: Per-sample scores.
-        weights: Which weights the sections use.
-        bootstrap: How intervals are drawn: pairs are resampled within their subset, sections and overall computed anew.
+        weights: Weights of the sections.
+        bootstrap: Settings of the bootstrap, which resamples pairs within their subset and recomputes sections and overall.
     """
     boot = bootstrap or Bootstrap()
     groups = _by_subset(rows, [*FULL_V1, *rules.PRIOR_SUBSETS])
@@ -98,14 +98,16 @@ def pair_results(rows: Sequence[PairScore], weights: rules.Weights = "current", 
         notes.append("no subset belongs to a section of RewardBench: overall is the accuracy over all rows")
     flat = [name for name, won in wins.items() if won.min() == won.max()]
     if flat:
-        notes.append(f"all pairs of {', '.join(flat)} end alike, so the bootstrap sees no spread there; wilson95 holds better intervals")
+        notes.append(
+            f"all pairs of {', '.join(flat)} have the same outcome, so the bootstrap has no spread there; wilson95 has better intervals"
+        )
     equal = sum(row.score == 0 for row in rows)
     if equal:
-        notes.append(f"{equal} pairs have equal scores, which count as lost")
+        notes.append(f"{equal} pairs have equal scores, which count as wrong")
     return {
         "benchmark": "rewardbench",
         "weights": weights,
-        "tie_treatment": "strict: chosen must score higher, equal scores are lost",
+        "tie_treatment": "strict: chosen must score higher; equal scores count as wrong",
         "overall": overall,
         "sections": {name: entry(float(score), counts[name], section_draws[name]) for name, score in sections.items()},
         "subsets": {name: entry(float(means[name]), len(won), draws[name]) for name, won in wins.items()},
@@ -118,7 +120,7 @@ def pair_results(rows: Sequence[PairScore], weights: rules.Weights = "current", 
 
 
 def rule_of(results: Mapping[str, Any]) -> str:
-    """The rule that an overall follows, in words: overalls of different rules cannot be compared."""
+    """Return the rule of an overall score in words: overalls of different rules cannot be compared."""
     if "rule" in results:
         return str(results["rule"])
     if results["benchmark"] == "rewardbench":
@@ -127,20 +129,20 @@ def rule_of(results: Mapping[str, Any]) -> str:
 
 
 def credit(row: RankedScore, rule: Scalarisation) -> float:
-    """What one best-of-4 row counts: the official shared top, or under `beat-all` whether the first answer beats all others."""
+    """Return the credit of a best-of-4 row: the official shared top, or under `beat-all` whether the first answer beats all others."""
     return float(row.scores[0] > 0) if rule == "beat-all" else rules.best_of_credit(row.scores)
 
 
 def ranked_results(
     rows: Sequence[RankedScore], ties: rules.TiesRule = "main", rule: Scalarisation = "rewards", bootstrap: Bootstrap | None = None
 ) -> dict[str, Any]:
-    """RewardBench 2: subsets and overall with intervals; `wilson95` of subsets without shared credit.
+    """Return the results of RewardBench 2: subsets and overall with intervals; `wilson95` of subsets without shared credit.
 
     Args:
         rows: Per-sample scores.
-        ties: Which rule scores the Ties subset.
-        rule: Where the scores come from; anything but `rewards` is not official, and `beat-all` leaves Ties out.
-        bootstrap: How intervals are drawn: prompts are resampled within their subset, for Ties the pairs of prompts with one number.
+        ties: Rule of the Ties subset.
+        rule: Origin of the scores; only `rewards` is official, and `beat-all` leaves Ties out.
+        bootstrap: Settings of the bootstrap, which resamples prompts within their subset, and for Ties the pairs of prompts on a question.
     """
     boot = bootstrap or Bootstrap()
     groups = _by_subset(rows, rules.SUBSETS_V2)
@@ -163,9 +165,9 @@ def ranked_results(
                 flat.append(name)
             several = sum(row.num_correct != 1 for row in group)
             if several:
-                notes.append(f"{name}: {several} rows have several correct answers, of which best-of-4 sees the first only")
+                notes.append(f"{name}: {several} rows have several correct answers, of which best-of-4 uses the first only")
         elif rule == "beat-all":
-            notes.append("Ties is left out of overall: 'beat-all' gives answers no score that margins could be taken of")
+            notes.append("Ties is left out of overall: 'beat-all' gives no scores from which margins could be computed")
         else:
             terms = rules.ties_terms([rules.TiesRow(row.id, row.num_correct, row.scores) for row in group], ties)
             scores[name] = float(rules.ties_from_terms(terms))
@@ -175,11 +177,13 @@ def ranked_results(
                 flat.append(name)
             silent = [term for column, term in enumerate(rules.TIES_TERMS) if not np.isfinite(terms[:, column]).any()]
             if silent:
-                notes.append(f"Ties: no prompt has a say in {', '.join(silent)}, which count 0; the score is too low for a full one")
+                notes.append(
+                    f"Ties: no prompt contributes to {', '.join(silent)}, which count as 0; the score is below that of complete data"
+                )
     if flat:
         better = [name for name in flat if name in wilson]
-        where = f"; wilson95 holds better intervals of {', '.join(better)}" if better else ""
-        notes.append(f"all prompts of {', '.join(flat)} end alike, so the bootstrap sees no spread there{where}")
+        where = f"; wilson95 has better intervals for {', '.join(better)}" if better else ""
+        notes.append(f"all prompts of {', '.join(flat)} have the same outcome, so the bootstrap has no spread there{where}")
     counted = [name for name in scores if name in FULL_V2] or list(scores)
     if not counted:
         raise DataError("only Ties rows, and 'beat-all' cannot score them; use another --scalarisation")
@@ -197,7 +201,7 @@ def ranked_results(
     return {
         "benchmark": "rewardbench2",
         "ties": ties,
-        "tie_treatment": "best-of-4: answers that share the top share the credit" if rule != "beat-all" else "strict: all others beaten",
+        "tie_treatment": "best-of-4: answers that tie for the top share the credit" if rule != "beat-all" else "strict: all others beaten",
         "scalarisation": rule,
         "official": official,
         "overall": overall,

@@ -1,4 +1,4 @@
-"""K x K tables, one per prompt: of a model, or of the data themselves; kept as `tables.jsonl`, written as scoring goes."""
+"""K x K tables, one per prompt, of a model or of the data themselves; `tables.jsonl` is written table by table."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prefrep.errors import DataError, RecordError
-from prefrep.evaluation.scores import ScoreLog, distinct, read_scores
+from prefrep.evaluation.rows import read_scores
+from prefrep.evaluation.scores import ScoreLog, distinct
 from prefrep.functional import hodge
 from prefrep.functional.votes import majority, vote_margins
 from prefrep.records import Comparison, Messages, RankedResponses, Record
@@ -20,14 +21,14 @@ from prefrep.records import Comparison, Messages, RankedResponses, Record
 Kind = Literal["model", "votes", "probabilities", "majority", "scores"]
 Matrix = tuple[tuple[float, ...], ...]
 
-LARGEST = 40  # responses to a prompt: the triples of more take minutes and gigabytes
+LARGEST = 40  # responses to a prompt; the triples of more take minutes and gigabytes
 
 
 class Tables(Protocol):
-    """Whoever makes tables: a `BlockScorer`."""
+    """A model that makes tables, such as a `BlockScorer`."""
 
     def tables(self, records: Iterable[RankedResponses], *, progress: str | None = None) -> Iterator[NDArray[np.float32]]:
-        """Log-odds [K, K], or by block [D/2, K, K]."""
+        """Yield log-odds [K, K], or by block [D/2, K, K]."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +36,11 @@ class TableRow:
     """The table of one prompt.
 
     Args:
-        id: Of the prompt.
-        subset: That it belongs to.
-        kind: Where entries come from. `model`: log-odds in nats. The others are margins in [-1, 1], P(i beats j) - P(j beats i).
+        id: Id of the prompt.
+        subset: Subset of the prompt.
+        kind: Origin of the entries. `model`: log-odds in nats. The others are margins in [-1, 1], P(i beats j) - P(j beats i).
             `votes`: of hard comparisons; `probabilities`: of soft or weighted ones; `majority`: of aspects that rate all responses;
-            `scores`: 1 or -1 by one score per response, which cannot run in circles.
+            `scores`: 1 or -1 by one score per response, which cannot have cycles.
         table: [K, K], skew-symmetric.
         compared: [K, K] of 0 and 1; None: all pairs.
         wins: [K, K], votes for i against j (`votes`).
@@ -62,7 +63,7 @@ class TableRow:
 
     @classmethod
     def parse(cls, row: Mapping[str, Any]) -> Self:
-        """A row of `tables.jsonl`; raises `ValueError` or `KeyError` when it is not one."""
+        """Return a row of `tables.jsonl`. Raises ValueError or KeyError: it is not one."""
         parts = {name: row.get(name) for name in ("compared", "wins", "ties", "ratings")}
         blocks = row.get("blocks")
         found = cls(
@@ -106,16 +107,16 @@ class Verdict(NamedTuple):
 
 
 class PromptTable(NamedTuple):
-    """A prompt with all responses to it that were compared; `verdicts` are empty where a row held all responses."""
+    """A prompt with all responses to it that were compared; `verdicts` is empty if a row held all responses."""
 
     record: RankedResponses
     verdicts: tuple[Verdict, ...]
 
 
 def gather(records: Iterable[Record]) -> list[PromptTable]:
-    """Brings comparisons that share a prompt (and a subset) together; rows with K responses stay what they are.
+    """Group comparisons that share a prompt (and a subset); rows with K responses stay as they are.
 
-    Equal responses to one prompt are one response. Texts without a prompt share none.
+    Equal responses to one prompt are one response. Comparisons without a prompt are not grouped.
 
     Raises:
         RecordError: A prompt has more than LARGEST responses.
@@ -138,24 +139,24 @@ def gather(records: Iterable[Record]) -> list[PromptTable]:
                 record.prompt, tuple(responses), subset=record.subset, id=record.id or str(number), source=record.source
             )
         if len(record.responses) > LARGEST:
-            problem = f"{len(record.responses)} responses to one prompt, and tables stop at {LARGEST}"
-            raise RecordError(record.source or "a record", problem, "leave some of them out")
+            problem = f"{len(record.responses)} responses to one prompt, but a table has at most {LARGEST}"
+            raise RecordError(record.source or "a record", problem, "remove some of them")
         prompts.append(PromptTable(record, tuple(verdicts)))
     return prompts
 
 
 def named(prompts: Sequence[PromptTable]) -> list[tuple[str, str]]:
-    """(id, subset) of every table, each with an id of its own; a row without one is called by its number, from 0."""
+    """Return a unique (id, subset) for each table; a row without an id is named by its number, from 0."""
     ids = distinct(prompt.record.id or str(number) for number, prompt in enumerate(prompts))
     return [(name, prompt.record.subset) for name, prompt in zip(ids, prompts, strict=True)]
 
 
 def own_table(prompt: PromptTable, name: str) -> TableRow | None:
-    """The table that the data themselves give; None: they say nothing about this prompt.
+    """Return the table of the data themselves; None: they have no verdicts on this prompt.
 
     Args:
         prompt: The prompt.
-        name: Its id.
+        name: Id of the table.
     """
     record, size = prompt.record, len(prompt.record.responses)
     if prompt.verdicts:
@@ -192,31 +193,31 @@ def _of_verdicts(prompt: PromptTable, name: str) -> TableRow:
 
 
 def model_table(found: NDArray[np.float32], name: str, subset: str) -> TableRow:
-    """A row of a model's log-odds, [K, K] or by block [D/2, K, K]."""
+    """Return the row of a model's log-odds, [K, K] or by block [D/2, K, K]."""
     if found.ndim == 2:
         return TableRow(name, subset, "model", _rows(found))
-    blocks = (found - np.swapaxes(found, -1, -2)).astype(np.float64) / 2  # skew to the last bit, whatever the basis of the blocks
+    blocks = (found - np.swapaxes(found, -1, -2)).astype(np.float64) / 2  # exactly skew, whatever the basis of the blocks
     return TableRow(name, subset, "model", _rows(blocks.sum(0)), blocks=tuple(_rows(block) for block in blocks))
 
 
 def write(
     prompts: Sequence[PromptTable], out: Path, identity: Mapping[str, Any], model: Tables | None = None, restart: bool = False
 ) -> list[TableRow]:
-    """Makes the tables of all prompts that a folder does not hold yet; `tables.jsonl` grows as they are made.
+    """Make the tables of all prompts that a folder does not hold yet, and append them to `tables.jsonl`.
 
     Args:
-        prompts: What to make tables of.
+        prompts: The prompts.
         out: The folder.
-        identity: What the tables belong to; see `ScoreLog`.
-        model: Who compares; None: the data themselves, and prompts that they say nothing about are left out.
-        restart: Throw away what the folder holds.
+        identity: What the tables depend on, see `ScoreLog`.
+        model: The model that compares; None: the data themselves, where prompts without verdicts are skipped.
+        restart: Discard the tables that the folder holds.
 
     Returns:
         All rows.
 
     Raises:
-        ConfigError: If the folder holds tables of something else.
-        DataError: If no prompt has pairs enough for a circle, or a number is not finite.
+        ConfigError: The folder holds tables with another identity.
+        DataError: No prompt has enough pairs for a cycle, or a number is not finite.
     """
     names = named(prompts)
     if model is None:
@@ -240,7 +241,7 @@ def write(
 
 
 def read_tables(folder: Path) -> list[TableRow]:
-    """The tables of an earlier evaluation.
+    """Return the tables of an earlier evaluation.
 
     Raises:
         DataError: There are none.
@@ -255,7 +256,7 @@ def read_tables(folder: Path) -> list[TableRow]:
 def _check(graphs: Iterable[NDArray[np.bool_]]) -> None:
     if not any(hodge.cyclic_dimension(graph) for graph in graphs):
         raise DataError(
-            "no prompt has three responses that were compared with each other, so nothing can run in circles; "
+            "no prompt has three responses that were compared with each other, so there can be no cycles; "
             "give ranked or rated responses, or comparisons that share their prompt"
         )
 

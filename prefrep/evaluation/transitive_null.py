@@ -1,4 +1,4 @@
-"""Cycle rates of many tables against those of a transitive model with the same noise."""
+"""Cycle rates over many tables, tested against those of a transitive model with the same noise."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from prefrep.metrics import intervals
 
 Floats = NDArray[np.float64]
 
-DUST = 1e-9  # of the energy; float32 rounds scores by 1e-7 of their size, so it leaves some 1e-14 where nothing is
+DUST = 1e-9  # of the energy; float32 rounds scores by 1e-7 of their size, which leaves about 1e-14 in parts that are zero
 _ROTATED = (
-    "{} r_i - r_j plus independent normal errors, of a size of their own for each table: the gradient part is kept, the rest turned at "
+    "{} r_i - r_j plus independent normal errors, with a variance for each table: the gradient part is kept, the rest is rotated at "
     "random (rotation test)"
 )
 NULLS = {
@@ -27,25 +27,25 @@ NULLS = {
     "probabilities": _ROTATED.format("margins"),
     "votes": "Bradley-Terry votes in which every response wins as often as it did: cycles of votes are reversed at random (exact "
     "conditional test)",
-    "majority": "ratings = quality of the response + leniency of the aspect + errors: means are kept, the rest is turned at random and "
-    "brought back to the nearest rating (not exact, and for triples and feedback arcs only)",
+    "majority": "ratings = quality of the response + leniency of the aspect + errors: means are kept, the rest is rotated at random and "
+    "rounded to the nearest rating (not exact, and for triples and feedback arcs only)",
     "scores": "none: one score per response is transitive",
 }
 
 
 def null(rows: Sequence[TableRow], draws: int, seed: int) -> dict[str, Any]:
-    """What a transitive model with the same noise would have given, over all prompts; see `functional.transitive_nulls`.
+    """Return the statistics of a transitive model with the same noise, over all prompts; see `functional.transitive_nulls`.
 
     Args:
         rows: The tables; the null of each follows from its kind.
-        draws: How many times all tables are drawn.
-        seed: Of the draws. The random numbers of a prompt follow from it and the prompt's subset and id, whatever the other prompts.
+        draws: Number of samples of all tables.
+        seed: Seed of the samples. The random numbers of a prompt depend on it and on the prompt's subset and id, not on other prompts.
 
     Returns:
         `models`: the null of each kind in words. For each statistic `observed`, `mean`, `ci95` (the middle 95 % of the null), `p`
-        (one-sided) and `draws`. Cyclic energy is in units of the observed tables' energy: noise that adds to one adds to the other, and
-        their ratio would hide it. It is left out where no table has votes, since the other nulls keep it as it is, and where one has
-        ratings, since rounding them moves it (see `functional.transitive_nulls`).
+        (one-sided) and `draws`. Cyclic energy is in units of the observed tables' energy: noise raises both, and
+        their ratio would hide it. It is left out if no table has votes, since the other nulls preserve it, and if one has ratings, since
+        rounding them changes it (see `functional.transitive_nulls`).
     """
     names = ["triples.cyclic", "triples.intransitive", "feedback_arcs.arcs", "energy.cyclic"]
     levels = np.unique([rating for row in rows for line in row.ratings or () for rating in line])
@@ -70,27 +70,27 @@ def null(rows: Sequence[TableRow], draws: int, seed: int) -> dict[str, Any]:
 
 
 def agreement(rows: Sequence[TableRow], others: Sequence[TableRow], draws: int, seed: int) -> dict[str, Any]:
-    """Whether two sources run in the same circles: two training seeds, or a model and the data.
+    """Test whether two sources have the same cycles: two training seeds, or a model and the data.
 
-    One table cannot say whether its cyclic part is noise; two can, since independent noise does not repeat. The cyclic parts of both tables
-    of a prompt are correlated, over all prompts. Null: the first source is transitive plus independent normal errors (see
-    `functional.transitive_nulls.rotated`, whose exact test this is), so that any direction of its cyclic part is as likely, whatever the
-    other source. Margins are not an order plus such errors: their bounds make an order's table cyclic too, in the same way in two sources
-    with the same order, so p is of models only.
+    One table cannot show whether its cyclic part is noise; two can, since independent noise does not repeat. The cyclic parts of both
+    tables of a prompt are correlated, over all prompts. Null: the first source is transitive plus independent normal errors (see
+    `functional.transitive_nulls.rotated`, whose exact test this is), so that every direction of its cyclic part is equally likely,
+    independently of the other source. Margins are not an order plus such errors: since they are bounded, the table of an order has a
+    cyclic part too, the same in two sources with the same order. So p exists for models only.
 
     Args:
         rows: Tables of one source; a model, for a p.
-        others: Tables of the other one, matched by id and subset; prompts that only one has are left out.
-        draws: Of the null.
-        seed: Of the draws; see `null`.
+        others: Tables of the other source, matched by id and subset; prompts that only one has are skipped.
+        draws: Number of samples of the null.
+        seed: Seed of the samples, see `null`.
 
     Returns:
         `n` prompts; `cyclic`: `correlation`, `ci95` of the null, one-sided `p`; `gradient`: `correlation` of the transitive parts. None
-        where a source has no such part: less than `DUST` of its energy, which is what rounding leaves. `ci95` and `p` are None, too,
-        where the first source has tables other than a model's.
+        if a source has no such part, that is, less than `DUST` of its energy, which is rounding. `ci95` and `p` are also None if the
+        first source has tables other than a model's.
 
     Raises:
-        DataError: No prompt is in both, or responses differ in number.
+        DataError: The sources share no prompt, or differ in the number of responses to one.
     """
     known = {(row.id, row.subset): row for row in others}
     pairs = [(row, known[row.id, row.subset]) for row in rows if (row.id, row.subset) in known]
@@ -142,7 +142,7 @@ def _drawn(row: TableRow, levels: Floats, draws: int, generator: np.random.Gener
 
 
 def _statistics(tables: Floats, graph: NDArray[np.bool_]) -> Floats:
-    """Numerators and denominators of the four statistics of `null`, [B, 4, 2]; the first table is the observed one."""
+    """Return numerators and denominators of the four statistics of `null`, [B, 4, 2]; the first table is the observed one."""
     triples = intransitivity.triples(tables, graph)
     count = np.broadcast_to(sum(triples), triples.cyclic.shape)
     arcs = (tables > 0).astype(np.float64)

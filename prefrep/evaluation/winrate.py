@@ -1,4 +1,4 @@
-"""Two models, one judge: who answers better, and by how much when length does not count."""
+"""Win rates of one model against another by a judge, raw and length-controlled."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from prefrep.records import Comparison, Message, Messages
 # ------------------------------------------------------------------------------------------------------------------------ answers
 @dataclass(frozen=True)
 class Answers:
-    """What one model answered.
+    """The answers of one model.
 
     Args:
         name: The model's name.
         found: (prompt, answer) by key: the instruction, or the number of an MT-Bench question. Of two turns, the first question is the
-            prompt and the rest the answer, with the second question in it.
+            prompt, and the answer is the rest, including the second question.
     """
 
     name: str
@@ -33,7 +33,7 @@ class Answers:
 
 
 def is_answer_file(path: str) -> bool:
-    """Return whether a path names a file of answers, by its ending; anything else is a language model."""
+    """Return whether a path is a file of answers, by its suffix; anything else is a language model."""
     return path.endswith((".json", ".jsonl", ".json.gz", ".jsonl.gz"))
 
 
@@ -53,7 +53,7 @@ def read_side(path: str, questions: str | None) -> Answers:
 
 
 def read_answers(path: str, questions: Sequence[Mapping[str, Any]] | None = None) -> Answers:
-    """Reads an AlpacaEval `model_outputs.json`, rows with instruction (or prompt) and output, or FastChat's answers to MT-Bench.
+    """Read an AlpacaEval `model_outputs.json`, rows with instruction (or prompt) and output, or FastChat's answers to MT-Bench.
 
     Args:
         path: The file.
@@ -61,7 +61,7 @@ def read_answers(path: str, questions: Sequence[Mapping[str, Any]] | None = None
 
     Raises:
         DataError: The file cannot be read.
-        RecordError: A row is neither, or answers what another one has answered.
+        RecordError: A row is neither, or answers a prompt that another row answers.
     """
     found: dict[str, tuple[Messages, Messages]] = {}
     names: Counter[str] = Counter()
@@ -72,10 +72,12 @@ def read_answers(path: str, questions: Sequence[Mapping[str, Any]] | None = None
         else:
             asked, output = row.get("instruction", row.get("prompt")), row.get("output")
             if not isinstance(asked, str) or not isinstance(output, str):
-                raise RecordError(place, f"no answer (found: {', '.join(row)})", "a row has instruction and output, or FastChat's choices")
+                raise RecordError(
+                    place, f"no answer (found: {', '.join(row)})", "each row needs instruction and output, or FastChat's choices"
+                )
             key, pair = asked, ((Message("user", asked),), (Message("assistant", output),))
         if key in found:
-            raise RecordError(place, f"a second answer to {key!r:.60}", "a model answers each prompt once")
+            raise RecordError(place, f"a second answer to {key!r:.60}", "keep one answer per prompt")
         found[key] = pair
         names[str(row.get("generator") or row.get("model_id") or "")] += 1
     name = names.most_common(1)[0][0]
@@ -83,7 +85,7 @@ def read_answers(path: str, questions: Sequence[Mapping[str, Any]] | None = None
 
 
 def _talk(row: Mapping[str, Any], place: str, turns: Mapping[int, Sequence[str]]) -> tuple[str, tuple[Messages, Messages]]:
-    """A row of FastChat's answers as a conversation; of several choices the first, as FastChat's judge reads them."""
+    """Return a row of FastChat's answers as a conversation, with the first of several choices, which FastChat's judge reads."""
     try:
         number, said = row["question_id"], [str(turn) for turn in row["choices"][0]["turns"]]
     except (KeyError, IndexError, TypeError) as error:
@@ -92,22 +94,24 @@ def _talk(row: Mapping[str, Any], place: str, turns: Mapping[int, Sequence[str]]
         raise RecordError(place, "answers to MT-Bench do not repeat the questions", "name FastChat's question.jsonl with --data")
     asked = turns.get(number)
     if asked is None or len(asked) < len(said) or not said:
-        raise RecordError(place, f"question {number} with {len(said)} turns is not in --data", "name the questions that were answered")
+        raise RecordError(
+            place, f"question {number} with {len(said)} turns is not in --data", "name the file with the questions that were answered"
+        )
     talk = [Message(role, text) for pair in zip(asked, said, strict=False) for role, text in zip(("user", "assistant"), pair, strict=True)]
     return str(number), (tuple(talk[:1]), tuple(talk[1:]))
 
 
 def paired(a: Answers, b: Answers) -> tuple[list[Comparison], list[str]]:
-    """Comparisons of A's answers (`chosen`) with B's (`rejected`), in A's order, and notes on answers without a partner.
+    """Return comparisons of A's answers (`chosen`) with B's (`rejected`), in A's order, and notes on unmatched answers.
 
     Raises:
         DataError: No prompt was answered by both.
     """
     both = [key for key in a.found if key in b.found]
     if not both:
-        raise DataError(f"{a.name} and {b.name} have answered no prompt in common; give answers to the same prompts")
+        raise DataError(f"{a.name} and {b.name} have no prompt in common; give answers to the same prompts")
     notes = [
-        f"{len(one.found) - len(both)} of {len(one.found)} answers of {one.name} have no partner and were left out"
+        f"{len(one.found) - len(both)} of {len(one.found)} answers of {one.name} are unmatched and were left out"
         for one in (a, b)
         if len(one.found) > len(both)
     ]
@@ -120,21 +124,21 @@ def paired(a: Answers, b: Answers) -> tuple[list[Comparison], list[str]]:
 
 # ------------------------------------------------------------------------------------------------------------------------ results
 def answer_length(answer: Messages) -> int:
-    """Characters of the assistant's messages, as AlpacaEval counts."""
+    """Return the characters of the assistant's messages, as AlpacaEval counts them."""
     return sum(len(message.content) for message in answer if message.role == "assistant")
 
 
 def results(scores: Sequence[float], pairs: Sequence[Comparison], bootstrap: Bootstrap) -> dict[str, Any]:
-    """Win rates of A against B, with 95 % intervals over prompts.
+    """Return win rates of A against B, with 95 % intervals over prompts.
 
     Args:
         scores: Log-odds of A's answer over B's, per pair.
-        pairs: What was compared.
-        bootstrap: How intervals are drawn.
+        pairs: The comparisons.
+        bootstrap: Settings of the bootstrap.
 
     Returns:
-        `win_rate`: mean P(A wins), sigmoid of the log-odds. `strict_wins`: share of pairs with log-odds above 0; an equal pair is no win.
-        `length_controlled`: see `prefrep.metrics.winrate.length_controlled`. Besides the counts and the mean lengths.
+        `win_rate`: mean P(A wins), sigmoid of the log-odds. `strict_wins`: share of pairs with log-odds above 0; a tie is no win.
+        `length_controlled`: see `prefrep.metrics.winrate.length_controlled`. Also the counts and the mean lengths.
     """
     p = win_probabilities(scores)
     lengths = [[answer_length(pair.chosen) for pair in pairs], [answer_length(pair.rejected) for pair in pairs]]
@@ -163,7 +167,7 @@ def results(scores: Sequence[float], pairs: Sequence[Comparison], bootstrap: Boo
 
 
 def sample_rows(scores: Sequence[float], pairs: Sequence[Comparison]) -> list[dict[str, Any]]:
-    """Per-sample rows: prompt, both answers, lengths, log-odds and P(A wins)."""
+    """Return per-sample rows: prompt, both answers, lengths, log-odds and P(A wins)."""
     return [
         {
             "id": pair.id,

@@ -66,6 +66,13 @@ def split(table: Floats, compared: Bools | None = None) -> Hodge:
 
     Returns:
         Parts that add up to the table.
+
+    Example:
+        >>> rewards = np.array([0.0, 2.0, 1.0])
+        >>> cycle = np.array([[0.0, 1.0, -1.0], [-1.0, 0.0, 1.0], [1.0, -1.0, 0.0]])
+        >>> parts = split(rewards[:, None] - rewards + cycle)
+        >>> np.allclose(parts.gradient, rewards[:, None] - rewards), np.allclose(parts.curl, cycle)
+        (True, True)
     """
     size = table.shape[-1]
     graph = everywhere(size) if compared is None else compared

@@ -42,6 +42,11 @@ def triples(table: Floats, compared: Bools | None = None) -> Triples:
     Args:
         table: s, [.., K, K], skew-symmetric.
         compared: Whether a pair was compared, [K, K], symmetric; None: all.
+
+    Example:
+        >>> cycle = np.array([[0.0, 1.0, -1.0], [-1.0, 0.0, 1.0], [1.0, -1.0, 0.0]])
+        >>> int(triples(cycle).cyclic), int(triples(cycle).ordered)
+        (1, 0)
     """
     size = table.shape[-1]
     graph = everywhere(size) if compared is None else compared
@@ -60,6 +65,11 @@ def condorcet_winner(table: Floats, compared: Bools | None = None) -> int | None
     Args:
         table: s, [K, K], skew-symmetric.
         compared: Whether a pair was compared, [K, K], symmetric; None: all.
+
+    Example:
+        >>> rewards = np.array([0.0, 2.0, 1.0])
+        >>> condorcet_winner(rewards[:, None] - rewards)
+        1
     """
     graph = everywhere(len(table)) if compared is None else compared
     winners = np.flatnonzero(((table > 0) & graph).sum(1) == len(table) - 1)

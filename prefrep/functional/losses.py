@@ -39,6 +39,12 @@ def logistic(
 
     Returns:
         [P].
+
+    Example:
+        Without a preference in the scores, the loss of a hard label is log 2.
+
+        >>> round(logistic(torch.zeros(1), torch.ones(1)).item(), 4)
+        0.6931
     """
     scores, margin = widen(scores), _wide(margin)
     p = _smooth(widen(probability), smoothing)

@@ -42,6 +42,10 @@ def maximal_lottery(margins: Floats) -> Floats:
     It is an optimal strategy of the symmetric zero-sum game with payoff m (Fishburn, Review of Economic Studies 51, 1984; Dudik et al.,
     arXiv:1502.06362): p >= 0, sum p = 1, p m >= 0, which always exists. A Condorcet winner has p = 1. With ties there can be several
     optimal strategies, of which one is returned.
+
+    Example:
+        >>> maximal_lottery(np.array([[0.0, 1.0, -1.0], [-1.0, 0.0, 1.0], [1.0, -1.0, 0.0]])).round(3).tolist()
+        [0.333, 0.333, 0.333]
     """
     from scipy.optimize import linprog
 
@@ -73,6 +77,10 @@ def kendall_tau(a: Floats, b: Floats) -> float:
     Args:
         a: Scores, [K].
         b: Scores, [K].
+
+    Example:
+        >>> kendall_tau(np.array([1.0, 2.0, 3.0]), np.array([3.0, 2.0, 1.0]))
+        -1.0
     """
     x, y = (np.sign(np.where(np.abs(d) < _EQUAL, 0.0, d)) for d in (np.subtract.outer(s, s) for s in (a, b)))
     ranked = np.square(x).sum() * np.square(y).sum()

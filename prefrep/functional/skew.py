@@ -96,6 +96,13 @@ def table(e: Tensor, weights: Tensor | None = None) -> Tensor:
 
     Returns:
         [.., K, K].
+
+    Example:
+        A cycle: each response beats the next one.
+
+        >>> angles = torch.arange(3) * 2 * torch.pi / 3
+        >>> table(torch.stack([angles.cos(), angles.sin()], -1)).sign().int().tolist()
+        [[0, 1, -1], [-1, 0, 1], [1, -1, 0]]
     """
     e = widen(e)
     even, odd = e[..., 0::2], e[..., 1::2]
@@ -115,6 +122,10 @@ def block_matrix(dim: int, dtype: torch.dtype = torch.float32, device: torch.dev
 
     Returns:
         [D, D].
+
+    Example:
+        >>> block_matrix(4).int().tolist()
+        [[0, -1, 0, 0], [1, 0, 0, 0], [0, 0, 0, -1], [0, 0, 1, 0]]
     """
     block = torch.tensor([[0.0, -1.0], [1.0, 0.0]], dtype=dtype, device=device)
     return torch.kron(torch.eye(dim // 2, dtype=dtype, device=device), block)
@@ -187,6 +198,12 @@ def embed_matrix(scores: Tensor, dim: int | None = None) -> Tensor:
 
     Raises:
         ValueError: S is not skew-symmetric, or dim is odd or negative.
+
+    Example:
+        >>> cycle = torch.tensor([[0.0, 1.0, -1.0], [-1.0, 0.0, 1.0], [1.0, -1.0, 0.0]])
+        >>> embeddings = embed_matrix(cycle)
+        >>> embeddings.shape, torch.allclose(table(embeddings), cycle, atol=1e-6)
+        (torch.Size([3, 2]), True)
     """
     wide = scores.double()
     if wide.ndim != 2 or wide.shape[0] != wide.shape[1] or not torch.allclose(wide, -wide.T, rtol=1e-5, atol=1e-6 * _largest(wide)):

@@ -24,6 +24,12 @@ def tree_mask(tree: Tensor, branch: Tensor, positions: Tensor, window: int | Non
     Returns:
         Boolean mask [R, 1, L, L], True where the query (second to last axis) sees the key. Padding sees itself alone, since a softmax
         over no keys is NaN.
+
+    Example:
+        A prefix of one token and two branches of one token each: the branches do not see each other.
+
+        >>> tree_mask(torch.tensor([[0, 0, 0]]), torch.tensor([[0, 1, 2]]), torch.tensor([[0, 1, 1]]))[0, 0].int().tolist()
+        [[1, 0, 0], [1, 1, 0], [1, 0, 1]]
     """
     length = tree.shape[1]
     index = torch.arange(length, device=tree.device)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
@@ -16,9 +16,10 @@ from transformers import PreTrainedTokenizerBase
 
 from prefrep.errors import CheckpointError
 from prefrep.io.folder import PreferenceModel
-from prefrep.io.language_model import Build, language_model, rebuilt
+from prefrep.io.foreign import Reading
+from prefrep.io.language_model import rebuilt
 from prefrep.io.seqcls import BIAS, SCORE, bradley_terry, reading_of
-from prefrep.io.shards import find_file, read_config, read_tensors
+from prefrep.io.shards import find_file
 from prefrep.nn.backbone import Backbone
 from prefrep.nn.loading import load_tokenizer
 
@@ -42,52 +43,44 @@ def read(
     path: str | Path,
     *,
     max_length: int = 2048,
-    dtype: str | None = None,
-    attention: str = "auto",
-    device: str | torch.device = "cpu",
-    revision: str | None = None,
-    build: Build | None = None,
-    trust_remote_code: bool = False,
+    **options: Any,
 ) -> PreferenceModel:
     """Read a LoRA adapter of a sequence classifier as a Bradley-Terry model with tau 1, merged into its base.
 
     Args:
         path: Local folder or hub id of the adapter, with safetensors. Its base is read from the path or hub id that it names.
         max_length: Maximum sequence length in tokens.
-        dtype: Type of the language model's weights; None: as the base is stored. The head is float32.
-        attention: Attention kernel, see `Backbone`.
-        device: Device of the model.
-        revision: Branch, tag or commit of a hub id.
-        build: Builds the language model from `path`, `revision` and `gguf`, for training; it gets the merged weights.
-        trust_remote_code: Run Python code from the base, see `Backbone`.
+        **options: See `Reading`; `dtype` None: as the base is stored. `build` gets the merged weights.
 
     Raises:
         CheckpointError: The adapter is of another kind or has no head, or its base cannot be read or does not fit.
     """
-    folder = str(path)
-    about = read_adapter_config(folder, revision)
+    folder, reading = str(path), Reading(**options)
+    about = read_adapter_config(folder, reading.revision)
     base, base_revision = _base(folder, about)
-    tensors = _tensors(folder, revision)
+    of_base = replace(reading, revision=base_revision, build=None)
+    tensors = _tensors(folder, reading.revision)
     head = {match[1]: name for name in tensors if (match := _HEAD.search(name))}
     found = {f"score.{kind}": tensors.pop(name).float() for kind, name in head.items()}
     if strange := [name for name in tensors if ".score." in name or name.startswith("score.")]:
         raise CheckpointError(
             f"{folder}: {strange[0]} adapts the head instead of holding it; merge the adapter with peft, use --from seqcls"
         )
-    found = found or read_tensors(base, (SCORE, BIAS), base_revision)
-    config = read_config(base, base_revision, trust_remote_code)
+    found = found or of_base.tensors(base, (SCORE, BIAS))
+    config = of_base.config(base)
     width = config.get_text_config().hidden_size
     if (shapes := {name: list(tensor.shape) for name, tensor in found.items()}) != {SCORE: [1, width]}:
         raise CheckpointError(
             f"{folder}: neither the adapter nor its base {base} holds a head {SCORE} [1, {width}] without bias (found {shapes or 'none'}), "
             "so it was random in training; train with modules_to_save: [score]"
         )
-    backbone = language_model(base, dtype, attention, base_revision, trust_remote_code=trust_remote_code)
+    backbone = of_base.backbone(base)
     _merge(folder, backbone, about, tensors)
-    if build is not None:
-        backbone = rebuilt(build, {"path": base, "revision": base_revision, "gguf": None}, backbone.merged_state(), folder)
-    tokenizer, pad = _tokenizer(folder, revision, backbone, config, trust_remote_code)
-    model = bradley_terry(backbone, found[SCORE], reading_of(folder, tokenizer, pad, max_length), tokenizer, "peft adapter", device)
+    if reading.build is not None:
+        backbone = rebuilt(reading.build, {"path": base, "revision": base_revision, "gguf": None}, backbone.merged_state(), folder)
+    tokenizer, pad = _tokenizer(folder, reading, backbone, config)
+    encode = reading_of(folder, tokenizer, pad, max_length)
+    model = bradley_terry(reading, backbone, found[SCORE], encode, tokenizer, "peft adapter")
     model.recipe["adapter"] = folder
     return model
 
@@ -171,12 +164,10 @@ def _merge(folder: str, backbone: Backbone, about: dict[str, Any], tensors: dict
     backbone.requires_grad_(False)
 
 
-def _tokenizer(
-    folder: str, revision: str | None, backbone: Backbone, config: Any, trust_remote_code: bool
-) -> tuple[PreTrainedTokenizerBase, int | None]:
+def _tokenizer(folder: str, reading: Reading, backbone: Backbone, config: Any) -> tuple[PreTrainedTokenizerBase, int | None]:
     """Return the tokenizer and the pad id of the classifier: the adapter's own ones, which TRL saves, or else those of the base."""
-    if find_file(folder, "tokenizer_config.json", revision) is None:
+    if find_file(folder, "tokenizer_config.json", reading.revision) is None:
         return backbone.tokenizer(), config.get_text_config().pad_token_id
-    tokenizer = load_tokenizer(folder, trust_remote_code, revision)
+    tokenizer = load_tokenizer(folder, reading.trust_remote_code, reading.revision)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     return tokenizer, None if pad is None else int(pad)

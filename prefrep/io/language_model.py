@@ -1,4 +1,4 @@
-"""Language models of checkpoints in other layouts: frozen for scoring, or as training builds them."""
+"""Language models as training builds them, with the weights of a model that was read."""
 
 from __future__ import annotations
 
@@ -9,40 +9,11 @@ from typing import Any
 from torch import Tensor
 
 from prefrep.errors import CheckpointError
-from prefrep.io.shards import read_config, stored_dtype
 from prefrep.nn.backbone import Backbone
 from prefrep.nn.lora import load_merged
 
 # Builds a backbone from `path`, `revision` and `gguf`; dtype, LoRA and all else are the builder's.
 Build = Callable[..., Backbone]
-
-
-def language_model(
-    path: str,
-    dtype: str | None = None,
-    attention: str = "auto",
-    revision: str | None = None,
-    build: Build | None = None,
-    trust_remote_code: bool = False,
-) -> Backbone:
-    """Return the language model of a checkpoint.
-
-    Args:
-        path: Local folder or hub id, with safetensors.
-        dtype: Type of the weights; None: as stored.
-        attention: Attention kernel, see `Backbone`.
-        revision: Branch, tag or commit of a hub id.
-        build: Builds it instead, for training; dtype, attention and trust are then its own.
-        trust_remote_code: Run Python code from the checkpoint, see `Backbone`.
-
-    Raises:
-        CheckpointError: It cannot be read.
-    """
-    if build is not None:
-        return build(path=path, revision=revision, gguf=None)
-    stored = dtype or stored_dtype(read_config(path, revision, trust_remote_code))
-    options: dict[str, Any] = {"dtype": stored, "attention": attention, "trust_remote_code": trust_remote_code}
-    return Backbone(path=path, frozen=True, revision=revision, **options)
 
 
 def trusts(build: Build) -> bool:

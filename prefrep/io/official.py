@@ -13,17 +13,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from torch import Tensor
 
 from prefrep.data.encode import EncodeConfig
 from prefrep.errors import CheckpointError, ConfigError
 from prefrep.functional.skew import GateVariant
 from prefrep.io.folder import PreferenceModel
-from prefrep.io.heads import describe_head
-from prefrep.io.language_model import Build, language_model
+from prefrep.io.foreign import Reading
 from prefrep.io.replacing import replacing
-from prefrep.io.shards import read_config, read_tensors
 from prefrep.nn.heads import BTHead, GPMHead, PreferenceHead
 from prefrep.nn.quietly import quietly
 from prefrep.nn.skew import BlockSkew, GatedSkew
@@ -42,12 +39,7 @@ def read(
     gate: Gate,
     template: Literal["official", "auto"],
     max_length: int = 4096,
-    dtype: str | None = None,
-    attention: str = "auto",
-    device: str | torch.device = "cpu",
-    revision: str | None = None,
-    build: Build | None = None,
-    trust_remote_code: bool = False,
+    **options: Any,
 ) -> PreferenceModel:
     """Read a checkpoint in the official layout.
 
@@ -58,12 +50,7 @@ def read(
         gate: Gate variant; `none` for checkpoints without a prompt head, and only for those.
         template: `official`: the tokenisation recipe of the released models (`EncodeConfig`). `auto`: prefrep's own.
         max_length: Maximum sequence length in tokens; 4096 in the official example.
-        dtype: Type of the language model's weights; None: as stored. Heads are float32 (in the official code as stored).
-        attention: Attention kernel, see `Backbone`.
-        device: Device of the model.
-        revision: Branch, tag or commit of a hub id.
-        build: See `language_model`.
-        trust_remote_code: Run Python code from the checkpoint, see `Backbone`.
+        **options: See `Reading`; in the official code heads have the dtype of the model.
 
     Raises:
         CheckpointError: The checkpoint is missing, has no value head, or contradicts the arguments.
@@ -71,20 +58,14 @@ def read(
     """
     if not tau > 0:
         raise ConfigError(f"tau must be positive, got {tau}")
-    read_config(str(path), revision, trust_remote_code)  # a wrong path has its own sentence
-    tensors = read_tensors(str(path), (VALUE, PROMPT), revision)
+    reading = Reading(**options)
+    reading.config(str(path))  # a wrong path has its own sentence
+    tensors = reading.tensors(str(path), (VALUE, PROMPT))
     if VALUE not in tensors:
         raise CheckpointError(f"{path}: no {VALUE} in its safetensors, so this is not a checkpoint in the official GPM layout")
-    backbone = language_model(str(path), dtype, attention, revision, build, trust_remote_code)
+    backbone = reading.backbone(str(path))
     head = _head(str(path), tensors, backbone.hidden_size, normalize, gate)
-    return PreferenceModel(
-        backbone=backbone.to(device).eval(),
-        head=head.to(device).eval(),
-        tau=float(tau),
-        encode=EncodeConfig(template=template, max_length=max_length),
-        tokenizer=backbone.tokenizer(),
-        recipe={"read from": "official layout", "head": describe_head(head), "tau": float(tau), "backbone": backbone.recipe()},
-    )
+    return reading.model(backbone, head, float(tau), EncodeConfig(template, max_length), backbone.tokenizer(), "official layout")
 
 
 def write(folder: str | Path, model: PreferenceModel) -> dict[str, Any]:

@@ -6,15 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from prefrep.data.encode import EncodeConfig, Encoder
 from prefrep.errors import CheckpointError
 from prefrep.io.folder import PreferenceModel
-from prefrep.io.language_model import Build, language_model
+from prefrep.io.foreign import Reading
 from prefrep.io.probes import PROBES, ours
 from prefrep.io.seqcls import bradley_terry
-from prefrep.io.shards import read_config, read_tensors
 
 PREFIX = "score"  # of the head, unless `value_head_prefix` in config.json says otherwise
 
@@ -23,12 +20,7 @@ def read(
     path: str | Path,
     *,
     max_length: int = 2048,
-    dtype: str | None = None,
-    attention: str = "auto",
-    device: str | torch.device = "cpu",
-    revision: str | None = None,
-    build: Build | None = None,
-    trust_remote_code: bool = False,
+    **options: Any,
 ) -> PreferenceModel:
     """Read a reward model of OpenRLHF as a Bradley-Terry model with tau 1.
 
@@ -39,24 +31,20 @@ def read(
     Args:
         path: Local folder or hub id, with safetensors.
         max_length: Maximum sequence length in tokens.
-        dtype: Type of the language model's weights; None: as stored. The head is float32.
-        attention: Attention kernel, see `Backbone`.
-        device: Device of the model.
-        revision: Branch, tag or commit of a hub id.
-        build: See `language_model`.
-        trust_remote_code: Run Python code from the checkpoint, see `Backbone`.
+        **options: See `Reading`.
 
     Raises:
         CheckpointError: There is no head of one row, or the tokenizer has no chat template and other ends than prefrep's.
     """
-    config = read_config(str(path), revision, trust_remote_code)
+    reading = Reading(**options)
+    config = reading.config(str(path))
     name = head_name(config)
     width = config.get_text_config().hidden_size
-    found = read_tensors(str(path), (name,), revision)
+    found = reading.tensors(str(path), (name,))
     if name not in found or list(found[name].shape) != [1, width]:
         shapes = {key: list(tensor.shape) for key, tensor in found.items()}
         raise CheckpointError(f"{path}: a reward model of OpenRLHF has {name} [1, {width}], found {shapes or 'none'}")
-    backbone = language_model(str(path), dtype, attention, revision, build, trust_remote_code)
+    backbone = reading.backbone(str(path))
     tokenizer = backbone.tokenizer()
     encode = EncodeConfig("auto" if tokenizer.chat_template else "plain", max_length, "keep_start")
     if tokenizer.chat_template:
@@ -64,7 +52,7 @@ def read(
         encoders = [Encoder(tokenizer, each, "single") for each in (encode, theirs)]
         if any(ours(encoders[0], *probe) != ours(encoders[1], *probe) for probe in PROBES):
             encode = theirs
-    return bradley_terry(backbone, found[name], encode, tokenizer, "OpenRLHF", device)
+    return bradley_terry(reading, backbone, found[name], encode, tokenizer, "OpenRLHF")
 
 
 def head_name(config: Any) -> str:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-
-import torch
+from typing import Any
 
 from prefrep.data.encode import EncodeConfig
 from prefrep.errors import CheckpointError
 from prefrep.io.folder import PreferenceModel
-from prefrep.io.heads import describe_head
-from prefrep.io.language_model import Build, language_model
+from prefrep.io.foreign import Reading
 from prefrep.nn import families
 from prefrep.nn.answers import start_from_answers
 from prefrep.nn.heads import PairHead
@@ -20,12 +18,7 @@ def read(
     path: str | Path,
     *,
     max_length: int = 2048,
-    dtype: str | None = None,
-    attention: str = "auto",
-    device: str | torch.device = "cpu",
-    revision: str | None = None,
-    build: Build | None = None,
-    trust_remote_code: bool = False,
+    **options: Any,
 ) -> PreferenceModel:
     """Read a causal language model as a pair model: f = logit(A) - logit(B) at the end of the pair format, with tau 1.
 
@@ -35,18 +28,14 @@ def read(
     Args:
         path: Local folder or hub id, with safetensors.
         max_length: Maximum sequence length in tokens.
-        dtype: Type of the language model's weights; None: as stored. The readout is float32.
-        attention: Attention kernel, see `Backbone`.
-        device: Device of the model.
-        revision: Branch, tag or commit of a hub id.
-        build: See `language_model`.
-        trust_remote_code: Run Python code from the checkpoint, see `Backbone`.
+        **options: See `Reading`.
 
     Raises:
         CheckpointError: There is no output layer, it caps its logits, or the tokenizer has no chat template.
         ConfigError: A or B is not one token.
     """
-    backbone = language_model(str(path), dtype, attention, revision, build, trust_remote_code)
+    reading = Reading(**options)
+    backbone = reading.backbone(str(path))
     tokenizer = backbone.tokenizer()
     if not tokenizer.chat_template:
         raise CheckpointError(f"{path}: its tokenizer has no chat template, in which a pair model reads its question; add one")
@@ -57,11 +46,4 @@ def read(
         )
     head = PairHead(backbone.hidden_size, readout="tokens")
     start_from_answers(head, backbone, tokenizer)
-    return PreferenceModel(
-        backbone=backbone.to(device).eval(),
-        head=head.to(device).eval(),
-        tau=1.0,
-        encode=EncodeConfig("rlhflow", max_length),
-        tokenizer=tokenizer,
-        recipe={"read from": "RLHFlow pair model", "head": describe_head(head), "tau": 1.0, "backbone": backbone.recipe()},
-    )
+    return reading.model(backbone, head, 1.0, EncodeConfig("rlhflow", max_length), tokenizer, "RLHFlow pair model")

@@ -19,11 +19,9 @@ from prefrep.data.encode import EncodeConfig, Encoder
 from prefrep.errors import CheckpointError, ConfigError
 from prefrep.io.classifier_tokenizer import add_nothing, choose_pad, classifier_template
 from prefrep.io.folder import PreferenceModel
-from prefrep.io.heads import describe_head
-from prefrep.io.language_model import Build, language_model
+from prefrep.io.foreign import Reading
 from prefrep.io.probes import PROBES, as_written, check_tokenizer, ours, same_reading
 from prefrep.io.replacing import replacing
-from prefrep.io.shards import read_config, read_tensors
 from prefrep.nn import probes
 from prefrep.nn.backbone import Backbone
 from prefrep.nn.heads import BTHead
@@ -113,12 +111,7 @@ def read(
     path: str | Path,
     *,
     max_length: int = 2048,
-    dtype: str | None = None,
-    attention: str = "auto",
-    device: str | torch.device = "cpu",
-    revision: str | None = None,
-    build: Build | None = None,
-    trust_remote_code: bool = False,
+    **options: Any,
 ) -> PreferenceModel:
     """Read a sequence classifier with one label as a Bradley-Terry model with tau 1.
 
@@ -130,29 +123,25 @@ def read(
     Args:
         path: Local folder or hub id, with safetensors.
         max_length: Maximum sequence length in tokens.
-        dtype: Type of the language model's weights; None: as stored. The head is float32.
-        attention: Attention kernel, see `Backbone`.
-        device: Device of the model.
-        revision: Branch, tag or commit of a hub id.
-        build: See `language_model`.
-        trust_remote_code: Run Python code from the checkpoint, see `Backbone`.
+        **options: See `Reading`.
 
     Raises:
         CheckpointError: It is not a sequence classifier with one label, or transformers reads its rewards at a token that prefrep cannot
             determine without a chat template.
     """
-    config = read_config(str(path), revision, trust_remote_code)
+    reading = Reading(**options)
+    config = reading.config(str(path))
     if not is_classifier(config):
         raise CheckpointError(f"{path}: holds {config.architectures}, not a sequence classifier")
-    found = read_tensors(str(path), (SCORE, BIAS), revision)
+    found = reading.tensors(str(path), (SCORE, BIAS))
     shapes = {name: list(tensor.shape) for name, tensor in found.items()}
     width = config.get_text_config().hidden_size
     if shapes != {SCORE: [1, width]}:
         raise CheckpointError(f"{path}: a reward model has {SCORE} [1, {width}] and no bias, found {shapes}")
-    backbone = language_model(str(path), dtype, attention, revision, build, trust_remote_code)
+    backbone = reading.backbone(str(path))
     tokenizer = backbone.tokenizer()
     encode = reading_of(str(path), tokenizer, config.get_text_config().pad_token_id, max_length)
-    return bradley_terry(backbone, found[SCORE], encode, tokenizer, "sequence classifier", device)
+    return bradley_terry(reading, backbone, found[SCORE], encode, tokenizer, "sequence classifier")
 
 
 def is_classifier(config: Any) -> bool:
@@ -179,28 +168,21 @@ def reading_of(path: str, tokenizer: PreTrainedTokenizerBase, pad: int | None, m
 
 
 def bradley_terry(
-    backbone: Backbone, score: Tensor, encode: EncodeConfig, tokenizer: PreTrainedTokenizerBase, source: str, device: str | torch.device
+    reading: Reading, backbone: Backbone, score: Tensor, encode: EncodeConfig, tokenizer: PreTrainedTokenizerBase, source: str
 ) -> PreferenceModel:
-    """Return a Bradley-Terry model with tau 1 from the parts of somebody else's.
+    """Return a Bradley-Terry model with tau 1 of the parts that were read.
 
     Args:
+        reading: How they were read.
         backbone: The language model.
         score: Weight of its head [1, H].
         encode: How text becomes token ids.
         tokenizer: The tokenizer.
-        source: What it was read from, for the recipe.
-        device: Device of the model.
+        source: The layout, for the recipe.
     """
     head = BTHead(backbone.hidden_size)
     head.load_state_dict({"value_head.weight": score})
-    return PreferenceModel(
-        backbone=backbone.to(device).eval(),
-        head=head.to(device).eval(),
-        tau=1.0,
-        encode=encode,
-        tokenizer=tokenizer,
-        recipe={"read from": source, "head": describe_head(head), "tau": 1.0, "backbone": backbone.recipe()},
-    )
+    return reading.model(backbone, head, 1.0, encode, tokenizer, source)
 
 
 def _readme(model: PreferenceModel, tokenizer: PreTrainedTokenizerBase, encoder: Encoder) -> str:

@@ -24,6 +24,11 @@ def accuracy_interval(wins: int, n: int, level: float = 0.95, method: Literal["w
 
     Raises:
         ValueError: wins is not between 0 and n.
+
+    Example:
+        >>> low, high = accuracy_interval(62, 82)
+        >>> round(low, 3), round(high, 3)
+        (0.653, 0.836)
     """
     from scipy.stats import binomtest
 

@@ -106,6 +106,10 @@ def holm(p: Sequence[float]) -> list[float]:
 
     Returns:
         Corrected p-values in the same order.
+
+    Example:
+        >>> [round(p, 3) for p in holm([0.01, 0.04, 0.03])]
+        [0.03, 0.06, 0.06]
     """
     values = np.asarray(p, dtype=np.float64)
     order = np.argsort(values, kind="stable")

@@ -97,7 +97,12 @@ def official_section_scores(metrics: Mapping[str, object], weights: Weights = "c
 
 # ---------------------------------------------------------------------------------------------------------------------- version 2
 def best_of_credit(scores: Sequence[float]) -> float:
-    """Return the credit for a best-of-K row whose first response is correct: 1 if it is the top, 1/m if m share the top, else 0."""
+    """Return the credit for a best-of-K row whose first response is correct: 1 if it is the top, 1/m if m share the top, else 0.
+
+    Example:
+        >>> best_of_credit([2.0, 1.0, 0.0]), best_of_credit([2.0, 2.0, 0.0]), best_of_credit([1.0, 2.0, 0.0])
+        (1.0, 0.5, 0.0)
+    """
     values = np.asarray(scores, dtype=np.float64)
     return 1.0 / int((values == values.max()).sum()) if values[0] == values.max() else 0.0
 

@@ -7,7 +7,7 @@ from typing import Any
 from prefrep.evaluation.benchmarks import run
 
 
-def bestofn(*, also_swap: bool = False, restart: bool = False, **options: Any) -> dict[str, Any]:
+def bestofn(**options: Any) -> dict[str, Any]:
     """Best of N: the response that the model puts first, against chance and an oracle.
 
     Rows (--data) are prompts with N responses and their correctness or grades: PPE's correctness sets, or any ranked format with scores.
@@ -17,8 +17,6 @@ def bestofn(*, also_swap: bool = False, restart: bool = False, **options: Any) -
         prefrep eval bestofn --model runs/mine/export --data ranked.jsonl --out runs/mine/bestofn
 
     Args:
-        also_swap: Also compare with chosen and rejected swapped.
-        restart: Discard the scores that the output folder holds.
         **options: See `prefrep.evaluation.benchmarks.run`.
 
     Returns:
@@ -29,4 +27,4 @@ def bestofn(*, also_swap: bool = False, restart: bool = False, **options: Any) -
     """
     from prefrep.evaluation.registry import JUDGED
 
-    return run(JUDGED["bestofn"].benchmark(), also_swap=also_swap, restart=restart, **options)
+    return run(JUDGED["bestofn"].benchmark(), **options)

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from prefrep.scoring.loading import Scoring
+from prefrep.writers import writes
 
 
+@writes("out", folder=True, stops=True)
 def every(
     *,
     model: str,

@@ -19,6 +19,7 @@ def inspect(
     on_bad_row: Literal["skip", "error"] = "skip",
     json: str | None = None,
     trust_remote_code: bool = False,
+    import_: list[str] | None = None,
 ) -> dict[str, Any]:
     """Print what preference data hold.
 
@@ -41,6 +42,7 @@ def inspect(
         on_bad_row: List bad rows, or stop at the first.
         json: Write the numbers to this file as well.
         trust_remote_code: Run Python code from the folder of the tokenizer.
+        import_: Module whose data formats are known too; may be repeated.
 
     Returns:
         All numbers, which --json writes too.
@@ -56,6 +58,7 @@ def inspect(
     from prefrep.data.inspection import numbers, report, summarise
     from prefrep.data.sources import Source
     from prefrep.data.summary import Lengths, by_tokens, by_words
+    from prefrep.declared import import_modules
     from prefrep.disk import replace_json
     from prefrep.errors import PrefrepError, UsageError
     from prefrep.locks import writing
@@ -66,6 +69,7 @@ def inspect(
         raise UsageError("--max-length counts tokens: give --tokenizer too")
     if max_length is not None and max_length < 1:
         raise UsageError("--max-length must be at least 1")
+    import_modules(import_)
     columns = {}
     for pair in column or []:
         ours, equals, theirs = pair.partition("=")
@@ -79,7 +83,7 @@ def inspect(
         from prefrep.nn.loading import load_tokenizer
 
         encoder = Encoder(load_tokenizer(tokenizer, trust_remote_code), EncodeConfig(template, max_length=2**40), "single")
-        lengths, encoding = by_tokens(encoder), encoder.noticed
+        lengths, encoding = by_tokens(encoder), encoder.findings
     found, unread = summarise(sources, lengths, max_length, on_bad_row, encoding)
     if not found:
         raise unread[0]

@@ -7,7 +7,7 @@ from typing import Any
 from prefrep.evaluation.benchmarks import run
 
 
-def judgebench(*, also_swap: bool = False, restart: bool = False, **options: Any) -> dict[str, Any]:
+def judgebench(**options: Any) -> dict[str, Any]:
     """JudgeBench: objectively correct responses against subtly wrong ones.
 
     A pair counts when the correct response scores strictly higher. Overall is the share of all pairs, not the mean of the categories. The
@@ -18,8 +18,6 @@ def judgebench(*, also_swap: bool = False, restart: bool = False, **options: Any
         prefrep eval judgebench --model runs/mine/export --data gpt.jsonl --out runs/mine/judgebench
 
     Args:
-        also_swap: Also compare with chosen and rejected swapped.
-        restart: Discard the scores that the output folder holds.
         **options: See `prefrep.evaluation.benchmarks.run`.
 
     Returns:
@@ -30,4 +28,4 @@ def judgebench(*, also_swap: bool = False, restart: bool = False, **options: Any
     """
     from prefrep.evaluation.registry import JUDGED
 
-    return run(JUDGED["judgebench"].benchmark(), also_swap=also_swap, restart=restart, **options)
+    return run(JUDGED["judgebench"].benchmark(), **options)

@@ -7,7 +7,7 @@ from typing import Any
 from prefrep.evaluation.benchmarks import run
 
 
-def ppe(*, also_swap: bool = False, restart: bool = False, **options: Any) -> dict[str, Any]:
+def ppe(**options: Any) -> dict[str, Any]:
     """PPE: human preference of Chatbot Arena, and correctness with best-of-K curves.
 
     Accuracy on pairs of a better and a worse response; for the correctness sets also the correctness of the response that the model puts
@@ -19,8 +19,6 @@ def ppe(*, also_swap: bool = False, restart: bool = False, **options: Any) -> di
         prefrep eval ppe --model runs/mine/export --data PPE-GPQA-Best-of-K/ --out runs/mine/ppe-gpqa
 
     Args:
-        also_swap: Also compare with chosen and rejected swapped.
-        restart: Discard the scores that the output folder holds.
         **options: See `prefrep.evaluation.benchmarks.run`.
 
     Returns:
@@ -31,4 +29,4 @@ def ppe(*, also_swap: bool = False, restart: bool = False, **options: Any) -> di
     """
     from prefrep.evaluation.registry import JUDGED
 
-    return run(JUDGED["ppe"].benchmark(), also_swap=also_swap, restart=restart, **options)
+    return run(JUDGED["ppe"].benchmark(), **options)

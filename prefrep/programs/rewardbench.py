@@ -7,9 +7,7 @@ from typing import Any, Literal
 from prefrep.evaluation.benchmarks import run
 
 
-def rewardbench(
-    *, weights: Literal["current", "0.1.2"] = "current", also_swap: bool = False, restart: bool = False, **options: Any
-) -> dict[str, Any]:
+def rewardbench(*, weights: Literal["current", "0.1.2"] = "current", **options: Any) -> dict[str, Any]:
     """RewardBench: does the chosen answer win? 23 subsets, 4 sections.
 
     A pair counts when the chosen answer scores strictly higher. Overall is the mean of the weighted sections.
@@ -20,8 +18,6 @@ def rewardbench(
 
     Args:
         weights: Weights of the sections; 0.1.2: with the swapped XSTest weights, as the GPM repository reports.
-        also_swap: Also compare with chosen and rejected swapped.
-        restart: Discard the scores that the output folder holds.
         **options: See `prefrep.evaluation.benchmarks.run`.
 
     Returns:
@@ -32,15 +28,13 @@ def rewardbench(
     """
     from prefrep.evaluation import registry
 
-    return run(registry.rewardbench(weights), also_swap=also_swap, restart=restart, **options)
+    return run(registry.rewardbench(weights), **options)
 
 
 def rewardbench2(
     *,
     ties: Literal["main", "0.1.4"] = "main",
     scalarisation: Literal["rewards", "round-robin", "mean-logit", "wins", "beat-all"] | None = None,
-    also_swap: bool = False,
-    restart: bool = False,
     **options: Any,
 ) -> dict[str, Any]:
     """RewardBench 2: best of 4 answers, and prompts with several correct ones.
@@ -53,8 +47,6 @@ def rewardbench2(
     Args:
         ties: Version of the official code that scores the Ties subset.
         scalarisation: How an answer gets one score; default: rewards, the official rule, for Bradley-Terry models, round-robin for others.
-        also_swap: Also compare with chosen and rejected swapped.
-        restart: Discard the scores that the output folder holds.
         **options: See `prefrep.evaluation.benchmarks.run`.
 
     Returns:
@@ -65,4 +57,4 @@ def rewardbench2(
     """
     from prefrep.evaluation import registry
 
-    return run(registry.rewardbench2(ties, scalarisation), also_swap=also_swap, restart=restart, **options)
+    return run(registry.rewardbench2(ties, scalarisation), **options)

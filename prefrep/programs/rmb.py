@@ -7,7 +7,7 @@ from typing import Any
 from prefrep.evaluation.benchmarks import run
 
 
-def rmb(*, also_swap: bool = False, restart: bool = False, **options: Any) -> dict[str, Any]:
+def rmb(**options: Any) -> dict[str, Any]:
     """RMB: 49 scenarios of helpfulness and harmlessness, pairs and best of N.
 
     A pair counts when the chosen response scores strictly higher, a best-of-N row when the best response beats every other one. Overall
@@ -18,8 +18,6 @@ def rmb(*, also_swap: bool = False, restart: bool = False, **options: Any) -> di
         prefrep eval rmb --model runs/mine/export --data RMB_dataset --out runs/mine/rmb
 
     Args:
-        also_swap: Also compare with chosen and rejected swapped.
-        restart: Discard the scores that the output folder holds.
         **options: See `prefrep.evaluation.benchmarks.run`.
 
     Returns:
@@ -30,4 +28,4 @@ def rmb(*, also_swap: bool = False, restart: bool = False, **options: Any) -> di
     """
     from prefrep.evaluation.registry import JUDGED
 
-    return run(JUDGED["rmb"].benchmark(), also_swap=also_swap, restart=restart, **options)
+    return run(JUDGED["rmb"].benchmark(), **options)

@@ -7,7 +7,7 @@ from typing import Any
 from prefrep.evaluation.benchmarks import run
 
 
-def rmbench(*, also_swap: bool = False, restart: bool = False, **options: Any) -> dict[str, Any]:
+def rmbench(**options: Any) -> dict[str, Any]:
     """RM-Bench: subtle errors against style, in 4 domains.
 
     Hard comparisons set a plain correct response against a fancier incorrect one, easy ones the reverse. The score of a domain (chat, code,
@@ -19,8 +19,6 @@ def rmbench(*, also_swap: bool = False, restart: bool = False, **options: Any) -
         prefrep eval rmbench --scores runs/mine/rmbench/scores.jsonl --out runs/mine/rmbench-again
 
     Args:
-        also_swap: Also compare with chosen and rejected swapped.
-        restart: Discard the scores that the output folder holds.
         **options: See `prefrep.evaluation.benchmarks.run`.
 
     Returns:
@@ -31,4 +29,4 @@ def rmbench(*, also_swap: bool = False, restart: bool = False, **options: Any) -
     """
     from prefrep.evaluation.registry import JUDGED
 
-    return run(JUDGED["rmbench"].benchmark(), also_swap=also_swap, restart=restart, **options)
+    return run(JUDGED["rmbench"].benchmark(), **options)

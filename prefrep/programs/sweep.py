@@ -31,7 +31,7 @@ def sweep(
         set: A value for all points, as KEY=VALUE; may be repeated.
         workers: Processes that take points.
         storage: URL of an Optuna database (sqlite:///, postgresql://, ...) instead of a journal in the folder.
-        retry: Run the points again that failed.
+        retry: Run failed points again.
         report_only: Write table, report and plots of the points that a sweep in this folder has finished by now.
         import_: Module whose heads and other parts configurations may name; may be repeated.
 
@@ -43,11 +43,11 @@ def sweep(
         PrefrepError: Points failed; the report covers the others.
     """
     from prefrep.errors import DataError, UsageError, require_at_least
+    from prefrep.locks import writing
     from prefrep.reports.sweep import write
-    from prefrep.sweeps.study import alone
 
     def report(folder: Path) -> None:
-        with alone(folder, "report"):  # another worker may be writing it
+        with writing(folder / "report.md", waits=True):  # another worker may be writing it
             write(folder)
 
     if report_only:

@@ -59,7 +59,8 @@ def winrate(
     from prefrep.evaluation.answers import alpaca
     from prefrep.evaluation.layout import RESULTS, versions
     from prefrep.evaluation.printed import winrate_lines
-    from prefrep.evaluation.scores import PairScore, log_pairs
+    from prefrep.evaluation.rows import PairScore
+    from prefrep.evaluation.scores import log_pairs
     from prefrep.evaluation.summary import Bootstrap
     from prefrep.judges import comparer
     from prefrep.judges.rules import RuleJudge

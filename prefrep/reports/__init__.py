@@ -1,1 +1,1 @@
-"""Reports: what run folders hold, as one page that needs nothing else."""
+"""Reports: the content of run folders as one self-contained page."""

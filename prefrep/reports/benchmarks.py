@@ -21,7 +21,7 @@ SCORED = ("", "n", "score", "95 %")
 
 
 def section(evaluation: Evaluation) -> Section:
-    """Everything about one evaluation; what cannot be read is said, and the rest is shown."""
+    """Return the section of one evaluation; files that cannot be read are named, and the rest is shown."""
     title = evaluation.name if evaluation.name == evaluation.benchmark else f"{evaluation.name}: {evaluation.benchmark}"
     blocks: list[Block] = []
     problems: list[str] = []
@@ -30,8 +30,8 @@ def section(evaluation: Evaluation) -> Section:
             blocks += part(evaluation)
         except PrefrepError as error:
             problems.append(str(error))
-        except (KeyError, TypeError, ValueError, IndexError) as error:  # a file of another version, or of another hand
-            problems.append(f"{evaluation.folder}: not what this version of prefrep eval writes ({error!r}); run the evaluation again")
+        except (KeyError, TypeError, ValueError, IndexError) as error:  # a file of another version, or edited by hand
+            problems.append(f"{evaluation.folder}: not in the format of this version of prefrep eval ({error!r}); run the evaluation again")
     return Section(title, (*(Text(problem, strong=True) for problem in problems), *blocks))
 
 
@@ -101,7 +101,7 @@ def _pairs(evaluation: Evaluation) -> list[Block]:
         "reliability",
         svg(lambda path: reliability_plot(results, path)),
         "svg",
-        "Reliability: how often the model is right where it is so sure. On the dashed line its probabilities can be believed.",
+        "Reliability diagram: accuracy by confidence. On the dashed line, the model is calibrated.",
     )
     return [
         _about(evaluation),
@@ -114,7 +114,7 @@ def _pairs(evaluation: Evaluation) -> list[Block]:
 
 def _calibration(found: Mapping[str, Any]) -> Block:
     fitted = found["temperature"]
-    measures = [("as scored", found)]
+    measures = [("before scaling", found)]
     if fitted is not None:
         measures.append((f"temperature {fitted['value']:.3g} {interval(fitted['ci95'])}, fitted on {fitted['n']} others", fitted["after"]))
     rows = []
@@ -131,13 +131,13 @@ _CYCLES = (
     ("cyclic triples", "triples.cyclic"),
     ("cyclic triples, or cyclic but for a tie", "triples.intransitive"),
     ("prompts with a cycle", "prompts_with_a_cycle"),
-    ("verdicts that no order can keep", "feedback_arcs.arcs"),
-    ("weight that no order can keep", "feedback_arcs.weight"),
+    ("verdicts that the best order violates", "feedback_arcs.arcs"),
+    ("weight that the best order violates", "feedback_arcs.weight"),
     ("energy: gradient (transitive)", "energy.gradient"),
     ("energy: curl (cycles of three)", "energy.curl"),
     ("energy: harmonic (longer cycles)", "energy.harmonic"),
     ("energy: cyclic, both", "energy.cyclic"),
-    ("energy: cyclic, if all were noise", "energy.cyclic_of_noise"),
+    ("energy: cyclic, for pure noise", "energy.cyclic_of_noise"),
     ("Condorcet winner", "condorcet_winner"),
 )
 _SHAPES = (("rank", "rank"), ("effective rank", "effective_rank"), ("dimension for 95 % of the energy", "dimension"))
@@ -179,7 +179,7 @@ def _intransitivity(evaluation: Evaluation) -> list[Block]:
 
 
 def _most_cyclic(evaluation: Evaluation) -> list[Block]:
-    """The cycle graph of the most cyclic prompt, and its texts."""
+    """Return the cycle graph of the most cyclic prompt, and its texts."""
     described = read_lines(evaluation.folder / "prompts.jsonl")
     if not described:
         return []
@@ -193,7 +193,7 @@ def _most_cyclic(evaluation: Evaluation) -> list[Block]:
         intransitivity_plot.draw(path, row, found, [found["prompt"], *found["texts"]], evaluation.results)
 
     circles = found["triples"]["cyclic"] + found["triples"]["tied_cyclic"]
-    name = f"The most cyclic prompt, {found['id']}" if circles else f"No prompt has a circle; the first one, {found['id']}"
+    name = f"The most cyclic prompt, {found['id']}" if circles else f"No prompt has a cycle; the first one, {found['id']}"
     caption = f"{name}: its verdicts; and the share of intransitive triples among those of a transitive model."
     texts = [(intransitivity_plot.label(i), samples.cut(text)) for i, text in enumerate(found["texts"])]
     example = Example(name, (("Prompt", samples.cut(found["prompt"])), *texts))

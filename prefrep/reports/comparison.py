@@ -1,4 +1,4 @@
-"""Runs that were evaluated on the same data, beside each other, and which differences between models are real."""
+"""Runs that were evaluated on the same data, side by side, with tests of their differences."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ SHOWN = 20  # pairs of models in a report; a sweep's pairs.csv has all
 
 
 class Entry(NamedTuple):
-    """An evaluation and what the comparison calls it.
+    """An evaluation with its name in the comparison.
 
     Args:
-        name: Of its run, and of the folder where a run has several.
+        name: Name of its run, and of the folder if a run has several.
         evaluation: The evaluation.
     """
 
@@ -32,7 +32,7 @@ class Entry(NamedTuple):
 
 
 def groups(runs: Sequence[Run]) -> dict[tuple[str, str], list[Entry]]:
-    """Evaluations of several models on the same data, by benchmark and data."""
+    """Return evaluations of several models on the same data, by benchmark and data."""
     found: dict[tuple[str, str], list[tuple[Run, Evaluation]]] = {}
     for run in runs:
         for evaluation in run.evaluations:
@@ -47,9 +47,9 @@ def groups(runs: Sequence[Run]) -> dict[tuple[str, str], list[Entry]]:
 
 
 def side_by_side(runs: Sequence[Run]) -> Section | None:
-    """The overall scores of all benchmarks of reward models, a row per benchmark and a column per run; None: there are fewer than two.
+    """Return the overall scores of all benchmarks, a row per benchmark and a column per run; None: there are fewer than two.
 
-    An evaluation on part of a benchmark, or by a rule of its own, is a row of its own.
+    An evaluation on part of a benchmark, or by another rule, is a separate row.
     """
     rows: dict[tuple[str, str, str], dict[str, str]] = {}
     for run in runs:
@@ -66,7 +66,7 @@ def side_by_side(runs: Sequence[Run]) -> Section | None:
 
 
 def section(runs: Sequence[Run]) -> Section | None:
-    """The comparison of everything that can be compared; None: there is nothing."""
+    """Return the comparison of all evaluations that can be compared; None: there are none."""
     blocks: list[Block] = []
     found = groups(runs)
     titles = [benchmark for benchmark, _ in found]
@@ -76,15 +76,15 @@ def section(runs: Sequence[Run]) -> Section | None:
             compared = _compared(entries)
         except PrefrepError as error:
             compared = [Text(f"Not compared: {error}", strong=True)]
-        except (KeyError, TypeError, ValueError, IndexError) as error:  # a file of another version, or of another hand
-            words = f"one of them holds results that this version of prefrep eval does not write ({error!r}); run that evaluation again"
+        except (KeyError, TypeError, ValueError, IndexError) as error:  # a file of another version, or edited by hand
+            words = f"one of them is not in the format of this version of prefrep eval ({error!r}); run that evaluation again"
             compared = [Text(f"Not compared: {words}", strong=True)]
         blocks.append(Section(title, tuple(compared)))
     if len(runs) < 2 and not blocks:
         return None
     if not blocks:
-        words = "No two evaluations here are known to be of the same data, so no difference between them is tested."
-        blocks.append(Text(f"{words} Sweeps are tested within themselves, win rates are not."))
+        words = "No two evaluations are known to use the same data, so no difference between them is tested."
+        blocks.append(Text(f"{words} Sweeps are tested within themselves; win rates are not tested."))
     return Section("Comparison", tuple(blocks))
 
 
@@ -97,7 +97,7 @@ def _compared(entries: Sequence[Entry]) -> list[Block]:
     blocks: list[Block] = []
     if len(by_rule) > 1:
         words = "These overalls follow different rules, so they cannot be compared from one table to the next."
-        blocks.append(Text(f"{words} What counts as a right verdict is one rule for all.", strong=True))
+        blocks.append(Text(f"{words} Correct verdicts follow one rule in all of them.", strong=True))
     blocks += [_overall(members, sides, rule) for rule, members in by_rule.items()]
     sides.sort(key=lambda side: (-side.accuracies()[0], side.name))
     if names := points.subsets(sides):
@@ -106,16 +106,16 @@ def _compared(entries: Sequence[Entry]) -> list[Block]:
     if len(sides) > 1:
         blocks += differences(points.compare(sides), _more(entries[0].evaluation.benchmark))
     else:
-        blocks.append(Text("There are no verdicts that are right or wrong, sample by sample, so no difference is tested."))
+        blocks.append(Text("There are no correct or wrong verdicts per sample, so no difference is tested."))
     return blocks
 
 
 def _more(benchmark: str) -> list[str]:
-    return ["Tested is whether the first answer is alone on top; Ties are left out."] if benchmark == "rewardbench2" else []
+    return ["The tests use whether the first answer alone is ranked first; Ties are left out."] if benchmark == "rewardbench2" else []
 
 
 def _overall(entries: Sequence[Entry], sides: Sequence[points.Model], rule: str) -> Block:
-    """Evaluations whose overalls follow one rule; where it has a name, the table says which."""
+    """Return the table of evaluations whose overall scores follow one rule, which the table names if it has a name."""
     head = ("run", "n", "overall" + (f" ({rule})" if rule else ""), "95 %")
     own_runs = {side.name: next(iter(side.runs.values())) for side in sides}
     rows = []
@@ -129,11 +129,11 @@ def _overall(entries: Sequence[Entry], sides: Sequence[points.Model], rule: str)
 
 
 def differences(tests: Sequence[points.PairTest], more: Sequence[str] = ()) -> list[Block]:
-    """Which differences are real, in words and as a table.
+    """Return the significant differences in words, and all tests as a table.
 
     Args:
         tests: Paired tests, corrected for their number.
-        more: What else a reader must know, a remark each.
+        more: Further remarks.
     """
     if not tests:
         return [Text("No two of them have scores for the same examples, so no pair can be tested.")]
@@ -155,23 +155,23 @@ def differences(tests: Sequence[points.PairTest], more: Sequence[str] = ()) -> l
         )
         for test in tests[:SHOWN]
     ]  # fmt: skip
-    head = ["better", "than", "n", "by", "95 % over examples", "bootstrap p", "only one right", "McNemar p", "real"]
+    head = ["better", "than", "n", "by", "95 % over examples", "bootstrap p", "only one correct", "McNemar p", "significant"]
     blocks.append(table([*head, "95 % over seeds"] if with_seeds else head, rows))
     if any(test.prompts < test.n for test in tests):
         more = [
-            "There are several comparisons on one prompt, which are not independent: prompts are resampled, and in McNemar's test a prompt "
-            "counts once, for the model that is right on more of its comparisons.",
+            "Several comparisons on one prompt are not independent: the bootstrap resamples prompts, and in McNemar's test a prompt "
+            "counts once, for the model that is correct on more of its comparisons.",
             *more,
         ]
-    corrected = f" They are corrected for the {len(tests)} pairs (Holm), intervals are not." if several else ""
+    corrected = f" They are corrected for the {len(tests)} pairs (Holm); intervals are not." if several else ""
     words = (
-        "Both tests are paired: they see the examples on which one model is right and the other is not. A difference is real where both "
-        f"p-values are below {points.LEVEL:g}.{corrected}"
+        "Both tests are paired: they use the examples on which one model is correct and the other is not. A difference is significant if "
+        f"both p-values are below {points.LEVEL:g}.{corrected}"
     )
     left = [f"The {SHOWN} smallest p-values of {len(tests)}."] if len(tests) > SHOWN else []
     return [*blocks, *notes([words, *left, *more])]
 
 
 def mean(values: Sequence[float]) -> str:
-    """Of some accuracies, as reports show it; a dash where there are none."""
+    """Return the mean of accuracies as reports show it; a dash if there are none."""
     return number(float(np.mean(values))) if values else "-"

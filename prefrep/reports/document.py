@@ -1,4 +1,4 @@
-"""What a report says, apart from how it looks: sections of paragraphs, tables, plots and examples."""
+"""The content of a report, independent of its format: sections of paragraphs, tables, plots and examples."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class Text:
     """A paragraph.
 
     Args:
-        text: What it says.
-        strong: Whether it is what a reader must not miss.
+        text: The text.
+        strong: Whether it is emphasised.
     """
 
     kind: ClassVar[str] = "text"
@@ -47,7 +47,7 @@ class Table:
 
     Args:
         head: Names of the columns.
-        rows: Cells, as many in each row as there are columns.
+        rows: Cells, one per column.
     """
 
     kind: ClassVar[str] = "table"
@@ -57,7 +57,7 @@ class Table:
 
     @property
     def numeric(self) -> tuple[bool, ...]:
-        """Which columns hold numbers and intervals only."""
+        """For each column, whether it holds only numbers and intervals."""
         return tuple(all(is_number(row[i]) for row in self.rows) for i in range(len(self.head)))
 
 
@@ -66,10 +66,10 @@ class Plot:
     """A picture.
 
     Args:
-        name: What its file is called, without the ending.
+        name: Name of its file without the suffix.
         content: The file.
         format: Its format.
-        caption: What it shows; also what is read to those who do not see it.
+        caption: What it shows; also the alternative text.
     """
 
     kind: ClassVar[str] = "plot"
@@ -81,18 +81,18 @@ class Plot:
 
     @property
     def uri(self) -> str:
-        """The file as an address that needs no file."""
+        """The file as a data URI."""
         mime = "image/svg+xml" if self.format == "svg" else "image/png"
         return f"data:{mime};base64,{base64.b64encode(self.content).decode()}"
 
 
 @dataclass(frozen=True)
 class Folded:
-    """A long text that a reader opens.
+    """A long text that is collapsed at first.
 
     Args:
-        title: What it is.
-        text: The text, shown as it is.
+        title: Title of the text.
+        text: The text, shown verbatim.
     """
 
     kind: ClassVar[str] = "folded"
@@ -106,7 +106,7 @@ class Example:
     """One datum.
 
     Args:
-        title: What happened to it.
+        title: What happened to the datum.
         parts: Texts by name.
     """
 
@@ -118,11 +118,11 @@ class Example:
 
 @dataclass(frozen=True)
 class Section:
-    """A heading and what stands below it.
+    """A heading and the blocks below it.
 
     Args:
         title: The heading.
-        blocks: What stands below it.
+        blocks: The blocks below it.
     """
 
     kind: ClassVar[str] = "section"
@@ -135,32 +135,32 @@ Block = Text | Notes | Table | Plot | Folded | Example | Section
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    """A table of any sequences of cells."""
+    """Return a table of sequences of cells."""
     return Table(tuple(head), tuple(tuple(row) for row in rows))
 
 
 def notes(items: Sequence[str]) -> tuple[Notes, ...]:
-    """A list of remarks, or nothing where there are none."""
+    """Return a list of remarks, or nothing if there are none."""
     return (Notes(tuple(items)),) if items else ()
 
 
 def is_number(cell: str) -> bool:
-    """Whether a cell holds a number, a pair of counts, an interval, or nothing."""
+    """Return whether a cell holds a number, a pair of counts, an interval, or nothing."""
     return _NUMBER.fullmatch(cell) is not None
 
 
 def number(value: float) -> str:
-    """A share, a score or a difference as reports show it."""
-    return f"{value:z.3f}"  # a mean of differences that cancel is -1e-17, which is no negative number
+    """Return a share, a score or a difference as reports show it."""
+    return f"{value:z.3f}"  # differences that cancel can have the mean -1e-17, which must not print as -0.000
 
 
 def interval(value: Interval | Sequence[float] | None) -> str:
-    """A 95 % interval as reports show it; a dash where there is none."""
+    """Return a 95 % interval as reports show it; a dash if there is none."""
     return "-" if value is None else f"[{number(value[0])}, {number(value[1])}]"
 
 
 def measured(value: Mapping[str, Any] | None) -> tuple[str, str, str]:
-    """n, score and interval of an entry of `results.json`; dashes where nothing was measured."""
+    """Return n, score and interval of an entry of `results.json`; dashes if nothing was measured."""
     if value is None or value["score"] is None:
         return "0", "-", "-"
     return str(value["n"]), number(value["score"]), interval(value["ci95"])

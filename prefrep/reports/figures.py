@@ -1,4 +1,4 @@
-"""Plots as SVG: curves of trainings, agreement by groups, and those that evaluations draw into files."""
+"""Plots as SVG: training curves, agreement by group, and the figures that evaluations draw into files."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from prefrep.sweeps.plots import COLORS
 
 Lines = Sequence[Mapping[str, float]]
 
-# Metadata hold the hour, the document type an address that a strict reader would fetch, and comments texts of the data, with characters
-# that no SVG may have.
+# Removed: metadata (the time of day), the document type (a URL that a strict parser would fetch), and comments (texts of the data, with
+# characters that SVG does not allow).
 _DROPPED = re.compile(rb"<metadata>.*?</metadata>|<!DOCTYPE.*?>|<!--.*?-->", re.DOTALL)
 _STYLE: dict[Any, Any] = {
     "svg.hashsalt": "prefrep",
@@ -29,10 +29,10 @@ _STYLE: dict[Any, Any] = {
 
 
 class Panel(NamedTuple):
-    """One of the curves of a training.
+    """One of the training curves.
 
     Args:
-        label: Of its axis.
+        label: Label of its axis.
         train: Its key in `metrics.jsonl`, logged at training steps.
         val: Its key at validations.
     """
@@ -51,34 +51,34 @@ PANELS = (
 
 
 def svg(draw: Callable[[Path], None]) -> bytes:
-    """The SVG that something writes which takes the path of its picture.
+    """Return the SVG that a drawing function writes to a path.
 
     Args:
-        draw: Writes the picture with matplotlib.
+        draw: Writes the figure to a path with matplotlib.
     """
     import matplotlib as mpl
 
     mpl.use("Agg")
     with tempfile.TemporaryDirectory() as folder, mpl.rc_context(_STYLE), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing")  # of texts in scripts that the plot's font lacks; they stand in the page too
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # for scripts that the plot's font lacks; the page holds the texts too
         path = Path(folder) / "plot.svg"
         draw(path)
         return _DROPPED.sub(b"", path.read_bytes())
 
 
 def window(steps: int) -> int:
-    """Over how many logged steps a training curve is smoothed."""
+    """Return the number of logged steps over which a training curve is smoothed."""
     return max(1, steps // 20)
 
 
 def smoothed(values: Sequence[float]) -> list[float]:
-    """Means over the last `window` values, or as many as there are [n]."""
+    """Return means over the last `window` values, fewer at the beginning [n]."""
     width = window(len(values))
     return [float(np.mean(values[max(i + 1 - width, 0) : i + 1])) for i in range(len(values))]
 
 
 def curves(runs: Mapping[str, Lines]) -> Plot | None:
-    """Loss, accuracy, gradient norm and learning rate of one or several trainings; None: none of them was logged.
+    """Return loss, accuracy, gradient norm and learning rate of training runs as a plot; None: none of them was logged.
 
     Args:
         runs: Lines of `metrics.jsonl` by name.
@@ -132,13 +132,13 @@ def _column(lines: Lines, key: str) -> tuple[list[float], list[float]]:
 
 
 def _plain(text: str) -> str:
-    return text.replace("$", r"\$")  # which would begin a formula
+    return text.replace("$", r"\$")  # matplotlib reads text between dollar signs as a formula
 
 
 def agreement(results: Mapping[str, Any]) -> Plot | None:
-    """Accuracy by length and by margin, from `results.json` of an evaluation of pairs; None where there are no groups."""
+    """Return accuracy by length and by margin as a plot, from `results.json` of an evaluation of pairs; None: there are no groups."""
     found = results["agreement"]
-    panels = [("how much longer the preferred answer is, characters", found["length"]["bins"])]
+    panels = [("length difference, preferred minus other, characters", found["length"]["bins"])]
     if found["margin"] is not None:
         panels.append(("margin of the data", found["margin"]["bins"]))
     panels = [(label, bins) for label, bins in panels if len(bins) > 1]
@@ -161,4 +161,4 @@ def agreement(results: Mapping[str, Any]) -> Plot | None:
         figure.savefig(path)
         plt.close(figure)
 
-    return Plot("agreement", svg(draw), "svg", "Accuracy in groups of like size; bars: 95 % intervals (Wilson); dotted: chance.")
+    return Plot("agreement", svg(draw), "svg", "Accuracy in groups of about equal size; bars: 95 % intervals (Wilson); dotted: chance.")

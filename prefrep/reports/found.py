@@ -1,4 +1,4 @@
-"""What a run folder holds that a report can show."""
+"""The content of run folders for reports."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from prefrep.evaluation.scores import SIDECAR
 
 BENCHMARKS = ("pairs", "rewardbench", "rewardbench2", "intransitivity", "winrate", *JUDGED)
 METRICS = "metrics.jsonl"
-# Points belong to their sweep, `calibration` to the evaluation above it; the others hold no results.
+# Points belong to their sweep and `calibration` to the evaluation above it; the others hold no results.
 _CLOSED = {"points", "calibration", "checkpoints", "export", "logs", "rounds"}
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A folder that an evaluation wrote.
+    """The output folder of an evaluation.
 
     Args:
         folder: The folder.
-        name: What the report calls it.
+        name: Name in the report.
         results: Its `results.json`.
-        data: Tells the data from others, where it was kept beside the scores.
+        data: Digest of the data, if it was kept beside the scores.
     """
 
     folder: Path
@@ -38,7 +38,7 @@ class Evaluation:
 
     @property
     def benchmark(self) -> str:
-        """Which evaluation it is."""
+        """Kind of evaluation."""
         return str(self.results["benchmark"])
 
 
@@ -48,14 +48,14 @@ class Run:
 
     Args:
         folder: The folder.
-        name: What the report calls it.
-        config: Its configuration, as it was written.
-        export: What its exported folder says of itself.
+        name: Name in the report.
+        config: Its configuration as written.
+        export: Description of its exported folder.
         metrics: Lines of `metrics.jsonl`.
         rounds: Metrics of the rounds of post-training, by number.
         evaluations: Evaluations in it.
-        sweeps: Folders of sweeps in it, or itself.
-        problems: What could not be read.
+        sweeps: Folders of sweeps in it, or the folder itself.
+        problems: Files that could not be read, a sentence each.
     """
 
     folder: Path
@@ -70,13 +70,13 @@ class Run:
 
 
 def find(folders: Sequence[Path]) -> list[Run]:
-    """What some folders hold; each has a name of its own.
+    """Return the content of folders, each with a unique name.
 
     Args:
         folders: Run folders, evaluation folders, sweep folders.
 
     Raises:
-        DataError: One of them is no folder, or holds nothing that a report can show.
+        DataError: One of them is not a folder, or has no content for a report.
     """
     distinct = list({path.resolve(): path for path in folders}.values())
     short = [path.resolve().name for path in distinct]
@@ -86,7 +86,7 @@ def find(folders: Sequence[Path]) -> list[Run]:
 
 def _run(folder: Path, name: str) -> Run:
     if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder; name folders that prefrep fit, prefrep eval or prefrep sweep wrote")
+        raise DataError(f"{folder}: no such folder; name output folders of prefrep fit, prefrep eval or prefrep sweep")
     problems: list[str] = []
     evaluations, sweeps = _below(folder, name, problems)
     metrics, config = _metrics(folder / METRICS, problems), _config(folder)
@@ -100,7 +100,7 @@ def _run(folder: Path, name: str) -> Run:
         said = f" ({'; '.join(problems)})" if problems else ""
         raise DataError(
             f"{folder}: nothing to report on{said}: no {METRICS} of a training, no {RESULTS} of an evaluation, no points/ of a sweep; "
-            "name a folder that prefrep fit, prefrep eval or prefrep sweep wrote"
+            "name an output folder of prefrep fit, prefrep eval or prefrep sweep"
         )
     return Run(folder, name, config, export, metrics, dict(sorted(rounds.items())), evaluations, sweeps, problems)
 
@@ -140,7 +140,7 @@ def _metrics(path: Path, problems: list[str]) -> list[dict[str, float]]:
             values = json.loads(line)
             float(values["step"])
         except (ValueError, KeyError, TypeError):
-            if number < len(lines):  # the last one may be half a line, of a run that goes on or was killed
+            if number < len(lines):  # the last line may be incomplete if the run continues or was killed
                 problems.append(f"{path}:{number}: not a line of metrics")
             continue
         found.append({key: value for key, value in values.items() if isinstance(value, int | float)})
@@ -148,7 +148,7 @@ def _metrics(path: Path, problems: list[str]) -> list[dict[str, float]]:
 
 
 def _config(folder: Path) -> str | None:
-    """The configuration of the last start."""
+    """Return the configuration of the last start."""
     versions = [path for path in folder.glob("logs/version_*/config.yaml") if path.parent.name.removeprefix("version_").isdigit()]
     versions.sort(key=lambda path: int(path.parent.name.removeprefix("version_")))
     for path in [folder / "config.yaml", *reversed(versions)]:
@@ -158,15 +158,15 @@ def _config(folder: Path) -> str | None:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Objects of a JSONL file; none where there is no such file.
+    """Return the objects of a JSONL file; none if there is no such file.
 
     Raises:
-        DataError: A line is something else.
+        DataError: A line is not an object.
     """
     if not path.is_file():
         return []
     found = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):  # splitlines() breaks at U+2028 too
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):  # splitlines() also splits at U+2028
         if line.strip():
             try:
                 row = json.loads(line)

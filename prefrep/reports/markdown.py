@@ -1,4 +1,4 @@
-"""A report as Markdown; plots are files beside it."""
+"""Reports as Markdown, with plots as files beside it."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from pathlib import Path
 from prefrep.disk import replace_text
 from prefrep.reports.document import Block, Example, Folded, Notes, Plot, Section, Table, Text, is_number
 
-# Underscores within a word are no emphasis, and most ampersands no entity: names stay readable.
+# Underscores within a word are not emphasis, and most ampersands not entities: names stay readable.
 _SPECIAL = re.compile(r"([\\`*\[\]<>|~$]|(?<![^\W_])_|_(?![^\W_])|&(?=#?\w+;))")
 
 
 def render(report: Section, folder: str) -> tuple[str, dict[str, bytes]]:
-    """The text, and its plots by file name.
+    """Return the text, and its plots by file name.
 
     Args:
         report: The report.
-        folder: Where the plots will be, as seen from the text.
+        folder: Folder of the plots, relative to the text.
     """
     plots: dict[str, bytes] = {}
     return "\n\n".join(_section(report, 1, folder, plots)) + "\n", plots
 
 
 def write(report: Section, out: Path) -> None:
-    """Writes a report, and its plots into a folder beside it; plots of an older report of the same name go.
+    """Write a report, and its plots into a folder beside it; plots of an older report of the same name are removed.
 
     Args:
         report: The report.
@@ -44,12 +44,12 @@ def write(report: Section, out: Path) -> None:
 
 
 def escaped(text: str) -> str:
-    """A text that shows as itself in one line."""
+    """Return text escaped for one line of Markdown."""
     return re.sub(r"^(\d*)([#+.)=-]+)(?=\s|$)", r"\1\\\2", _SPECIAL.sub(r"\\\1", " ".join(text.split())))
 
 
 def fenced(text: str) -> str:
-    """A text that shows as itself, in as many lines as it has; its fence is longer than any in it."""
+    """Return text as a fenced block whose fence is longer than any fence in it."""
     fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", text)), default=0))
     return f"{fence}text\n{text}\n{fence}"
 

@@ -1,4 +1,4 @@
-"""From run folders to a report: what stands in it, and the two files that say it."""
+"""From run folders to a report: its sections, and the page and Markdown files."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TITLE = "Report: "
 
 
 def build(runs: Sequence[Run]) -> Section:
-    """The report on some runs."""
+    """Return the report on runs."""
     title = TITLE + (runs[0].name if len(runs) == 1 else f"{len(runs)} runs")
     blocks: list[Block] = []
     if len(runs) > 1:
@@ -55,7 +55,7 @@ def _sweep_title(run: Run, folder: Path) -> str:
 
 
 def _facts(run: Run) -> dict[str, str]:
-    """What a reader compares runs by; empty where it is not known."""
+    """Return the settings by which runs are compared; empty where unknown."""
     head, recipe = run.export.get("head", {}), run.export.get("recipe", {})
     settings = ", ".join(f"{key} {_name(value)}" for key, value in head.items() if key != "class")
     validated = [line for line in run.metrics if "val/loss" in line]
@@ -83,7 +83,7 @@ def _overview(runs: Sequence[Run]) -> Section:
 
 
 def _rounds(rounds: Mapping[int, Mapping[str, float]]) -> Block:
-    """Held-out numbers of each round of GPO, as `callbacks.HeldOut` wrote them."""
+    """Return the held-out metrics of each round of GPO, from `callbacks.HeldOut`."""
     rows = []
     for name, found in rounds.items():
         won = [
@@ -106,26 +106,26 @@ def _template() -> Template:
 
 
 def html(report: Section) -> str:
-    """The page. It asks for nothing, and holds no program."""
+    """Return the page, which loads nothing and has no scripts."""
     return _template().render(report=report)
 
 
 def write(report: Section, out: Path) -> list[Path]:
-    """Writes the page, the same as Markdown beside it, and the plots that Markdown cannot hold.
+    """Write the page, the same content as Markdown beside it, and the plots of the Markdown.
 
     Args:
         report: From `build`.
-        out: The HTML file; the others have its name with another ending.
+        out: The HTML file; the others have its name with another suffix.
 
     Returns:
         The page and the Markdown file.
 
     Raises:
-        DataError: The Markdown would take the place of something else.
+        DataError: The Markdown would replace a file that is not a report.
     """
     beside = out.with_suffix(".md")
     if beside.exists() and not beside.read_text(encoding="utf-8", errors="replace").startswith(f"# {TITLE}"):
-        raise DataError(f"{beside} is there already and is no report of prefrep report; name another file with --out")
+        raise DataError(f"{beside} exists and is not a report of prefrep report; name another file with --out")
     markdown.write(report, beside)
     replace_text(out, html(report))
     return [out, beside]

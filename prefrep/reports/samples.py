@@ -1,4 +1,4 @@
-"""Per-sample files of evaluations: which verdicts are right, and examples of those that are not."""
+"""Per-sample files of evaluations: verdicts, and examples of wrong ones."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from prefrep.errors import DataError
 from prefrep.evaluation.judged.rows import JudgedScore
 from prefrep.evaluation.pairs import MISTAKES, PairRow
 from prefrep.evaluation.registry import JUDGED
-from prefrep.evaluation.scores import SCORES, PairScore, RankedScore, read_scores
+from prefrep.evaluation.rows import SCORES, PairScore, RankedScore, read_scores
 from prefrep.evaluation.summary import credit
 from prefrep.metrics.rewardbench import TIES
 from prefrep.metrics.verdicts import Outcome, is_right
@@ -28,10 +28,10 @@ Verdicts = dict[tuple[str, str], Outcome]
 
 # ----------------------------------------------------------------------------------------------------------------------- verdicts
 def verdicts(evaluation: Evaluation) -> Verdicts:
-    """Right or wrong, by subset and id of each sample, from the per-sample file alone; empty where there is none to read.
+    """Return whether each verdict is correct, by subset and id, from the per-sample file alone; empty if there is none.
 
-    Ties of the data have no right verdict. Of RewardBench 2, the first answer must be alone on top; its Ties have no verdict per sample. A
-    win rate counts answers of A that beat B's.
+    Ties in the data have no correct verdict. In RewardBench 2, the first answer alone must rank first; its Ties have no verdict per sample.
+    A win rate counts answers of A that beat B's.
 
     Raises:
         PrefrepError: The file is damaged.
@@ -63,7 +63,7 @@ def _by_sample(rows: Iterable[tuple[PairScore | RankedScore, Outcome]]) -> Verdi
 
 
 def _numbered(verdicts: Iterable[tuple[tuple[str, str], Outcome]]) -> Verdicts:
-    """Verdicts by subset and id; an id that occurs again gets a number."""
+    """Return verdicts by subset and id; an id that occurs again gets a suffix."""
     seen: Counter[tuple[str, str]] = Counter()
     found: Verdicts = {}
     for (subset, id), outcome in verdicts:
@@ -74,7 +74,7 @@ def _numbered(verdicts: Iterable[tuple[tuple[str, str], Outcome]]) -> Verdicts:
 
 
 def contradiction(evaluation: Evaluation, found: Verdicts) -> str:
-    """What is wrong where the results were not made of the per-sample file; empty where they agree.
+    """Return a sentence if the results do not follow from the per-sample file; empty if they do.
 
     Args:
         evaluation: An evaluation.
@@ -87,14 +87,14 @@ def contradiction(evaluation: Evaluation, found: Verdicts) -> str:
     if entry["n"] == n and round(entry["score"] * n) == wins:
         return ""
     return (
-        f"results.json says {entry['score'] or 0:.3f} of {entry['n']} and {SCORES} gives {wins / n:.3f} of {n}: they do not belong "
-        "together; run the evaluation again"
+        f"results.json says {entry['score'] or 0:.3f} of {entry['n']} and {SCORES} gives {wins / n:.3f} of {n}: they are of "
+        "different runs; run the evaluation again"
     )
 
 
 # ----------------------------------------------------------------------------------------------------------------------- examples
 def examples(evaluation: Evaluation) -> list[Example]:
-    """The verdicts that are most confidently wrong, the worst first, with their texts, as far as files hold them.
+    """Return the verdicts that are most confidently wrong, worst first, with their texts if files hold them.
 
     Raises:
         DataError: A file is damaged.
@@ -111,7 +111,7 @@ def examples(evaluation: Evaluation) -> list[Example]:
 
 
 def _of_rewardbench(evaluation: Evaluation) -> list[dict[str, Any]]:
-    """Mistakes as `mistakes.jsonl` has them, from the official file with the texts; none where there are several files, or no texts."""
+    """Return mistakes in the form of `mistakes.jsonl` from the official file; none if there are several files, or no texts."""
     files = sorted((evaluation.folder / "eval-set-scores").rglob("*.json"))
     if len(files) != 1:
         return []
@@ -120,14 +120,14 @@ def _of_rewardbench(evaluation: Evaluation) -> list[dict[str, Any]]:
         names = ("id", "subset", "scores_chosen", "scores_rejected", "text_chosen", "text_rejected")
         rows = [dict(zip(names, row, strict=True)) for row in zip(*(columns[name] for name in names), strict=True)]
     except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{files[0]}: not a file of RewardBench scores ({error!r})") from error
+        raise DataError(f"{files[0]}: not a RewardBench score file ({error!r})") from error
     wrong = [row | {"score": row["scores_chosen"] - row["scores_rejected"]} for row in rows if row["text_chosen"]]
     wrong = sorted((row for row in wrong if row["score"] <= 0), key=lambda row: float(row["score"]))
     return [row | _parts(row["text_chosen"], row["text_rejected"]) for row in wrong]
 
 
 def _parts(chosen: str, rejected: str) -> dict[str, str]:
-    """Prompt and answers of two rendered conversations; the answer begins with the last assistant's turn that both share."""
+    """Return prompt and answers of two rendered conversations; the answer begins with the last assistant turn that both share."""
     turn = "<|assistant|>\n"
     shared = os.path.commonprefix([chosen, rejected])
     at = shared.rfind(turn)
@@ -144,9 +144,9 @@ def _wrong(row: Mapping[str, Any]) -> Example:
     where = f"{row['subset']}, " if row["subset"] else ""
     sure = float(win_probabilities(abs(score)))
     share = f"{sure:.1%}" if sure < 0.9995 else "more than 99.9%"
-    title = f"{where}id {row['id']}: log-odds of chosen {score:+.3f}, so the model is {share} sure of the wrong answer"
+    title = f"{where}id {row['id']}: log-odds of chosen {score:+.3f}, so the model is {share} confident in the wrong answer"
     if p != 1:
-        title += f" (P(chosen) by the data: {p:.3g})"
+        title += f" (P(chosen) in the data: {p:.3g})"
     return Example(title, (("Prompt", cut(row["prompt"])), ("Chosen", cut(row["chosen"])), ("Rejected", cut(row["rejected"]))))
 
 
@@ -157,12 +157,12 @@ def _lost(row: Mapping[str, Any], results: Mapping[str, Any]) -> Example:
 
 
 def cut(text: str) -> str:
-    """A text that is not too long to be shown."""
+    """Return text truncated for display."""
     return text if len(text) <= CUT else f"{text[:CUT]} ... ({len(text) - CUT} more characters)"
 
 
 def sentence(evaluation: Evaluation) -> str:
-    """What the examples are."""
+    """Return the title of the examples."""
     if evaluation.benchmark == "winrate":
         return f"Answers of {evaluation.results['a']} that lose most clearly"
-    return "What the model gets wrong, most confidently first"
+    return "Mistakes of the model, most confident first"

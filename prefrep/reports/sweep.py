@@ -1,4 +1,4 @@
-"""A sweep: its models beside each other, and which differences between them are real, from the folders of its points alone."""
+"""Reports of sweeps: models side by side and tests of their differences, from the folders of the points alone."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from prefrep.disk import replace_text
 from prefrep.errors import PrefrepError
 from prefrep.evaluation.pairs import PairRow
-from prefrep.evaluation.scores import read_scores
+from prefrep.evaluation.rows import read_scores
 from prefrep.reports.comparison import SHOWN, differences, mean
 from prefrep.reports.document import Block, Plot, Section, Text, interval, notes, number, table
 from prefrep.reports.markdown import write as write_markdown
@@ -20,7 +20,7 @@ from prefrep.sweeps.table import DRAWS, Model, PairTest, Run, as_csv, compare, m
 
 
 def write(out: Path) -> None:
-    """Writes `table.csv`, `pairs.csv` and `report.md` with its plots, of what is finished by now.
+    """Write `table.csv`, `pairs.csv` and `report.md` with its plots, for the points that are finished.
 
     Args:
         out: The sweep's folder.
@@ -37,7 +37,7 @@ def write(out: Path) -> None:
 
 
 def section(out: Path, title: str) -> Section:
-    """The same, as a part of another report.
+    """Return the report of a sweep as a section of another report.
 
     Args:
         out: The sweep's folder.
@@ -61,19 +61,21 @@ def _blocks(runs: Sequence[Run], found: Sequence[Model], tests: Sequence[PairTes
     if left:
         blocks.append(Text(f"Points that are not finished yet: {left}. Models may lack seeds, or be missing.", strong=True))
     if len({model.data for model in found}) > 1:
-        words = "Not all points were judged on the same comparisons: the validation data differ, or changed between two starts. Models are"
-        blocks.append(Text(f"{words} tested against each other where the data are the same.", strong=True))
+        words = (
+            "Not all points were evaluated on the same comparisons: the validation data differ or changed between two starts. Models are"
+        )
+        blocks.append(Text(f"{words} tested against each other if their data are the same.", strong=True))
     recipes = {(run.about["model"], run.about.get("recipe", "")) for run in runs if run.verdicts}
     if len(recipes) > len({model for model, _ in recipes}):
-        words = "Not all seeds of a model were trained with the same settings and data: these changed between two starts, or an older one"
-        blocks.append(Text(f"{words} did not note them. Seeds that have them in common are a model of their own.", strong=True))
+        words = "Not all seeds of a model were trained with the same settings and data: these changed between two starts, or an older start"
+        blocks.append(Text(f"{words} did not record them. Seeds with the same ones are shown as a separate model.", strong=True))
     if found:
         blocks += [_accuracies(found), *notes(_which_intervals(found))]
         if names := subsets(found):
             rows = [(each.name, *(mean(each.accuracies(name)) for name in names)) for each in found]
             blocks.append(Section("By subset, means over seeds", (table(("model", *(name or "(no subset)" for name in names)), rows),)))
     if len(found) > 1:
-        blocks.append(Section("Which differences are real", tuple(differences(tests, _remarks(tests)))))
+        blocks.append(Section("Differences between models", tuple(differences(tests, _remarks(tests)))))
     blocks += _plots(found)
     if failed := [(str(run.about["name"]), str(run.about.get("reason", ""))) for run in runs if not run.verdicts]:
         blocks.append(Section("Failed points", (table(("point", "reason"), failed),)))
@@ -92,35 +94,35 @@ def _accuracies(found: Sequence[Model]) -> Block:
 
 def _which_intervals(found: Sequence[Model]) -> list[str]:
     lines = [
-        "Accuracy is the mean over seeds. A seed sets the first weights of the head, the order of the training examples and, where there "
-        "are adapters, theirs and their dropout."
+        "Accuracy is the mean over seeds. A seed determines the initial weights of the head, the order of the training examples and, with "
+        "adapters, their initial weights and dropout."
     ]
     several = any(len(model.runs) > 1 for model in found)
     if several:
-        lines.append("95 %: Student's t over seeds: what other seeds would give on these examples, cut to [0, 1].")
+        lines.append("95 %: Student's t over seeds: other seeds on these examples, clipped to [0, 1].")
     if any(model.interval() is None for model in found):
-        lines.append("95 % is a dash where all seeds have the same accuracy: of how far others would be from it, a tie says nothing.")
+        lines.append("95 % is a dash if all seeds have the same accuracy, which gives no estimate of their spread.")
     if any(len(model.runs) == 1 for model in found):
-        how = "Wilson's interval over examples" + ("" if all(model.independent for model in found) else ", as if a prompt had one")
+        how = "Wilson's interval over examples" + ("" if all(model.independent for model in found) else ", counting each prompt once")
         lines.append(f"95 %{' of a model with one seed' if several else ''}: {how}; one seed has no spread.")
-    together = "" if all(model.independent for model in found) else ", the examples of a prompt together"
+    together = "" if all(model.independent for model in found) else ", resampling prompts"
     lines.append(
-        f"95 % over examples: bootstrap ({DRAWS} draws{together}) of the mean over seeds: these trained models on other examples. Where "
-        "these same examples chose the checkpoint that a run exports, that is optimistic."
+        f"95 % over examples: bootstrap ({DRAWS} draws{together}) of the mean over seeds: these trained models on other examples. If "
+        "these examples also chose the checkpoint that a run exports, it is optimistic."
     )
     return lines
 
 
 def _remarks(tests: Sequence[PairTest]) -> list[str]:
-    """Where all tests are, and what seeds have to do with them."""
+    """Return remarks on where all tests are, and on the role of seeds."""
     elsewhere = ["The sweep's pairs.csv has all pairs."] if len(tests) > SHOWN else []
     if not any(test.seeds for test in tests):
         return elsewhere
     return [
         *elsewhere,
-        "The difference is that of accuracies averaged over seeds. McNemar's test takes what the majority of a model's seeds says, and "
-        "leaves out examples that split them evenly. Both speak of other examples for these trained models; the last column, Student's t "
-        "over the seeds that both have (not corrected), speaks of other seeds; a dash: fewer than two such seeds, or all differ alike.",
+        "The difference is that of accuracies averaged over seeds. McNemar's test uses the majority verdict of a model's seeds and leaves "
+        "out examples that split them evenly. Both generalise these trained models to other examples. The last column, Student's t over "
+        "the seeds that both have (not corrected), generalises to other seeds; a dash: fewer than two such seeds, or equal differences.",
     ]
 
 

@@ -5,19 +5,24 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from prefrep.scoring.asked import Said, ranked
-    from prefrep.scoring.blocks import BlockScorer
-    from prefrep.scoring.remote import RemoteScorer
-    from prefrep.scoring.scorer import Floats, PairScorer, Scorer
+    from prefrep.scoring.asked import Said as Said
+    from prefrep.scoring.asked import ranked as ranked
+    from prefrep.scoring.blocks import BlockScorer as BlockScorer
+    from prefrep.scoring.remote import RemoteScorer as RemoteScorer
+    from prefrep.scoring.scorer import Floats as Floats
+    from prefrep.scoring.scorer import PairScorer as PairScorer
+    from prefrep.scoring.scorer import Scorer as Scorer
 
-__all__ = ("BlockScorer", "Floats", "PairScorer", "RemoteScorer", "Said", "Scorer", "ranked")
+_HOMES = {
+    "BlockScorer": "blocks", "Floats": "scorer", "PairScorer": "scorer", "RemoteScorer": "remote", "Said": "asked", "Scorer": "scorer",
+    "ranked": "asked",
+}  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
     """Import scorers, and with them torch, on first use: programs import `prefrep.scoring.workers` to parse their options."""
-    if name not in __all__:
+    if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    home = {"BlockScorer": "blocks", "RemoteScorer": "remote", "Said": "asked", "ranked": "asked"}.get(name, "scorer")
-    return getattr(import_module(f"prefrep.scoring.{home}"), name)
+    return getattr(import_module(f"prefrep.scoring.{_HOMES[name]}"), name)

@@ -58,15 +58,9 @@ class Loading:
 
 @dataclass(frozen=True)
 class LocalScoring(Loading):
-    """How a model is loaded for scoring in this process.
+    """How a model is loaded for scoring in this process; the other fields are those of `Loading`.
 
     Args:
-        device: cpu, cuda, ...; auto: cuda where there is one.
-        dtype: Type of the weights; default: as trained.
-        batch_tokens: Tokens read at a time; scores do not depend on it.
-        trust_remote_code: Run Python code from the folder of the model.
-        import_: Module whose heads and other parts the model may name; may be repeated.
-        unknown_annotator: Who answers for annotators that the model does not know: the population, or nobody (error).
         attention: Attention kernel.
         layout: Layout of the batches.
 
@@ -91,17 +85,9 @@ class LocalScoring(Loading):
 
 @dataclass(frozen=True)
 class Scoring(LocalScoring):
-    """How a model is loaded for scoring, in this process or in several.
+    """How a model is loaded for scoring, in this process or in several; the other fields are those of `LocalScoring`.
 
     Args:
-        device: cpu, cuda, ...; auto: cuda where there is one.
-        dtype: Type of the weights; default: as trained.
-        batch_tokens: Tokens read at a time; scores do not depend on it.
-        trust_remote_code: Run Python code from the folder of the model.
-        import_: Module whose heads and other parts the model may name; may be repeated.
-        unknown_annotator: Who answers for annotators that the model does not know: the population, or nobody (error).
-        attention: Attention kernel.
-        layout: Layout of the batches.
         workers: Processes that score, one GPU each where there are any; what is written does not depend on it.
 
     Raises:

@@ -1,1 +1,1 @@
-"""Sweeps: many runs of one kind, resumable, compared with each other on the same examples."""
+"""Sweeps: grids of runs, resumable, with paired tests between models on the same examples."""

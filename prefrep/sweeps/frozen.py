@@ -1,6 +1,6 @@
-"""Points on a frozen language model, one after the other in this process: it reads each text once, for all of them.
+"""Points on a frozen language model, which run one after the other in this process, so that it reads each text once for all of them.
 
-They train as runs of their own would (`modules.remembered`) and leave the same files.
+They train like separate runs (`modules.remembered`) and write the same files.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from prefrep.nn.backbone import Backbone
 from prefrep.nn.people import introduce
 from prefrep.records import Comparison
 
-WINDOW = 512  # comparisons whose hidden states are in memory as one batch
+WINDOW = 512  # comparisons per batch of hidden states
 
 
 class Shared:
-    """What the points of one frozen language model have in common: its weights, encoded data, hidden states of the validation set."""
+    """State that points on one frozen language model share: its weights, encoded data, hidden states of the validation set."""
 
     def __init__(self) -> None:
         self._backbone: tuple[str, Backbone] | None = None
@@ -37,34 +37,34 @@ class Shared:
     def train(
         self, module: PreferenceModule, data: PreferenceData, trainer: Trainer, backbone: str, data_key: str, checkpoint: Path | None
     ) -> None:
-        """Trains a model to its exported folder, or to the end of its training where that is there already.
+        """Train a model until it is exported; a finished training is not repeated.
 
         Args:
-            module: The model, not configured yet.
-            data: Its data; those of an earlier point with the same settings take their place.
+            module: The model, before `configure_model`.
+            data: Its data; replaced by those of an earlier point with the same settings.
             trainer: Its trainer.
             backbone: Settings of the language model.
-            data_key: Settings of the data but the seed.
-            checkpoint: Where to go on.
+            data_key: Settings of the data without the seed.
+            checkpoint: Checkpoint to resume from.
         """
         self._share(module, backbone)
         if self._data is None or self._data[0] != data_key:
             self._data = data_key, data
-        self._data[1].seed = data.seed  # of the order alone: what depends on it otherwise is part of the key
+        self._data[1].seed = data.seed  # determines the order alone; otherwise it is part of the key
         try:
             trainer.fit(module, self._data[1], ckpt_path=checkpoint, weights_only=True)
-        except SystemExit as stopped:  # what Lightning makes of Ctrl-C and of a termination signal
+        except SystemExit as stopped:  # what Lightning raises on Ctrl-C and SIGTERM
             raise KeyboardInterrupt from stopped
 
     def build(self, module: PreferenceModule, backbone: str) -> None:
-        """Builds a model that is not trained here, on the shared language model."""
+        """Build a model for scoring on the shared language model."""
         self._share(module, backbone)
         module.configure_model()
 
     def _share(self, module: PreferenceModule, backbone: str) -> None:
         make, *others = module._make
         if self._backbone is None or self._backbone[0] != backbone:
-            self._backbone, self._batches = None, {}  # the old one goes before the new one comes
+            self._backbone, self._batches = None, {}  # free the old one before the new one is loaded
             self._backbone = backbone, make()
         ours = self._backbone[1]
         module._make = (lambda: ours, *others)  # type: ignore[assignment]
@@ -73,16 +73,16 @@ class Shared:
         self, module: PreferenceModule, export: Path, data: PreferenceData, comparisons: Sequence[Comparison],
         backbone: str, data_key: str, device: torch.device,
     ) -> list[float]:  # fmt: skip
-        """Log-odds of the exported model, in nats, from hidden states that are read once.
+        """Return the log-odds of the exported model, in nats, from cached hidden states.
 
         Args:
-            module: A model of the right shape, built; its head gets the exported weights.
+            module: A built model of the same shape, whose head gets the exported weights.
             export: The exported folder.
-            data: Says how texts are encoded.
+            data: The DataModule, which determines how texts are encoded.
             comparisons: The validation set.
             backbone: Settings of the language model.
             data_key: Settings of the data, and a digest of the validation set.
-            device: Where to compute.
+            device: Device of the head.
         """
         assert self._backbone is not None
         about = read_about(export)
@@ -92,7 +92,7 @@ class Shared:
         known = (backbone, data_key, module.layout)
         if known not in self._batches:
             assert data.cache is not None, "points share what is kept"
-            # `drop` is a choice for training data; whoever asks for a score gets one, as from a `Scorer`.
+            # `drop` is a choice for training data; scoring never drops a record, as in `Scorer`.
             truncation = "keep_end" if data.encode_config.truncation == "drop" else data.encode_config.truncation
             config = replace(data.encode_config, truncation=truncation)
             reading = Reading(self._backbone[1], module.layout, config, data.cache)

@@ -1,4 +1,4 @@
-"""Plots of a sweep: accuracy against each key that has numbers, and by subset."""
+"""Plots of a sweep: accuracy against each numeric key, and by subset."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import numpy as np
 from prefrep.sweeps.spec import short_names
 from prefrep.sweeps.table import Model, subsets
 
-# Okabe and Ito's colours, which colour-blind readers tell apart; markers tell them apart in print.
+# Okabe and Ito's colours, which are distinguishable with colour blindness; markers distinguish them in greyscale.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = "os^DvPX"
 
 
 def draw(found: Sequence[Model], out: Path) -> list[str]:
-    """Draws what there is to draw.
+    """Draw all plots for which there are data.
 
     Args:
         found: Models with finished runs.
@@ -50,11 +50,11 @@ def draw(found: Sequence[Model], out: Path) -> list[str]:
 
 
 def _number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)  # infinity is on no axis
+    return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)  # infinity cannot be drawn
 
 
 def _against(plt: Any, found: Sequence[Model], key: str, short: Mapping[str, str]) -> Any:
-    """Accuracy against one key: a line for each setting of the others; models without the key are level lines."""
+    """Draw accuracy against one key: a line for each setting of the others; models without the key are horizontal lines."""
     figure, axes = plt.subplots(figsize=(7.5, 4.8), layout="constrained")
     lines: dict[str, list[Model]] = {}
     for model in found:
@@ -66,7 +66,7 @@ def _against(plt: Any, found: Sequence[Model], key: str, short: Mapping[str, str
     step = min(np.diff(xs))
     for i, (label, group) in enumerate(sorted(lines.items())):
         group.sort(key=lambda model: model.values[key])
-        shift = 0.06 * step * (i - (len(lines) - 1) / 2)  # bars of different lines beside each other
+        shift = 0.06 * step * (i - (len(lines) - 1) / 2)  # error bars of different lines side by side
         _bars(axes, [model.values[key] + shift for model in group], group, None, i, label)
     for i, model in enumerate([model for model in found if key not in model.values]):
         color = COLORS[-1 - i % len(COLORS)]
@@ -95,16 +95,16 @@ def _by_subset(plt: Any, found: Sequence[Model], names: Sequence[str]) -> Any:
 
 
 def _bars(axes: Any, x: Sequence[float], group: Sequence[Model], names: Sequence[str] | None, i: int, label: str, line: str = "-") -> None:
-    """Means with their intervals; of all examples where `names` is None."""
+    """Draw means with their intervals, by subset or, if `names` is None, over all examples."""
     means, spread = [], []
     for at, model in enumerate(group):
         subset = None if names is None else names[at]
         mean = float(np.mean(model.accuracies(subset)))
-        low, high = model.interval(subset) or (np.nan, np.nan)  # seeds that tie have no bar
+        low, high = model.interval(subset) or (np.nan, np.nan)  # equal accuracies of all seeds have no interval
         means.append(mean)
         spread.append(np.maximum((mean - low, high - mean), 0.0))
     color = COLORS[i % len(COLORS)]
-    for at, model in enumerate(group):  # the seeds themselves, where there are several
+    for at, model in enumerate(group):  # the accuracies of the seeds, if there are several
         values = model.accuracies(None if names is None else names[at])
         if len(values) > 1:
             axes.plot([x[at]] * len(values), values, ls="", marker="_", ms=7, color=color, alpha=0.6)

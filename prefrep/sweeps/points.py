@@ -1,4 +1,4 @@
-"""The points of a sweep as the command line of `prefrep fit` understands them: checked before anything runs, each with its engine."""
+"""The points of a sweep, parsed like command lines of `prefrep fit` before anything runs, each with its engine."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from lightning.pytorch import seed_everything
 from prefrep.callbacks import Export
 from prefrep.data.encode import Encoder
 from prefrep.data.files import ROLES
-from prefrep.data.preference import PreferenceData, named
-from prefrep.data.sources import Source, content, read
+from prefrep.data.preference import PreferenceData
+from prefrep.data.sources import Source, content, named, read
 from prefrep.errors import ConfigError, PrefrepError
 from prefrep.evaluation import pairs
 from prefrep.evaluation.layout import model_name, versions, write_results
@@ -41,12 +41,12 @@ _QUIET = ["--trainer.enable_progress_bar", "false", "--trainer.enable_model_summ
 
 @dataclass(frozen=True)
 class Prepared:
-    """A point that can run.
+    """A parsed point.
 
     Args:
         point: The point.
-        engine: How it runs.
-        about: What the study keeps of it.
+        engine: Trains and scores it.
+        about: Plain data that the study keeps.
     """
 
     point: Point
@@ -55,7 +55,7 @@ class Prepared:
 
 
 def prepare(points: Sequence[Point], out: Path) -> list[Prepared]:
-    """Parses every point, so that a typing error in the last one does not cost the others' hours.
+    """Parse all points, so that a typing error in the last one is found before the first one trains.
 
     Args:
         points: The points.
@@ -65,16 +65,16 @@ def prepare(points: Sequence[Point], out: Path) -> list[Prepared]:
         ConfigError: A point's configuration is wrong, or it has no validation data.
     """
     for name in ("prefrep", "lightning.pytorch.utilities.rank_zero", "lightning.pytorch.accelerators.cuda"):
-        logging.getLogger(name).setLevel(logging.WARNING)  # what every run says, many times over
+        logging.getLogger(name).setLevel(logging.WARNING)  # messages that every run would repeat
     shared, fit = Frozen(out), Fit(_score)
     known, recipes, prepared = cache(content), dict[str, str](), []
     for point in points:
         folder = points_folder(out, point.name)
         command = Command(point, folder)
         if not _sources(command.config, "val"):
-            raise ConfigError(f"{point.name}: no validation data, so there is nothing to compare on; add --set data.val=FILE")
+            raise ConfigError(f"{point.name}: no validation data, so models cannot be compared; add --set data.val=FILE")
         if point.model not in recipes:
-            # Of one seed for all, whatever a configuration makes of it: ${data.seed} may be a part of any value.
+            # The same seed for all, since ${data.seed} can be a part of any value.
             plain = command if point.seed == 0 else Command(replace(point, seed=0), folder)
             data = [known(source.path, source.split, ROLES["train"]) for source in _sources(plain.config, "train")]
             recipes[point.model] = _digest(json.dumps([_said(plain, folder), data]))
@@ -88,7 +88,7 @@ def prepare(points: Sequence[Point], out: Path) -> list[Prepared]:
 
 
 class Command(ConfiguredCLI):
-    """`prefrep fit` of a point, parsed in this process; nothing is made of it before `build`.
+    """`prefrep fit` of a point, parsed in this process; `build` instantiates it.
 
     Args:
         point: The point.
@@ -105,20 +105,20 @@ class Command(ConfiguredCLI):
             raise ConfigError(f"{point.name}: {error}") from error
 
     def _set_seed(self) -> None:
-        """Parsing draws nothing."""
+        """Do nothing: parsing needs no seed."""
 
     def instantiate_classes(self) -> None:
-        """Parsing makes nothing."""
+        """Do nothing: `build` instantiates the classes."""
 
     def build(self) -> Command:
-        """Model, data and trainer, as `fit` makes them."""
+        """Return model, data and trainer as `fit` makes them."""
         seed_everything(self.config.seed_everything, workers=True, verbose=False)
         super().instantiate_classes()
         return self
 
     @property
     def frozen(self) -> bool:
-        """Whether the language model is one that many heads can share in this process."""
+        """Return whether many heads can share the language model in this process."""
         model, data, trainer = self.config.model, self.config.data, self.config.trainer
         backbone = getattr(model.init_args, "backbone", None)
         one = trainer.strategy == "auto" and trainer.num_nodes == 1 and (trainer.devices in (1, "1") or torch.cuda.device_count() < 2)
@@ -127,17 +127,17 @@ class Command(ConfiguredCLI):
 
     @property
     def backbone_key(self) -> str:
-        """Settings of the language model."""
+        """Return the settings of the language model."""
         return _plain(self.config.model.init_args.backbone)
 
     @property
     def data_key(self) -> str:
-        """Settings of the data; without the seed where only the order of examples depends on it."""
+        """Return the settings of the data, without the seed if only the order of examples depends on it."""
         return json.dumps(self._data(), sort_keys=True, default=str)
 
     @property
     def reading_key(self) -> str:
-        """What decides which texts the language model reads."""
+        """Return the settings that determine which texts the language model reads."""
         model = self.config.model
         data = {name: value for name, value in self._data().items() if name not in ("batch_size", "num_workers")}
         kind = [model.class_path, getattr(getattr(model.init_args, "head", None), "class_path", None)]  # some heads read pairs of responses
@@ -152,7 +152,7 @@ class Command(ConfiguredCLI):
 
 
 class Frozen:
-    """The engine of points on frozen language models: all of them in this process, which reads each text once.
+    """The engine of points on frozen language models, which all run in this process, so that each text is read once.
 
     Args:
         out: The sweep's folder.
@@ -169,7 +169,7 @@ class Frozen:
         """See `prefrep.sweeps.worker.Engine`."""
         command = (self.parsed.pop(point.name, None) or Command(point, folder)).build()
         reads = command.reading_key
-        # The first point that reads some texts does it for all: a worker that waits finds what another one has read.
+        # The first point that needs texts reads them for all: a waiting worker finds the cached states of another one.
         with nullcontext() if reads in self._read else alone(self._out, "reading"):
             found = self._run(command, folder)
         self._read.add(reads)
@@ -200,10 +200,10 @@ class Frozen:
 
 
 def _score(point: Point, export: Path, folder: Path) -> Scored:
-    """Scores an exported model on its validation set."""
+    """Score an exported model on its validation set."""
     config = Command(point, folder).config
     backbone = getattr(config.model.init_args, "backbone", None)
-    # What the configuration of the sweep says counts, not what the export says.
+    # The configuration of the sweep takes precedence over the export.
     trusted = bool(backbone is not None and getattr(backbone.init_args, "trust_remote_code", False))
     scorer = Scorer.from_pretrained(export, trust_remote_code=trusted)
     comparisons = _comparisons(config, Encoder(scorer.model.tokenizer, scorer.encode, scorer.model.head.layout))
@@ -214,13 +214,13 @@ def _score(point: Point, export: Path, folder: Path) -> Scored:
 
 
 def _results(folder: Path, rows: Sequence[pairs.PairRow], config: Any, model: dict[str, Any]) -> None:
-    """Writes `results.json`, as `prefrep eval pairs` does."""
+    """Write `results.json` like `prefrep eval pairs`."""
     found = pairs.evaluate(rows) | {"data": [source.path for source in _sources(config, "val")], "model": model, "versions": versions()}
     write_results(folder, found)
 
 
 def _sources(config: Any, part: str) -> list[Source]:
-    """The training or the validation data of a configuration."""
+    """Return the training or the validation data of a configuration."""
     given = getattr(config.data.init_args, part, None)
     if given is None:
         return []
@@ -229,14 +229,14 @@ def _sources(config: Any, part: str) -> list[Source]:
 
 
 def _comparisons(config: Any, encoder: Encoder) -> list[Comparison]:
-    """The validation data, without what training leaves out under `on_bad_row: skip`."""
+    """Return the validation data without the rows that training skips under `on_bad_row: skip`."""
     bad = config.data.init_args.on_bad_row
     records = (record for source in _sources(config, "val") for record in read(source, bad, role=ROLES["val"]))
     return pairs.comparisons_of(record for record in records if bad == "error" or not encoder.refuses(record))
 
 
 def _said(command: Command, folder: Path) -> str:
-    """All settings of a point but its folder."""
+    """Return all settings of a point except its folder."""
     return str(command.parser.dump(command.config, format="json")).replace(str(folder), "")
 
 

@@ -1,4 +1,4 @@
-"""A sweep from its file to its reports: this process and the workers that it starts."""
+"""A sweep from its file to its reports, in this process and the workers that it starts."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ from prefrep.console import quiet
 from prefrep.errors import PrefrepError, Stopped
 from prefrep.parts import import_declared, import_modules, imported
 from prefrep.shipped import config_file
-from prefrep.signals import StopSignals
+from prefrep.signals import StopSignals, name_of
 from prefrep.sweeps.spec import parse_setting, read_sweep
+from prefrep.sweeps.table import is_done, points_folder
 
 if TYPE_CHECKING:
     from prefrep.sweeps.study import Progress, Study
@@ -36,57 +37,60 @@ def run(
         config: The sweep file, or the name of a shipped one.
         out: The sweep's folder.
         settings: Values for all points, each as `key=value`.
-        workers: Processes that take points, this one included.
+        workers: Number of worker processes, including this one.
         storage: URL of an Optuna database; None: a journal in the folder.
-        retry: Run the points again that failed.
-        report: Writes the reports of a folder; None: another process does, and shows the progress bar.
+        retry: Run failed points again.
+        report: Writes the reports of a folder; None: another process writes them and shows the progress bar.
 
     Raises:
         ConfigError: The sweep file or a point's configuration is wrong.
         PrefrepError: Points failed.
-        Stopped: A signal asked to stop; this process's point is back in the queue, and its training has written a checkpoint.
+        Stopped: A signal was received; this process's point is back in the queue, and its training has written a checkpoint.
     """
     sweep = read_sweep(config_file(config), dict(parse_setting(text) for text in settings))
-    if workers > 1:  # before anything counts the cores for itself
-        os.environ.setdefault("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // workers, 1)))
-    from prefrep.sweeps.points import prepare
-
-    prepared = prepare(sweep.points, out)
-    from prefrep.sweeps.study import Study
-    from prefrep.sweeps.worker import work
-
-    study = Study(out, storage)
-    study.enlist({each.point.name: each.about for each in prepared}, retry)
-    signals = StopSignals(_interrupt, kill=report is not None)  # who shares a sweep ends with the process that started it
+    signals = StopSignals(_interrupt, kill=report is not None)  # workers end with the process that started them
     signals.listen()
-    others = [_join(config, out, settings, storage) for _ in range(workers - 1)]
+    others: list[subprocess.Popen[bytes]] = []
     try:
+        if workers > 1:  # before libraries start one thread per core
+            os.environ.setdefault("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // workers, 1)))
+        from prefrep.sweeps.points import prepare
+
+        prepared = prepare(sweep.points, out)
+        from prefrep.sweeps.study import Study
+        from prefrep.sweeps.worker import work
+
+        study = Study(out, storage)
+        study.enlist({each.point.name: each.about for each in prepared}, retry)
+        others += [_join(config, out, settings, storage) for _ in range(workers - 1)]
         with _Display(study, len(prepared), report) as display:
             work(study, {each.point.name: (each.point, each.engine) for each in prepared}, sweep.keep_models, display)
+        for other in others:
+            other.wait()
+        if report is not None:
+            report(out)
     except BaseException as error:
         for other in others:
             other.terminate()
-        if isinstance(error, KeyboardInterrupt) and signals.received is not None:
-            number, done = signals.received, f"{study.progress().complete} of {len(prepared)} points are done in {out}"
-            raise Stopped(
-                f"stopped by {number.name}; {done} of {len(prepared)} points are done in {out}; to go on, run the same command",
-                128 + number,
-            ) from None
-        raise
+        # A point that trains in this process notes signals itself, and ends its step before it stops.
+        code = error.code if isinstance(error, Stopped) else 128 + signals.received if signals.received else None
+        if code is None or not isinstance(error, KeyboardInterrupt | Stopped):
+            raise
+        done = sum(is_done(points_folder(out, point.name)) for point in sweep.points)
+        where = f"{done} of {len(sweep.points)} points are done in {out}"
+        raise Stopped(f"stopped by {name_of(code - 128)}; {where}; to go on, run the same command", code) from None
     finally:
         for other in others:
             other.wait()
         signals.close()
-    failed = study.reasons()
     if report is not None:
-        report(out)
         print(f"{study.progress().complete} of {len(prepared)} points are done; written: {out}/report.md, table.csv, pairs.csv")
-    if failed:
+    if failed := study.reasons():
         raise PrefrepError("\nprefrep: ".join(f"{name} failed: {reason}" for name, reason in failed.items()))
 
 
 def _interrupt(number: int, again: bool) -> None:
-    """Interrupt the present point at the first signal: it is given back, and a training of its own is told to stop."""
+    """Interrupt the current point at the first signal: it returns to the queue, and its training process is terminated."""
     if not again:
         raise KeyboardInterrupt
 
@@ -100,12 +104,12 @@ def _join(config: str, out: Path, settings: Sequence[str], storage: str | None) 
 
 
 class _Display:
-    """A bar over all points with the time left, and reports that are never far behind.
+    """A progress bar over all points with the time left, and reports that are updated during the sweep.
 
     Args:
         study: The queue.
         total: Number of points.
-        report: Writes the reports; None: nothing is shown or written.
+        report: Writes the reports; None: neither bar nor reports.
     """
 
     def __init__(self, study: Study, total: int, report: Report | None) -> None:
@@ -121,7 +125,7 @@ class _Display:
         self._bar.close()
 
     def __call__(self, progress: Progress) -> None:
-        """Show where the points are."""
+        """Update the bar and the reports."""
         done = progress.complete + progress.failed
         self._bar.set_postfix(running=progress.running, failed=progress.failed, refresh=False)
         self._bar.update(done - self._bar.n)
@@ -130,11 +134,11 @@ class _Display:
             return
         self._done, begin = done, monotonic()
         self._report(self._study.folder)
-        self._next = monotonic() + 19 * (monotonic() - begin)  # a twentieth of the time, at most
+        self._next = monotonic() + 19 * (monotonic() - begin)  # at most 5 % of the time
 
 
 def _share(arguments: dict[str, Any]) -> None:
-    """Work as a worker that another process started: it reports failures, so this one only ends."""
+    """Run as a worker of another process, which reports failures."""
     quiet()
     try:
         import_declared()

@@ -1,8 +1,8 @@
-"""What a sweep file asks for: the points of a grid, each a base configuration and values of dotted keys.
+"""Sweep files: the points of a grid, each a base configuration and values of dotted keys.
 
 A file like this has 2 x (1 + 3) models and 24 points::
 
-    base: configs/preference/gpm.yaml      # of all points that name no other
+    base: configs/preference/gpm.yaml      # of all points that name none
     set: {data.val: val.jsonl}             # for all points
     grid: {data.batch_size: [16, 32]}      # crossed with everything below
     points:                                # optional: models of several kinds in one sweep
@@ -10,7 +10,7 @@ A file like this has 2 x (1 + 3) models and 24 points::
       GPM: {grid: {model.head.dim: [2, 4, 8]}}
     seeds: [0, 1, 2]
 
-A grid may be a list of grids, one after the other: for values that do not make sense with all others.
+A grid can be a list of grids, which are concatenated, for values that only make sense together.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from prefrep.shipped import config_file
 
 _KEYS = {"base", "set", "grid", "points", "seeds", "keep_models"}
 _POINT_KEYS = {"base", "set", "grid"}
-# What the engine sets itself.
+# Set by the engine.
 _OURS = ("seed_everything", "data.seed", "trainer.default_root_dir", "ckpt_path", "config")
-_LONGEST = 255 - len("point ")  # bytes: file systems end names at 255, and that of a point's lock has a word more
+_LONGEST = 255 - len("point ")  # bytes: file systems limit names to 255, and the name of a point's lock is longer
 
 
 @dataclass(frozen=True)
@@ -40,11 +40,11 @@ class Point:
     """One run of a sweep.
 
     Args:
-        model: Its name without the seed: points of one model differ in the seed alone.
-        seed: Of everything random: initial weights and the order of the data.
+        model: Its name without the seed: points of one model differ only in the seed.
+        seed: Seed of initial weights and of the order of the data.
         base: Configuration file.
-        settings: Values of dotted keys, over the base.
-        values: Those of them that distinguish points: the keys of grids, and `model`, the name among `points`.
+        settings: Values of dotted keys, which override the base.
+        values: The settings that distinguish points: the keys of grids, and `model`, the name among `points`.
     """
 
     model: str
@@ -55,7 +55,7 @@ class Point:
 
     @property
     def name(self) -> str:
-        """The name of its folder; one that is too long for a file system ends in a digest of itself."""
+        """The name of its folder; a name that is too long for a file system is shortened with a digest."""
         name = re.sub(r"[^\w.=+-]+", "-", f"{self.model} seed={self.seed}")
         if len(name.encode()) <= _LONGEST:
             return name
@@ -63,11 +63,11 @@ class Point:
         return name.encode()[: _LONGEST - len(mark)].decode(errors="ignore") + mark
 
     def arguments(self, folder: Path) -> list[str]:
-        """What `prefrep fit` is told."""
+        """Return the command line of `prefrep fit`."""
         found = ["--config", str(self.base)]
         ours = {"seed_everything": self.seed, "data.seed": self.seed, "trainer.default_root_dir": str(folder)}
         for key, value in {**self.settings, **ours}.items():
-            # In one piece: -1e-05 by itself looks like an option.
+            # with an equals sign, since -1e-05 alone looks like an option
             found.append(f"--{key}={value if isinstance(value, str) else _written(value)}")
         return found
 
@@ -78,7 +78,7 @@ class Sweep:
 
     Args:
         points: All runs, the seeds of one model next to each other.
-        keep_models: Keep exported models and checkpoints of finished points, not only their scores.
+        keep_models: Keep exported models and checkpoints of finished points beside their scores.
     """
 
     points: tuple[Point, ...]
@@ -86,14 +86,14 @@ class Sweep:
 
 
 def read_sweep(path: Path, extra: Mapping[str, Any] | None = None) -> Sweep:
-    """Reads a sweep file.
+    """Read a sweep file.
 
     Args:
         path: The YAML file.
-        extra: Values of dotted keys for all points, over those of the file.
+        extra: Values of dotted keys for all points, which override those of the file.
 
     Raises:
-        ConfigError: It cannot be read, or does not say what to run.
+        ConfigError: It cannot be read or is invalid.
     """
     import yaml
 
@@ -127,20 +127,20 @@ def read_sweep(path: Path, extra: Mapping[str, Any] | None = None) -> Sweep:
         for chosen in (chosen for grid in grids for chosen in _products(grid)):
             model = " ".join([*([label] if label else []), *(f"{short[key]}={_said(value)}" for key, value in chosen.items())]) or "base"
             values = ({"model": label} if label else {}) | chosen
-            # A whole object before its parts: after them it would drop, without a word, what its class does not take.
+            # An object before its parts: set after them, it would silently drop those that its class does not accept.
             settings = shared | dict(sorted(chosen.items(), key=lambda item: len(_parts(item[0]))))
             points += [Point(model, seed, base, settings, values) for seed in dict.fromkeys(seeds)]
     names = [point.name for point in points]
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise ConfigError(f"{path}: two points are called {twice[0]}; name one of them under points")
+        raise ConfigError(f"{path}: two points are called {twice[0]}; give one of them another name under points")
     return Sweep(tuple(points), keep)
 
 
 def parse_setting(text: str) -> tuple[str, Any]:
-    """`data.train=FILE` of the command line as a key and its value, read as YAML.
+    """Return the key and the value, parsed as YAML, of a setting such as `data.train=FILE`.
 
     Raises:
-        ConfigError: It is no such thing.
+        ConfigError: It is not of this form.
     """
     import yaml
 
@@ -155,7 +155,7 @@ def parse_setting(text: str) -> tuple[str, Any]:
 
 
 def _yaml(text: str) -> Any:
-    """Reads YAML as the command line does: 1e-5 is a number, which PyYAML wants to be written 1.0e-5."""
+    """Parse YAML as the command line does: 1e-5 is a number, which PyYAML only accepts as 1.0e-5."""
     import yaml
 
     loader: Any = type("Loader", (yaml.SafeLoader,), {})
@@ -166,7 +166,7 @@ def _yaml(text: str) -> Any:
 
 def _mapping(value: object, where: str, known: set[str] | None) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise ConfigError(f"{where}: must be names with values, found {type(value).__name__}")
+        raise ConfigError(f"{where}: must be a mapping, found {type(value).__name__}")
     if known is not None and (wrong := sorted(str(key) for key in value.keys() - known)):
         raise ConfigError(f"{where}: there is no key '{wrong[0]}'; known: {', '.join(sorted(known))}")
     return {str(key): item for key, item in value.items()}
@@ -176,11 +176,11 @@ def _settings(value: object, where: str) -> dict[str, Any]:
     found = _mapping(value or {}, f"{where}: set", None)
     for key, item in found.items():
         if key in _OURS:
-            raise ConfigError(f"{where}: {key} belongs to the sweep; seeds go under seeds, the folder is --out")
+            raise ConfigError(f"{where}: {key} is set by the sweep; seeds are listed under seeds, and the folder is --out")
         try:
             json.dumps(item)
-        except (TypeError, ValueError) as error:  # dates and what else YAML knows
-            words = "must be made of text, numbers, lists and names with values"
+        except (TypeError, ValueError) as error:  # dates and other types of YAML
+            words = "must consist of text, numbers, lists and mappings"
             raise ConfigError(f"{where}: {key} {words} ({error}); write a date in quotes") from error
     return found
 
@@ -200,21 +200,21 @@ def _grid(value: object, where: str) -> dict[str, list[Any]]:
 
 
 def _tell_apart(grid: Mapping[str, Sequence[Any]], where: str) -> None:
-    """Refuses a key whose values another varied key says as well: one of the two would win, and the names of the points be wrong."""
+    """Refuse a key that the values of another varied key also set: one would override the other, and names of points would be wrong."""
     for outer, inner in itertools.permutations(grid, 2):
         whole, part = _parts(outer), _parts(inner)
         if said := [value for value in grid[outer] if part[: len(whole)] == whole and _says(value, part[len(whole) :])]:
-            words = f"{inner} is varied, and {outer}={_said(said[0])} says it as well"
-            raise ConfigError(f"{where}: {words}; leave it out of one of the two")
+            words = f"{inner} is varied, and {outer}={_said(said[0])} sets it too"
+            raise ConfigError(f"{where}: {words}; remove it from one of the two")
 
 
 def _parts(key: str) -> list[str]:
-    """A dotted key, without the `init_args` that the command line lets one omit."""
+    """Return the parts of a dotted key without `init_args`, which the command line lets one omit."""
     return [part for part in key.split(".") if part != "init_args"]
 
 
 def _says(value: object, path: Sequence[str]) -> bool:
-    """Whether a value has something at a path below it; null says that there is nothing."""
+    """Return whether a value sets a path below it; null does not."""
     if value is None or not path:
         return True
     if not isinstance(value, dict):
@@ -230,7 +230,9 @@ def _base(value: object, path: Path, where: str) -> Path:
     try:
         return (beside if beside.is_file() else config_file(value)).absolute()
     except ConfigError as error:
-        raise ConfigError(f"{where}: base {value}: no such file beside the sweep file or here, and no shipped configuration") from error
+        raise ConfigError(
+            f"{where}: base {value}: no such file beside the sweep file or in this folder, and no shipped configuration"
+        ) from error
 
 
 def _products(grid: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:
@@ -239,13 +241,13 @@ def _products(grid: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:
 
 
 def short_names(keys: Sequence[str]) -> dict[str, str]:
-    """Each dotted key by its last part; by all of it where two have the same."""
+    """Return the last part of each dotted key, or the whole key if two share it."""
     last = [key.rsplit(".", 1)[-1] for key in keys]
     return {key: name if last.count(name) == 1 else key for key, name in zip(keys, last, strict=True)}
 
 
 def _written(value: object) -> str:
-    """A value as the command line reads it: JSON, but for infinity and what is no number, which YAML spells in its own way."""
+    """Return a value as the command line reads it: JSON, except for infinity and NaN, which YAML spells differently."""
     if isinstance(value, dict):
         return "{" + ", ".join(f"{json.dumps(str(key))}: {_written(item)}" for key, item in value.items()) + "}"
     if isinstance(value, list):

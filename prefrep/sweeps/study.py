@@ -1,9 +1,8 @@
-"""Who runs which point: an Optuna study that several processes share, and that survives all of them being killed.
+"""The queue of a sweep: an Optuna study that several processes share and that survives their being killed.
 
-Optuna notes what is waiting, running, done and failed. What it cannot tell on a journal file is whether a running trial still has a
-process. So a worker holds a file lock (`flock`) for as long as it works on a point: the kernel lets go of it when the worker and the
-training that inherits the lock have ended, however they ended. A running trial without a holder is one that was killed; it is put back
-into the queue.
+Optuna records which trials are waiting, running, complete and failed, but with a journal file not whether a running trial still has a
+process. So a worker holds a file lock (`flock`) while it works on a point: the kernel releases it when the worker and the training that
+inherits the lock have ended for any reason. A running trial whose lock is free was killed and returns to the queue.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial, Trial
 
 JOURNAL = "study.journal"
-KILLED = 5  # times that a point may lose its worker: one that always fills the memory would otherwise never end
+KILLED = 5  # times that the worker of a point may be killed: a point that always runs out of memory must end
 
 
 @dataclass
@@ -35,8 +34,8 @@ class Claim:
     """A point that this process works on.
 
     Args:
-        point: Its name.
-        trial: Its trial.
+        point: Name of the point.
+        trial: Trial of the study.
         lock: The lock, held while the file is open; a training process inherits it.
     """
 
@@ -52,7 +51,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class Progress:
-    """How many points are where."""
+    """Numbers of points by state."""
 
     waiting: int
     running: int
@@ -64,8 +63,8 @@ class Study:
     """The queue of a sweep.
 
     Args:
-        folder: The sweep's folder, which all workers see.
-        storage: Address of a database that Optuna knows; None: a journal in the folder.
+        folder: The sweep's folder, shared by all workers.
+        storage: URL of a database for Optuna; None: a journal in the folder.
 
     Raises:
         DataError: The storage cannot be opened.
@@ -79,16 +78,16 @@ class Study:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         with self.alone():
             try:
-                # Nothing samples here: every trial is enqueued with what it stands for.
+                # Nothing is sampled: every trial is enqueued with its values.
                 self._study: OptunaStudy = optuna.create_study(
                     storage=storage or _journal(folder / JOURNAL), study_name=self._name(), load_if_exists=True,
                     direction="maximize", sampler=optuna.samplers.RandomSampler(seed=0),
                 )  # fmt: skip
-            except Exception as error:  # the databases have no common base for what can go wrong
+            except Exception as error:  # errors of databases have no common base class
                 raise DataError(f"{storage or folder / JOURNAL}: the study cannot be opened ({str(error).splitlines()[0]:.200})") from error
 
     def _name(self) -> str:
-        """The study's name, its own also in a database that other sweeps use."""
+        """The study's name, unique in a database that several sweeps use."""
         file = self.folder / "study.name"
         if not file.exists():
             replace_text(file, f"{self.folder.resolve().name}-{uuid4().hex[:8]}")
@@ -96,37 +95,38 @@ class Study:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """Keeps the other workers waiting."""
+        """Make the other workers wait."""
         with alone(self.folder, "study"):
             yield
 
     def enlist(self, points: Mapping[str, Mapping[str, Any]], retry: bool = False) -> None:
-        """Puts points into the queue that never were in it, or whose results somebody removed since.
+        """Enqueue points that are new, or whose results were removed.
 
-        From now on this process looks at no others that the queue may hold: they are those of a sweep file that had other values, or has
-        more of them.
+        From now on this process ignores other points in the queue, which belong to earlier or other versions of the sweep file.
 
         Args:
-            points: By name, what is worth knowing about each as plain data. `settings`, a digest, must not change; nor must `recipe`, one
-                of settings without the seed and of training data, between the seeds of a `model`. Older studies have no recipes.
-            retry: Also those that failed.
+            points: Plain data about each point by name. `settings`, a digest, must not change; nor may `recipe`, a digest of settings
+                without the seed and of the training data, differ between the seeds of a `model`. Older studies have no recipes.
+            retry: Also enqueue failed points.
 
         Raises:
-            ConfigError: A point of this name, or another seed of its model, was begun with other settings or training data.
-            DataError: What a finished point says of itself is damaged.
+            ConfigError: A point of this name, or another seed of its model, was started with other settings or training data.
+            DataError: The file of a finished point is damaged.
         """
         with self.alone():
             self._ours = (self._ours or set()) | points.keys()
-            latest = {_point(trial): trial for trial in self._study.get_trials(deepcopy=False)}  # also what the sweep file no longer has
+            latest = {
+                _point(trial): trial for trial in self._study.get_trials(deepcopy=False)
+            }  # also points that are no longer in the sweep file
             begun = {name: trial.user_attrs for name, trial in latest.items() if not self._left_nothing(trial)}
             recipes = {about["model"]: about["recipe"] for about in begun.values() if "recipe" in about}
-            changed = "other settings or training data, which its configuration, --set or a file changed since; name another --out"
-            for name, about in points.items():  # all of them, before any is put into the queue
+            changed = "other settings or training data (its configuration, --set or a file has changed); name another --out"
+            for name, about in points.items():  # check all before any is enqueued
                 before = begun.get(name, about)
                 if before["settings"] != about["settings"] or before.get("recipe", about.get("recipe")) != about.get("recipe"):
-                    raise ConfigError(f"{self.folder}: '{name}' was begun with {changed}")
+                    raise ConfigError(f"{self.folder}: '{name}' was started with {changed}")
                 if "recipe" in about and recipes.setdefault(about["model"], about["recipe"]) != about["recipe"]:
-                    raise ConfigError(f"{self.folder}: another seed of '{name}' was begun with {changed}")
+                    raise ConfigError(f"{self.folder}: another seed of '{name}' was started with {changed}")
             for name, about in points.items():
                 trial = latest.get(name)
                 state = trial.state.name if trial else None
@@ -136,50 +136,50 @@ class Study:
                     self._enqueue({"point": name, **kept, "killed": 0})
 
     def _left_nothing(self, trial: FrozenTrial) -> bool:
-        """Whether a point failed before it had learnt anything: who mends what was wrong, a file for one, may run it otherwise."""
+        """Return whether a point failed before training began, so that it may be repaired and run with other settings."""
         folder = points_folder(self.folder, _point(trial))
         learnt = any((folder / name).exists() for name in ("checkpoints", "export"))
         return trial.state.name == "FAIL" and "recipe" in trial.user_attrs and not learnt
 
     def claim(self) -> Claim | None:
-        """The next point for this process; None: nothing waits just now."""
+        """Return the next point for this process; None: none is waiting."""
         with self.alone():
             self._revive()
             if not any(self._is_ours(trial) for trial in self._trials("WAITING")):
                 return None
-            while not self._is_ours(trial := self._study.ask()):  # takes the first that waits, and no one else looks meanwhile
+            while not self._is_ours(trial := self._study.ask()):  # takes the first waiting trial while other workers are locked out
                 self._requeue(trial, {})
             name = _point(trial)
             lock = self._lock(name)
-            assert lock is not None, f"{name} waits, and yet somebody works on it"
+            assert lock is not None, f"{name} is waiting, but a worker holds its lock"
             return Claim(name, trial, lock)
 
     def complete(self, claim: Claim, accuracy: float) -> None:
-        """Notes that a point is done."""
+        """Record that a point is complete."""
         with self.alone():
             self._study.tell(claim.trial, accuracy)
             claim.lock.close()
 
     def fail(self, claim: Claim, reason: str) -> None:
-        """Notes that a point cannot be done."""
+        """Record that a point failed."""
         with self.alone():
             claim.trial.set_user_attr("reason", reason)
             self._tell_failed(claim.trial.number)
             claim.lock.close()
 
     def give_back(self, claim: Claim) -> None:
-        """Puts a point into the queue again that this worker was stopped at."""
+        """Return to the queue the point at which this worker was stopped."""
         with self.alone():
             self._requeue(claim.trial, {})
             claim.lock.close()
 
     def progress(self) -> Progress:
-        """How many of our points are where."""
+        """Return the numbers of points by state."""
         states = [trial.state.name for trial in self._latest().values()]
         return Progress(*(states.count(state) for state in ("WAITING", "RUNNING", "COMPLETE", "FAIL")))
 
     def _revive(self) -> None:
-        """Queues the points again whose workers were killed."""
+        """Return to the queue the points whose workers were killed."""
         latest = {_point(trial): trial.number for trial in self._study.get_trials(deepcopy=False)}
         for trial in self._trials("RUNNING"):
             lock = self._lock(_point(trial))
@@ -193,8 +193,8 @@ class Study:
                 self._tell_failed(trial.number)
 
     def _requeue(self, trial: Trial | FrozenTrial, changed: Mapping[str, Any]) -> None:
-        """Puts the point of a running trial at the end of the queue."""
-        # First in, then out: who is killed in between leaves a point that is there twice, which `_revive` sees, and not one that is lost.
+        """Move the point of a running trial to the end of the queue."""
+        # Enqueue before ending the trial: a process killed in between leaves a point twice, which `_revive` detects, and loses none.
         self._enqueue({**trial.user_attrs, **changed})
         self._tell_failed(trial.number)
 
@@ -204,9 +204,11 @@ class Study:
         self._study.tell(number, state=optuna.trial.TrialState.FAIL)
 
     def reasons(self) -> dict[str, str]:
-        """Why points of ours failed, by name."""
+        """Return why points failed, by name."""
         failed = {name: trial.user_attrs for name, trial in self._latest().items() if trial.state.name == "FAIL"}
-        return {name: str(said.get("reason") or f"{said['killed'] + 1} workers were killed at it") for name, said in failed.items()}
+        return {
+            name: str(said.get("reason") or f"{said['killed'] + 1} workers were killed while they ran it") for name, said in failed.items()
+        }
 
     def _enqueue(self, about: dict[str, Any]) -> None:
         self._study.enqueue_trial({}, user_attrs=about)
@@ -217,14 +219,14 @@ class Study:
         return self._study.get_trials(deepcopy=False, states=(optuna.trial.TrialState[state],))
 
     def _latest(self) -> dict[str, Any]:
-        """The last trial of each point of ours; earlier ones were killed, or retried."""
+        """Return the last trial of each point; earlier ones were killed or retried."""
         return {_point(trial): trial for trial in self._study.get_trials(deepcopy=False) if self._is_ours(trial)}
 
     def _is_ours(self, trial: Trial | FrozenTrial) -> bool:
         return self._ours is None or _point(trial) in self._ours
 
     def _lock(self, name: str) -> IO[bytes] | None:
-        """The lock of a point; None: somebody holds it."""
+        """Return the lock of a point; None: another process holds it."""
         lock = (self.folder / "locks" / f"point {name}").open("ab")
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -235,13 +237,13 @@ class Study:
 
 
 def _point(trial: Trial | FrozenTrial) -> str:
-    """The point that a trial stands for."""
+    """Return the point of a trial."""
     return str(trial.user_attrs["point"])
 
 
 @contextmanager
 def alone(folder: Path, what: str) -> Iterator[None]:
-    """Keeps other workers of the sweep in a folder from doing the same thing."""
+    """Hold a lock of the sweep's folder, so that workers do one thing at a time."""
     (folder / "locks").mkdir(parents=True, exist_ok=True)
     with (folder / "locks" / what).open("ab") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -249,9 +251,9 @@ def alone(folder: Path, what: str) -> Iterator[None]:
 
 
 class _JournalLock:
-    """The lock of the journal: the kernel frees it when its holder is killed, where Optuna's own files block others for half a minute.
+    """The lock of the journal: the kernel releases it when its holder is killed, while Optuna's own lock files block for half a minute.
 
-    A line that a killed writer left half written is cut off: the next one would be glued to it, and the journal unreadable from there on.
+    An incomplete last line of a killed writer is removed: the next line would be appended to it and make the journal unreadable.
     """
 
     def __init__(self, journal: Path) -> None:
@@ -259,7 +261,7 @@ class _JournalLock:
         self._file: IO[bytes] | None = None
 
     def acquire(self) -> bool:
-        """Waits for the lock."""
+        """Wait for the lock."""
         self._file = self._journal.with_name(self._journal.name + ".lock").open("ab")
         fcntl.flock(self._file, fcntl.LOCK_EX)
         with self._journal.open("rb+") as journal:
@@ -271,7 +273,7 @@ class _JournalLock:
         return True
 
     def release(self) -> None:
-        """Frees the lock."""
+        """Release the lock."""
         assert self._file is not None
         self._file.close()
 

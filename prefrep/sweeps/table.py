@@ -1,4 +1,4 @@
-"""What came of the points of a sweep, from their folders alone: a row each, and paired tests between models on the same examples."""
+"""Results of a sweep from the folders of its points alone: a row per point, and paired tests between models on the same examples."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ class Row(Protocol):
 
     @property
     def id(self) -> str:
-        """Of the comparison."""
+        """Id of the comparison."""
 
     @property
     def subset(self) -> str:
-        """That it belongs to."""
+        """Subset of the comparison."""
 
     @property
     def score(self) -> float:
@@ -43,20 +43,20 @@ class Row(Protocol):
 
     @property
     def probability(self) -> float:
-        """P(chosen wins) by the data."""
+        """P(chosen wins) according to the data."""
 
     @property
     def prompt(self) -> str:
-        """Which prompt it is about; empty: one of its own."""
+        """Digest of its prompt; empty: a unique prompt."""
 
 
 def points_folder(out: Path, name: str) -> Path:
-    """The folder of a point."""
+    """Return the folder of a point."""
     return out / "points" / name
 
 
 def read_about(folder: Path) -> dict[str, Any]:
-    """`point.json` of a point; empty while it is not finished."""
+    """Return the content of `point.json`; empty while the point is not finished."""
     try:
         return dict(json.loads((folder / ABOUT).read_text(encoding="utf-8")))
     except FileNotFoundError:
@@ -66,7 +66,7 @@ def read_about(folder: Path) -> dict[str, Any]:
 
 
 def is_done(folder: Path) -> bool:
-    """Whether a point is finished and its scores are there."""
+    """Return whether a point is finished and has its scores."""
     return read_about(folder).get("state") == "complete" and (folder / SCORES).is_file()
 
 
@@ -74,20 +74,20 @@ class Run(NamedTuple):
     """A finished or failed point.
 
     Args:
-        about: What `point.json` says.
-        verdicts: By subset and id of each comparison; empty for a failed one.
+        about: Content of `point.json`.
+        verdicts: Verdicts by subset and id of the comparison; empty for a failed point.
     """
 
     about: Mapping[str, Any]
     verdicts: Mapping[tuple[str, str], Outcome]
 
     def accuracy(self, subset: str | None = None) -> tuple[int, int]:
-        """Wins and comparisons, of one subset or of all."""
+        """Return wins and comparisons, of one subset or of all."""
         won = [outcome.right for (name, _), outcome in self.verdicts.items() if subset is None or name == subset]
         return sum(won), len(won)
 
     def interval(self, subset: str | None = None) -> Interval:
-        """Of the accuracy: Wilson's over examples. Several on one prompt are not independent, and count as one, which is cautious."""
+        """Return Wilson's interval of the accuracy over examples; those on one prompt are dependent and count as one (conservative)."""
         wins, n = self.accuracy(subset)
         prompts = len({outcome.prompt or key for key, outcome in self.verdicts.items() if subset is None or key[0] == subset})
         return accuracy_interval(round(wins * prompts / max(n, 1)), prompts)
@@ -100,7 +100,7 @@ class Model:
     Args:
         name: The model's name.
         values: Values of the sweep's keys.
-        runs: By seed, all judged on the same comparisons.
+        runs: Runs by seed, all evaluated on the same comparisons.
     """
 
     name: str
@@ -109,22 +109,22 @@ class Model:
 
     @property
     def data(self) -> str | None:
-        """Digest of the comparisons that all runs were judged on; None: of an unknown file."""
+        """Digest of the comparisons on which all runs were evaluated; None: unknown."""
         return next(iter(self.runs.values())).about.get("data")
 
     @cached_property
     def by_example(self) -> dict[tuple[str, str], float]:
-        """For each example that all seeds saw, the share of seeds that are right."""
+        """Share of seeds that are correct, for each example that all seeds share."""
         common = set.intersection(*(set(run.verdicts) for run in self.runs.values()))
         first = next(iter(self.runs.values())).verdicts
         return {key: float(np.mean([run.verdicts[key].right for run in self.runs.values()])) for key in first if key in common}
 
     def accuracies(self, subset: str | None = None) -> list[float]:
-        """Accuracy of each seed, of one subset or of all."""
+        """Return the accuracy of each seed, on one subset or on all examples."""
         return [wins / n for wins, n in (run.accuracy(subset) for run in self.runs.values()) if n]
 
     def interval(self, subset: str | None = None) -> Interval | None:
-        """Of the accuracy: Student's over seeds, None where these tie; where there is one seed only, Wilson's over examples."""
+        """Return the interval of the accuracy: Student's over seeds, None if these tie; for a single seed Wilson's over examples."""
         values = self.accuracies(subset)
         if len(values) < 2:
             return next(iter(self.runs.values())).interval(subset)
@@ -133,11 +133,11 @@ class Model:
 
     @cached_property
     def independent(self) -> bool:
-        """Whether no two examples are about one prompt."""
+        """Whether no two examples share a prompt."""
         return len(set(_prompts([self], self.by_example))) == len(self.by_example)
 
     def interval_over_examples(self) -> Interval:
-        """Of the accuracy, by a bootstrap over prompts of the mean over seeds: these trained models, other examples."""
+        """Return the interval of the mean accuracy over seeds by a bootstrap over prompts: these trained models on other examples."""
         values, prompts = np.round(list(self.by_example.values()), 12), _prompts([self], self.by_example)
         return percentile_interval(bootstrap_means(values, DRAWS, stream(0, self.name), prompts))
 
@@ -146,15 +146,15 @@ class PairTest(NamedTuple):
     """Two models on the same examples.
 
     Args:
-        first: The better one.
-        second: The other.
-        n: Examples that both have scores for.
-        prompts: That those are about, which are the unit of both tests.
-        difference: Of accuracies averaged over seeds, by a bootstrap over prompts.
-        mcnemar: On the verdicts of the majority of each model's seeds; examples without a majority are left out.
-        bootstrap_holm: Corrected p-value of the former.
-        mcnemar_holm: Corrected p-value of the latter.
-        seeds: Interval of the difference over the seeds that both have, Student's; None for fewer than two, or where all differ alike.
+        first: The better model.
+        second: The other model.
+        n: Number of examples for which both have scores.
+        prompts: Number of their prompts, the unit of both tests.
+        difference: Difference of accuracies averaged over seeds, by a bootstrap over prompts.
+        mcnemar: Test on the majority verdicts of each model's seeds; examples without a majority are left out.
+        bootstrap_holm: Corrected p-value of the bootstrap.
+        mcnemar_holm: Corrected p-value of McNemar's test.
+        seeds: Student's interval of the difference over the seeds that both have; None for fewer than two, or equal differences.
     """
 
     first: str
@@ -169,12 +169,12 @@ class PairTest(NamedTuple):
 
     @property
     def significant(self) -> bool:
-        """Whether both tests, corrected for the number of pairs, find a difference."""
+        """Whether the difference is significant in both tests, corrected for the number of pairs."""
         return self.bootstrap_holm < LEVEL and self.mcnemar_holm < LEVEL
 
 
 def read_runs(out: Path, read: Callable[[Path], Sequence[Row]]) -> list[Run]:
-    """All finished and failed points of a sweep, in the order of their names.
+    """Return all finished and failed points of a sweep, sorted by name.
 
     Args:
         out: The sweep's folder.
@@ -196,7 +196,7 @@ def read_runs(out: Path, read: Callable[[Path], Sequence[Row]]) -> list[Run]:
 
 
 def unfinished(out: Path, runs: Sequence[Run]) -> int:
-    """How many points of a sweep wait, run, or were stopped.
+    """Return how many points of a sweep are waiting, running or stopped.
 
     Args:
         out: The sweep's folder.
@@ -206,9 +206,9 @@ def unfinished(out: Path, runs: Sequence[Run]) -> int:
 
 
 def models(runs: Sequence[Run]) -> list[Model]:
-    """Finished runs by model, the best first.
+    """Return finished runs by model, best first.
 
-    Seeds that were trained in another way, or judged on other comparisons, are a model of their own.
+    Seeds that were trained with other settings, or evaluated on other comparisons, are a separate model.
     """
     groups: dict[tuple[str, str | None, str], dict[int, Run]] = {}
     for run in runs:
@@ -225,12 +225,12 @@ def models(runs: Sequence[Run]) -> list[Model]:
 
 
 def compare(found: Sequence[Model]) -> list[PairTest]:
-    """Tests every pair of models, corrected for the number of pairs (Holm), the smallest p-values first.
+    """Test every pair of models, corrected for the number of pairs (Holm), smallest p-values first.
 
-    Models that were judged on other comparisons are not compared: ids may be mere numbers, which say nothing of what was compared.
+    Models that were evaluated on different comparisons are not tested: ids can be mere numbers, which do not identify a comparison.
 
     Args:
-        found: Models, the best first.
+        found: Models, best first.
     """
     pairs = [(a, b) for a, b in combinations(found, 2) if a.data == b.data]
     draws = max(DRAWS, int(4 * len(pairs) / LEVEL))  # the smallest p-value, 2 / (draws + 1), must pass the correction: half of the level
@@ -242,7 +242,7 @@ def compare(found: Sequence[Model]) -> list[PairTest]:
         first, second = (np.array([model.by_example[key] for key in common]) for model in (a, b))
         prompts = _prompts([a, b], common)
         difference = bootstrap_difference(first, second, draws, stream(0, f"{a.name} | {b.name}"), prompts)
-        clear = (first != 0.5) & (second != 0.5)  # half of the seeds say neither
+        clear = (first != 0.5) & (second != 0.5)  # an even split of seeds is no verdict
         raw.append((a, b, prompts, difference, mcnemar(first[clear] > 0.5, second[clear] > 0.5, prompts[clear])))
     corrected = zip(holm([each[3].p for each in raw]), holm([each[4].p for each in raw]), strict=True)
     tests = [
@@ -253,7 +253,7 @@ def compare(found: Sequence[Model]) -> list[PairTest]:
 
 
 def _prompts(found: Sequence[Model], examples: Iterable[tuple[str, str]]) -> Ints:
-    """For each of some examples, a number that only those on the same prompt share; any run may know which prompt that is."""
+    """Return a group number for each example, equal for examples on one prompt, which any of the runs can state."""
     runs, numbers = [run for model in found for run in model.runs.values()], dict[Any, int]()
     names = (next((run.verdicts[key].prompt for run in runs if run.verdicts[key].prompt), key) for key in examples)
     return np.array([numbers.setdefault(name, len(numbers)) for name in names], dtype=np.int64)
@@ -266,13 +266,13 @@ def _over_seeds(a: Model, b: Model) -> Interval | None:
 
 
 def subsets(found: Sequence[Model]) -> list[str]:
-    """Names of the subsets of the validation set; empty where it has one only."""
+    """Return the names of the subsets of the validation set; empty if there is only one."""
     names = sorted({name for model in found for name, _ in model.by_example})
     return names if len(names) > 1 else []
 
 
 def as_csv(runs: Sequence[Run]) -> str:
-    """A line per point and seed: what it is, its accuracy with a Wilson interval over examples, and that of each subset."""
+    """Return a CSV line per point and seed: values, accuracy with a Wilson interval over examples, and accuracy of each subset."""
     keys = list(dict.fromkeys(key for run in runs for key in run.about["values"] if key != "model"))
     names = subsets(models(runs))
     lines = []
@@ -300,7 +300,7 @@ def _cell(value: object) -> object:
 
 
 def pairs_csv(tests: Sequence[PairTest]) -> str:
-    """A line per pair of models."""
+    """Return a CSV line per pair of models."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import errno
 import json
+import multiprocessing
 import os
+import shutil
 import signal
 import warnings
 from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 import torch
+from fsspec.implementations.local import LocalFileOpener
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.environments import SLURMEnvironment
@@ -25,6 +28,7 @@ from prefrep.disk import replace_path
 from prefrep.errors import ConfigError, PrefrepError, Stopped
 from prefrep.modules import GeneralPreference, Schedule
 from prefrep.nn.backbone import Backbone
+from prefrep.training.provenance import Provenance
 
 
 class At(Callback):
@@ -245,6 +249,77 @@ def test_a_plain_model_checkpoint_that_may_save_within_a_step_is_named(
 def test_intervals_are_checked() -> None:
     with pytest.raises(ConfigError, match="must be 1 or more, got 0"):
         Checkpoints(every_n_train_steps=0)
+
+
+# ---- faults between any two calls of a save that touch files
+
+TOUCHES: list[tuple[Any, str]] = [
+    (os, "replace"), (os, "rename"), (os, "fsync"), (os, "remove"), (shutil, "move"), (LocalFileOpener, "write"), (Path, "write_text"),
+    (Path, "unlink"),
+]  # fmt: skip
+
+
+class Faulty(Checkpoints):
+    """Acts at the n-th of the calls that touch files while it saves its second checkpoint; 0: counts them."""
+
+    def __init__(self, folder: Path, call: int, action: Callable[[], object]) -> None:
+        super().__init__(str(folder), every_n_train_steps=1)
+        self.calls, self._call, self._action = 0, call, action
+
+    def _save(self, trainer: Trainer) -> None:
+        if trainer.global_step != 2:
+            return super()._save(trainer)
+
+        def watched(function: Callable[..., Any]) -> Callable[..., Any]:
+            def touch(*args: Any, **options: Any) -> Any:
+                self.calls += 1
+                if self.calls == self._call:
+                    self._action()
+                return function(*args, **options)
+
+            return touch
+
+        with pytest.MonkeyPatch.context() as patch:
+            for owner, name in TOUCHES:
+                patch.setattr(owner, name, watched(getattr(owner, name)))
+            super()._save(trainer)
+
+
+def test_whatever_ends_a_save_the_last_good_checkpoint_is_found(tmp_path: Path) -> None:
+    """A kill, a full disk or a closed folder before each of the calls: what a resumed run ends with is the same."""
+    length: dict[str, Any] = {"max_steps": 3, "max_epochs": -1}
+
+    def settled() -> Provenance:
+        return Provenance({"a": 1})
+
+    count = Faulty(tmp_path / "whole" / "kept", 0, lambda: None)
+    whole = fit(tmp_path / "whole", count, settled(), **length)
+    assert count.calls >= 4, "writing, moving, syncing and replacing"
+
+    def fail(number: int) -> Callable[[], NoReturn]:
+        def action() -> NoReturn:
+            raise OSError(number, os.strerror(number), "draft")
+
+        return action
+
+    for call in range(1, count.calls + 1):
+        for number in (0, errno.ENOSPC, errno.EACCES):
+            run = tmp_path / f"{call}-{number}"
+            if number:
+                try:  # a move that may not rename copies
+                    fit(run, Faulty(run / "kept", call, fail(number)), settled(), **length)
+                except OSError as error:
+                    assert ("delete files there" if number == errno.ENOSPC else "cannot be written to") in str(error)
+            else:
+                killed = Faulty(run / "kept", call, interrupt(signal.SIGKILL))
+                process = multiprocessing.get_context("fork").Process(target=lambda: fit(run, killed, settled(), **length))  # noqa: B023
+                process.start()
+                process.join(60)
+                assert process.exitcode == -signal.SIGKILL
+            last = run / "kept" / "last.ckpt"
+            assert torch.load(last, weights_only=True)["global_step"] in ((1, 2, 3) if number else (1, 2))
+            assert same(whole, fit(run, Checkpoints(str(run / "kept")), settled(), resume=last, **length)), (call, number)
+            assert [file.name for file in (run / "kept").iterdir() if file.suffix == ".ckpt"] == ["last.ckpt"]
 
 
 # ---- full disks

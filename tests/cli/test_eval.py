@@ -124,7 +124,7 @@ def test_rewardbench2(head: str, rule: str, exports: dict[str, str], prompts: st
     assert main(["rewardbench2", "--scores", str(out / "scores.jsonl"), "--out", str(again), "--ties", "0.1.4", *FEW]) == 0
     assert _results(again)["subsets"] == results["subsets"] and _results(again)["scalarisation"] == rule
     if head == "gpm":
-        with pytest.raises(ConfigError, match="made by 'round-robin'"):
+        with pytest.raises(ConfigError, match="made with 'round-robin'"):
             main(["rewardbench2", "--scores", str(out / "scores.jsonl"), "--out", str(again), "--scalarisation", "wins"])
         with pytest.raises(ConfigError, match="no rewards"):
             main(["rewardbench2", "--model", exports[head], "--data", prompts, "--out", str(again), "--scalarisation", "rewards"])
@@ -172,7 +172,7 @@ def test_official_scores_are_read_back_without_knowing_the_model(tmp_path: Path)
     assert main(["rewardbench2", "--scores", saved, "--out", str(tmp_path / "out"), "--name", "a/b", *FEW]) == 0
     results = _results(tmp_path / "out")
     assert results["overall"]["score"] == pytest.approx(1.0099505475368673, abs=1e-12)  # tests/golden, nested_scores
-    assert results["model"] == {"name": "a/b"} and any("not known" in note for note in results["notes"])
+    assert results["model"] == {"name": "a/b"} and any("is unknown" in note for note in results["notes"])
 
 
 def test_what_cannot_be_used_is_refused(exports: dict[str, str], pairs: str, prompts: str, tmp_path: Path) -> None:
@@ -186,7 +186,7 @@ def test_what_cannot_be_used_is_refused(exports: dict[str, str], pairs: str, pro
     with pytest.raises(DataError, match="no such file"):
         main(["rewardbench", "--scores", str(tmp_path / "none.jsonl"), "--out", out])
     wrong = _write(tmp_path / "wrong.jsonl", [{"id": "1", "subset": "Math", "num_correct": 1, "scores": [1, 0]}])
-    with pytest.raises(RecordError, match=r"wrong.jsonl:1: no 'score'.*other sub-command"):
+    with pytest.raises(RecordError, match=r"wrong.jsonl:1: no 'score'.*its own sub-command"):
         main(["rewardbench", "--scores", wrong, "--out", out])
     assert not Path(out).exists()
 

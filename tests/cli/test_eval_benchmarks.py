@@ -107,7 +107,7 @@ def test_answers_do_not_depend_on_how_a_model_is_asked(exports: dict[str, str], 
     """The rewards of a Bradley-Terry model differ by what it answers to comparisons, and a table holds what compare answers."""
     from prefrep.data.sources import Source, read
     from prefrep.evaluation.judged.rows import JudgedScore, _comparisons, pairs_asked, prompts_of
-    from prefrep.evaluation.scores import read_scores
+    from prefrep.evaluation.rows import read_scores
 
     for head in exports:
         main(["rmbench", "--model", exports[head], "--data", str(folder / "a"), "--out", str(tmp_path / head), *FEW])
@@ -127,7 +127,7 @@ def test_all_runs_what_it_finds(exports: dict[str, str], folder: Path, tmp_path:
     said = capsys.readouterr().out
     assert sorted(path.name for path in out.iterdir()) == ["judgebench", "ppe", "rewardbench", "rmb", "rmbench"]
     assert f"left out: {folder}/scores.jsonl:1: no format fits" in said
-    assert f"left out: {folder}/training.jsonl: rows of format standard-explicit, which is no benchmark" in said
+    assert f"left out: {folder}/training.jsonl: rows have the format standard-explicit, which is no benchmark" in said
     assert said.rstrip().splitlines()[-6].split() == ["n", "score", "95", "%", "interval"]
     counts = {name: results(out / name)["overall"]["n"] for name in ("judgebench", "ppe", "rewardbench", "rmb", "rmbench")}
     assert counts == {"judgebench": 6, "ppe": 4, "rewardbench": 2, "rmb": 3, "rmbench": 5}
@@ -168,7 +168,7 @@ def test_the_report_sets_benchmarks_side_by_side(exports: dict[str, str], folder
             assert shown.startswith(f"{results(tmp_path / head / name)['overall']['score']:.3f}")
         assert n.endswith(", partial") and rule
     # Nine comparisons per prompt, which are not independent, are tested by prompt.
-    assert "several comparisons on one prompt" in text
+    assert "Several comparisons on one prompt" in text
     for head in ("bt", "gpm"):
         lines_of = (tmp_path / head / "judgebench" / "mistakes.jsonl").read_text().splitlines()
         right = results(tmp_path / head / "judgebench")["overall"]["score"] * 6

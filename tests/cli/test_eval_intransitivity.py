@@ -94,7 +94,7 @@ def test_two_ratings_have_no_p_of_shared_circles(tmp_path: Path, capsys: pytest.
     assert main([*command, "--out", str(tmp_path / "a")]) == 0
     assert main([*command, "--out", str(tmp_path / "b"), "--against", str(tmp_path / "a")]) == 0
     assert results(tmp_path / "b")["against"]["cyclic"]["p"] is None
-    assert "the cyclic parts correlate by 1.000 (no p without --model" in capsys.readouterr().out
+    assert "the cyclic parts correlate with r = 1.000 (no p-value without --model" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("head", HEADS)
@@ -168,7 +168,7 @@ def test_against_another_evaluation(exports: dict[str, str], data: str, tmp_path
     other.write_text(json.dumps(json.loads(other.read_text()) | {"data": "another digest"}))
     assert main([*command, "--against", str(tmp_path / "gated")]) == 0
     assert any("is of other data" in note and "matched by subset and id" in note for note in results(tmp_path / "block")["notes"])
-    with pytest.raises(ConfigError, match="an evaluation of another kind .intransitivity.; choose another --out, or --restart"):
+    with pytest.raises(ConfigError, match="an evaluation of another kind .intransitivity.; choose another --out"):
         ScoreLog(tmp_path / "block", PairRow, {"benchmark": "pairs"}, [])
     with pytest.raises(DataError, match="no such file; name the --out of an earlier"):
         main([*command, "--against", str(tmp_path / "nowhere")])

@@ -12,7 +12,7 @@ from conftest import program
 from prefrep.data.encode import EncodeConfig
 from prefrep.errors import ConfigError, RecordError
 from prefrep.evaluation.pairs import PairRow, evaluate
-from prefrep.evaluation.scores import read_scores
+from prefrep.evaluation.rows import read_scores
 from prefrep.evaluation.summary import Bootstrap
 from prefrep.io.folder import save
 from prefrep.nn.backbone import Backbone
@@ -96,7 +96,7 @@ def test_a_temperature_needs_other_comparisons(model: str, tmp_path: Path) -> No
             main([*command, same])
     assert not (tmp_path / "out").exists()
     main([*command, more])
-    assert "2 of the 10 comparisons that the temperature was fitted on are evaluated too" in results(tmp_path / "out")["notes"]
+    assert "2 of the 10 comparisons on which the temperature was fitted are also evaluated" in results(tmp_path / "out")["notes"]
 
 
 def test_what_cannot_be_used_is_refused(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import time
 from contextlib import AbstractContextManager
+from functools import wraps
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import program
@@ -160,6 +163,69 @@ def test_stopping_gives_the_point_back(data: list[str], tmp_path: Path, monkeypa
     assert main(arguments) == 0 and json.loads(about.read_text())["state"] == "complete"
 
 
+@pytest.mark.parametrize(("number", "call"), [(signal.SIGTERM, 2), (signal.SIGINT, 9)])
+def test_a_signal_stops_it_between_steps(number: signal.Signals, call: int, data: list[str], tmp_path: Path) -> None:
+    """It stops the sweep, fails no point, and the same command ends with the bytes of an undisturbed one."""
+    file, log = sweep_file(tmp_path, f"{FROZEN}grid: {{model.head.dim: [2, 4]}}"), tmp_path / "log"
+
+    def go(out: str, call: int = 0) -> int:
+        def child() -> None:
+            step, calls = GeneralPreference.training_step, iter(range(1, 100))
+
+            @wraps(step)  # Lightning looks at the parameters
+            def signalled(*args: Any) -> Any:
+                if next(calls) == call:
+                    os.kill(os.getpid(), number)
+                return step(*args)
+
+            sys.stderr = log.open("w", buffering=1)
+            GeneralPreference.training_step = signalled  # type: ignore[method-assign]
+            run(lambda: main(["--config", file, "--out", str(tmp_path / out), *data, "--set", f"data.cache={tmp_path}/cache-{out}"]))
+
+        process = multiprocessing.get_context("fork").Process(target=child)
+        process.start()
+        process.join(120)
+        assert process.exitcode is not None, log.read_text()
+        return process.exitcode
+
+    assert go("whole") == 0, log.read_text()
+    assert go("out", call) == 128 + number
+    done = int(call > 6)  # eleven comparisons, two a batch
+    said = f"prefrep: stopped by {number.name}; {done} of 2 points are done in {tmp_path}/out; to go on, run the same command"
+    assert log.read_text().splitlines()[-1] == said
+    assert len(list((tmp_path / "out" / "points").glob("*/point.json"))) == done, "none has failed"
+    assert go("out") == 0, log.read_text()
+    for name in ("scores.jsonl", "export/head.safetensors", "metrics.jsonl"):
+        one, two = (sorted((tmp_path / out / "points").glob(f"*/{name}")) for out in ("whole", "out"))
+        assert len(one) == 2 and [timeless(file) for file in one] == [timeless(file) for file in two], name
+
+
+def timeless(file: Path) -> Any:
+    """The content of a file, without speeds."""
+    if file.name != "metrics.jsonl":
+        return file.read_bytes()
+    return [{key: value for key, value in json.loads(line).items() if "_per_s" not in key} for line in file.read_text().splitlines()]
+
+
+@pytest.mark.slow
+def test_a_signal_reaches_the_training_of_a_point(data: list[str], tmp_path: Path) -> None:
+    """A point in a process of its own: that writes a checkpoint, from which the next start goes on."""
+    out, log = tmp_path / "out", tmp_path / "log"
+    file = sweep_file(tmp_path, "set: {trainer.accelerator: cpu, trainer.max_epochs: 3000}")
+    command = [sys.executable, "-m", "prefrep", "sweep", "--config", file, "--out", str(out), *data]
+    with log.open("w") as stderr:
+        process = subprocess.Popen(command, cwd=ROOT, stderr=stderr, stdout=stderr)
+    metrics = out / "points" / "base-seed=0" / "metrics.jsonl"
+    while not metrics.exists() or len(metrics.read_text().splitlines()) < 3:
+        assert process.poll() is None, log.read_text()
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 143
+    assert log.read_text().splitlines()[-1].startswith("prefrep: stopped by SIGTERM; 0 of 1 points are done in")
+    said = metrics.with_name("fit.log").read_text().splitlines()[-1]
+    assert said.startswith("prefrep: stopped by SIGTERM at step") and (metrics.parent / "checkpoints" / "last.ckpt").exists()
+
+
 def test_all_workers_killed_in_the_middle(data: list[str], tmp_path: Path) -> None:
     """Nothing that was finished is touched, the rest is done by whoever comes next."""
     out = tmp_path / "out"
@@ -203,18 +269,18 @@ def test_what_is_trained_does_not_change_between_seeds(data: list[str], tmp_path
 
     assert len(set(begin([0, 1]).values())) == 1
     assert begin([2, 7]) == dict.fromkeys(["base-seed=2", "base-seed=7"], begin([0])["base-seed=0"]), "a seed is no part of it"
-    with pytest.raises(ConfigError, match="another seed of 'base-seed=3' was begun with other settings or training data"):
+    with pytest.raises(ConfigError, match="another seed of 'base-seed=3' was started with other settings or training data"):
         begin([3], ("model.optimizer.lr", 0.5))
     train, before = tmp_path / "train.jsonl", (tmp_path / "train.jsonl").read_text()
     train.write_text(before.replace("it is", "it was"))
-    for seed, words in ((0, "'base-seed=0' was begun"), (3, "another seed of 'base-seed=3' was begun")):
+    for seed, words in ((0, "'base-seed=0' was started"), (3, "another seed of 'base-seed=3' was started")):
         with pytest.raises(ConfigError, match=words):
             begin([seed])
     train.write_text(before)
     (tmp_path / "val.jsonl").write_text(before)
     assert begin([0, 3])
     base.write_text(base.read_text().replace("max_epochs: ", "max_epochs: 1"))
-    with pytest.raises(ConfigError, match="another seed of 'base-seed=4' was begun"):
+    with pytest.raises(ConfigError, match="another seed of 'base-seed=4' was started"):
         begin([4])
 
 

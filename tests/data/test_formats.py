@@ -262,7 +262,7 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ("auto", {"instruction": "q", "chosen": {"text": "a"}, "reject": "b"}, "no 'chosen.response' (found: chosen.text)"),
     ("gpm", {"instruction": "q", "chosen": "a"}, "no 'reject' (found: instruction, chosen)"),
     ("gpm", {"chosen": "a", "reject": "b"}, "no 'instruction' (found: chosen, reject)"),
-    ("auto", {**BASE, **RB, "prompt": chat("q", "a")}, "a prompt of 2 turns ends with the assistant's"),
+    ("auto", {**BASE, **RB, "prompt": chat("q", "a")}, "a prompt of 2 turns ends with an assistant turn"),
     ("rewardbench", {**RB, "chosen": "a", "rejected": "b"}, "no 'prompt'"),
     (
         "rewardbench2",

@@ -13,7 +13,7 @@ from conftest import COMPARISONS, encoder
 
 from prefrep.data import kept as keeping
 from prefrep.data.encode import EncodeConfig
-from prefrep.data.kept import about_records, kept, read_kept, speaks
+from prefrep.data.kept import about_encoding, about_records, kept, read_kept
 from prefrep.data.sources import Source, read_mixed
 from prefrep.errors import RecordError
 from prefrep.nn.loading import load_tokenizer
@@ -83,7 +83,7 @@ def test_what_moves_token_ids_is_part_of_the_key() -> None:
             tokenizer.eos_token = eos
         if "chat" in config:
             tokenizer.chat_template = config.pop("chat")
-        return json.dumps(speaks(tokenizer, EncodeConfig(**config), layout, control), sort_keys=True)
+        return json.dumps(about_encoding(tokenizer, EncodeConfig(**config), layout, control), sort_keys=True)
 
     keys = [
         key(), key("bundled:tiny-qwen2"), key(control="refuse"), key(layout="pair"), key(eos="<|im_start|>"), key(template="plain"),

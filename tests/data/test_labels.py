@@ -7,8 +7,7 @@ import math
 import pytest
 
 from prefrep.data.labels import Labels
-from prefrep.data.preference import named
-from prefrep.data.sources import Source
+from prefrep.data.sources import Source, named
 from prefrep.errors import ConfigError
 from prefrep.records import Comparison, Message, RankedResponses
 

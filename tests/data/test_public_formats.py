@@ -6,13 +6,16 @@ import json
 import math
 from collections import Counter
 from pathlib import Path
+from textwrap import dedent
 from typing import Any
 
 import pytest
 
-from prefrep.data.formats import FORMATS, Format, detect, every, to_records
+from prefrep.data.formats import FORMATS, detect, every, to_records
+from prefrep.data.kept import read_kept
 from prefrep.data.notes import Notes
 from prefrep.data.sources import Source, read
+from prefrep.declared import import_modules
 from prefrep.errors import DataError, RecordError
 from prefrep.records import Comparison, Message, RankedResponses, Record, text
 
@@ -420,25 +423,23 @@ def test_a_rival_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> N
     assert notes.rivals == Counter()
 
 
-def test_other_packages_add_formats(monkeypatch: pytest.MonkeyPatch) -> None:
-    worse = (Message("assistant", "-"),)
-    stars = Format("", lambda row: "stars" in row, lambda row: Comparison((), (Message("assistant", row["stars"]),), worse))
+def test_other_packages_add_formats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a variable of an imported module. Kept records are those of its code: after an edit, they are read anew."""
+    code = """
+        from prefrep.data.formats.base import Format, has
+        from prefrep.records import Comparison, Message
 
-    class Point:
-        name, value = "stars", "package:STARS"
+        def convert(row):
+            return Comparison((), (Message("assistant", row["stars"] + "END"),), (Message("assistant", "-"),))
 
-        def load(self) -> Format:
-            return stars
-
-    monkeypatch.setattr("prefrep.data.formats.entry_points", lambda group: [Point()] if group == "prefrep.parts" else [])
-    from prefrep.data import formats
-
-    formats.declared.cache_clear()
-    every.cache_clear()
-    try:
-        assert detect({"stars": "***", **PLAIN}, HERE) == "stars" and list(every()) == ["stars", *FORMATS]
-        (record,) = to_records({"stars": "***"}, "auto", HERE)
-        assert isinstance(record, Comparison) and text(record.chosen) == "***" and Source("a", "stars").format == "stars"
-    finally:
-        formats.declared.cache_clear()
-        every.cache_clear()
+        MORE_STARS = Format("", has("stars"), convert)
+    """
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr("prefrep.declared._imported", {})
+    for number, end in enumerate(("!", "?")):
+        (tmp_path / f"stellar{number}.py").write_text(dedent(code).replace("END", end))
+        import_modules([f"stellar{number}"])
+        assert detect({"stars": "***", **PLAIN}, HERE) == "more-stars" and list(every()) == ["more-stars", *FORMATS]
+        (record,), _ = read_kept(str(tmp_path / "cache"), [Source(str(write(tmp_path / "rows.jsonl", [{"stars": "***"}])))], 0, "error", "")
+        assert isinstance(record, Comparison) and text(record.chosen) == f"***{end}"
+    assert Source("a", "more-stars").format == "more-stars"

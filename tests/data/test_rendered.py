@@ -69,7 +69,7 @@ def test_a_prompt_without_a_generation_prompt() -> None:
 
 
 @pytest.mark.parametrize(("query", "prompt", "sentence"), [
-    ("7", None, r"query\[3\]: it has no prompt beside it.*; send prompts too, or serve with --rendered"),
+    ("7", None, r"query\[3\]: it comes without its prompt.*; send prompts too, or serve with --rendered"),
     ("7", "Name a prime", r"query\[3\]: it does not begin with its prompt; send the rendered prompt"),
     ("Hello. Name a prime: 7", "Name a prime:", "does not begin with its prompt"),
 ])  # fmt: skip

@@ -101,7 +101,7 @@ def broken(tmp_path: Path, name: str) -> tuple[str, str]:
         "empty.jsonl": (b"", "the file is empty"),
         "blank.jsonl": (b"\n \n", "the file holds no rows"),
         "none.json": (b"[]", "the file holds no rows"),
-        "short.jsonl.gz": (gzip.compress(good)[:-400], "the compressed file breaks off after row"),
+        "short.jsonl.gz": (gzip.compress(good)[:-400], "the compressed file is truncated after row"),
         "plain.jsonl.gz": (good, "not a valid gzip file"),
         "line.jsonl": (lines(ROWS[:1]).encode() + b'{"prompt": "q', ":2: broken JSON: Unterminated string starting at at character 12"),
         "list.json": (
@@ -112,7 +112,7 @@ def broken(tmp_path: Path, name: str) -> tuple[str, str]:
         "latin.jsonl": ('{"prompt": "ä"}\n'.encode("latin-1"), ":1: the line is not UTF-8 text"),
         "number.jsonl": (b"17\n", ":1: a row must be an object {...}, found a number"),
         "a.csv": (b"prompt,chosen\n", "the file holds no rows"),
-        "a.xlsx": (b"PK", "unknown kind of file '.xlsx'; known: .jsonl, .json, .jsonl.gz"),
+        "a.xlsx": (b"PK", "unknown file type '.xlsx'; known: .jsonl, .json, .jsonl.gz"),
         "a.parquet": (b"PAR1 and no more", "not a valid Parquet file"),
     }
     if name == "missing.jsonl":
@@ -219,7 +219,7 @@ def test_nothing_usable_is_an_error_even_when_skipping(tmp_path: Path) -> None:
 
 def test_truncated_file_stops_even_when_skipping(tmp_path: Path) -> None:
     path, _ = broken(tmp_path, "short.jsonl.gz")
-    with pytest.raises(DataError, match="breaks off"):
+    with pytest.raises(DataError, match="is truncated after row"):
         list(read(path, "skip"))
 
 

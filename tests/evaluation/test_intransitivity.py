@@ -128,7 +128,7 @@ def test_null_of_votes() -> None:
     assert null(rows, 199, 0)["energy.cyclic"]["p"] <= 0.01
     mixed = [*rows, rated(np.random.default_rng(0), False, "r")]
     assert "energy.cyclic" not in null(mixed, 9, 0), "rounding of ratings moves it, whatever else there is"
-    assert any("no p with ratings" in note for note in evaluate(mixed, FEW, 9)[0]["notes"])
+    assert any("no p-value for ratings" in note for note in evaluate(mixed, FEW, 9)[0]["notes"])
     assert not any("voted on twice" in note for note in evaluate(rows, FEW, 9)[0]["notes"])
     single = tuple(tuple(map(float, line)) for line in (CIRCLE > 0))
     results, _ = evaluate([row(CIRCLE, kind="votes", wins=single, ties=zeros)], FEW, 49)

@@ -18,7 +18,7 @@ from prefrep.evaluation.judged.estimates import Sample
 from prefrep.evaluation.judged.results import best_beats_all, every_pair
 from prefrep.evaluation.judged.rows import JudgedScore, prompts_of, score_judged, swap_pairs, worst_pairs
 from prefrep.evaluation.registry import JUDGED
-from prefrep.evaluation.scores import read_scores
+from prefrep.evaluation.rows import read_scores
 from prefrep.evaluation.summary import Bootstrap
 from prefrep.records import Comparison, Message, Messages, RankedResponses
 

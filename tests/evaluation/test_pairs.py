@@ -24,7 +24,8 @@ from prefrep.evaluation.pairs import (
     write_rows,
 )
 from prefrep.evaluation.reliability import reliability_plot
-from prefrep.evaluation.scores import PairScore, described, log_pairs, read_scores
+from prefrep.evaluation.rows import PairScore, read_scores
+from prefrep.evaluation.scores import described, log_pairs
 from prefrep.evaluation.summary import Bootstrap
 from prefrep.records import Message, RankedResponses
 
@@ -197,7 +198,7 @@ def test_temperature_from_others_mends_what_was_too_sure() -> None:
 def test_a_temperature_that_cannot_be_fitted_is_said() -> None:
     found = evaluate(generated(50), [row(1.0), row(2.0)], FEW)
     assert found["calibration"]["temperature"] is None
-    assert found["notes"] == ["no temperature: in the 2 comparisons that it was to be fitted on, no verdict is wrong, "
+    assert found["notes"] == ["no temperature: among the 2 comparisons to fit it on, no verdict is wrong, "
                               "so the smaller the temperature, the better"]  # fmt: skip
 
 

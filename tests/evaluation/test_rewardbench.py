@@ -14,7 +14,8 @@ import pytest
 from prefrep.errors import ConfigError, DataError, RecordError
 from prefrep.evaluation import rewardbench as rb
 from prefrep.evaluation.layout import model_name, versions, write_official
-from prefrep.evaluation.scores import PairScore, RankedScore, RewardScore, encoding_notes, read_scores
+from prefrep.evaluation.rows import PairScore, RankedScore, RewardScore, read_scores
+from prefrep.evaluation.scores import encoding_notes
 from prefrep.evaluation.summary import Bootstrap, pair_results, ranked_results
 from prefrep.io.fingerprint import fingerprint
 from prefrep.records import Comparison, Message, Messages, RankedResponses
@@ -258,16 +259,16 @@ def test_subsets_that_end_alike_have_an_interval() -> None:
     width = 1.959963984540054**2 / (6 + 1.959963984540054**2)
     assert results["wilson95"]["Safety"] == pytest.approx([0, width]) and results["wilson95"]["Focus"] == pytest.approx([1 - width, 1])
     assert results["wilson95"].keys() == {"Safety", "Focus", "Factuality"}
-    (note,) = (note for note in results["notes"] if "end alike" in note)
-    assert note.startswith("all prompts of Math, Safety, Focus end alike")
-    assert note.endswith("wilson95 holds better intervals of Safety, Focus")
-    assert not any("end alike" in note for note in ranked_results(rows[-6:], bootstrap=FEW)["notes"])
+    (note,) = (note for note in results["notes"] if "have the same outcome" in note)
+    assert note.startswith("all prompts of Math, Safety, Focus have the same outcome")
+    assert note.endswith("wilson95 has better intervals for Safety, Focus")
+    assert not any("have the same outcome" in note for note in ranked_results(rows[-6:], bootstrap=FEW)["notes"])
     ties = [RankedScore(f"{kind}:{i}", "Ties", 1 + (kind == "tied"), (3.0, 2.0, 0.0)) for i in range(4) for kind in ("ref", "tied")]
     results = ranked_results(ties, bootstrap=FEW)
     assert results["wilson95"] == {}
-    assert any(note.endswith("Ties end alike, so the bootstrap sees no spread there") for note in results["notes"])
+    assert any(note.endswith("Ties have the same outcome, so the bootstrap has no spread there") for note in results["notes"])
     ties[0] = RankedScore("ref:0", "Ties", 1, (0.0, 3.0, 2.0))
-    assert not any("end alike" in note for note in ranked_results(ties, bootstrap=FEW)["notes"])
+    assert not any("have the same outcome" in note for note in ranked_results(ties, bootstrap=FEW)["notes"])
 
 
 CYCLE = np.array([[0, 2, -1, 4], [-2, 0, 3, 1], [1, -3, 0, 0], [-4, -1, 0, 0]], dtype=np.float32)

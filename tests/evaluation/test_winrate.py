@@ -11,7 +11,8 @@ from conftest import COMPARISONS, comparison
 from scipy.special import expit
 
 from prefrep.errors import ConfigError, DataError, RecordError
-from prefrep.evaluation.scores import PairScore, log_pairs
+from prefrep.evaluation.rows import PairScore
+from prefrep.evaluation.scores import log_pairs
 from prefrep.evaluation.summary import Bootstrap
 from prefrep.evaluation.winrate import Answers, paired, read_answers, results, sample_rows
 from prefrep.judges import RuleJudge
@@ -66,7 +67,7 @@ def _answers(name: str, texts: dict[str, str]) -> Answers:
 def test_pairs_prompts_that_both_have_answered() -> None:
     pairs, notes = paired(_answers("A", {"x": "1", "y": "2", "z": "3"}), _answers("B", {"z": "30", "x": "10"}))
     assert [(p.prompt[0].content, p.chosen[0].content, p.rejected[0].content) for p in pairs] == [("x", "1", "10"), ("z", "3", "30")]
-    assert notes == ["1 of 3 answers of A have no partner and were left out"]
+    assert notes == ["1 of 3 answers of A are unmatched and were left out"]
     with pytest.raises(DataError, match="in common"):
         paired(_answers("A", {"x": "1"}), _answers("B", {"y": "1"}))
 

@@ -18,8 +18,8 @@ import prefrep.programs.eval  # noqa: F401  forked processes share what is impor
 from prefrep.cli import friendly
 from prefrep.cli.main import main
 from prefrep.data.encode import EncodeConfig
+from prefrep.generation import TransformersSampler
 from prefrep.io.folder import save
-from prefrep.locks import writing
 from prefrep.nn.backbone import Backbone
 from prefrep.nn.heads import GPMHead
 from prefrep.nn.loading import load_tokenizer
@@ -39,6 +39,10 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     ranked = [{"id": f"r{i}", "prompt": f"Q{i}?", "responses": ["word " * (i % 5 + 1), f"No {i}.", "Yes."]} for i in range(ROWS)]
     (folder / "ranked.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ranked))
+    (folder / "benchmarks").mkdir()
+    for file in (folder / "subsets.jsonl", folder / "benchmarks" / "rewardbench.jsonl"):
+        file.write_text("".join(json.dumps(row | {"subset": ("hep-go", "llmbar-natural")[i % 2]}) + "\n" for i, row in enumerate(rows)))
+    (folder / "few.json").write_text(json.dumps([{"instruction": row["prompt"]} for row in rows[:19]]))
     for side, field in (("a", "chosen"), ("b", "rejected")):
         answers = [{"instruction": row["prompt"], "output": row[field], "generator": side} for row in rows]
         (folder / f"{side}.json").write_text(json.dumps(answers))
@@ -54,11 +58,15 @@ def arguments(root: Path, name: str, out: Path) -> list[str]:
                            "--null", "2"],
         "winrate": ["eval", "winrate", "--model", str(root / "a.json"), "--against", str(root / "b.json"), "--judge",
                     str(root / "export"), "--out", str(out), "--bootstrap", "50"],
+        "rewardbench": ["eval", "rewardbench", *model, "--data", str(root / "subsets.jsonl"), "--out", str(out), "--bootstrap", "50"],
+        "all": ["eval", "all", *model, "--data", str(root / "benchmarks"), "--out", str(out), "--bootstrap", "50"],
+        "generate": ["eval", "generate", "--model", "bundled:tiny-llama", "--benchmark", "alpaca_eval", "--data", str(root / "few.json"),
+                     "--out", str(out), "--max-new-tokens", "4", "--batch-size", "4"],
     }[name]  # fmt: skip
 
 
 def run(command: list[str], log: Path, number: int = 0) -> int:
-    """Run the command in a process of its own, which gets a signal while it scores the second window."""
+    """Run the command in a process of its own, which gets a signal while it scores the second window, or answers the third batch."""
 
     def interrupted(ask: Any) -> Any:
         def asked(self: Scorer, *args: Any, **options: Any) -> Iterator[Any]:
@@ -69,10 +77,21 @@ def run(command: list[str], log: Path, number: int = 0) -> int:
 
         return asked
 
+    def answering(sample: Any) -> Any:
+        calls = iter(range(100))
+
+        def sampled(*args: Any, **options: Any) -> Any:
+            if next(calls) == 2 and number:
+                os.kill(os.getpid(), number)
+            return sample(*args, **options)
+
+        return sampled
+
     def child() -> None:
         sys.stderr = log.open("w", buffering=1)
         for name in ("compare", "tables"):
             setattr(Scorer, name, interrupted(getattr(Scorer, name)))
+        TransformersSampler.sample = answering(TransformersSampler.sample)  # type: ignore[method-assign]
         friendly.run(lambda: main(command))
 
     process = multiprocessing.get_context("fork").Process(target=child)
@@ -83,19 +102,22 @@ def run(command: list[str], log: Path, number: int = 0) -> int:
 
 
 @pytest.mark.parametrize(
-    ("name", "number", "file"),
-    [("score", signal.SIGTERM, "scores.jsonl"), ("pairs", signal.SIGINT, "scores.jsonl"), ("winrate", signal.SIGUSR1, "scores.jsonl"),
-     ("intransitivity", signal.SIGTERM, "tables.jsonl"), ("score", signal.SIGKILL, "scores.jsonl")],
+    ("name", "number", "file", "kept"),
+    [("score", signal.SIGTERM, "scores.jsonl", 2 * WINDOW), ("pairs", signal.SIGINT, "scores.jsonl", 2 * WINDOW),
+     ("winrate", signal.SIGUSR1, "scores.jsonl", 2 * WINDOW), ("intransitivity", signal.SIGTERM, "tables.jsonl", 2 * WINDOW),
+     ("rewardbench", signal.SIGTERM, "scores.jsonl", 2 * WINDOW), ("all", signal.SIGTERM, "rewardbench/scores.jsonl", 2 * WINDOW),
+     ("generate", signal.SIGTERM, "answers.jsonl", 12), ("score", signal.SIGKILL, "scores.jsonl", 0)],
 )  # fmt: skip
-def test_stopped_behind_a_window_and_resumed(name: str, number: signal.Signals, file: str, root: Path, tmp_path: Path) -> None:
+def test_stopped_behind_a_batch_and_resumed(name: str, number: signal.Signals, file: str, kept: int, root: Path, tmp_path: Path) -> None:
     out, log = tmp_path / "run", tmp_path / "log"
     assert run(arguments(root, name, tmp_path / "whole"), log) == 0, log.read_text()
     code = run(arguments(root, name, out), log, number)
     if number == signal.SIGKILL:
         assert code == -signal.SIGKILL
     else:
-        assert code == 128 + number and f"prefrep: stopped by {number.name}; {out}" in log.read_text().splitlines()[-1]
-        assert len((out / file).read_text().splitlines()) == 2 * WINDOW
+        said = log.read_text().splitlines()[-1]
+        assert code == 128 + number and f"prefrep: stopped by {number.name}; {out}" in said and said.endswith("run the same command")
+        assert len((out / file).read_text().splitlines()) == kept
         assert not list(out.glob(".*lock*"))
     assert run(arguments(root, name, out), log) == 0, log.read_text()
     assert (out / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
@@ -114,14 +136,3 @@ def test_workers_stop_with_their_process(root: Path, tmp_path: Path) -> None:
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 143 and errors.count(f"prefrep: stopped by SIGTERM; {out} holds what is finished") == 1
     assert "Traceback" not in errors
-
-
-@pytest.mark.parametrize("name", ["score", "pairs", "intransitivity", "winrate"])
-def test_the_second_writer_is_refused(name: str, root: Path, tmp_path: Path) -> None:
-    out, log = tmp_path / "run", tmp_path / "log"
-    command = arguments(root, name, out)
-    with writing(out / "scores.jsonl" if name == "score" else out, folder=name != "score"):
-        assert run(command, log) == 1
-    last = log.read_text().splitlines()[-1]
-    assert f": process {os.getpid()} on " in last and "is writing there; wait for it, stop it, or name another place" in last
-    assert not (out / "scores.jsonl").exists() and not (out / "tables.jsonl").exists()

@@ -9,8 +9,10 @@ import pickle
 import re
 import subprocess
 import sys
+from array import array
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from shutil import copytree
@@ -27,11 +29,12 @@ from transformers import AutoTokenizer
 
 import prefrep
 from prefrep.data.encode import EncodeConfig
-from prefrep.data.sources import read
+from prefrep.data.kept import read_kept
+from prefrep.data.sources import Source, read
 from prefrep.errors import CheckpointError, DataError, PrefrepError, RecordError
 from prefrep.evaluation.answers import load_policy
 from prefrep.evaluation.policies import Answering
-from prefrep.evaluation.scores import PairScore, read_scores
+from prefrep.evaluation.rows import PairScore, read_scores
 from prefrep.io import adapters, folder, official, openrlhf, readers, rlhflow, seqcls
 from prefrep.io.start import start
 from prefrep.judges import ModelJudge, OfficialJudge
@@ -341,12 +344,48 @@ def test_report_pages_hold_no_scripts(tmp_path: Path) -> None:
     assert "alert(1)" in page and "<script" not in page and "<img src=x" not in page
 
 
+def _named(module: str, name: str) -> bytes:
+    """A pickle of what a module calls by a name, which may have dots."""
+    return b"\x80\x04" + b"".join(b"\x8c" + bytes([len(text)]) + text.encode() for text in (module, name)) + b"\x93."
+
+
+ITEMS: dict[str, Callable[[Path], bytes]] = {
+    "a call": lambda witness: pickle.dumps(_Bomb(witness)),
+    "a call in a record": lambda witness: pickle.dumps(replace(COMPARISONS[0], tags={"a": _Bomb(witness)})),
+    "a function": lambda _: _named("os", "system"),
+    "what a record leads to": lambda _: _named("prefrep.records", "Message.__init__.__globals__"),
+    "another name of its module": lambda _: _named("prefrep.records", "asdict"),
+    "no pickle": lambda _: b"rows",
+    "nothing": lambda _: b"",
+}
+
+
+@pytest.mark.parametrize("item", ITEMS)
+def test_kept_data_run_no_code(item: str, tmp_path: Path) -> None:
+    """A cache folder that somebody else may write to: what lies there is data, or is refused with a sentence."""
+    source, witness = tmp_path / "rows.jsonl", tmp_path / "witness"
+    source.write_text(json.dumps({"prompt": "p", "chosen": "a", "rejected": "b"}))
+    arguments: tuple[Any, ...] = (str(tmp_path / "cache"), [Source(str(source))], 0, "error", "")
+    assert [record.prompt[0].content for record in read_kept(*arguments)[0]] == ["p"]
+    (about,) = (tmp_path / "cache").rglob("about.json")
+    attack = ITEMS[item](witness)
+    (about.parent / "items").write_bytes(attack)
+    (about.parent / "ends").write_bytes(array("q", [0, len(attack)]).tobytes())
+    edit(about, files__items=len(attack))
+    with pytest.raises(DataError, match=rf"^{about.parent}/items: item 0 cannot be read \(.*\); delete {about.parent}$"):
+        list(read_kept(*arguments)[0])
+    assert not witness.exists()
+    if "call" in item:
+        pickle.loads(attack)
+        assert witness.exists(), "the attack is real"
+
+
 def test_pickle_occurs_once() -> None:
-    """In the spool, whose file a process writes for itself and deletes."""
+    """In the spool, whose reader admits records and plain data alone."""
     sources = {file: file.read_text() for file in Path(prefrep.__file__).parent.rglob("*.py")}
-    pickles = re.compile(r"pickle\.loads?\(|joblib|allow_pickle=True|weights_only=False")
+    pickles = re.compile(r"pickle\.(loads?\(|Unpickler)|joblib|allow_pickle=True|weights_only=False")
     reads = [file.name for file, text in sources.items() if pickles.search(text)]
-    assert reads == ["spool.py"]
+    assert reads == ["spool.py"] and all("pickle.loads" not in text for text in sources.values())
     loads = [line for text in sources.values() for line in text.splitlines() if "torch.load(" in line]
     assert loads and all("weights_only=True" in line for line in loads)
 

@@ -18,7 +18,7 @@ from conftest import comparison, program
 from prefrep.errors import DataError, UsageError
 from prefrep.evaluation import pairs
 from prefrep.evaluation.layout import write_official, write_results
-from prefrep.evaluation.scores import PairScore
+from prefrep.evaluation.rows import PairScore
 from prefrep.evaluation.summary import Bootstrap, pair_results
 from prefrep.reports.figures import curves, smoothed
 from prefrep.reports.markdown import escaped, fenced
@@ -167,7 +167,7 @@ def test_accuracies_follow_from_the_scores(three: list[Path], tmp_path: Path) ->
     assert choices[1][1:3] == [str(len(differ)), f"{sum(differ) / len(differ):.3f}"]
     sure = [(row["probability"], 1 / (1 + np.exp(-row["score"]))) for row in rows.values()]
     brier = np.mean([p * (1 - q) ** 2 + (1 - p) * q**2 for p, q in sure])  # of hard outcomes, expected
-    assert page.tables["Calibration"][0][1][:4] == ["as scored", "Brier score", "121", f"{brier:.3f}"]
+    assert page.tables["Calibration"][0][1][:4] == ["before scaling", "Brier score", "121", f"{brier:.3f}"]
     chance = json.loads((three[0] / "heldout" / "results.json").read_text())["calibration"]["ece"]["if_calibrated"]
     assert page.tables["Calibration"][0][3][-2:] == ["", f"{chance['mean']:.3f}, 95 % below {chance['p95']:.3f}"]
 
@@ -215,7 +215,7 @@ def test_other_data_are_not_compared(tmp_path: Path) -> None:
     make_pairs(tmp_path / "b", [False] * 30, data="other")
     page, _ = report(tmp_path / "a", tmp_path / "b", out=tmp_path / "r.html")
     assert not any("significant" in text for text in page.texts)
-    assert any(text.startswith("No two evaluations here are known to be of the same data") for text in page.texts)
+    assert any(text.startswith("No two evaluations are known to use the same data") for text in page.texts)
     for name in "ab":  # ids alone say nothing
         (tmp_path / name / "scores.meta.json").unlink()
     page, _ = report(tmp_path / "a", tmp_path / "b", out=tmp_path / "r.html")
@@ -246,7 +246,7 @@ def test_rewardbench_and_its_mistakes(tmp_path: Path) -> None:
     page, text = report(tmp_path / "a", out=tmp_path / "r.html")
     assert ["overall", "12", "0.667"] in [row[:3] for row in page.tables["a: rewardbench"][0]]
     assert ["llmbar-natural", "12", "0.667"] in [row[:3] for row in page.tables["a: rewardbench"][1]]
-    at = page.texts.index("llmbar-natural, id 9: log-odds of chosen -9.000, so the model is more than 99.9% sure of the wrong answer")
+    at = page.texts.index("llmbar-natural, id 9: log-odds of chosen -9.000, so the model is more than 99.9% confident in the wrong answer")
     assert page.texts[at + 1 : at + 4] == ["Q9", "Good <9>", "Bad 9"]
     assert [t.split(":")[0] for t in page.texts if "id " in t] == [f"llmbar-natural, id {i}" for i in (9, 6, 3, 0)]
     assert "Good <9>" in text and not any("do not belong together" in each for each in page.texts)
@@ -364,7 +364,7 @@ def test_sweeps(tmp_path: Path) -> None:
         for name in right
     }
     assert [row[0:4] for row in page.tables["Sweep"][0][1:]] == [[name, "2", "80", f"{mean[name]:.3f}"] for name in ("GPM dim=4", "BT")]
-    test = page.tables["Which differences are real"][0][1]
+    test = page.tables["Differences between models"][0][1]
     assert test[:3] == ["GPM dim=4", "BT", "80"] and test[8] == "yes"
     assert float(test[3]) == pytest.approx(mean["GPM dim=4"] - mean["BT"], abs=6e-4)
 

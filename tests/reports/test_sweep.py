@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import threading
 from math import comb, inf, sqrt
 from pathlib import Path
@@ -16,12 +17,12 @@ from conftest import program
 
 from prefrep.errors import DataError
 from prefrep.evaluation.pairs import PairRow
-from prefrep.evaluation.scores import read_scores
+from prefrep.evaluation.rows import read_scores
+from prefrep.locks import writing
 from prefrep.metrics.verdicts import Outcome
 from prefrep.reports.sweep import write
 from prefrep.sweeps import table
 from prefrep.sweeps.plots import draw
-from prefrep.sweeps.study import alone
 from prefrep.sweeps.table import Difference, Model, Run, compare, models, read_runs
 
 main = program("sweep")
@@ -174,8 +175,19 @@ def test_pairs_and_their_correction(out: Path) -> None:
         assert float(line["mcnemar_p_holm"]) == pytest.approx(corrected[pair])
         assert float(line["bootstrap_p_holm"]) == pytest.approx(by_bootstrap[pair])
         assert line["significant"] == str(corrected[pair] < 0.05 and by_bootstrap[pair] < 0.05)
-    head, *rows = cells(out, "Which differences are real")
-    names = ["better", "than", "n", "by", "95 % over examples", "bootstrap p", "only one right", "McNemar p", "real", "95 % over seeds"]
+    head, *rows = cells(out, "Differences between models")
+    names = [
+        "better",
+        "than",
+        "n",
+        "by",
+        "95 % over examples",
+        "bootstrap p",
+        "only one correct",
+        "McNemar p",
+        "significant",
+        "95 % over seeds",
+    ]
     assert head == names and len(rows) == 3
     for row in rows:
         line = next(line for line in lines if [line["first"], line["second"]] == row[:2])
@@ -218,7 +230,7 @@ def test_equal_models_differ_by_a_zero_without_a_sign(tmp_path: Path) -> None:
     (test,) = compare(models(read_runs(tmp_path, lambda path: read_scores(path, PairRow))))
     assert test.difference.mean < 0
     write(tmp_path)
-    (_, row) = cells(tmp_path, "Which differences are real")
+    (_, row) = cells(tmp_path, "Differences between models")
     assert row[3] == "+0.000"
 
 
@@ -232,11 +244,7 @@ def test_comparisons_of_one_prompt_count_together(tmp_path: Path) -> None:
     assert test.difference.low == 0 and test.difference.high == pytest.approx(np.quantile(ends, 0.975), abs=0.08)
     write(tmp_path)
     text = (tmp_path / "report.md").read_text()
-    assert (
-        "There are several comparisons on one prompt" in text
-        and "examples of a prompt together" in text
-        and "as if a prompt had one" in text
-    )
+    assert "Several comparisons on one prompt" in text and "resampling prompts" in text and "counting each prompt once" in text
     with (tmp_path / "pairs.csv").open() as file:
         assert [(line["n"], line["prompts"]) for line in csv.DictReader(file)] == [("23", "6")]
     make(tmp_path, "z", 0, [1.0] * 8 + [-1.0] + [1.0] * 15, per_prompt=4)
@@ -255,7 +263,7 @@ def test_more_pairs_than_a_table_shows(tmp_path: Path) -> None:
     write(tmp_path)
     text = (tmp_path / "report.md").read_text()
     assert "The 20 smallest p-values of 21." in text and "pairs.csv has all pairs" in text
-    assert len(cells(tmp_path, "Which differences are real")) == 1 + 20 and len((tmp_path / "pairs.csv").read_text().splitlines()) == 1 + 21
+    assert len(cells(tmp_path, "Differences between models")) == 1 + 20 and len((tmp_path / "pairs.csv").read_text().splitlines()) == 1 + 21
 
 
 def test_two_seeds_that_disagree_are_left_out(tmp_path: Path) -> None:
@@ -287,7 +295,7 @@ def test_equal_ids_of_other_comparisons_are_not_compared(tmp_path: Path) -> None
     with (tmp_path / "pairs.csv").open() as file:
         tested = {(line["first"], line["second"]) for line in csv.DictReader(file)}
     assert tested == {("x, data after", "y"), ("x, data before", "z")}
-    assert "**Not all points were judged on the same comparisons" in (tmp_path / "report.md").read_text()
+    assert "**Not all points were evaluated on the same comparisons" in (tmp_path / "report.md").read_text()
 
 
 def test_seeds_of_other_recipes_are_other_models(tmp_path: Path) -> None:
@@ -359,8 +367,8 @@ def test_seeds_that_tie_have_no_interval(tmp_path: Path) -> None:
     values = [7 / 8, 6 / 8, 7 / 8]
     half = T2 * stdev(values) / sqrt(3)
     assert rows["x"][4] == f"[{mean(values) - half:.3f}, {min(mean(values) + half, 1):.3f}]"
-    assert "95 % is a dash where all seeds have the same accuracy" in text
-    over_seeds = {(row[0], row[1]): row[9] for row in cells(tmp_path, "Which differences are real")[1:]}
+    assert "95 % is a dash if all seeds have the same accuracy" in text
+    over_seeds = {(row[0], row[1]): row[9] for row in cells(tmp_path, "Differences between models")[1:]}
     assert over_seeds["y", "z"] == "-" and over_seeds["x", "y"].startswith("[")
     with (tmp_path / "pairs.csv").open() as file:
         assert [(line["first"], line["second"]) for line in csv.DictReader(file) if not line["seeds_low"]] == [("y", "z")]
@@ -377,13 +385,16 @@ def test_report_only(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_report_only_waits_for_a_worker_that_writes(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr("prefrep.locks.log.warning", lambda text, *values: said.append(text % values))
     written: list[Path] = []
     monkeypatch.setattr("prefrep.reports.sweep.write", written.append)
     other = threading.Thread(target=main, args=(["--report-only", str(out)],))
-    with alone(out, "report"):
+    with writing(out / "report.md"):
         other.start()
         other.join(0.5)
         assert not written
+    assert len(said) == 1 and f"{out}/report.md: process {os.getpid()} on " in said[0] and said[0].endswith("there; waiting for it")
     other.join(30)
     assert written == [out]
 

@@ -134,7 +134,7 @@ def test_other_settings_under_an_old_name(tmp_path: Path) -> None:
     study.enlist({"a": {"settings": "1"}})
     study.enlist({"a": {"settings": "1"}, "b": {"settings": "1"}})
     assert study.progress().waiting == 2, "a sweep may grow"
-    with pytest.raises(ConfigError, match="'a' was begun with other settings"):
+    with pytest.raises(ConfigError, match="'a' was started with other settings"):
         study.enlist({"a": {"settings": "2"}})
 
 
@@ -146,8 +146,8 @@ def test_seeds_of_one_model_have_one_recipe(tmp_path: Path) -> None:
     """A seed that is added, or runs again, is trained as the others were; what is refused leaves nothing in the queue."""
     Study(tmp_path).enlist({"m0": told("s0", "1"), "other": told("s", "2", "other")})
     for points, words in (
-        ({"m1": told("s1", "2")}, "another seed of 'm1' was begun with other settings or training data"),
-        ({"m0": told("s0", "2")}, "'m0' was begun with other settings or training data"),
+        ({"m1": told("s1", "2")}, "another seed of 'm1' was started with other settings or training data"),
+        ({"m0": told("s0", "2")}, "'m0' was started with other settings or training data"),
         ({"n0": told("s", "1", "n"), "n1": told("s", "2", "n")}, "another seed of 'n1'"),
         ({"m1": told("s1", "1"), "m2": told("s2", "2")}, "another seed of 'm2'"),
     ):
@@ -173,7 +173,7 @@ def test_a_point_that_failed_before_it_learnt_anything_may_be_mended(tmp_path: P
         assert each is not None
         again.fail(each, "no luck")
     (tmp_path / "points" / "m1" / "checkpoints").mkdir(parents=True)
-    with pytest.raises(ConfigError, match="another seed of 'm0' was begun with other settings"):
+    with pytest.raises(ConfigError, match="another seed of 'm0' was started with other settings"):
         Study(tmp_path).enlist({"m0": told("s0", "third"), "m1": told("s1", "third")}, retry=True)
 
 
@@ -190,7 +190,7 @@ def test_a_study_from_before_recipes_goes_on(tmp_path: Path) -> None:
     claims = [study.claim() for _ in range(3)]
     assert sorted((claim.point, claim.recipe) for claim in claims if claim) == [("m0", ""), ("m1", ""), ("m2", "1")]
     assert all("reason" not in claim.trial.user_attrs for claim in claims if claim)
-    with pytest.raises(ConfigError, match="'m0' was begun with other settings"):
+    with pytest.raises(ConfigError, match="'m0' was started with other settings"):
         study.enlist({"m0": told("changed", "1")})
 
 
@@ -203,7 +203,7 @@ def test_a_point_that_kills_its_workers_ends(tmp_path: Path) -> None:
         claim.lock.close()
     study = Study(tmp_path)
     assert study.claim() is None and study.progress().failed == 1
-    assert study.reasons() == {"a": f"{KILLED} workers were killed at it"}
+    assert study.reasons() == {"a": f"{KILLED} workers were killed while they ran it"}
 
 
 def test_being_stopped_politely_is_no_kill(tmp_path: Path) -> None:

@@ -170,8 +170,8 @@ def train(folder: Path, monkeypatch: pytest.MonkeyPatch, codes: Sequence[int], r
     ("codes", "resumed", "kept", "reason"),
     [
         ([0], [True], "precious", ""),
-        ([-9], [True], "precious", r"fit was killed by signal 9 \(out of memory\?\); --retry goes on from its checkpoint$"),
-        ([-11], [True], "precious", "fit was killed by signal 11; --retry goes on from its checkpoint$"),
+        ([-9], [True], "precious", r"fit was killed by signal 9 \(out of memory\?\); --retry resumes from its checkpoint$"),
+        ([-11], [True], "precious", "fit was killed by signal 11; --retry resumes from its checkpoint$"),
         ([143], [True], "precious", "code 143: no luck"),  # by a termination signal
         ([1, 0], [True, False], "new", ""),  # a broken checkpoint
         ([1, 1], [True, False], "precious", "code 1: no luck"),  # a full disk
@@ -196,5 +196,5 @@ def test_killed_before_the_first_checkpoint(tmp_path: Path, monkeypatch: pytest.
         return -9
 
     monkeypatch.setattr(worker, "fit", fit)
-    with (tmp_path / "lock").open("wb") as lock, pytest.raises(PrefrepError, match=r"memory\?\); --retry begins again$"):
+    with (tmp_path / "lock").open("wb") as lock, pytest.raises(PrefrepError, match=r"memory\?\); --retry starts again$"):
         Fit(lambda *_: Scored([ROW], "digest")).run(Point("a", 0, Path("base.yaml"), {}), tmp_path, lock)

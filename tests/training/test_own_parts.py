@@ -67,7 +67,7 @@ def scores(file: Path) -> list[float]:
 
 
 def test_the_page_has_one_of_each_kind() -> None:
-    assert {"heads", "operators", "losses", "objectives", "judges"} <= {Path(name).stem for name in BLOCKS}
+    assert {"heads", "operators", "losses", "objectives", "judges", "formats"} <= {Path(name).stem for name in BLOCKS}
     assert all(len([line for line in text.splitlines() if line.strip()]) <= 26 for text in BLOCKS.values())
 
 
@@ -129,6 +129,17 @@ def test_evaluated_and_reported(site: Path, model: Path) -> None:
     assert "CubicHead" in (site / "page.html").read_text()
     for layout in ("official", "seqcls"):
         assert "CubicHead" in run(site, "export", "--import", "cubist", "--model", str(model), "--to", layout, "--out", "other", code=1)
+
+
+def test_data_in_its_format(site: Path, model: Path) -> None:
+    rows = [{"question": f"Which, {i}?", "stars": {"this": i % 5, "that": 2.5, "none": 1}} for i in range(6)]
+    (site / "reviews.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    said = run(site, "inspect", "--import", "cubist", "reviews.jsonl")
+    assert re.search(r"^format +reviews$", said, re.M)
+    run(site, "score", "--import", "cubist", "--model", str(model), "--data", "reviews.jsonl", "--out", "reviewed.jsonl", "--workers", "2")
+    assert len((site / "reviewed.jsonl").read_text().splitlines()) == 6
+    run(site, "fit", "--import", "cubist", "--config", "tiny/gpm", "--data.train", "reviews.jsonl", "--trainer.default_root_dir", "stars")
+    assert "no format fits the columns found: question (text), stars (an object)" in run(site, "inspect", "reviews.jsonl", code=1)
 
 
 @pytest.mark.parametrize("frozen", [True, False])

@@ -1,17 +1,17 @@
 """Formats of preference data: how published rows become records, and how columns tell the formats apart.
 
-A plain text prompt is one user message, a plain text response one assistant message. Rows without a prompt column get the messages that
-both sides share as their prompt. Plain texts that are not transcripts have an empty `prompt`.
+A plain text prompt becomes one user message, a plain text response one assistant message. Without a prompt column, the messages that both
+sides share are the prompt. Plain texts that are not transcripts have an empty `prompt`.
 
 Columns of every format: `id`, `subset`, `tags` (an object of names to values), `annotator`, `group`, `criterion`, `label_source`, `system`
 (the system message of a prompt without one, as in LLaMA-Factory and Orca's pairs), `tools` and `chat_template_kwargs` (arguments of the
 chat template). Columns of formats with two responses: `margin` (log-odds), `weight`, `strength`, and P(chosen > rejected) as
-`probability` or `soft_label`. No format reads a column `label`: the official GPM files have one without a meaning, and elsewhere it is the
-index of the better response. Nor SPPO's `chosen_probs`, under which the official GPO code stores scores. Rename such a column if it holds a
-probability. `prefrep inspect` lists the columns that a format does not read.
+`probability` or `soft_label`. No format reads a column `label`: the official GPM files have a meaningless one, and elsewhere it is the
+index of the better response. Nor is SPPO's `chosen_probs`, in which the official GPO code stores scores. Rename such a column if it
+holds a probability. `prefrep inspect` lists the columns that a format does not read.
 
-A format is a `Format` object. Another package adds one with an entry point of group `prefrep.parts` that names such an object
-(`stars = "mypackage.formats:STARS"`); the entry point's name becomes the format's name, and detection tries it first.
+A format is a `Format` object. Another package adds one, as `prefrep.declared.named` says: by an entry point, or as a variable of a module
+that the caller imports (`--import`). Detection tries these first.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
-from importlib.metadata import entry_points
 
 from prefrep.data.formats import counted, exports, judgebench, pairs, ppe, ranked, rated, rmb, rmbench, votes
 from prefrep.data.formats.base import SIDES, Format
 from prefrep.data.turns import MisfitError, Row, first_line, kind, need, template_kwargs
+from prefrep.declared import imported, named
 from prefrep.errors import ConfigError, RecordError
 from prefrep.records import Message, Record
 
-# In the order of detection: formats with columns of their own come first, and each before those that its rows would fit as well.
+# In the order of detection: formats with distinctive columns first, and each before those that its rows would also fit.
 FORMATS: dict[str, Format] = {
     "arena": votes.ARENA,
     "helpsteer3": votes.HELPSTEER3,
@@ -68,28 +68,28 @@ FORMATS: dict[str, Format] = {
 }
 
 
-@cache
 def declared() -> dict[str, Format]:
-    """Return the formats of other packages, by entry point.
+    """Return the formats of other packages, by name.
 
     Raises:
-        ConfigError: One cannot be imported.
+        ConfigError: A format cannot be imported.
     """
-    found = {}
-    for point in entry_points(group="prefrep.parts"):
-        try:
-            part = point.load()
-        except Exception as error:  # a module can raise anything
-            raise ConfigError(f"{point.value}: the part {point.name} cannot be imported ({error}); update or remove its package") from error
-        if isinstance(part, Format):
-            found[point.name] = part
-    return found
+    return _declared(tuple(imported()))
 
 
 @cache
+def _declared(modules: tuple[str, ...]) -> dict[str, Format]:
+    return named(Format)
+
+
 def every() -> dict[str, Format]:
     """Return all formats in the order of detection."""
-    return declared() | FORMATS
+    return _every(tuple(imported()))
+
+
+@cache
+def _every(modules: tuple[str, ...]) -> dict[str, Format]:
+    return _declared(modules) | FORMATS
 
 
 def fitting(row: Row) -> list[str]:
@@ -146,11 +146,11 @@ def to_records(row: Row, format: str, source: str, system: str | None = None) ->
         more = {"source": source} | ({"template_kwargs": given} if (given := template_kwargs(row)) else {})
         records = [replace(record, **more) for record in ([found] if isinstance(found, Record) else found)]  # type: ignore[arg-type]
     except RecursionError:
-        raise RecordError(source, "its values are nested too deeply", "no format of preferences nests so far") from None
+        raise RecordError(source, "its values are nested too deeply", "no preference format nests this deeply") from None
     except ValueError as problem:
         remedy = problem.remedy if isinstance(problem, MisfitError) else ""
         raise RecordError(source, str(problem), remedy) from None
-    except (KeyError, IndexError, TypeError, AttributeError) as problem:  # a value inside the row has a type that no format foresees
+    except (KeyError, IndexError, TypeError, AttributeError) as problem:  # a nested value has an unexpected type
         what = f"a column is missing or has another type than in format {name} ({type(problem).__name__}: {first_line(problem)})"
         raise RecordError(source, what, f"a row looks like this: {every()[name].example}") from None
     if isinstance(row.get("system"), str) and row["system"].strip():

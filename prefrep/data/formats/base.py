@@ -1,4 +1,4 @@
-"""What a format is, and the tests on columns that detection is made of."""
+"""The class of formats, and the tests on columns that detection uses."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class Format:
 
     Args:
         example: Sketch of a row, for messages and help.
-        fits: Whether a row looks like this, judged by its columns and their types.
+        fits: Whether a row looks like this format, judged by its columns and their types.
         convert: Converts a row to a record without `source`, or to several (one per criterion or annotator); raises `ValueError` if it
             cannot.
         gathers: Whether rows are single responses, which `data.gather` collects into ranked responses by prompt.
-        generic: Whether rows of other formats often have these columns too, so that this format is no rival of theirs.
+        generic: Whether rows of other formats often have these columns too, so that a match is not reported as ambiguous.
     """
 
     example: str

@@ -1,6 +1,6 @@
 """Formats of comparisons labelled by scores, votes or several questions: Stanford SHP, WebGPT, SafeRLHF, Summarize from Feedback.
 
-They follow the columns of the published data sets; none was tried on real rows.
+They follow the documented columns of the published data sets; none was tested on real rows.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Formats of annotation tools and trainers: Argilla, Label Studio, and ShareGPT-style rows as LLaMA-Factory reads them.
 
-They follow the documented exports; none was tried on real rows.
+They follow the documented exports; none was tested on real rows.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from prefrep.data.formats.verdicts import choice, verdict
 from prefrep.data.turns import MisfitError, Row, conversation, kind, need, parsed_json
 from prefrep.records import Comparison, Message, Messages, RankedResponses, Record
 
-# Names of the two responses in Label Studio's and Argilla's templates, and those that people choose.
+# Names of the two responses in templates of Label Studio and Argilla, and other common ones.
 PAIRS = (
     ("answer1", "answer2"), ("response1", "response2"), ("response-1", "response-2"), ("response_1", "response_2"), ("text1", "text2"),
     ("response_a", "response_b"), ("output_1", "output_2"), ("left", "right"), ("chosen", "rejected"),
@@ -40,7 +40,7 @@ def _prompt(data: Mapping[str, Any]) -> Messages:
 def _label_studio(row: Row) -> list[Comparison]:
     """Read a pairwise task of Label Studio, `left` or `right` being selected: one comparison per annotation that is not cancelled."""
     data = row.get("data")
-    if not isinstance(data, Mapping):  # JSON_MIN: fields and the choice stand beside each other
+    if not isinstance(data, Mapping):  # JSON_MIN: fields and the choice are on one level
         selected = [each for each in row.values() if isinstance(each, Mapping) and "selected" in each]
         return [_selected(row, row, selected[0]["selected"], row.get("annotator"))]
     found = []
@@ -54,7 +54,7 @@ def _label_studio(row: Row) -> list[Comparison]:
             if isinstance(value, Mapping) and "selected" in value:
                 found.append(_selected(row, data, value["selected"], who))
     if not found:
-        raise MisfitError("nobody selected left or right", "remove the task, or export annotated tasks only")
+        raise MisfitError("no annotator selected left or right", "remove the task, or export annotated tasks only")
     return found
 
 
@@ -78,7 +78,7 @@ def _argilla(row: Row) -> list[Record]:
     """Read an export of Argilla 2: columns `QUESTION.responses`, one entry per annotator, and `QUESTION.responses.users`.
 
     A label must name a field (`response1`), or end in its number or letter (`1`, `b`, `response-2`); `tie`, `draw` and `equal` are ties. A
-    ranking is a list of `{"value", "rank"}`. Of several questions each is a criterion. Discarded answers are left out.
+    ranking is a list of `{"value", "rank"}`. Each of several questions is a criterion. Discarded answers are skipped.
     """
     fields = {name.removesuffix(".responses"): row[name] for name in row if name.endswith(".responses") and row[name]}
     found: list[Record] = []

@@ -22,7 +22,7 @@ def _judgebench(row: Row) -> Record:
     return Comparison(prompt_of(row, "question"), chosen, rejected, **names)
 
 
-# Tried on the published split gpt.
+# Tested on the published split gpt.
 JUDGEBENCH = Format(
     '{"pair_id", "source", "question", "response_A", "response_B", "label": "A>B" or "B>A"}',
     lambda row: {"question", "response_A", "response_B", "label", "source"} <= row.keys(),

@@ -60,7 +60,7 @@ def _no_prompt(row: Row) -> None:
 
 
 def _openrlhf(row: Row) -> Record:
-    """OpenRLHF reads the rows of TRL. Its flags choose among the four formats; here the columns do."""
+    """Read rows of OpenRLHF, which are those of TRL. Its flags choose among the four formats; here the columns do."""
     chat, prompt = isinstance(row.get("chosen"), list), "prompt" in row
     if chat:
         return _conversational_explicit(row) if prompt else _conversational_implicit(row)
@@ -95,7 +95,7 @@ def _gpm(row: Row) -> Record:
     worse = "rejected" if row.get("reject") is None and row.get("rejected") is not None else "reject"
     need(row, "chosen", worse)
     prompt = prompt_of(row, "instruction")
-    if row.get("input"):  # Alpaca's second half of the instruction
+    if row.get("input"):  # the second half of Alpaca's instruction
         prompt = (*prompt[:-1], replace(prompt[-1], content=f"{prompt[-1].content}\n{text(row['input'], 'input')}"))
     sides = []
     for name in ("chosen", worse):
@@ -108,14 +108,14 @@ def _gpm(row: Row) -> Record:
 
 
 def _rewardbench(row: Row) -> Record:
-    """RewardBench 1 assigns the roles of a list prompt by parity, whatever they say (rewardbench/utils.py:819 at 05a9005)."""
+    """Read RewardBench 1, which assigns the roles of a list prompt by parity (rewardbench/utils.py:819 at 05a9005)."""
     need(row, *SIDES)
     prompt = prompt_of(row)
     if isinstance(row["prompt"], list):
         prompt = tuple(Message(("user", "assistant")[i % 2], turn.content) for i, turn in enumerate(prompt))
         if len(prompt) % 2 == 0:
             remedy = "if these are not RewardBench's rows, set format: conversational-explicit"
-            raise MisfitError(f"a prompt of {len(prompt)} turns ends with the assistant's", remedy)
+            raise MisfitError(f"a prompt of {len(prompt)} turns ends with an assistant turn", remedy)
     return pair(row, prompt, *(text_response(row[name], name) for name in SIDES))
 
 
@@ -131,7 +131,7 @@ def _fits_hh(row: Row) -> bool:
 
 def _fits_rewardbench(row: Row) -> bool:
     prompt = row.get("prompt")
-    # RewardBench has no turns of a system or a tool, which would become the user's by parity.
+    # RewardBench has no system or tool turns, which would get the role user by parity.
     chat = isinstance(prompt, list) and is_chat(prompt) and all(turn.get("role") in ("user", "assistant") for turn in prompt)
     return both(row, is_text) and (isinstance(prompt, str) or chat) and {"id", "subset"} <= row.keys()
 

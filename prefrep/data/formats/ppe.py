@@ -36,7 +36,7 @@ def _ppe(row: Row) -> Record:
     return RankedResponses(prompt, tuple(responses), scores, **names)
 
 
-# Written from the dataset cards; no published row was at hand.
+# Written from the dataset cards; not tested on published rows.
 PPE = Format(
     '{"prompt", "response_1", "response_2", "winner"} or {"prompt", "response_1", ..., "response_K", "scores": [K truth values]}',
     lambda row: {"prompt", "response_1", "response_2"} <= row.keys() and bool({"winner", "scores"} & row.keys()),

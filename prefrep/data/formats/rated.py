@@ -1,6 +1,6 @@
 """Formats of rated and ranked responses: HelpSteer2, KTO, Nectar, PRISM, OpenAssistant trees, distilabel.
 
-They follow the columns of the published data sets; none was tried on real rows.
+They follow the documented columns of the published data sets; none was tested on real rows.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ HELPSTEER2_ASPECTS = ("helpfulness", "correctness", "coherence", "complexity", "
 
 
 def _helpsteer2(row: Row) -> Record:
-    """Read a rated response of HelpSteer2. There is no overall score; `criterion` of the source names the aspect that becomes one."""
+    """Read a rated response of HelpSteer2. There is no overall score; `criterion` of the source names the aspect to use."""
     need(row, "prompt", "response", "helpfulness")
     found = {name: (rating(row[name], name),) for name in HELPSTEER2_ASPECTS if name in row}
     prompt, answer = prompt_of(row), text_response(row["response"], "response")
@@ -83,7 +83,7 @@ def _prism(row: Row) -> list[RankedResponses]:
         answers = [each for each in here if each["role"] == "model"]
         prompt = (*prompt, *(Message("user", text(each["content"], "content")) for each in here if each["role"] == "user"))
         if not prompt or prompt[-1].role != "user":
-            raise MisfitError(f"turn {turn} of 'conversation_history' has no message of the user")
+            raise MisfitError(f"turn {turn} of 'conversation_history' has no user message")
         if len(answers) > 1:
             known = all(each.get("score") is not None for each in answers)
             found.append(

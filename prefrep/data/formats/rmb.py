@@ -32,7 +32,7 @@ def _rmb(row: Row) -> Record:
     return RankedResponses(prompt, responses, (1.0,) + (0.0,) * len(losers), **names)
 
 
-# Written from the description of the repository; no published row was at hand.
+# Written from the description of the repository; not tested on published rows.
 RMB = Format(
     '{"conversation_input": MESSAGES, "chosen": {"answer"}, "reject": {"answer"}} or {..., "bon_best": {"answer"}, "loser_list": [...]}',
     lambda row: "conversation_input" in row and ({"chosen", "reject"} <= row.keys() or {"bon_best", "loser_list"} <= row.keys()),

@@ -11,7 +11,7 @@ STYLES = 3  # concise, detailed plain text, detailed Markdown
 
 
 def _fits(row: Row) -> bool:
-    """Tell RM-Bench from RewardBench 2, whose rows have two lists of texts as well, but say how many of them are correct."""
+    """Distinguish RM-Bench from RewardBench 2, whose rows also have two lists of texts, but state how many of them are correct."""
     three = "prompt" in row and both(row, is_texts) and all(len(row[name]) == STYLES for name in SIDES)
     return three and row.get("num_correct") is None
 
@@ -29,5 +29,5 @@ def _rmbench(row: Row) -> Record:
     return RankedResponses(prompt_of(row), (*right, *wrong), (1.0,) * STYLES + (0.0,) * STYLES, **names)
 
 
-# Tried on the published files chat, safety-refuse and safety-response, which have `subset` and no `domain`.
+# Tested on the published files chat, safety-refuse and safety-response, which have `subset` and no `domain`.
 RMBENCH = Format('{"prompt", "chosen": [3 TEXTS], "rejected": [3 TEXTS], "domain" or none, "id"}', _fits, _rmbench)

@@ -1,4 +1,4 @@
-"""Verdicts on two responses that are not yet sorted into chosen and rejected: the record of each, and what formats share to make it."""
+"""Verdicts on two responses that are not yet sorted into chosen and rejected: the functions that formats share to make records of them."""
 
 from __future__ import annotations
 

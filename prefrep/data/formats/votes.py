@@ -1,6 +1,6 @@
 """Formats of votes: people or models compared two answers and named a side, a tie or a degree.
 
-Tried on real rows: AlpacaEval annotations. The others follow the columns of the published data sets.
+Tested on real rows: AlpacaEval annotations. The others follow the columns of the published data sets.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ HUMAN_JUDGES = ("arena_user", "author", "expert")  # in Chatbot Arena and MT-ben
 
 
 def _arena(row: Row) -> Record:
-    """Read a vote of Chatbot Arena, or of MT-bench's judgements, on two conversations. "Both bad" is a tie that the tag `winner` tells."""
+    """Read a vote of Chatbot Arena or MT-bench on two conversations. "Both bad" is a tie, which the tag `winner` records."""
     need(row, "conversation_a", "conversation_b", "winner")
     prompt, *sides = branch(*(conversation(row[f"conversation_{side}"], f"conversation_{side}") for side in "ab"))
     judge = row.get("judge")
@@ -34,7 +34,7 @@ def _arena(row: Row) -> Record:
 def _helpsteer3(row: Row) -> Record:
     """Read the overall preference of HelpSteer3: -3 (response 1 much better) to 3 (response 2), 0 a tie.
 
-    The annotators behind it have no names; the tag `individual` lists their preferences. Format `helpsteer3-individual` reads those.
+    Its annotators are anonymous; the tag `individual` lists their preferences. Format `helpsteer3-individual` reads those.
     """
     overall = number(row.get("overall_preference"), "overall_preference")
     given = [each.get("score") for each in _individual(row)]
@@ -42,7 +42,7 @@ def _helpsteer3(row: Row) -> Record:
 
 
 def _helpsteer3_individual(row: Row) -> list[Comparison]:
-    """Read each annotator's preference of HelpSteer3 as a comparison, without the overall one; the tag `rater` counts them in the row."""
+    """Read each annotator's preference of HelpSteer3 as a comparison, without the overall one; the tag `rater` numbers them."""
     found = _individual(row)
     if not found:
         raise MisfitError("'individual_preference' is empty", "or set format: helpsteer3")
@@ -72,7 +72,7 @@ def _helpsteer3_verdict(row: Row, preference: float, tags: Mapping[str, object])
 def _alpaca(row: Row) -> list[Comparison]:
     """Read annotations of AlpacaFarm and AlpacaEval: `preference` is 1 for output_1, 2 for output_2, or between; 1.5 and 0 are ties.
 
-    A preference can be an object of several annotators, who become comparisons of their own. Values between 1 and 2 are probabilities.
+    A preference can be an object with several annotators, each of which becomes a comparison. Values between 1 and 2 are probabilities.
     """
     need(row, "output_1", "output_2", "preference")
     prompt = instruction(row)
@@ -126,7 +126,7 @@ DEGREES = {
 
 
 def _multipref(row: Row) -> list[Comparison]:
-    """Read MultiPref: every worker's answers to each question become comparisons, with strength 2 for "clearly", 1 for "slightly".
+    """Read MultiPref: the answer of each worker to each question becomes a comparison, with strength 2 for "clearly", 1 for "slightly".
 
     Criteria are overall, helpful, truthful and harmless, groups `normal` and `expert`.
     """
@@ -163,7 +163,7 @@ def _multipref(row: Row) -> list[Comparison]:
                     )
                 )
     if not found:
-        raise MisfitError("no worker answered", "remove the row")
+        raise MisfitError("no worker answered a question", "remove the row")
     return found
 
 

@@ -1,4 +1,4 @@
-"""A benchmark of judged responses as data: where its rows are, how a row gets its subset, and how scored rows become numbers."""
+"""A benchmark of judged responses as data: where its rows are, how a row gets its subset, and how scored rows are aggregated."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class Judged:
         name: Name of the benchmark.
         hub: Data sets on the hub with its rows; empty: the caller must name data.
         subset: Subset of a record, from its fields and the name of its file.
-        results: Numbers of scored rows.
+        results: Aggregates scored rows.
         verdicts: Verdicts of a row that are right or wrong, each with a suffix to the row's id.
-        asked: Pairs that a comparing model answers.
+        asked: Pairs that a comparing model scores.
         format: Format of the rows; empty: the benchmark's name.
     """
 
@@ -60,12 +60,12 @@ class Judged:
 
 
 def place_of(record: Record) -> list[str]:
-    """Return the parts of the path or hub id that a record came from, the last one first, without the row's number."""
+    """Return the parts of the path or hub id that a record came from, last part first, without the row number."""
     source = re.sub(r":\d+$", "", record.source)
     return list(reversed(re.split(r"[/\\]", source)))
 
 
 def named_in(text: str, names: Iterable[str]) -> str | None:
-    """Return the first of some names that a text contains, whatever its case and punctuation; None: it contains none."""
+    """Return the first of some names that a text contains, ignoring case and punctuation; None: it contains none."""
     plain = re.sub(r"[\W_]+", "-", text.lower())
     return next((name for name in names if re.search(rf"(^|-){re.escape(re.sub(r'[^a-z0-9]+', '-', name.lower()))}(-|$)", plain)), None)

@@ -1,4 +1,4 @@
-"""Best of N: how good is the response that a model puts first, against a random choice and an oracle, for N from 1 up."""
+"""Best of N: quality of the response that a model ranks first, against a random choice and an oracle, for N from 1 up."""
 
 from __future__ import annotations
 
@@ -15,33 +15,33 @@ from prefrep.evaluation.summary import Bootstrap
 from prefrep.metrics import best_of, intervals
 from prefrep.records import Record
 
-SHARED = "responses that share the top share the credit; a pair of equal scores is lost"
+SHARED = "responses that tie for the top share the credit; equal scores on a pair count as wrong"
 
 
 def subset(record: Record) -> str:
-    """Return the row's own subset."""
+    """Return the subset that the row states."""
     return record.subset
 
 
 def choice(row: JudgedScore, first: int | None = None) -> float:
-    """Return the quality of the response that the model puts first among the first k; None: among all."""
+    """Return the quality of the response that the model ranks first among the first k; None: among all."""
     return best_of.value_of_choice(row.quality[:first], row.strengths(first))
 
 
 def chooses_best(row: JudgedScore) -> list[tuple[str, bool]]:
-    """Return one verdict: whether a best response alone is put first; none where all responses are equally good."""
+    """Return one verdict: whether a best response alone is ranked first; none if all responses are equally good."""
     gold = row.quality
     return [("", choice(row) == gold.max())] if gold.min() < gold.max() else []
 
 
 def pair_credit(row: JudgedScore) -> float | None:
-    """Return the share of pairs of a better and a worse response that the model orders rightly; None without such a pair."""
+    """Return the share of pairs of a better and a worse response that the model orders correctly; None without such a pair."""
     wins = row.wins()
     return float(wins.mean()) if len(wins) else None
 
 
 def rule(rows: Sequence[JudgedScore]) -> str:
-    """Return how the model chooses, in words: scores and comparisons choose by different rules."""
+    """Return the rule of choice in words; it differs between models that score and models that compare."""
     if all(row.scores is not None for row in rows):
         return "choice: highest score"
     return "choice: highest mean log-odds over the other responses among the first k (no official rule for models that compare)"
@@ -55,7 +55,7 @@ def sizes(largest: int) -> list[int]:
 def curves(sample: Sample) -> dict[str, dict[str, Estimate | None]]:
     """Return the quality of the choice among the first k responses, of a random choice and of the best one, by k.
 
-    A point is made of the prompts with k responses or more. Random is the expectation, the mean quality of the first k.
+    A point covers the prompts with k responses or more. Random is the expectation, the mean quality of the first k.
     """
     found: dict[str, dict[str, Estimate | None]] = {"model": {}, "random": {}, "oracle": {}}
     for k in sizes(max(len(row.gold) for row in sample.rows)):
@@ -71,9 +71,9 @@ def curves(sample: Sample) -> dict[str, dict[str, Estimate | None]]:
 
 
 def area(sample: Sample) -> Estimate | None:
-    """Return the area under the ROC curve of all scores against correctness; None for grades, or where all responses are alike.
+    """Return the area under the ROC curve of all scores against correctness; None for grades, or if all responses have the same quality.
 
-    Scores of models that compare are relative to the other responses to a prompt, which makes this area small where prompts differ in
+    Scores of models that compare are relative to the other responses to a prompt, which makes this area small if prompts differ in
     difficulty.
     """
     gold = np.concatenate([row.quality for row in sample.rows])
@@ -101,10 +101,10 @@ def results(rows: list[JudgedScore], bootstrap: Bootstrap) -> dict[str, Any]:
     notes = ["responses have grades: scores are mean grades of choices, not accuracies"] if graded else []
     numbers = sorted({len(row.gold) for row in rows})
     if len(numbers) > 1:
-        notes.append(f"prompts have {numbers[0]} to {numbers[-1]} responses: a point of the curve is made of prompts with k or more")
+        notes.append(f"prompts have {numbers[0]} to {numbers[-1]} responses: a point of the curve covers the prompts with k or more")
     alike = sum(min(row.gold) == max(row.gold) for row in rows)
     if alike:
-        notes.append(f"{alike} prompts have responses of one quality only, so every choice is alike there")
+        notes.append(f"{alike} prompts have responses of one quality only, where every choice is equally good")
     others = {
         "pairs in the right order": sample.mean("pairs", [pair_credit(row) for row in rows]),
         "area under the ROC curve": area(sample),

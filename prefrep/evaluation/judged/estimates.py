@@ -19,7 +19,7 @@ class Estimate(NamedTuple):
 
     Args:
         score: The number.
-        n: Number of rows that it is made of.
+        n: Number of rows behind it.
         draws: The number of each resample, [B].
     """
 
@@ -33,7 +33,7 @@ class Estimate(NamedTuple):
 
 
 def average(estimates: Iterable[Estimate | None]) -> Estimate | None:
-    """Return the plain mean of estimates of different rows, without those that are None; None where there are no others."""
+    """Return the unweighted mean of estimates of different rows, skipping None; None if all are None."""
     found = [each for each in estimates if each is not None]
     if not found:
         return None
@@ -48,7 +48,7 @@ class Sample:
 
     Args:
         rows: The rows.
-        bootstrap: How intervals are drawn.
+        bootstrap: Settings of the bootstrap.
     """
 
     rows: Sequence[JudgedScore]
@@ -73,7 +73,7 @@ class Sample:
             values: One value per row; None: the row does not count.
 
         Returns:
-            The estimate; None where no row counts.
+            The estimate; None if no row counts.
         """
         counted = np.array([value is not None for value in values], dtype=bool)
         if not counted.any():
@@ -85,7 +85,7 @@ class Sample:
 
 
 def wilson(values: Sequence[float | None]) -> list[float] | None:
-    """Return the Wilson interval of wins and losses; None where a value is neither, or there are none."""
+    """Return the Wilson interval of wins and losses; None if a value is neither, or there are no values."""
     counted = [value for value in values if value is not None]
     if not counted or not set(counted) <= {0.0, 1.0}:
         return None

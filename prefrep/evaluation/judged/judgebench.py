@@ -1,7 +1,7 @@
 """JudgeBench (arXiv 2410.12784): an objectively correct response against a subtly wrong one.
 
-A judge that reads pairs is asked in both orders; what it prefers must agree with the label more often than it disagrees. The scores here do
-not depend on the order, for which this is a strict win.
+Published judges read each pair in both orders, and their verdicts must agree with the label more often than not. Scores here do not depend
+on the order, so the rule becomes a strict win.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SPLITS = {"gpt": sum(GPT.values()), "claude": 270}
 
 
 def category(source: str) -> str:
-    """Return the category of a `source`; the source itself if it is of none."""
+    """Return the category of a `source`; the source itself if it belongs to none."""
     return next((name for start, name in CATEGORIES.items() if source.startswith(start)), source)
 
 
@@ -57,7 +57,9 @@ def _partial(rows: list[JudgedScore]) -> list[str]:
 
 def _notes(members: dict[str, list[str]]) -> list[str]:
     unknown = [name for name in members if name not in CATEGORIES.values()]
-    return [f"not a category of JudgeBench, but in overall: {', '.join(name or '(no source)' for name in unknown)}"] if unknown else []
+    return (
+        [f"not a category of JudgeBench, but counted in overall: {', '.join(name or '(no source)' for name in unknown)}"] if unknown else []
+    )
 
 
 JUDGEBENCH = Judged("judgebench", ("ScalerLab/JudgeBench:gpt",), subset, results)

@@ -18,14 +18,14 @@ KNOWN = (HUMAN, *CORRECTNESS)
 
 
 def subset(record: Record) -> str:
-    """Return the data set of a row: that of human preferences for a pair, else the one that its file, folder or hub id is named after."""
+    """Return the data set of a row: human preferences for a pair, else the set that its file, folder or hub id is named after."""
     if isinstance(record, Comparison):
         return HUMAN
     return next((name for part in place_of(record) if (name := named_in(part, CORRECTNESS))), record.subset or "(no data set)")
 
 
 def results(rows: list[JudgedScore], bootstrap: Bootstrap) -> dict[str, Any]:
-    """Return the accuracy on pairs of each data set, and of each correctness set the best-of-K curve and the area under the ROC curve."""
+    """Return the accuracy on pairs of each data set and, for correctness sets, the best-of-K curve and the area under the ROC curve."""
     sample = Sample(rows, bootstrap)
     credits = [bestofn.pair_credit(row) for row in rows]
     names = list(dict.fromkeys(row.subset for row in rows))
@@ -43,14 +43,14 @@ def results(rows: list[JudgedScore], bootstrap: Bootstrap) -> dict[str, Any]:
     absent = [name for name in KNOWN if name not in names]
     partial = [f"{len(KNOWN) - len(absent)} of {len(KNOWN)} data sets; missing: {', '.join(absent)}"] if absent else []
     ties = sum(row.subset == HUMAN and len(set(row.gold)) == 1 for row in rows)
-    notes = [f"{ties} human verdicts are ties, which no model gets right: left out"] if ties else []
+    notes = [f"{ties} human verdicts are ties, which are left out"] if ties else []
     alike = sum(row.subset != HUMAN and len(set(row.gold)) == 1 for row in rows)
     if alike:
         notes.append(f"{alike} prompts have only correct or only incorrect responses: they count in curves, not among pairs")
     return assemble(
         "ppe",
         "pairs of a better and a worse response, mean within prompts, then over prompts, data sets and the two sections "
-        f"(PPE names no overall, and its own table samples pairs); {bestofn.rule(rows)}",
+        f"(PPE defines no overall score, and its own table samples pairs); {bestofn.rule(rows)}",
         sample, credits, average(sections.values()), sections, {"human preference": [HUMAN], "correctness": correctness}, partial=partial,
         notes=notes, tables=tables,
         tie_treatment=f"strict on pairs; in curves, {bestofn.SHARED.partition(';')[0]}",

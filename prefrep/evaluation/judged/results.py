@@ -1,4 +1,4 @@
-"""What every benchmark of judged responses reports: overall, sections and subsets with intervals, and what a reader must know of them."""
+"""What every benchmark of judged responses reports: overall, sections and subsets with intervals, and notes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from prefrep.errors import DataError
 from prefrep.evaluation.judged.estimates import Estimate, Sample, wilson
 from prefrep.evaluation.judged.rows import JudgedScore
 
-STRICT = "strict: the better response must score higher, equal scores are lost"
+STRICT = "strict: the better response must score higher; equal scores count as wrong"
 
 
 def assemble(
@@ -34,14 +34,14 @@ def assemble(
         benchmark: Name of the benchmark.
         rule: The rule of the overall score in words: overalls of different rules cannot be compared.
         sample: The rows.
-        credits: What each row counts for its subset, [n]; None: it does not count.
+        credits: Credit of each row in its subset, [n]; None: the row does not count.
         overall: The overall score.
         sections: Score of each section.
         members: Subsets of each section.
         partial: How the data fall short of the full benchmark, a sentence each; empty: they are complete.
-        notes: What else a reader must know.
+        notes: Further notes for the reader.
         tables: Further estimates by title and label.
-        tie_treatment: What equal scores count.
+        tie_treatment: How equal scores count, in words.
 
     Raises:
         DataError: No row counts.
@@ -80,8 +80,8 @@ def _entries(estimates: Mapping[str, Estimate | None]) -> dict[str, Any]:
 def _remarks(sample: Sample, counted: Mapping[str, Sequence[float]], intervals: Mapping[str, Sequence[float]]) -> Iterator[str]:
     flat = [name or "(no subset)" for name, values in counted.items() if min(values) == max(values)]
     if flat:
-        better = "; wilson95 holds better intervals" if intervals else ""
-        yield f"all rows of {', '.join(flat)} end alike, so the bootstrap sees no spread there{better}"
+        better = "; wilson95 has better intervals" if intervals else ""
+        yield f"all rows of {', '.join(flat)} have the same outcome, so the bootstrap has no spread there{better}"
     equal = sum(_equal(row) for row in sample.rows)
     if equal:
         yield f"{equal} pairs of a better and a worse response have equal scores"
@@ -101,7 +101,7 @@ def missing(found: Mapping[str, int], full: Mapping[str, int], unit: str) -> lis
     Args:
         found: Number of rows by section.
         full: Number of rows of the full benchmark, by section.
-        unit: What a section is called.
+        unit: Word for sections, in the plural.
     """
     absent = [name for name in full if not found.get(name)]
     said = [f"{len(full) - len(absent)} of {len(full)} {unit}; missing: {', '.join(absent)}"] if absent else []
@@ -109,20 +109,20 @@ def missing(found: Mapping[str, int], full: Mapping[str, int], unit: str) -> lis
 
 
 def repeated(found: Mapping[str, int], full: Mapping[str, int]) -> list[str]:
-    """Return a note on each section with more rows than the full benchmark has, some of which are then read twice."""
+    """Return a note on each section with more rows than the full benchmark has, some of which must then be duplicates."""
     return [
         f"{name} has {found[name]} rows and the full benchmark {n}: some occur twice" for name, n in full.items() if found.get(name, 0) > n
     ]
 
 
 def every_pair(row: JudgedScore) -> list[tuple[str, bool]]:
-    """Return the verdict on each pair of a better and a worse response, with a suffix that tells it from the row's others."""
+    """Return the verdict on each pair of a better and a worse response, with a suffix that identifies it within the row."""
     gold, margins = row.quality, row.margins()
     pairs = np.argwhere((gold[:, None] > gold[None, :]) & np.isfinite(margins)).tolist()
     return [("" if len(pairs) == 1 else f":{i}-{j}", bool(margins[i, j] > 0)) for i, j in pairs]
 
 
 def best_beats_all(row: JudgedScore) -> list[tuple[str, bool]]:
-    """Return one verdict: whether the best response strictly beats every worse one; none where all are equally good."""
+    """Return one verdict: whether the best response strictly beats every worse one; none if all are equally good."""
     wins = row.wins()
     return [("", bool(wins.all()))] if len(wins) else []

@@ -24,7 +24,7 @@ def subset(record: Record) -> str:
     for text in (path, record.subset):
         if (found := re.search(rf"(^|/)((?:{'|'.join(SCENARIOS)})(/.*)?)$", text)) is not None:
             return f"{kind}/{found[2]}"
-        if (found := re.search(r"(?:^|/)(multi)$", text)) is not None:  # rows of several kinds of harm
+        if (found := re.search(r"(?:^|/)(multi)$", text)) is not None:  # rows with several kinds of harm
             return f"{kind}/Harmlessness/{found[1]}"
     return f"{kind}/{record.subset or '(no category)'}"
 
@@ -36,7 +36,7 @@ def section(name: str) -> str:
 
 
 def results(rows: list[JudgedScore], bootstrap: Bootstrap) -> dict[str, Any]:
-    """Return the mean over rows of each goal and kind, and the mean of these; besides, means over scenarios."""
+    """Return the mean over rows of each goal and kind, the mean of these, and means over scenarios."""
     sample = Sample(rows, bootstrap)
     credits = [float(row.wins().all()) if len(row.wins()) else None for row in rows]
     members: dict[str, list[str]] = {}
@@ -59,7 +59,7 @@ def results(rows: list[JudgedScore], bootstrap: Bootstrap) -> dict[str, Any]:
     return assemble(
         "rmb", "mean over rows of each goal, for pairs and best of N; overall is the mean of the four", sample, credits,
         average(sections.values()), sections, members, partial=partial, notes=notes, tables={"mean over scenarios": over_scenarios},
-        tie_treatment="strict: the best response must score higher than every other, equal scores are lost",
+        tie_treatment="strict: the best response must score higher than every other; equal scores count as wrong",
     )  # fmt: skip
 
 

@@ -1,7 +1,7 @@
 """RM-Bench (arXiv 2410.16184): subtle errors against style.
 
 Three correct and three incorrect responses to a prompt, each side concise, detailed in plain text, detailed in Markdown. The nine
-comparisons of a prompt are hard where the incorrect response is in the fancier style, normal in the same style, easy in the plainer style.
+comparisons of a prompt are hard if the incorrect response has the more elaborate style, normal if styles are equal, and easy otherwise.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from prefrep.evaluation.judged.rows import JudgedScore
 from prefrep.evaluation.summary import Bootstrap
 from prefrep.records import RankedResponses, Record
 
-# Rows of the published files; both safety files are one domain. They add up to the 1327 rows of the hub's combined file.
+# Rows of the published files; both safety files are one domain. They add up to the 1327 rows of the combined file on the hub.
 FULL = {"chat": 129, "math": 529, "code": 228, "safety": 441}
 _FILES = ("safety-refuse", "safety-response", "safety", "chat", "math", "code")
 DIFFICULTIES = {
@@ -31,7 +31,7 @@ DIFFICULTIES = {
 
 
 def subset(record: Record) -> str:
-    """Return the domain of a row: its own, or that which its file is named after; else its subset."""
+    """Return the domain of a row: the one that it states, or the one that its file is named after; else its subset."""
     if isinstance(record, RankedResponses) and "domain" in record.tags:
         return record.tags["domain"]
     return named_in(place_of(record)[0], _FILES) or record.subset or "(no domain)"
@@ -75,7 +75,7 @@ def results(rows: list[JudgedScore], bootstrap: Bootstrap) -> dict[str, Any]:
     if set(found) != set(FULL):
         notes.append(f"overall is the mean of {', '.join(found)} only")
     if unknown := [name for name in found if name not in FULL]:
-        notes.append(f"not a domain of RM-Bench: {', '.join(unknown)}; give rows a column 'domain', or name files as the published ones")
+        notes.append(f"not a domain of RM-Bench: {', '.join(unknown)}; add a column 'domain', or name files like the published ones")
     summary = assemble(
         "rmbench", "mean of the domains; a domain is the mean of hard, normal and easy", sample, [float(wins[row].mean()) for row in rows],
         average(sections.values()), sections, members, partial=partial, notes=notes, tables={"difficulty": levels},

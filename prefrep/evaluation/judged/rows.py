@@ -1,4 +1,4 @@
-"""Rows of benchmarks with responses of known quality: what a model says of each prompt, as it is saved and evaluated again."""
+"""Rows of benchmarks with responses of known quality: the scores of a model for each prompt, as saved and evaluated again."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from prefrep.errors import DataError
 from prefrep.evaluation.rewardbench import OneOrderScorer
-from prefrep.evaluation.scores import ScoreLog, digest, finite, prompt_digest
+from prefrep.evaluation.rows import finite
+from prefrep.evaluation.scores import ScoreLog, digest, prompt_digest
 from prefrep.metrics import best_of
 from prefrep.records import Comparison, RankedResponses, Record, responses_of
 from prefrep.scoring.interface import PreferenceScorer
@@ -25,16 +26,16 @@ LogOdds = tuple[tuple[int, int, float], ...]
 
 @dataclass(frozen=True, slots=True)
 class JudgedScore:
-    """What a model says about the responses to one prompt.
+    """The scores or log-odds of a model for the responses to one prompt.
 
     Exactly one of `scores` and `log_odds` is set.
 
     Args:
-        id: Of the prompt or pair.
-        subset: That it belongs to.
+        id: Id of the prompt or pair.
+        subset: Subset of the prompt.
         gold: Quality of each response, [K]: 1 for a correct one and 0 for an incorrect one, or grades.
         scores: Score of each response, [K], of a model that scores responses alone.
-        log_odds: (i, j, log-odds of response i over response j) for each pair that a comparing model was asked about.
+        log_odds: (i, j, log-odds of response i over response j) for each pair that a comparing model scored.
         prompt: Digest of the prompt: rows with the same one are not independent. Empty: unknown.
     """
 
@@ -80,7 +81,7 @@ class JudgedScore:
         return np.array(self.gold, dtype=np.float64)
 
     def margins(self) -> Floats:
-        """Return log-odds or score differences of i over j, [K, K]; NaN where the model was not asked."""
+        """Return log-odds or score differences of i over j, [K, K]; NaN for pairs that were not compared."""
         if self.scores is not None:
             values = np.array(self.scores, dtype=np.float64)
             return np.asarray(values[:, None] - values[None, :])
@@ -97,13 +98,15 @@ class JudgedScore:
             first: k; None: all K.
 
         Raises:
-            DataError: A comparing model was not asked about all pairs.
+            DataError: A comparing model did not score all pairs.
         """
         if self.scores is not None:
             return np.array(self.scores[:first], dtype=np.float64)
         margins = self.margins()[:first, :first]
         if not np.isfinite(margins).all():
-            raise DataError(f"row {self.id!r} ({self.subset}): log_odds lack pairs, which the choice among all needs; score it again")
+            raise DataError(
+                f"row {self.id!r} ({self.subset}): log_odds lack pairs that the choice among all responses needs; score it again"
+            )
         return best_of.strengths(margins)
 
     def wins(self) -> Floats:
@@ -156,12 +159,12 @@ def score_judged(
     """Score prompts into `out/scores.jsonl`, resuming an interrupted run.
 
     Args:
-        scorer: The model. One that scores responses alone gives scores; one that compares them answers pairs.
+        scorer: The model, which scores responses alone or compares pairs.
         prompts: From `prompts_of`.
         out: Output folder.
-        model: What tells this model from others, kept beside the scores.
+        model: Identity of the model, kept beside the scores.
         benchmark: Name of the benchmark.
-        asked: Pairs that a comparing model answers: those of unequal quality (`across`), or `all`.
+        asked: Pairs that a comparing model scores: those of unequal quality (`across`), or `all`.
         restart: Discard the scores that the folder holds.
 
     Raises:
@@ -182,7 +185,7 @@ def _answers(
     if not scorer.pairwise:
         for rewards in scorer.rewards(prompts, progress=label):
             yield tuple(float(value) for value in rewards), None
-    elif isinstance(scorer, OneOrderScorer):  # it reads two responses at a time, so each pair costs two passes
+    elif isinstance(scorer, OneOrderScorer):  # it reads two responses at a time, so each pair costs two sequences
         answers = scorer.compare((pair for prompt in prompts for pair in _comparisons(prompt, asked)), progress=label)
         for prompt in prompts:
             yield None, tuple((i, j, next(answers)) for i, j in pairs_asked(prompt, asked))
@@ -192,7 +195,7 @@ def _answers(
 
 
 def pairs_asked(prompt: RankedResponses, asked: Asked) -> list[tuple[int, int]]:
-    """Return the pairs that a comparing model answers, the better response first; a pair of equal quality in the order of the row."""
+    """Return the pairs that a comparing model scores, the better response first; a pair of equal quality in the order of the row."""
     gold = prompt.scores or ()
     pairs = [(i, j) if gold[i] >= gold[j] else (j, i) for i, j in combinations(range(len(gold)), 2)]
     return [(i, j) for i, j in pairs if asked == "all" or gold[i] > gold[j]]

@@ -1,0 +1,166 @@
+"""Rows of per-sample scores: a class for each kind of benchmark."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, Self, TypeVar
+
+from prefrep.errors import DataError, RecordError
+from prefrep.records import Comparison
+
+SCORES = "scores.jsonl"
+
+
+def finite(value: object) -> float:
+    """Return a score as a float. Raises ValueError: it is not a finite number."""
+    if isinstance(value, list) and len(value) == 1:  # the official tools save each score as a list of one number
+        value = value[0]
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"a score must be a finite number, found {value!r}")
+    return float(value)
+
+
+@dataclass(frozen=True, slots=True)
+class PairScore:
+    """A scored comparison.
+
+    Args:
+        id: Id of the pair.
+        subset: Subset of the pair.
+        score: Log-odds of chosen over rejected.
+    """
+
+    form: ClassVar[str] = '{"id", "subset", "score"}'
+
+    id: str
+    subset: str
+    score: float
+
+    @classmethod
+    def of(cls, pair: Comparison, score: float) -> Self:
+        """Return the row of a comparison with a score."""
+        return cls(pair.id, pair.subset, float(score))
+
+    @classmethod
+    def parse(cls, row: Mapping[str, Any]) -> Self:
+        """Return a row of `scores.jsonl`. Raises ValueError or KeyError: it is not one."""
+        return cls(str(row["id"]), str(row["subset"]), finite(row["score"]))
+
+
+@dataclass(frozen=True, slots=True)
+class RewardScore(PairScore):
+    """A scored comparison, with the rewards of both answers if the model has rewards.
+
+    Args:
+        rewards: Rewards of chosen and rejected, divided by tau; None: the model only compares.
+    """
+
+    rewards: tuple[float, float] | None = None
+
+    @classmethod
+    def parse(cls, row: Mapping[str, Any]) -> Self:
+        """Return a row of `scores.jsonl`. Raises ValueError or KeyError: it is not one."""
+        given = row.get("rewards")
+        if given is not None and (not isinstance(given, list) or len(given) != 2):
+            raise ValueError(f"rewards must be two numbers, found {given!r}")
+        rewards = None if given is None else (finite(given[0]), finite(given[1]))
+        return cls(str(row["id"]), str(row["subset"]), finite(row["score"]), rewards)
+
+
+@dataclass(frozen=True, slots=True)
+class RankedScore:
+    """One prompt of RewardBench 2.
+
+    Args:
+        id: Id of the prompt.
+        subset: Subset of the prompt.
+        num_correct: Number of correct answers, which come first.
+        scores: One score per answer.
+    """
+
+    form: ClassVar[str] = '{"id", "subset", "num_correct", "scores": [...]}'
+
+    id: str
+    subset: str
+    num_correct: int
+    scores: tuple[float, ...]
+
+    @classmethod
+    def parse(cls, row: Mapping[str, Any]) -> Self:
+        """Return a row of `scores.jsonl`. Raises ValueError or KeyError: it is not one."""
+        scores = tuple(finite(value) for value in row["scores"])
+        if not 1 <= int(row["num_correct"]) <= len(scores):
+            raise ValueError(f"num_correct is {row['num_correct']} with {len(scores)} scores")
+        return cls(str(row["id"]), str(row["subset"]), int(row["num_correct"]), scores)
+
+
+class ScoreRow(Protocol):
+    """A row of per-sample scores: a frozen dataclass that parses its own serialisation."""
+
+    form: ClassVar[str]
+
+    @property
+    def id(self) -> str:
+        """Id of the sample."""
+
+    @property
+    def subset(self) -> str:
+        """Subset of the sample."""
+
+    @classmethod
+    def parse(cls, row: Mapping[str, Any]) -> Self:
+        """Return a row. Raises ValueError or KeyError: it is not one."""
+
+
+Row = TypeVar("Row", bound=ScoreRow)
+
+
+def read_scores(path: str | Path, kind: type[Row]) -> list[Row]:
+    """Read a file of per-sample scores.
+
+    Args:
+        path: A `scores.jsonl`.
+        kind: Class of its rows.
+
+    Raises:
+        DataError: There is no such file, or it is empty.
+        RecordError: A row is not of this kind.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(f"{path}: no such file; --scores reads the {SCORES} of an earlier evaluation")
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")  # splitlines() also splits at U+2028, which JSON strings can contain
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not a text file ({error.reason})") from error
+    rows = [parse_line(line, f"{path}:{number}", kind) for number, line in enumerate(lines, 1) if line.strip()]
+    if not rows:
+        raise DataError(f"{path}: holds no scores")
+    return rows
+
+
+def parse_line(line: str, source: str, kind: type[Row]) -> Row:
+    """Return the row of a line; `source` names the line in errors.
+
+    Raises:
+        RecordError: The line is not JSON, or not a row of this kind.
+    """
+    wanted = kind.form
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise RecordError(source, "not JSON", f"each line must be {wanted}") from error
+    if not isinstance(row, dict):
+        raise RecordError(source, f"found {type(row).__name__}", f"each line must be {wanted}")
+    try:
+        return kind.parse(row)
+    except KeyError as error:
+        other = {"score", "scores"} & row.keys()
+        remedy = f"each line must be {wanted}" + ("; scores of another benchmark need its own sub-command" if other else "")
+        raise RecordError(source, f"no {error.args[0]!r} (found: {', '.join(row)})", remedy) from error
+    except (TypeError, ValueError) as error:
+        raise RecordError(source, str(error), f"each line must be {wanted}") from error
