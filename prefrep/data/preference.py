@@ -69,8 +69,7 @@ class PreferenceData(LightningDataModule):
         template: See `EncodeConfig`; under `auto`, a model that is trained further (`model.init`) keeps its own.
         max_length: Maximum sequence length in tokens, at most the model's context length.
         truncation: What to cut from longer sequences, see `EncodeConfig`.
-        context: Column that the prompt names: `group` (communities), `annotator`, `criterion` or a tag, see `data.context`; exported models
-            expect it. Empty: none.
+        context: Column that the prompt names, in exported models too: `group`, `annotator`, `criterion` or a tag; see `data.context`.
         layout: `trees`: prefix sharing, several trees per row. `padded`: one sequence per row. `auto`: trees if the backbone supports tree
             masks.
         row_tokens: Tokens per row of trees; a longer tree widens the rows.

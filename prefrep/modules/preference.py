@@ -18,13 +18,13 @@ from torch import Tensor
 from torchmetrics import MeanMetric
 
 from prefrep.annotators import Annotators
-from prefrep.data.preference import PreferenceData
 from prefrep.data.render import Template
 from prefrep.data.trees import TreeBatch
-from prefrep.errors import CheckpointError, ConfigError
+from prefrep.errors import ConfigError
 from prefrep.functional.logprobs import token_logprobs
 from prefrep.functional.losses import centre
 from prefrep.io.start import start
+from prefrep.modules.annotating import meet, note, recall
 from prefrep.modules.base import LanguageModule, Schedule
 from prefrep.modules.sharding import shard
 from prefrep.nn.answers import start_from_answers
@@ -32,7 +32,7 @@ from prefrep.nn.backbone import Backbone
 from prefrep.nn.context import Context
 from prefrep.nn.heads import BTHead, GPMHead, HybridHead, PairHead, PreferenceHead
 from prefrep.nn.losses import LogisticLoss, PreferenceLoss
-from prefrep.nn.people import annotators_of, introduce, penalty
+from prefrep.nn.people import annotators_of, penalty
 
 Stage = Literal["train", "val", "test"]
 
@@ -106,10 +106,7 @@ class PreferenceModule(LanguageModule):
         if hasattr(self, "backbone"):
             return
         self.backbone, self.head, self.loss = self.parts()
-        # A head that is loaded afterwards brings its annotators.
-        data = None if self.annotators is None or self._trainer is None else getattr(self.trainer, "datamodule", None)
-        if isinstance(data, PreferenceData):
-            introduce(self.head, data.annotators())
+        meet(self, self.head)
         # The checkpoint leaves out a frozen or adapted base, which is loaded from its own folder again.
         self.strict_loading = not (self.backbone.frozen or self.backbone.lora)
         if self.device_mesh is not None:
@@ -160,8 +157,7 @@ class PreferenceModule(LanguageModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Note whom the head knows."""
         super().on_save_checkpoint(checkpoint)
-        if self.annotators is not None:
-            checkpoint["annotators"] = dict(self.annotators.labels)
+        note(checkpoint, self.head)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Check that a checkpoint belongs to this model and knows the same annotators in the same order.
@@ -170,14 +166,7 @@ class PreferenceModule(LanguageModule):
             CheckpointError: It does not.
         """
         self.configure_model()
-        if self.annotators is not None and (known := checkpoint.get("annotators")) is not None:
-            if not len(self.annotators):  # no training data are named
-                introduce(self.head, Annotators(known))
-            if list(known) != list(self.annotators.names):
-                raise CheckpointError(
-                    f"the checkpoint knows {len(known)} annotators, and these data have {len(self.annotators)}, or others; resume with the "
-                    "data that it was trained on"
-                )
+        recall(checkpoint, self.head)
         super().on_load_checkpoint(checkpoint)
 
     unpaired: ClassVar[bool] = False  # whether labels of single responses mean something: P(yes) = sigmoid(reward / tau)

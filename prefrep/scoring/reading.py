@@ -11,7 +11,8 @@ from torch import Tensor
 from prefrep.errors import ConfigError
 from prefrep.nn.bilinear import bilinear
 from prefrep.nn.context import Context
-from prefrep.scoring.scorer import Floats, Scorer, skew_table
+from prefrep.scoring.forward import Floats, skew_table
+from prefrep.scoring.scorer import Scorer
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from prefrep.scoring.loading import Scoring, is_url, remote
 from prefrep.writers import leave
 
 if TYPE_CHECKING:
-    from prefrep.scoring.scorer import Floats
+    from prefrep.scoring.forward import Floats
 
 WINDOW = 128  # records per task: the window that a `Scorer` sorts by size, so batches equal those of a single process
 
