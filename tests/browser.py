@@ -35,7 +35,15 @@ class Browser:
     async def __aenter__(self) -> Browser:
         assert CHROMIUM is not None
         self._folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
-        flags = ["headless=new", "no-sandbox", "disable-gpu", "disable-dev-shm-usage", "no-first-run", "remote-debugging-port=0"]
+        flags = [
+            "headless=new",
+            "no-sandbox",
+            "disable-gpu",
+            "disable-dev-shm-usage",
+            "no-first-run",
+            "hide-scrollbars",
+            "remote-debugging-port=0",
+        ]
         flags += [f"user-data-dir={self._folder.name}", f"window-size={self._size[0]},{self._size[1]}"]
         command = [CHROMIUM, *(f"--{flag}" for flag in flags), "about:blank"]
         self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

@@ -31,14 +31,16 @@ from prefrep.server.settings import Serving
 HEADS: dict[str, Any] = {"bt": BTHead, "gpm": partial(GPMHead, dim=4, skew=GatedSkew), "hybrid": HybridHead, "pair": PairHead}
 
 
-def export(place: Path, name: str, max_length: int = 512) -> Path:
-    """A tiny Llama with a random head of some kind whose scores are far from 0."""
+def export(place: Path, name: str, max_length: int = 512, template: str | None = None) -> Path:
+    """A tiny Llama with a random head of some kind whose scores are far from 0, with its own chat template or another one."""
     backbone = Backbone("bundled:tiny-llama", frozen=True)
     torch.manual_seed(sorted(HEADS).index(name))
     head = HEADS[name](backbone.hidden_size)
     for parameter in head.parameters():
         torch.nn.init.normal_(parameter, std=0.5)
-    save(place / name, backbone, head, 0.5, EncodeConfig(max_length=max_length), backbone.tokenizer(), {})
+    tokenizer = backbone.tokenizer()
+    tokenizer.chat_template = template or tokenizer.chat_template
+    save(place / name, backbone, head, 0.5, EncodeConfig(max_length=max_length), tokenizer, {})
     return place / name
 
 

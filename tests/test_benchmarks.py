@@ -26,7 +26,7 @@ CASES = {  # name -> arguments that leave the peers out, tables that come out
     "memory": (["--variants", "trees"], 2),
     "start": ([], 1),
     "reliability": ([], 1),
-    "serve": ([], 4),
+    "serve": ([], 5),
     "reliability_programs": ([], 1),
     "kernels": ([], 2),
     "sampling": ([], 1),

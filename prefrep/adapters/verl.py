@@ -68,9 +68,9 @@ def per_sample(url: str, prompt_key: str = "question", timeout: float = 180.0, p
     async def compute_score(data_source: Any, solution_str: str, ground_truth: Any, extra_info: Any = None, **more: Any) -> float:
         import httpx
 
-        from prefrep.scoring.http import headers, post
+        from prefrep.scoring.http import authorities, headers, post
 
-        async with httpx.AsyncClient(headers=headers(), timeout=httpx.Timeout(timeout, connect=10.0)) as client:
+        async with httpx.AsyncClient(headers=headers(), timeout=httpx.Timeout(timeout, connect=10.0), verify=authorities()) as client:
             found = await post(
                 client, f"{url.rstrip('/')}/v1/score", {"prompt": _prompt(extra_info, prompt_key), "responses": [solution_str]}, patience
             )

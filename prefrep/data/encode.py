@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from typing import Literal
 
@@ -200,14 +201,16 @@ class Encoder:
     ) -> Iterator[tuple[Record, Datum | None]]:
         """Encode chunks of records; while one is tokenised in a thread, which does not hold Python's lock, the next one is rendered."""
         records = iter(records)
-        waiting: tuple[list[_Job], Future[list[tuple[Ids, int]]]] | None = None
+        waiting: tuple[list[_Job], Callable[[], list[tuple[Ids, int]]]] | None = None
         with ThreadPoolExecutor(1) as pool:
             while chunk := list(islice(records, _CHUNK)):
                 jobs = self._jobs(chunk, pairs_of, refused)
-                found = pool.submit(self._tokenise, [text for _, _, texts in jobs for text in texts or ()])
+                found = partial(self._tokenise, [text for _, _, texts in jobs for text in texts or ()])
+                # A server's records come one by one: a single chunk needs no thread, which would wait for Python's lock.
+                later = found if waiting is None and len(chunk) < _CHUNK else pool.submit(found).result
                 if waiting is not None:
                     yield from self._finished(*waiting)
-                waiting = jobs, found
+                waiting = jobs, later
             if waiting is not None:
                 yield from self._finished(*waiting)
 
@@ -225,8 +228,8 @@ class Encoder:
                 jobs.append((record, [], None))
         return jobs
 
-    def _finished(self, jobs: Sequence[_Job], found: Future[list[tuple[Ids, int]]]) -> Iterator[tuple[Record, Datum | None]]:
-        tokenised = iter(found.result())
+    def _finished(self, jobs: Sequence[_Job], found: Callable[[], list[tuple[Ids, int]]]) -> Iterator[tuple[Record, Datum | None]]:
+        tokenised = iter(found())
         for record, pairs, texts in jobs:
             trees = None if texts is None else self._trees(record, pairs, texts, [next(tokenised) for _ in texts])
             yield record, self._datum(record, pairs, trees)
@@ -308,25 +311,18 @@ class Encoder:
         if trees is None:
             return None
         places = [(p.a, p.b) for p in pairs] if self.layout == "single" else [(2 * i, 2 * i + 1) for i in range(len(pairs))]
-        return Datum(
-            trees=tuple(trees),
-            pairs=tuple(places),
-            probability=tuple(p.probability for p in pairs),
-            margin=tuple(p.margin for p in pairs),
-            weight=tuple(p.weight for p in pairs),
-            annotator=record.annotator,
-        )
+        probability, margin, weight = (tuple(getattr(p, name) for p in pairs) for name in ("probability", "margin", "weight"))
+        return Datum(tuple(trees), tuple(places), probability, margin, weight, record.annotator)
 
     def report(self) -> str:
         """Return the counts as a sentence."""
-        total = self.counts["records"]
         events = [f"{count} {name}" for name, count in sorted(self.counts.items()) if name != "records" and count]
-        return f"{total} records" + (": " + ", ".join(events) if events else ", none truncated or dropped")
+        return f"{self.counts['records']} records" + (": " + ", ".join(events) if events else ", none truncated or dropped")
 
     def reading(self) -> str:
         """Return how responses were rendered, and what the template left out, as a sentence."""
-        events = self._render.events
-        return f"template {self.config.template}: " + (", ".join(f"{n} {name}" for name, n in sorted(events.items())) or "nothing rendered")
+        events = ", ".join(f"{n} {name}" for name, n in sorted(self._render.events.items()))
+        return f"template {self.config.template}: {events or 'nothing rendered'}"
 
     def tallies(self) -> dict[str, dict[str, int]]:
         """Return the counts and events as plain data."""

@@ -19,6 +19,7 @@ from transformers import PreTrainedTokenizerBase
 
 from prefrep.records import Messages
 
+KEPT = 1000  # shapes; roles are the data's, or those of a server's clients
 CHECKED = 3  # conversations of each shape that are rendered both ways
 # Filters that copy contents or do not receive them; others, and these constructs, return plain text whose later use cannot be tracked.
 _FILTERS = {"trim", "default", "string", "length", "count", "list", "selectattr", "rejectattr", "first", "last", "items", "tojson", "safe"}
@@ -146,6 +147,8 @@ class Skeletons:
         template = self._tokenizer.chat_template
         shape = (template if isinstance(template, str) else id(template), generation, *(message.role for message in messages))
         if shape not in self._known:
+            if len(self._known) == KEPT:
+                self._known.clear()
             self._known[shape] = self._skeleton(messages, generation)
         skeleton = self._known[shape]
         if skeleton is None or not skeleton.serves(messages):

@@ -17,6 +17,11 @@ TURN_FIELDS = (
     "tool_calls", "tool_call_id", "tool_responses", "tool_plan", "function_call", "name", "reasoning_content", "reasoning", "thinking",
 )  # fmt: skip
 _NO_TOOLS = "it must be a list of functions; rename the column if it holds something else"
+# Arguments of `apply_chat_template` that are no variables of a template; who writes data, or asks a server, does not bring a template.
+_TAKEN = {
+    "messages", "conversation", "chat_template", "tokenize", "add_generation_prompt", "continue_final_message", "padding", "truncation",
+    "max_length", "return_tensors", "return_dict", "return_assistant_tokens_mask", "tokenizer_kwargs",
+}  # fmt: skip
 _MEDIA = re.compile("image|audio|video")
 
 
@@ -149,7 +154,7 @@ def template_kwargs(row: Row) -> dict[str, Any]:
     if given and not isinstance(given, Mapping):
         raise MisfitError(f"'chat_template_kwargs' must be an object, found {kind(given)}")
     found: dict[str, Any] = without_nulls(given or {})
-    for taken in {"messages", "conversation", "tokenize", "add_generation_prompt", "continue_final_message"} & found.keys():
+    for taken in _TAKEN & found.keys():
         raise MisfitError(f"'chat_template_kwargs' sets '{taken}', which prefrep decides", "remove it")
     tools = row.get("tools")
     if isinstance(tools, str):

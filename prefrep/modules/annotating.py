@@ -40,6 +40,6 @@ def recall(checkpoint: dict[str, Any], head: nn.Module) -> None:
         introduce(head, Annotators(known))
     elif list(known) != list(present.names):
         raise CheckpointError(
-            f"the checkpoint knows {len(known)} annotators, and these data have {len(present)}, or others; resume with the data that it was "
-            "trained on"
+            f"the checkpoint knows {len(known)} annotators, and these data have {len(present)}, or others; resume with the data that it "
+            "was trained on"
         )

@@ -160,11 +160,7 @@ class PreferenceModule(LanguageModule):
         note(checkpoint, self.head)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Check that a checkpoint belongs to this model and knows the same annotators in the same order.
-
-        Raises:
-            CheckpointError: It does not.
-        """
+        """Check that a checkpoint belongs to this model and its annotators. Raises CheckpointError: it does not."""
         self.configure_model()
         recall(checkpoint, self.head)
         super().on_load_checkpoint(checkpoint)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 
 from prefrep.data.turns import conversation
 from prefrep.records import Message, Messages, RankedResponses
@@ -28,4 +27,4 @@ def messages(said: Said, role: str) -> Messages:
     """
     if isinstance(said, str):
         return (Message(role, said),)
-    return conversation([asdict(turn) if isinstance(turn, Message) else turn for turn in said], role) if said else ()
+    return conversation([turn.as_dict() if isinstance(turn, Message) else turn for turn in said], role) if said else ()

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import ssl
 import time
+from functools import cache
 from typing import Any
 
 import httpx
@@ -27,6 +29,12 @@ def headers(token: str | None = None) -> dict[str, str]:
     """Return the headers that carry a bearer token; None: the environment variable PREFREP_TOKEN, or no token."""
     token = token or os.environ.get("PREFREP_TOKEN")
     return {"Authorization": f"Bearer {token}"} if token else {}
+
+
+@cache
+def authorities() -> ssl.SSLContext:
+    """Return what TLS trusts, for all clients of the process: reading it takes longer than many a request."""
+    return httpx.create_ssl_context()
 
 
 def request(client: httpx.Client, method: str, url: str, body: dict[str, Any] | None, patience: float) -> Any:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urldefrag
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 from prefrep.errors import ConfigError, RecordError
 from prefrep.records import Comparison, Messages, RankedResponses
 from prefrep.scoring.asked import Said, ranked
-from prefrep.scoring.http import RefusedError, ServerError, headers, request
+from prefrep.scoring.http import RefusedError, ServerError, authorities, headers, request
 
 if TYPE_CHECKING:
     from prefrep.data.encode import EncodeConfig
@@ -56,8 +55,8 @@ class RemoteScorer:
     ) -> None:
         base, name = urldefrag(url)
         self.url, self._patience, self._connections, self._blocks = base.rstrip("/"), patience, connections, blocks
-        limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
-        self._client = httpx.Client(headers=headers(token), timeout=httpx.Timeout(timeout, connect=10.0), limits=limits)
+        limits, patient = httpx.Limits(max_connections=connections), httpx.Timeout(timeout, connect=10.0)
+        self._client = httpx.Client(headers=headers(token), timeout=patient, limits=limits, verify=authorities())
         try:
             httpx.URL(self.url)
         except (httpx.InvalidURL, UnicodeError) as error:
@@ -115,8 +114,12 @@ class RemoteScorer:
             RecordError: The server cannot read a record.
             ServerError: The server cannot be reached, or refuses.
         """
-        records = (RankedResponses(each.prompt, (each.chosen, each.rejected), id=each.id, source=each.source) for each in comparisons)
-        return self._stream("/v1/compare", records, progress, lambda row: float(np.float32(row["log_odds"])))
+        return self._stream("/v1/compare", map(_both, comparisons), progress, lambda row: float(np.float32(row["log_odds"])))
+
+    def compare_rewards(self, comparisons: Iterable[Comparison], *, progress: str | None = None) -> Iterator[tuple[float, float, float]]:
+        """See `Scorer.compare_rewards`; errors as in `compare`."""
+        for chosen, rejected in self.rewards(map(_both, comparisons), progress=progress):
+            yield float(chosen - rejected), float(chosen), float(rejected)
 
     def tables(self, records: Iterable[RankedResponses], *, progress: str | None = None) -> Iterator[Floats]:
         """See `Scorer.tables`; errors as in `compare`."""
@@ -191,8 +194,13 @@ def _windows(records: Iterator[RankedResponses]) -> Iterator[list[RankedResponse
         yield window
 
 
-def _plain(record: RankedResponses) -> dict[str, Any]:
-    def turns(said: Messages) -> list[dict[str, str]]:
-        return [asdict(message) for message in said]
+def _both(pair: Comparison) -> RankedResponses:
+    return RankedResponses(pair.prompt, (pair.chosen, pair.rejected), id=pair.id, source=pair.source, template_kwargs=pair.template_kwargs)
 
-    return {"prompt": turns(record.prompt), "responses": [turns(each) for each in record.responses]}
+
+def _plain(record: RankedResponses) -> dict[str, Any]:
+    def turns(said: Messages) -> list[dict[str, Any]]:
+        return [message.as_dict() for message in said]
+
+    plain = {"prompt": turns(record.prompt), "responses": [turns(each) for each in record.responses]}
+    return plain | ({"chat_template_kwargs": dict(record.template_kwargs)} if record.template_kwargs else {})

@@ -127,7 +127,13 @@ def sentence(error: ValidationError) -> str:
     name = ""
     for part in first["loc"]:
         name += f"[{part}]" if isinstance(part, int) else f".{part}" if name else str(part)
-    reasons = {"missing": "is missing", "extra_forbidden": "is not a field here", "model_type": "must be an object"}
+    reasons = {
+        "missing": "is missing",
+        "extra_forbidden": "is not a field here",
+        "model_type": "must be an object",
+        "too_short": "must not be empty",
+        "list_type": "must be a list",
+    }
     reason = reasons.get(first["type"]) or first["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
     return f"{name:.200}: {reason:.300}; /docs has the form of the body" if name else f"the body: {reason:.300}; /docs has its form"
 

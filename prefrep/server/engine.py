@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 import traceback
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
@@ -19,6 +20,11 @@ from prefrep.scoring.scorer import Scorer
 from prefrep.server.batches import Batch, Job
 
 log = logging.getLogger(__name__)
+
+# Clients that ask at once arrive one after the other. A batch is begun when nothing has arrived for a twentieth of what the last batch
+# took, within bounds; or after four times as long in any case.
+QUIET, SHARE, MOST_QUIET, GATHERING = 0.002, 1 / 20, 0.05, 4
+COUNTED = 50_000  # characters that are counted at a time
 
 
 class QueueFull(PrefrepError):
@@ -57,6 +63,8 @@ class Engine:
         self._jobs: deque[Job] = deque()
         self._wake = Condition()
         self._waiting = 0
+        self._unencoded = 0
+        self._arrived, self._quiet = 0.0, QUIET
         self._closing = False
         self._encoding = ThreadPoolExecutor(1, "encode")
         self._thread = Thread(target=self._work, name="model", daemon=True)
@@ -90,6 +98,8 @@ class Engine:
             if self._waiting and self._waiting + sum(reads) > self._limit:
                 raise QueueFull("the queue is full; try again a little later, or start the server with a larger --queue")
             self._waiting += sum(reads)
+            self._unencoded += len(records)
+            self._arrived = time.monotonic()
         futures = []
         for record, cost in zip(records, reads, strict=True):
             future: Future[Answer] = Future()
@@ -109,9 +119,17 @@ class Engine:
     # ---- the encoding thread
 
     def _encode(self, record: RankedResponses, finish: Callable[[Reading], Any], rendered: bool, future: Future[Answer]) -> None:
-        if future.cancelled():
+        job = None if future.cancelled() else self._job(record, finish, rendered, future)
+        with self._wake:
+            self._unencoded -= 1
+            if job:
+                self._jobs.append(job)
+            self._wake.notify()
+        if future.cancelled() and not job:
             self._meter.dropped(1)
-            return
+
+    def _job(self, record: RankedResponses, finish: Callable[[Reading], Any], rendered: bool, future: Future[Answer]) -> Job | None:
+        """Return a record that is ready to be read; None: it was answered here."""
         try:
             self._check_tokens(record)
             before = Counter(self.scorer.encode_counts)
@@ -119,14 +137,12 @@ class Engine:
             encoded = dict(Counter(self.scorer.encode_counts) - before)
         except Exception as error:
             self._fail(future, error)
-            return
+            return None
         job = Job(len(record.responses), datum, lambda reading: Answer(finish(reading), encoded), future)
-        if not job.size:  # a single response makes no pair, so a pair model has nothing to read
-            self._finish(job)
-            return
-        with self._wake:
-            self._jobs.append(job)
-            self._wake.notify()
+        if job.size:
+            return job
+        self._finish(job)  # a single response makes no pair, so a pair model has nothing to read
+        return None
 
     def _check_tokens(self, record: RankedResponses) -> None:
         """Raise RecordError if a text has more tokens than the server accepts."""
@@ -135,27 +151,42 @@ class Engine:
             content = "\n".join(message.content for message in messages)
             # A token has at least one byte, so most texts need no counting.
             if len(content.encode()) > self._text_tokens:
-                tokens = len(self.scorer.model.tokenizer(content, add_special_tokens=False)["input_ids"])
-                if tokens > self._text_tokens:
-                    raise RecordError(
-                        f"{record.source}.{name}" if record.source else name, f"{tokens} tokens, and this server reads at most "
-                        f"{self._text_tokens} of one text", "shorten it, or start the server with a larger --text-tokens",
-                    )  # fmt: skip
+                tokens = 0
+                for start in range(0, len(content), COUNTED):  # a tokenizer can need minutes for megabytes without a blank
+                    part = content[start : start + COUNTED]
+                    tokens += len(self.scorer.model.tokenizer(part, add_special_tokens=False)["input_ids"])
+                    if tokens > self._text_tokens:
+                        raise RecordError(
+                            f"{record.source}.{name}" if record.source else name, f"it is longer than the {self._text_tokens} tokens that "
+                            "this server reads of one text", "shorten it, or start the server with a larger --text-tokens",
+                        )  # fmt: skip
 
     # ---- the model's thread
 
     def _work(self) -> None:
-        while True:
-            with self._wake:
-                while not self._jobs and not self._closing:
-                    self._wake.wait()
-                if not self._jobs:
-                    return
+        while batch := self._next():
+            self._answer(batch)
+
+    def _next(self) -> Batch | None:
+        """Return what is read next; None: the engine is closed and nothing is left.
+
+        What arrives together may share a prompt, so a batch is begun when it is full, or when all that has arrived is in it and no
+        more arrives.
+        """
+        batch, latest = Batch(self.scorer.batch_tokens, self.scorer.shares_prefixes), 0.0
+        with self._wake:
+            while True:
                 self._drop_cancelled()
-                batch = Batch(self.scorer.batch_tokens, self.scorer.shares_prefixes)
                 batch.take(self._jobs)
                 self._jobs = deque(job for job in self._jobs if job.units)
-            self._answer(batch)
+                now = time.monotonic()
+                latest = latest or (now + GATHERING * self._quiet if len(batch) else 0.0)
+                begin = min(self._arrived + self._quiet, latest)
+                if len(batch) and (self._jobs or (not self._unencoded and (self._closing or begin <= now))):
+                    return batch
+                if self._closing and not self._unencoded:
+                    return None
+                self._wake.wait(begin - now if len(batch) and not self._unencoded else None)
 
     def _drop_cancelled(self) -> None:
         before = len(self._jobs)
@@ -167,6 +198,7 @@ class Engine:
         jobs = batch.jobs
         if not jobs:
             return
+        started = time.monotonic()
         try:
             read = batch.read(self.scorer)
         except Exception as error:
@@ -174,6 +206,7 @@ class Engine:
                 job.units.clear()  # a job that is read in parts fails as a whole
                 self._fail(job.future, error)
             return
+        self._quiet = min(max(QUIET, SHARE * (time.monotonic() - started)), MOST_QUIET)
         self._meter.batch(len(batch), read, batch.asked)
         for job in jobs:
             if job.complete:

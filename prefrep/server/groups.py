@@ -7,18 +7,31 @@ from collections.abc import Awaitable, Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
+from prefrep.errors import RecordError
 from prefrep.functional.groups import mean_log_odds
 from prefrep.records import Messages
 
 Table = Callable[[Messages, Sequence[Messages]], Awaitable[Any]]
+_Member = tuple[Messages, asyncio.Future[tuple[float, int]]]
 
 
 @dataclass
 class _Group:
     prompt: Messages
     table: Table
-    members: list[tuple[Messages, asyncio.Future[tuple[float, int]]]] = field(default_factory=list)
+    members: list[_Member] = field(default_factory=list)
     timer: asyncio.TimerHandle | None = None
+
+
+async def _readable(group: _Group, members: Sequence[_Member]) -> list[_Member]:
+    """Return the members that can be read; the others get their errors."""
+    found = await asyncio.gather(*(group.table(group.prompt, [response]) for response, _ in members), return_exceptions=True)
+    for (_, own), each in zip(members, found, strict=True):
+        if isinstance(each, BaseException) and not own.done():
+            own.set_exception(each)
+    return [member for member, each in zip(members, found, strict=True) if not isinstance(each, BaseException)]
 
 
 class Groups:
@@ -86,7 +99,12 @@ class Groups:
     async def _answer(group: _Group) -> None:
         members = list(group.members)
         try:
-            means = mean_log_odds(await group.table(group.prompt, [response for response, _ in members]))
+            try:
+                odds = await group.table(group.prompt, [response for response, _ in members])
+            except RecordError:  # one of them cannot be read, and the others need not suffer
+                members = await _readable(group, members)
+                odds = await group.table(group.prompt, [response for response, _ in members]) if members else np.zeros((0, 0))
+            means = mean_log_odds(odds)
         except Exception as error:
             for _, own in members:
                 if not own.done():

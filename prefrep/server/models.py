@@ -26,7 +26,7 @@ def named(models: list[str]) -> dict[str, str]:
     """Return folders by name, from `NAME=FOLDER` or `FOLDER`, whose last part is then the name.
 
     Raises:
-        UsageError: Two have one name.
+        UsageError: Two have one name, or one has no name or no folder.
     """
     found: dict[str, str] = {}
     for each in models:
@@ -34,6 +34,8 @@ def named(models: list[str]) -> dict[str, str]:
         if not equals or Path(each).exists():
             parts = [part for part in Path(each).parts if part not in ("export", "/", "..")]
             name, folder = parts[-1] if parts else "model", each
+        if not name or not folder:
+            raise UsageError(f"--model {each}: write FOLDER, or NAME=FOLDER")
         if name in found:
             raise UsageError(f"--model {each}: there is a model {name!r} already; write NAME=FOLDER with another name")
         found[name] = folder

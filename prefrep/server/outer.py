@@ -34,7 +34,7 @@ def read_tokens(path: str | None) -> list[bytes]:
     try:
         found = [token.encode() for token in Path(path).read_text().split()]
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"--tokens {path}: it cannot be read ({error})") from error
+        raise DataError(f"--tokens {path}: it cannot be read ({getattr(error, 'strerror', error)})") from error
     if not found:
         raise DataError(f"--tokens {path}: it holds no token; write one per line")
     return found

@@ -80,9 +80,9 @@ def router(context: Context) -> APIRouter:
             before = prompt or ""
             if not query.startswith(before):
                 raise Refusal(422, f"query[{i}]: it does not begin with prompts[{i}]")
-            return Asked((Message("user", before),), (Message("assistant", query[len(before) :]),), anchor, f"query[{i}]")
+            return Asked((Message("user", before),), (Message("assistant", query[len(before) :]),), anchor, f"query[{i}]", f"query[{i}]")
         messages, response = split(query, prompt, f"query[{i}]")
-        return Asked(messages, (Message("assistant", response),), anchor, f"query[{i}]")
+        return Asked(messages, (Message("assistant", response),), anchor, f"query[{i}]", f"query[{i}]")
 
     def limit(count: int, field: str) -> None:
         if count > settings.responses:
@@ -99,9 +99,10 @@ def router(context: Context) -> APIRouter:
         if (body.documents is None) == (body.texts is None):
             raise Refusal(422, "documents: they are missing (TEI's clients send texts in their place)")
         texts = body.texts or [each if isinstance(each, str) else each.text for each in body.documents or []]
-        limit(len(texts), "documents" if body.texts is None else "texts")
+        field = "documents" if body.texts is None else "texts"
+        limit(len(texts), field)
         model = context.models(body.model)
-        asked = [Asked(body.query, (Message("assistant", each),)) for each in texts]
+        asked = [Asked(body.query, (Message("assistant", each),), None, f"{field}[{i}]", "query") for i, each in enumerate(texts)]
         found = await until(request, context.reward(model, asked, wait=False), settings.timeout)
         scores = probabilities(np.array(found.values)).tolist()
         order = sorted(range(len(texts)), key=lambda i: -found.values[i])[: body.top_n]

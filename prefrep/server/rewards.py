@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from prefrep.errors import DataError
+from prefrep.errors import DataError, RecordError
 from prefrep.functional.groups import mean_log_odds
 from prefrep.records import Messages, RankedResponses
 from prefrep.scoring.asked import ranked
@@ -53,12 +53,14 @@ class Asked:
         response: The response.
         anchor: The answer that it is compared with; None: none was sent.
         where: Its name in the request, for errors.
+        asked: The name of its prompt.
     """
 
     prompt: Messages
     response: Messages
     anchor: Messages | None = None
     where: str = ""
+    asked: str = "prompt"
 
 
 class Rewarder:
@@ -96,25 +98,27 @@ class Rewarder:
         places: dict[Any, list[int]] = {}
         for i, each in enumerate(asked):
             if rule == "anchor" and each.anchor is None:
-                raise Refusal(
-                    422, f"{each.where or 'anchors'}: its prompt has no anchor; send `anchors`, or start the server with --anchors"
-                )
+                raise Refusal(422, f"{each.where}: its prompt has no anchor; send `anchors`, or start the server with --anchors")
             places.setdefault((each.prompt, each.anchor if rule == "anchor" else None), []).append(i)
         values, sizes = [0.0] * len(asked), [1] * len(asked)
 
         async def one(prompt: Messages, anchor: Messages | None, members: list[int]) -> None:
             responses = [asked[i].response for i in members]
-            where = asked[members[0]].where
-            if rule == "group" and len(members) == 1 and wait:
-                found = await self._groups.join((model.name, rendered), prompt, responses[0], grouped)
-                values[members[0]], sizes[members[0]] = found
-                return
-            record = RankedResponses(prompt, (*responses, anchor) if anchor else tuple(responses), source=where)
-            if rule == "reward":
-                ((numbers, _),) = await ask(model, [record], lambda reading: checked(reading.rewards()), rendered)
-            else:
-                ((odds, _),) = await ask(model, [record], table, rendered)
-                numbers = odds[:-1, -1] if anchor else mean_log_odds(odds)
+            record = RankedResponses(prompt, (*responses, anchor) if anchor else tuple(responses))
+            try:
+                if rule == "group" and len(members) == 1 and wait:
+                    found = await self._groups.join((model.name, rendered), prompt, responses[0], grouped)
+                    values[members[0]], sizes[members[0]] = found
+                    return
+                if rule == "reward":
+                    ((numbers, _),) = await ask(model, [record], lambda reading: checked(reading.rewards()), rendered)
+                else:
+                    ((odds, _),) = await ask(model, [record], table, rendered)
+                    numbers = odds[:-1, -1] if anchor else mean_log_odds(odds)
+            except RecordError as error:  # it names the place in the record; the client knows the place in its request
+                names = {f"responses[{place}]": asked[i].where for place, i in enumerate(members)}
+                names |= {f"responses[{len(members)}]": "anchors", "prompt": asked[members[0]].asked}
+                raise RecordError(names.get(error.source, error.source), error.problem, error.remedy) from error
             for i, value in zip(members, numbers.tolist(), strict=True):
                 values[i], sizes[i] = value, 1 if rule == "reward" else len(record.responses)
 
@@ -127,7 +131,7 @@ class Rewarder:
 
     def _anchored(self, asked: Asked) -> Asked:
         known = self._anchors.get(asked.prompt) if asked.anchor is None else None
-        return Asked(asked.prompt, asked.response, known, asked.where) if known else asked
+        return Asked(asked.prompt, asked.response, known, asked.where, asked.asked) if known else asked
 
 
 def read_anchors(path: str | None) -> dict[Messages, Messages]:
@@ -142,7 +146,7 @@ def read_anchors(path: str | None) -> dict[Messages, Messages]:
     try:
         lines = Path(path).read_text().splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"--anchors {path}: it cannot be read ({error})") from error
+        raise DataError(f"--anchors {path}: it cannot be read ({getattr(error, 'strerror', error)})") from error
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue

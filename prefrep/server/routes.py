@@ -9,6 +9,7 @@ import numpy as np
 from fastapi import APIRouter, Request, Response
 from pydantic import Field
 
+from prefrep.data.turns import template_kwargs
 from prefrep.functional.groups import probabilities, win_probabilities
 from prefrep.records import Messages, RankedResponses
 from prefrep.scoring.reading import Reading
@@ -21,14 +22,21 @@ from prefrep.server.rewards import Asked
 PRIME = {"prompt": "Name a prime", "responses": ["7", "9"]}
 
 
-class Question(Strict):
+class Rendering(Strict):
+    """What the chat template gets beside the conversation."""
+
+    tools: list[dict[str, Any]] | None = Field(None, description="Functions that the conversation may call.")
+    chat_template_kwargs: dict[str, Any] | None = Field(None, description="Other variables of the chat template.")
+
+
+class Question(Rendering):
     """A prompt and K responses."""
 
     prompt: Prompt = Field(description="Text, or a conversation. [] for texts without a prompt.")
     responses: list[Answered] = Field(min_length=1, description="K responses, each text or messages.")
 
 
-class Questions(Strict):
+class Questions(Rendering):
     """One prompt with its responses, or several in `records`."""
 
     model: str | None = Field(None, description="Name of a model of /v1/models; default: the first one.")
@@ -59,16 +67,22 @@ def router(context: Context) -> APIRouter:
             raise Refusal(422, "send either prompt and responses, or records")
         if body.records is None:
             assert body.responses is not None
-            return [record(body.prompt or (), body.responses, "")], True
-        return [record(each.prompt, each.responses, f"records[{i}]") for i, each in enumerate(body.records)], False
+            return [record(body.prompt or (), body.responses, "", body)], True
+        if body.tools or body.chat_template_kwargs:
+            raise Refusal(422, "tools and chat_template_kwargs belong into each of the records")
+        return [record(each.prompt, each.responses, f"records[{i}]", each) for i, each in enumerate(body.records)], False
 
-    def record(prompt: Messages, responses: Sequence[Messages], where: str) -> RankedResponses:
+    def record(prompt: Messages, responses: Sequence[Messages], where: str, rendering: Rendering | None = None) -> RankedResponses:
         if len(responses) > context.settings.responses:
             raise Refusal(
                 422, f"{where + '.' if where else ''}responses: {len(responses)}, and at most {context.settings.responses} are compared at "
                 "a time; send fewer, or start the server with a larger --responses",
             )  # fmt: skip
-        return RankedResponses(prompt, tuple(responses), source=where)
+        try:
+            kwargs = template_kwargs(rendering.model_dump(include=set(Rendering.model_fields))) if rendering else {}
+        except ValueError as error:
+            raise Refusal(422, f"{where + ': ' if where else ''}{error}") from None
+        return RankedResponses(prompt, tuple(responses), source=where, template_kwargs=kwargs)
 
     async def answered(request: Request, finish: Callable[[Reading, Questions], dict[str, Any]], count: int | None = None) -> Response:
         body = await read(request, Questions, context.settings.body_mb)
@@ -126,7 +140,10 @@ def router(context: Context) -> APIRouter:
         anchors = (body.anchors or [None]) * (1 if body.anchors and len(body.anchors) > 1 else len(asked.responses))
         if len(anchors) != len(asked.responses):
             raise Refusal(422, f"anchors: one, or one for each of the {len(asked.responses)} responses, got {len(anchors)}")
-        each = [Asked(body.prompt, response, anchor) for response, anchor in zip(asked.responses, anchors, strict=True)]
+        each = [
+            Asked(body.prompt, each, anchor, f"responses[{i}]")
+            for i, (each, anchor) in enumerate(zip(asked.responses, anchors, strict=True))
+        ]
         model = context.models(body.model)
         found = await until(request, context.reward(model, each, body.rule), context.settings.timeout)
         return answer({"model": model.name, "rule": found.rule, "scores": found.values, "group_sizes": found.sizes})

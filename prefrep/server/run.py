@@ -28,7 +28,7 @@ def bind(host: str, port: int) -> socket.socket:
     try:
         found = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=2048)
     except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
+        reason = (getattr(error, "strerror", None) or str(error)).partition(" (while")[0]  # Python adds the address
         raise ConfigError(f"--host {host} --port {port}: the address cannot be used ({reason}); choose another port") from error
     return found
 

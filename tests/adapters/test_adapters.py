@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import math
+import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from serving import Serves, serving
 
+from prefrep import adapters
 from prefrep.adapters import openrlhf, trl, verl
 from prefrep.errors import ConfigError
 from prefrep.scoring import Scorer, ranked
@@ -95,3 +98,23 @@ def test_verl(scorers: dict[str, Scorer], served: Serves) -> None:
 
 def served_folder(served: Serves, name: str) -> Any:
     return served.models.folders[name]
+
+
+def test_the_examples_of_the_readme(served: Serves, scorers: dict[str, Scorer]) -> None:
+    readme = (Path(adapters.__file__).parent / "README.md").read_text(encoding="utf-8")
+    openrlhf_file, verl_file = re.findall(r"```python\n(# reward\.py.*?)```", readme, re.DOTALL)
+    with serving({"gpm": served_folder(served, "gpm")}, group_size=3, group_wait=5000) as it:
+        found: list[dict[str, Any]] = [{}, {}]
+        for names, text in zip(found, (openrlhf_file, verl_file), strict=True):
+            exec(text.replace("runs/mine/export", str(served_folder(served, "gpm"))).replace("http://127.0.0.1:8000", it.url), names)
+        solutions, info = ["7", "9", "8"], {"question": "Name a prime"}
+        expected = pytest.approx(means(scorers["gpm"].table("Name a prime", solutions)), abs=1e-4)
+        prompt = "<|im_start|>user\nName a prime<|im_end|>\n<|im_start|>assistant\n"
+        rewards = found[0]["reward_func"]([f"{prompt}{each}<|im_end|>" for each in solutions], [prompt] * 3, [None] * 3)
+        assert rewards["rewards"].tolist() == expected
+
+        async def all_at_once() -> list[float]:
+            return await asyncio.gather(*(found[1]["compute_score"]("math", each, None, info) for each in solutions))
+
+        assert asyncio.run(all_at_once()) == expected
+        assert found[1]["compute_scores"](["math"] * 3, solutions, [None] * 3, [info] * 3) == expected

@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import program
-from serving import Serves, random_records, serving
+from data.chat_templates import QWEN3
+from serving import Serves, export, random_records, serving
 
 from prefrep.errors import ConfigError, RecordError, UsageError
 from prefrep.judges import ModelJudge, comparer
-from prefrep.records import Comparison
+from prefrep.records import Comparison, Message, RankedResponses
 from prefrep.scoring import BlockScorer, RemoteScorer, Scorer
 from prefrep.scoring.http import RefusedError, ServerError
 from prefrep.scoring.loading import Scoring, fingerprint_of
@@ -44,6 +45,40 @@ def test_answers_are_those_of_scorer(name: str, served: Serves, scorers: dict[st
     else:
         with pytest.raises(ConfigError, match="gives no reward"):
             remote.rewards(records)
+
+
+def test_rewards_of_pairs(served: Serves, scorers: dict[str, Scorer]) -> None:
+    pairs = [Comparison(r.prompt, r.responses[0], r.responses[-1]) for r in random_records(14, 8, 2)]
+    found = list(RemoteScorer(f"{served.url}#bt").compare_rewards(pairs))
+    np.testing.assert_allclose(found, list(scorers["bt"].compare_rewards(pairs)), atol=1e-4)
+    with pytest.raises(ConfigError, match="gives no reward"):
+        list(RemoteScorer(f"{served.url}#gpm").compare_rewards(pairs))
+
+
+def test_tools_and_thoughts_travel(tmp_path: Path) -> None:
+    folder = export(tmp_path, "gpm", template=QWEN3)
+    call = {"type": "function", "function": {"name": "add", "arguments": {"a": 1, "b": 2}}}
+    calls = (Message("assistant", "", {"tool_calls": [call]}),)
+    thinks = (Message("assistant", "3", {"reasoning_content": "1 + 2"}),)
+    prompt, tools = (Message("user", "What is 1 + 2?"),), {"tools": [{"type": "function", "function": {"name": "add"}}]}
+    records = [
+        RankedResponses(prompt, (calls, thinks), template_kwargs=tools),
+        RankedResponses(prompt, (thinks, (Message("assistant", "3"),))),
+        RankedResponses(prompt, (thinks, (Message("assistant", "4"),)), template_kwargs=tools),
+        RankedResponses(prompt, (thinks, (Message("assistant", "4"),))),
+    ]
+    expected = list(Scorer.from_pretrained(folder).tables(records))
+    assert all(abs(table[0, 1]) > 1e-3 for table in expected) and abs(expected[2] - expected[3]).max() > 1e-3, "all of it is read"
+    with serving({"gpm": folder}) as it:
+        remote = RemoteScorer(it.url)
+        np.testing.assert_allclose(list(remote.tables(records)), expected, atol=1e-4)
+        pairs = [Comparison(r.prompt, *r.responses, template_kwargs=r.template_kwargs) for r in records]
+        np.testing.assert_allclose(list(remote.compare(pairs)), [table[0, 1] for table in expected], atol=1e-4)
+        assert abs(remote.table(prompt, [thinks[0:1], "3"]) - expected[1]).max() < 1e-4
+        asked = {"prompt": "What is 1 + 2?", "responses": ["3", "4"]}
+        refused = it.refused("/v1/table", 422, records=[asked | {"chat_template_kwargs": {"chat_template": "{{ 1 }}"}}])
+        assert refused.startswith("records[0]: 'chat_template_kwargs' sets 'chat_template'")
+        assert "belong into each of the records" in it.refused("/v1/table", 422, records=[asked], **tools)
 
 
 def test_blocks(served: Serves, folders: dict[str, Path]) -> None:

@@ -101,7 +101,17 @@ def test_limits_name_the_field(folders: dict[str, Path]) -> None:
         assert it.refused("/v1/table", 422, records=[GOOD, {"prompt": "x", "responses": ["a"] * 5}]).startswith("records[1].responses: 5")
         assert it.refused("/v1/rank", 422, prompt="word " * 200, responses=["a"]).startswith("prompt: ")
         long = it.refused("/v1/rank", 422, records=[GOOD, {"prompt": "x", "responses": ["a", "word " * 200]}])
-        assert long.startswith("records[1].responses[1]: ") and "at most 50 of one text" in long
+        assert long.startswith("records[1].responses[1]: ") and "longer than the 50 tokens" in long
+        start, end = "<|im_start|>user\nx<|im_end|>\n<|im_start|>assistant\n", "<|im_end|>"
+        queries = [f"{start}a{end}", f"{start}{'word ' * 200}{end}"]
+        for wait in (queries, queries[1:]):
+            assert it.refused("/get_reward", 422, query=wait).startswith(f"query[{len(wait) - 1}]: it is longer")
+        assert it.refused("/get_reward", 422, query=[f"<|im_start|>user\n{'word ' * 200}{queries[0][17:]}"]).startswith("query[0]: it is")
+        assert it.refused("/v1/rerank", 422, query="x", documents=["a", "word " * 200]).startswith("documents[1]: it is longer")
+        assert it.refused("/v1/rerank", 422, query="x", texts=["a", "word " * 200]).startswith("texts[1]: it is longer")
+        assert it.refused("/v1/rerank", 422, query="word " * 200, documents=["a"]).startswith("query: it is longer")
+        assert it.refused("/v1/score", 422, prompt="x", responses=["a", "b"], anchors=["word " * 200]).startswith("anchors: it is")
+        assert it.refused("/v1/rerank", 422, query="x", documents=[]) == "documents: must not be empty; /docs has the form of the body"
         assert it.refused("/v1/rerank", 422, query="x", documents=["a"] * 5).startswith("documents: 5")
         assert it.refused("/v1/table", 404, model="nothing", **GOOD) == "model: there is no 'nothing'; this server has gpm, pair"
         assert "embeds no single response" in it.refused("/v1/embed", 422, model="pair", **GOOD)
@@ -132,6 +142,7 @@ def test_a_full_queue_and_a_late_answer(folders: dict[str, Path]) -> None:
             thread.start()
         while it.models("gpm").engine.waiting < 4:
             time.sleep(0.01)
+        assert it.counted("queue_sequences", model="gpm") == 4
         full = it.client.post("/v1/table", json=GOOD)
         assert full.status_code == 429 and full.headers["Retry-After"] == "1" and "the queue is full" in full.json()["error"]
         assert it.client.get("/health").status_code == 200, "the event loop does not wait for the model"
@@ -220,25 +231,30 @@ def test_a_score_that_is_not_finite(folders: dict[str, Path]) -> None:
         assert "not finite" in it.refused("/v1/table", 500, **GOOD)
 
 
-def test_many_clients_at_once(served: Serves, scorers: dict[str, Scorer]) -> None:
+@pytest.mark.parametrize("seconds", [0, pytest.param(60, marks=pytest.mark.slow)])
+def test_many_clients_at_once(seconds: int, served: Serves, scorers: dict[str, Scorer]) -> None:
     records = random_records(7, 24, 4)
-    expected = list(scorers["gpm"].tables(records))
-    wrong: list[Any] = []
+    expected = {name: list(scorers[name].tables(records)) for name in ("gpm", "bt", "pair")}
+    wrong, asked, end = list[Any](), list[int](), time.monotonic() + seconds
 
     def client(seed: int) -> None:
-        with httpx.Client(base_url=served.url, timeout=60) as mine:
-            for i in np.random.default_rng(seed).permutation(len(records))[:8]:
-                body = {"model": "gpm", "prompt": records[i].prompt[0].content, "responses": [m[0].content for m in records[i].responses]}
+        draw, count = np.random.default_rng(seed), 0
+        with httpx.Client(base_url=served.url, timeout=120, verify=False) as mine:
+            while count < 8 or time.monotonic() < end:
+                i, name, count = int(draw.integers(len(records))), str(draw.choice(list(expected))), count + 1
+                body = {"model": name, "prompt": records[i].prompt[0].content, "responses": [m[0].content for m in records[i].responses]}
                 found = mine.post("/v1/table", json=body)
-                if found.status_code != 200 or np.abs(np.array(found.json()["table"]) - expected[i]).max() > 1e-4:
+                if found.status_code != 200 or np.abs(np.array(found.json()["table"]) - expected[name][i]).max() > 1e-4:
                     wrong.append((i, found.status_code, found.text[:200]))
+        asked.append(count)
 
     threads = [threading.Thread(target=client, args=(seed,)) for seed in range(64)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert not wrong
+    assert not wrong and len(asked) == 64
+    print(f"{sum(asked)} requests")
 
 
 def test_addresses_and_numbers(folders: dict[str, Path]) -> None:

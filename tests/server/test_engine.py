@@ -110,6 +110,36 @@ def test_one_prompt_of_many_requests_is_read_once(folders: dict[str, Path]) -> N
     assert asked > 64 * alone.prompt
 
 
+def test_what_has_arrived_together_is_read_together(folders: dict[str, Path]) -> None:
+    records = random_records(2, 12, 12)
+    with engine(Scorer.from_pretrained(folders["gpm"], batch_tokens=20_000)) as (it, meter):
+        results(it.submit(records, Reading.table))
+    assert len(meter.batches) == 1
+
+
+def test_a_full_batch_waits_for_nobody(folders: dict[str, Path]) -> None:
+    scorer, gate = Scorer.from_pretrained(folders["gpm"], batch_tokens=100), threading.Event()
+    inner = scorer.encoded
+
+    def encoded(record: RankedResponses, rendered: bool = False) -> Any:
+        assert record.source != "last" or gate.wait(30)
+        return inner(record, rendered)
+
+    scorer.encoded = encoded  # type: ignore[method-assign]
+    full = ranked("fills a batch", [f"{i} " * 40 for i in range(4)])
+    last = RankedResponses(full.prompt, full.responses, source="last")
+    with engine(scorer) as (it, meter):
+        futures = it.submit([full, last], Reading.table)
+        for _ in range(2000):
+            if meter.batches:
+                break
+            threading.Event().wait(0.01)
+        assert meter.batches and not gate.is_set()
+        gate.set()
+        first, second = results(futures)
+    np.testing.assert_allclose(first, second, atol=1e-4)
+
+
 def test_equal_sequences_are_read_once(scorers: dict[str, Scorer]) -> None:
     record = ranked("Name a prime", ["7", "9", "7"])
     with engine(scorers["gpm"]) as (it, meter):
@@ -172,7 +202,7 @@ def test_a_record_that_cannot_be_read_fails_alone(scorers: dict[str, Scorer]) ->
     long = ranked("word " * 3000, ["a", "b"])
     with engine(scorers["gpm"], text_tokens=100) as (it, _):
         bad, good = it.submit([long, ranked("fine", ["a", "b"])], Reading.table)
-        with pytest.raises(RecordError, match=r"prompt: \d+ tokens, and this server reads at most 100"):
+        with pytest.raises(RecordError, match=r"prompt: it is longer than the 100 tokens that"):
             bad.result(60)
         assert good.result(60).value.shape == (2, 2)
 

@@ -125,7 +125,7 @@ def test_errors_and_tokens_are_shown(folders: dict[str, Path], tmp_path: Path) -
                 await browser.until("document.querySelectorAll('#model option').length === 1")
                 await fill(browser, "long " * 50, ["a", "b"])
                 await browser.run("document.getElementById('compare').click()")
-                await browser.until("document.getElementById('status').textContent.includes('reads at most 20 of one text')")
+                await browser.until("document.getElementById('status').textContent.includes('longer than the 20 tokens')")
                 await fill(browser, "short", ["a", "b"])
                 await browser.run("document.getElementById('compare').click()")
                 await browser.until("!document.getElementById('results').hidden")

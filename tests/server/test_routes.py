@@ -112,6 +112,18 @@ def test_single_responses_of_several_requests_make_a_group(served: Serves, score
     assert served.counted("groups_total", filled="no") == not_filled + 2
 
 
+def test_one_that_cannot_be_read_does_not_spoil_its_group(folders: dict[str, Path], scorers: dict[str, Scorer]) -> None:
+    with serving({"gpm": folders["gpm"]}, group_size=3, group_wait=60_000, text_tokens=50) as it:
+        bodies = [{"prompt": PROMPT, "responses": [each]} for each in ("7", "word " * 200, "9")]
+        first, long, second = together([("/v1/score", body) for body in bodies], it.url)
+        assert "responses[0]" in str(long["error"]) and "longer than the 50 tokens" in str(long["error"])
+        s = scorers["gpm"].table(PROMPT, ["7", "9"])[0, 1]
+        assert [first["scores"], second["scores"]] == [[pytest.approx(s, abs=1e-4)], [pytest.approx(-s, abs=1e-4)]]
+        assert first["group_sizes"] == [2]
+        bodies = [{"prompt": "word " * 200, "responses": [each]} for each in ("7", "8", "9")]
+        assert all(str(each["error"]).startswith("prompt: ") for each in together([("/v1/score", body) for body in bodies], it.url))
+
+
 def test_whose_client_leaves_leaves_the_group(served: Serves, scorers: dict[str, Scorer]) -> None:
     prompt = "A prompt that one leaves"
     with pytest.raises(httpx.ReadTimeout):

@@ -3,7 +3,7 @@ export const letters = "ABCDEFGH";
 
 export const wins = (table) => table.map((row) => row.map((value) => 1 / (1 + Math.exp(-value))));
 
-export const percent = (p) => (p > 0 && p < 0.001 ? "<0.1" : p < 1 && p > 0.999 ? ">99.9" : (100 * p).toFixed(p < 0.1 || p > 0.9 ? 1 : 0)) + " %";
+export const percent = (p) => (p < 0.001 ? "<0.1" : p > 0.999 ? ">99.9" : (100 * p).toFixed(p < 0.1 || p > 0.9 ? 1 : 0)) + "\u00a0%";
 
 // A victory i > j lies on a cycle if j reaches i through victories. `triples` are the cycles of three, each named once.
 export function cycles(table) {

@@ -21,8 +21,9 @@ export function drawRanking(place, order, means, responses) {
   place.replaceChildren(...order.map((i) => {
     const bar = html("span", { className: "bar" });
     bar.style.width = `${8 + (92 * (means[i] - low)) / range}%`;
-    const text = responses[i].length > 160 ? `${responses[i].slice(0, 160)}…` : responses[i];
-    return html("li", {}, html("b", { textContent: letters[i] }), ` ${signed(means[i])} `, html("small", { textContent: text }), bar);
+    const shown = Array.from(responses[i].trim() || "(empty)");  // whole characters, not halves of surrogate pairs
+    const text = shown.length > 160 ? `${shown.slice(0, 160).join("")}…` : shown.join("");
+    return html("li", {}, html("b", { textContent: letters[i] }), ` ${signed(means[i])} `, html("small", { textContent: text, dir: "auto" }), bar);
   }));
 }
 

@@ -9,7 +9,7 @@ const answers = find("answers");
 function addAnswer(text = "") {
   const row = document.createElement("div");
   row.className = "answer";
-  row.innerHTML = "<b aria-hidden=true></b><label><textarea rows=2></textarea></label><button type=button class=quiet>Remove</button>";
+  row.innerHTML = "<b aria-hidden=true></b><label><textarea rows=2 dir=auto></textarea></label><button type=button class=quiet>Remove</button>";
   row.querySelector("textarea").value = text;
   row.querySelector("button").onclick = () => { row.remove(); number(); };
   answers.append(row);
