@@ -21,7 +21,8 @@ class RecordError(PrefrepError):
         super().__init__(source, problem, remedy)
 
     def __str__(self) -> str:
-        return f"{self.source}: {self.problem}" + (f"; {self.remedy}" if self.remedy else "")
+        said = f"{self.source}: {self.problem}" + (f"; {self.remedy}" if self.remedy else "")
+        return " ".join(said.splitlines())  # names of columns and what templates raise can hold line breaks
 
 
 class DataError(PrefrepError):

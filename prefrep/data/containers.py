@@ -25,6 +25,10 @@ TABLES = (".csv", ".tsv", ".csv.gz", ".tsv.gz", ".csv.zst", ".tsv.zst")
 SUFFIXES = (".jsonl", ".json", ".jsonl.gz", ".json.gz", ".jsonl.zst", ".json.zst", ".parquet", ".arrow", *TABLES)
 PROMPTS = ".txt"  # one prompt per line; ignored in folders, which can hold notes beside the data
 DEPTH = 100  # nesting depth of lists and objects; readers of rows recurse
+_TEXTS = re.compile(r"prompt|chosen|rejected|reject|completion(_[ab])?|response(_?\w)?|output_[12]|answer(_?\d)?|human_ref_[AB]")
+_TURN = {"role", "from", "response"}  # of messages, ShareGPT's turns, and the official GPM's responses
+_PYTHON = re.compile(r"\[?\{'(role|content|from|value)': ")
+_AS_JSON = "write such cells with json.dumps, or use JSON lines or Parquet"
 _HALVES = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
@@ -212,7 +216,11 @@ def _deeper_than(value: object, limit: int) -> bool:
 
 
 def _table(file: Path) -> Read:
-    """Yield the rows of a CSV or TSV file with a header. Empty cells are null; JSON lists of objects or numbers are parsed."""
+    """Yield the rows of a CSV or TSV file with a header.
+
+    Empty cells are null. Cells with JSON become objects, or lists of objects or of numbers; those of prompts and responses only if they are
+    turns, since an answer can be JSON. Turns in Python's notation, which pandas writes, are an error: they would be read as a text.
+    """
     csv.field_size_limit(1 << 30)
     with _opened(file) as opened:
         lines = io.TextIOWrapper(opened, encoding="utf-8-sig", newline="")
@@ -236,16 +244,23 @@ def _table(file: Path) -> Read:
                     problem = f"the row has {len(cells)} cells and the header {len(header)}"
                     yield RecordError(place, problem, "quote cells that hold the separator"), place
                     continue
-                yield {name: _cell(cell) for name, cell in zip(header, cells, strict=True)}, place
+                row = {name: _cell(name, cell) for name, cell in zip(header, cells, strict=True)}
+                if pythonic := [name for name, cell in row.items() if isinstance(cell, str) and _PYTHON.match(cell)]:
+                    yield RecordError(place, f"'{pythonic[0]}' holds messages in Python's notation, not in JSON", _AS_JSON), place
+                    continue
+                yield row, place
         except UnicodeDecodeError:
             raise DataError(f"{file}: not UTF-8 text; convert it to UTF-8") from None
 
 
-def _cell(cell: str) -> Any:
+def _cell(name: str, cell: str) -> Any:
     if cell.startswith(("[", "{")):
         value = parsed_json(cell)
         items = value if isinstance(value, list) else [value]
-        if items and (all(isinstance(each, dict) for each in items) or all(isinstance(each, int | float) for each in items)):
+        texts = _TEXTS.fullmatch(name) is not None
+        objects = all(isinstance(each, dict) and (not texts or _TURN & each.keys()) for each in items)
+        numbers = not texts and isinstance(value, list) and all(isinstance(each, int | float) for each in items)
+        if items and (objects or numbers):
             return value
     return cell or None
 

@@ -2,7 +2,7 @@
 
 Renderings are tokenised as a whole, where a control token of the template cannot be distinguished from one that a text spells out.
 So characters of control tokens inside texts are shifted to a private-use plane of Unicode before rendering (`Mask.hide`), and shifted back
-when the text between the template's own control tokens is tokenised as plain text (`shown`). Character positions stay the same.
+when the text between the template's own control tokens is tokenised as plain text (`Unmask`). Character positions stay the same.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from transformers import PreTrainedTokenizerBase
 from prefrep.records import Message, Messages
 
 _SHIFT = 0xF0000  # a private-use plane; control tokens have characters of the basic plane
-_HIDDEN = re.compile("[\U000f0000-\U000fffff]")
 
 
 class Mask:
@@ -29,9 +28,7 @@ class Mask:
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, endings: tuple[str, ...]) -> None:
-        added = tokenizer.added_tokens_decoder.values()
-        tokens = [token.content for token in added if token.special and all(ord(char) < 0x10000 for char in token.content)]
-        self._control = re.compile("|".join(re.escape(token) for token in sorted(tokens, key=len, reverse=True)) or "(?!)")
+        self._control = any_of(_tokens_of(tokenizer))
         self._ending = re.compile("(?:" + "|".join(re.escape(token) + r"\s*" for token in endings) + r")+\Z") if endings else None
         self._endings = endings
 
@@ -56,7 +53,7 @@ class Mask:
         return tuple(Message(m.role, self._hidden(m.content), self._within(m.fields)) for m in messages)
 
     def _hidden(self, text: str) -> str:
-        return self._control.sub(lambda match: "".join(chr(ord(char) + _SHIFT) for char in match[0]), text)
+        return self._control.sub(lambda match: _shifted(match[0], _SHIFT), text)
 
     def _within(self, value: Any) -> Any:
         if isinstance(value, str):
@@ -66,6 +63,31 @@ class Mask:
         return [self._within(inner) for inner in value] if isinstance(value, list) else value
 
 
-def shown(text: str) -> str:
-    """Return a text with its hidden characters shifted back."""
-    return _HIDDEN.sub(lambda match: chr(ord(match[0]) - _SHIFT), text)
+class Unmask:
+    """Shifts hidden control tokens back; other characters for private use, such as those of icon fonts, stay.
+
+    Args:
+        tokenizer: The tokenizer of the `Mask`.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self._hidden = any_of(_shifted(token, _SHIFT) for token in _tokens_of(tokenizer))
+
+    def __call__(self, text: str) -> str:
+        """Return a text without hidden control tokens."""
+        return self._hidden.sub(lambda match: _shifted(match[0], -_SHIFT), text)
+
+
+def _tokens_of(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    added = tokenizer.added_tokens_decoder.values()
+    return [token.content for token in added if token.special and all(ord(char) < 0x10000 for char in token.content)]
+
+
+def any_of(tokens: Iterable[str]) -> re.Pattern[str]:
+    """Return a pattern of some tokens, the longest first, in a group."""
+    longest_first = sorted(tokens, key=len, reverse=True)
+    return re.compile("(" + ("|".join(map(re.escape, longest_first)) or "(?!)") + ")")
+
+
+def _shifted(text: str, by: int) -> str:
+    return "".join(chr(ord(char) + by) for char in text)

@@ -28,7 +28,7 @@ from prefrep.records import Messages, RankedResponses, Record, responses_of
 ControlTokens = Literal["text", "refuse"]
 
 _SPELLED = "with control tokens in a text"
-_CHUNK = 128  # records per call of the tokenizer, which parallelises over a batch
+_CHUNK = 128  # records per call of the tokenizer, which parallelises over a batch; a server's single records need no thread beside it
 
 
 @dataclass(frozen=True)
@@ -38,12 +38,12 @@ class EncodeConfig:
     Args:
         template: `chat`: the tokenizer's chat template. `plain`: transcripts like Anthropic's for conversations, and the bare text for
             responses without a prompt. `auto`: `chat` if the tokenizer has a template and the response a prompt, else `plain`. `concat`: a
-            text prompt directly followed by a text response, for continuations, as in TRL and OpenRLHF. `official`:
-            the recipe of the released GPM checkpoints, only for scoring with those (two BOS where template and tokenizer both add one, the
-            last token overwritten by EOS, the gate read after the first message). `classifier`: the token that transformers' sequence
-            classifiers read, the last one of the chat template that is not the pad token. `openrlhf`: OpenRLHF's recipe, the chat template
-            without line breaks at its end, then a space and an EOS unless it ends in one; BOS only where the template writes it. `rlhflow`:
-            the published example of RLHFlow's pair models, without BOS and generation prompt. The last four are for models from there.
+            text prompt directly followed by a text response, for continuations, as in TRL and OpenRLHF. `official`: the recipe of the
+            released GPM checkpoints, only for scoring with those (two BOS where template and tokenizer both add one, the last token
+            overwritten by EOS, the gate read after the first message). `classifier`: the token that transformers' sequence classifiers
+            read, the last one of the chat template that is not the pad token. `openrlhf`: OpenRLHF's recipe, the chat template without line
+            breaks at its end, then a space and an EOS unless it ends in one; BOS only where the template writes it. `rlhflow`: the
+            published example of RLHFlow's pair models, without BOS and generation prompt. The last four are for models from there.
         max_length: Maximum sequence length in tokens.
         truncation: What to cut from longer sequences. `keep_end`: the beginning of the prompt down to max_length / 8 tokens, then the ends
             of responses. `keep_start`: the ends of responses. `drop`: the whole record. `Encoder.counts` counts all of it.
@@ -201,18 +201,15 @@ class Encoder:
     ) -> Iterator[tuple[Record, Datum | None]]:
         """Encode chunks of records; while one is tokenised in a thread, which does not hold Python's lock, the next one is rendered."""
         records = iter(records)
-        waiting: tuple[list[_Job], Callable[[], list[tuple[Ids, int]]]] | None = None
+        waiting: tuple[list[_Job], Callable[[], list[tuple[Ids, int]]]] = [], list
         with ThreadPoolExecutor(1) as pool:
             while chunk := list(islice(records, _CHUNK)):
                 jobs = self._jobs(chunk, pairs_of, refused)
                 found = partial(self._tokenise, [text for _, _, texts in jobs for text in texts or ()])
-                # A server's records come one by one: a single chunk needs no thread, which would wait for Python's lock.
-                later = found if waiting is None and len(chunk) < _CHUNK else pool.submit(found).result
-                if waiting is not None:
-                    yield from self._finished(*waiting)
-                waiting = jobs, later
-            if waiting is not None:
+                later = found if not waiting[0] and len(chunk) < _CHUNK else pool.submit(found).result
                 yield from self._finished(*waiting)
+                waiting = jobs, later
+            yield from self._finished(*waiting)
 
     def _jobs(self, chunk: Sequence[Record], pairs_of: Callable[[Record], list[Pair]], refused: list[RecordError] | None) -> list[_Job]:
         jobs: list[_Job] = []
@@ -257,9 +254,9 @@ class Encoder:
         try:
             if self.layout == "single":
                 texts = [self._render.single(record.prompt, response, record.template_kwargs) for response in responses]
-                check_differ(ended, [text.text for text in texts])
+                check_differ(ended, [text.text for text in texts], self.events)
                 return texts
-            check_differ(ended, [transcript(response) for response in ended])
+            check_differ(ended, [transcript(response) for response in ended], self.events)
             orders = [(a, b) for p in pairs for a, b in ((p.a, p.b), (p.b, p.a))]
             return [self._render.pair(record.prompt, responses[a], responses[b], record.template_kwargs) for a, b in orders]
         except Exception as error:  # jinja2 raises whatever a template's author wrote

@@ -58,7 +58,7 @@ def check(chat: Chat, messages: Messages, kwargs: Mapping[str, Any], rendered: s
             without = (*messages[:place], replace(message, fields=fields), *messages[place + 1 :])
             shown = _differs(lambda without=without: chat(without, kwargs=kwargs), rendered)  # type: ignore[misc]
             if not shown and name in MUST_SHOW:
-                raise Unshown(f"the chat template leaves out '{name}' of a {message.role} turn")
+                raise Unshown(f"the chat template leaves out '{name}' of a turn of the {message.role}")
             if name in THOUGHTS:
                 events["thoughts kept" if shown else "thoughts left out"] += 1
             elif not shown:
@@ -98,7 +98,7 @@ def unshown_in_transcripts(messages: Messages, kwargs: Mapping[str, Any], events
     for message in messages:
         for name in message.fields:
             if name in MUST_SHOW:
-                raise Unshown(f"a {message.role} turn has '{name}', which only a chat template can show", "use template: chat")
+                raise Unshown(f"a turn of the {message.role} has '{name}', which only a chat template can show", "use template: chat")
             events["thoughts left out" if name in THOUGHTS else f"{name} left out"] += 1
     for name in kwargs:
         if name in ("tools", "documents"):
@@ -106,8 +106,13 @@ def unshown_in_transcripts(messages: Messages, kwargs: Mapping[str, Any], events
         events[f"{name} without effect"] += 1
 
 
-def check_differ(responses: Sequence[Messages], texts: Sequence[str]) -> None:
+def check_differ(responses: Sequence[Messages], texts: Sequence[str], events: Counter[str]) -> None:
     """Check that responses that differ by more than blanks at the ends of turns render differently.
+
+    Args:
+        responses: The responses.
+        texts: Their renderings.
+        events: Counts responses that differ from another one in nothing but such blanks, and render alike.
 
     Raises:
         Unshown: Two of them render alike.
@@ -119,6 +124,8 @@ def check_differ(responses: Sequence[Messages], texts: Sequence[str]) -> None:
         other = first.setdefault(text, response)
         if _essence(other) != _essence(response):
             raise Unshown(f"two responses that differ render alike, since the template leaves out {_difference(other, response)}")
+        if other != response:
+            events["that differ in blanks alone, which the template trims"] += 1
 
 
 def _essence(messages: Messages) -> list[tuple[str, str, Mapping[str, Any]]]:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from prefrep.data.turns import OTHER_FORMAT, MisfitError, Row, conversation, kind, need
+from prefrep.data.turns import OTHER_FORMAT, MisfitError, Row, conversation, kind, need, without_nulls
 from prefrep.records import Comparison, Message, Messages
 
 SOFT_LABELS = ("probability", "soft_label")
@@ -38,9 +38,12 @@ def number(value: object, name: str) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value:
         raise MisfitError(f"'{name}' must be a number, found {value!r:.60}")
     try:
-        return float(value)
+        found = float(value)
     except OverflowError:
-        raise MisfitError(f"'{name}' is too large a number to compute with") from None
+        found = math.inf
+    if math.isinf(found):
+        raise MisfitError(f"'{name}' is too large a number to compute with")
+    return found
 
 
 def rating(value: object, aspect: str) -> float:
@@ -52,9 +55,9 @@ def rating(value: object, aspect: str) -> float:
     if value is None or (isinstance(value, str) and value.strip().upper() in {"", "N/A", "NA", "NAN"}):
         return math.nan
     try:
-        return float(value) if isinstance(value, str) else number(value, aspect)
-    except ValueError:
-        raise MisfitError(f"the rating '{aspect}' must be a number or N/A, found {value!r}") from None
+        return number(value, aspect)
+    except MisfitError:
+        raise MisfitError(f"the rating '{aspect}' must be a number or N/A, found {value!r:.60}") from None
 
 
 def transcript(value: object, name: str) -> Messages:
@@ -131,6 +134,8 @@ def branch(chosen: Messages, rejected: Messages) -> tuple[Messages, Messages, Me
 def named(row: Row) -> dict[str, Any]:
     """Return the columns that every record may have: those of `NAMES`, and `tags`.
 
+    Data sets can hold an object in a column `group`, for example: what is no name becomes a tag.
+
     Raises:
         MisfitError: The tags are not an object.
     """
@@ -138,9 +143,16 @@ def named(row: Row) -> dict[str, Any]:
     if tags is not None and not isinstance(tags, Mapping):
         raise MisfitError(f"'tags' must be an object of names to values, found {kind(tags)}")
     names = {key: "" if row.get(key) is None else str(row[key]) for key in ("subset", "id")}
-    # Data sets of other formats can hold an object in a column `group`, for example; only names are names.
-    names |= {key: str(row[key]) for key in NAMES[2:] if isinstance(row.get(key), str | int) and not isinstance(row[key], bool)}
-    return {**names, "tags": {str(key): str(value) for key, value in (tags or {}).items() if value is not None}}
+    found = {str(key): str(value) for key, value in (tags or {}).items() if value is not None}
+    for key in NAMES[2:]:
+        value = row.get(key)
+        if isinstance(value, float) and value.is_integer():  # tables with empty cells make 3.0 of 3
+            value = int(value)
+        if isinstance(value, str | int) and not isinstance(value, bool):
+            names[key] = str(value)
+        elif value not in (None, [], {}):
+            found.setdefault(key, str(without_nulls(value)))
+    return {**names, "tags": found}
 
 
 def pair(row: Row, prompt: Messages, chosen: Messages, rejected: Messages) -> Comparison:

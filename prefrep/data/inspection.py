@@ -66,7 +66,7 @@ def _inspected(source: Source, lengths: Lengths, max_length: int | None, on_bad_
     for record, prompt, whole in lengths(records, bad if on_bad_row == "skip" else None):
         summary.add(record, prompt, whole, max_length)
     summary.counts["bad rows"] = len(bad)
-    summary.counts["rows"] = summary.counts["records"] + len(bad)
+    summary.counts["rows"] = summary.notes.rows
     return Inspected(summary, bad)
 
 
@@ -124,6 +124,8 @@ def _cells(summary: Summary, unit: str, max_length: int | None) -> dict[str, str
         cells[f"responses over {max_length:,} tokens without it"] = _share(counts["longer without prompt"], counts["responses"])
     cells |= _about(summary)
     cells["labelled pairs: hard / soft / tie"] = f"{labels['hard']:,} / {labels['soft']:,} / {labels['tie']:,}"
+    if alone := counts["desirable alone"] + counts["undesirable alone"]:
+        cells["responses without a pair: desirable / not"] = f"{counts['desirable alone']:,} / {alone - counts['desirable alone']:,}"
     cells["preferred response is longer"] = _share(labels["longer"], decided)
     cells["preferred response is shorter"] = _share(labels["shorter"], decided)
     cells["prompts with a cycle"] = _share(cycles, len(summary.edges))
@@ -150,6 +152,7 @@ def _about(summary: Summary) -> dict[str, str]:
         "groups": _listed(about["group"]),
         "criteria": _listed(about["criterion"]),
         "strengths": _listed(about["strength"]),
+        "rated aspects (criterion)": _listed(about["ratings"]),
         "labels from": _listed(about["label_source"]),
         "tags": _listed(about["tags"]),
         "responses by template": _listed(summary.encoding),

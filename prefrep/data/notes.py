@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from prefrep.data.formats import every, fitting, looks_like, to_records
-from prefrep.data.turns import TURN_FIELDS, Row
+from prefrep.data.turns import Row
 from prefrep.errors import RecordError
 from prefrep.records import Record
 
 SAMPLE = 32  # rows that determine the format of a file
+_REPEATED = re.compile(r"\b(\w+\[\]\.)\1+")  # replies to replies
 
 
 @dataclass
@@ -20,13 +22,15 @@ class Notes:
     """Findings about a source.
 
     Attributes:
+        rows: Rows that were read, bad ones too.
         formats: Records by format.
         rivals: Files whose first rows also fit another format that would read them differently, by (format, other format).
         others: Rows by the format that they look like, if it is not that of the file.
-        unread: Rows by column that the format does not read, `column[].field` for fields of messages.
+        unread: Rows by column that the format does not read, `column.field` and `column[].field` for fields of objects in it.
         criteria: Records by criterion, before `criterion` selects.
     """
 
+    rows: int = 0
     formats: Counter[str] = field(default_factory=Counter)
     rivals: Counter[tuple[str, str]] = field(default_factory=Counter)
     others: Counter[str] = field(default_factory=Counter)
@@ -35,10 +39,10 @@ class Notes:
 
 
 class Tracked(dict[str, Any]):
-    """A row that records which of its columns were read."""
+    """A row, or an object in one, that records which of its fields were read."""
 
     def __init__(self, row: Row) -> None:
-        super().__init__(row)
+        super().__init__({name: _tracked(value) for name, value in row.items()})
         self.read: set[str] = set()
 
     def __getitem__(self, name: str) -> Any:
@@ -50,15 +54,31 @@ class Tracked(dict[str, Any]):
         self.read.add(name)
         return super().get(name, default)
 
+    def items(self) -> Any:
+        """Return all fields, which counts as reading them."""
+        self.read.update(self)
+        return super().items()
+
     def unread(self) -> list[str]:
-        """Return the columns with values that were not read, and fields of messages that no format reads."""
-        found = [str(name) for name, value in self.items() if name not in self.read and value not in (None, "", [], {})]
-        for name, value in self.items():
-            turns = [turn for turn in value if isinstance(turn, Mapping) and "role" in turn] if isinstance(value, list) else []
-            keys = {str(key) for turn in turns if "content" in turn for key, inner in turn.items() if inner is not None}
-            if name in self.read:
-                found += [f"{name}[].{key}" for key in sorted(keys - {"role", "content", *TURN_FIELDS})]
-        return found
+        """Return the fields with values that were not read: `column.field` of objects, `column[].field` of lists of objects."""
+        found: dict[str, None] = {}
+        for name, value in super().items():
+            if name not in self.read:
+                found |= {} if value in (None, "", [], {}) else {str(name): None}
+            elif isinstance(value, Tracked):
+                found |= {f"{name}.{inner}": None for inner in value.unread()}
+            elif isinstance(value, list):
+                objects = [each for each in value if isinstance(each, Tracked)]
+                read = set().union(*(each.read for each in objects))  # of one of them is enough
+                inner = dict.fromkeys(field for each in objects for field in each.unread() if field not in read)
+                found |= {_REPEATED.sub(r"\1", f"{name}[].{field}"): None for field in inner}
+        return list(found)
+
+
+def _tracked(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_tracked(inner) for inner in value]
+    return Tracked(value) if isinstance(value, Mapping) else value
 
 
 def format_of(rows: Sequence[Row]) -> str | None:

@@ -8,7 +8,7 @@ from math import comb
 
 from prefrep.data.trees import NOBODY
 from prefrep.errors import RecordError
-from prefrep.records import DESIRABLE, Comparison, Record, preferred
+from prefrep.records import DESIRABLE, Comparison, RankedResponses, Record, preferred
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +45,18 @@ def learnable_pairs(record: Record, unpaired: bool) -> tuple[list[Pair], int]:
     if isinstance(record, Comparison):
         return [Pair(0, 1, record.probability, record.margin, record.weight)], 0
     if record.scores is None:
-        aspects = ", ".join(record.ratings)
-        remedy = f"name the rating that counts with criterion: {aspects}" if aspects else "add a 'scores' column"
-        raise RecordError(record.source or "a record", "ranked responses without scores express no preference", remedy)
+        raise without_scores(record)
     found = preferred(record.scores)
     if not found and unpaired and record.criterion == DESIRABLE:  # all labels agree
         return [Pair(i, NOBODY, score, 0.0, 1.0 / len(record.scores)) for i, score in enumerate(record.scores)], 0
     return [Pair(i, j, 1.0, 0.0, 1.0 / len(found)) for i, j in found], comb(len(record.responses), 2) - len(found)
+
+
+def without_scores(record: RankedResponses) -> RecordError:
+    """Return the error for ranked responses that have no scores, with the ratings that could be some."""
+    aspects = ", ".join(record.ratings)
+    remedy = f"name the rating that counts with criterion: {aspects}" if aspects else "add a 'scores' column"
+    return RecordError(record.source or "a record", "ranked responses without scores express no preference", remedy)
 
 
 def all_pairs(record: Record) -> list[Pair]:

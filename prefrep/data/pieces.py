@@ -6,13 +6,12 @@ that its responses share, need to be tokenised only once. Hidden control tokens 
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from prefrep.data.control import shown
+from prefrep.data.control import Unmask, any_of
 from prefrep.data.render import Text
 
 _Key = tuple[str, bool]  # a text, and whether control tokens in it are plain text
@@ -30,11 +29,12 @@ class Pieces:
         self._backend = tokenizer.backend_tokenizer
         added = {id: token for id, token in tokenizer.added_tokens_decoder.items() if not token.normalized and token.content}
         self._ids = {token.content: id for id, token in added.items()}
+        self._unmask = Unmask(tokenizer)
         special = [token.content for token in added.values() if token.special]
-        self._special = _any_of(special)
+        self._special = any_of(special)
         # Added tokens that strip surrounding spaces, or match only whole words, make cuts inexact.
         exact = not any(token.lstrip or token.rstrip or token.single_word for token in added.values())
-        self._cuts = _any_of(self._ids) if exact and self._ids else None
+        self._cuts = any_of(self._ids) if exact and self._ids else None
         if self._cuts is not None and not self._agrees(special[:3] or list(self._ids)[:3]):
             self._cuts = None
 
@@ -54,7 +54,7 @@ class Pieces:
     def _cut(self, text: Text) -> list[str]:
         """Return the parts of a text: the added tokens at odd indices, and the text between them at even ones."""
         if text.hidden:
-            return [shown(part) for part in self._special.split(text.text)]
+            return [self._unmask(part) for part in self._special.split(text.text)]
         return [text.text] if self._cuts is None else self._cuts.split(text.text)
 
     def _assembled(
@@ -95,11 +95,6 @@ class Pieces:
         finally:
             self._backend.encode_special_tokens = before
         return [found[i] for i in range(len(keys))]
-
-
-def _any_of(tokens: Iterable[str]) -> re.Pattern[str]:
-    longest_first = sorted(tokens, key=len, reverse=True)
-    return re.compile("(" + ("|".join(map(re.escape, longest_first)) or "(?!)") + ")")
 
 
 def _before(encoded: Any, border: int) -> int:

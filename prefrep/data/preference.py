@@ -31,6 +31,11 @@ from prefrep.errors import ConfigError, DataError, RecordError
 from prefrep.records import Comparison, Record, preferred
 
 log = logging.getLogger(__name__)
+_NOTHING_LEFT = {
+    "dropped": "raise max_length or change truncation",
+    "refused": "correct what the skipped rows lack",
+    "without a pair": "labels of single responses train preference/bt, other models need two responses of unequal quality to a prompt",
+}
 
 
 class Predicted(NamedTuple):
@@ -235,7 +240,8 @@ class PreferenceData(LightningDataModule):
             log.info("%s: %s%s", name, encoder.report(), " (encoded by an earlier run)" if there else "")
             log.info("%s: %s", name, encoder.reading())
             if not self._data[name]:
-                raise DataError(f"{name}: no record is left ({encoder.report()}); raise max_length or change truncation")
+                remedies = [remedy for count, remedy in _NOTHING_LEFT.items() if encoder.counts[count]]
+                raise DataError(f"{name}: no record is left ({encoder.report()}); {', or '.join(remedies)}")
         return self._data[name]
 
     def _about(self, name: str, about: About) -> About | None:

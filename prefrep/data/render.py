@@ -138,13 +138,13 @@ class Renderer:
             self.events["as continuations"] += 1
             before = _joined(prompt)
             return Text(before + _joined(response, "response"), len(before))
+        if prompt and response[0].content[:1] in (" ", "\n"):
+            self.events["that begin with a blank (continuations? template: concat)"] += 1
         if self.transcripts or (self._template not in FOREIGN and not prompt and len(response) == 1):
             self.events["as transcripts" if prompt or len(response) > 1 else "as bare texts"] += 1
             unshown_in_transcripts(prompt + response, kwargs, self.events)
             return self._plain(prompt, response)
         self.events["by the chat template"] += 1
-        if response[0].content[:1] in (" ", "\n"):
-            self.events["that begin with a blank (continuations? template: concat)"] += 1
         whole = self.chat(prompt + response, kwargs=kwargs)
         check(self.chat, prompt + response, kwargs, whole, self.events)
         if self._template == "openrlhf":

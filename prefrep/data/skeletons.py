@@ -195,7 +195,9 @@ def _tracked(tree: nodes.Template) -> bool:
     """Return whether a template has only constructs that can be tracked, and does not use the date."""
     filters = {each.name for each in tree.find_all(nodes.Filter)}
     dated = any(each.name == "strftime_now" for each in tree.find_all(nodes.Name))
-    return filters <= _FILTERS and not dated and next(tree.find_all(_UNTRACKED), None) is None
+    texts = [*(each.left for each in tree.find_all(nodes.Mod)), *(each.node for each in tree.find_all(nodes.Getattr))]
+    filled = any(isinstance(text, nodes.Const) and isinstance(text.value, str) for text in texts)  # '%s' % content, ''.join(...)
+    return filters <= _FILTERS and not dated and not filled and next(tree.find_all(_UNTRACKED), None) is None
 
 
 def _compiled(source: str) -> Any:

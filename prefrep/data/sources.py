@@ -214,6 +214,7 @@ class _File:
         auto = self._source.format == "auto"
         for row, place in found:
             name = format
+            self._notes.rows += 1
             try:
                 if isinstance(row, RecordError):
                     raise row

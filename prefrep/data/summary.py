@@ -13,7 +13,7 @@ import numpy as np
 
 from prefrep.data.notes import Notes
 from prefrep.errors import RecordError
-from prefrep.records import Comparison, Messages, RankedResponses, Record, responses_of, text
+from prefrep.records import DESIRABLE, Comparison, Messages, RankedResponses, Record, responses_of, text
 
 if TYPE_CHECKING:
     from prefrep.data.encode import Encoder
@@ -34,7 +34,8 @@ class Summary:
     Attributes:
         counts: Rows of each kind: `records`, `comparisons`, `ranked`, `duplicates`, `chosen == rejected`, ...
         notes: Formats, columns that no field takes, and criteria, from reading.
-        about: Records by who judged and how: by `annotator`, `group`, `criterion`, `label_source`, `strength`, and by name of `tags`.
+        about: Records by who judged and how: by `annotator`, `group`, `criterion`, `label_source`, `strength`, and by name of `ratings` and
+            `tags`.
         subsets: Records by subset.
         labels: Pairs by label (`hard`, `soft`, `tie`), and without ties by the preferred response's length (`longer`, `shorter`, `equal`).
         encoding: Responses by the way the template rendered them, and what it left out; records with control tokens in a text.
@@ -46,7 +47,7 @@ class Summary:
     name: str
     counts: Counter[str] = field(default_factory=Counter)
     notes: Notes = field(default_factory=Notes)
-    about: dict[str, Counter[str]] = field(default_factory=lambda: {name: Counter() for name in (*ABOUT, "tags")})
+    about: dict[str, Counter[str]] = field(default_factory=lambda: {name: Counter() for name in (*ABOUT, "ratings", "tags")})
     subsets: Counter[str] = field(default_factory=Counter)
     labels: Counter[str] = field(default_factory=Counter)
     encoding: Counter[str] = field(default_factory=Counter)
@@ -72,7 +73,7 @@ class Summary:
         self.counts["records"] += 1
         self.counts["comparisons" if isinstance(record, Comparison) else "ranked"] += 1
         self.counts["responses"] += len(responses)
-        self.counts["empty responses"] += sum(not text(response).strip() for response in responses)
+        self.counts["empty responses"] += sum(not any(m.content.strip() or m.fields for m in response) for response in responses)
         if max_length is not None:
             self.counts["responses truncated"] += sum(length > max_length for length in whole)
             self.counts["longer without prompt"] += sum(length > max_length for length in alone)
@@ -81,6 +82,7 @@ class Summary:
             if (value := getattr(record, name, None)) not in ("", None):
                 self.about[name][f"{value:g}" if isinstance(value, float) else value] += 1
         self.about["tags"].update(record.tags.keys())
+        self.about["ratings"].update(list(getattr(record, "ratings", ())))
         keys = [_key(response) for response in responses]
         prompt_key = _key(record.prompt)
         # The digest covers the label: two nameless annotators who agree make a duplicate, two who disagree a cycle.
@@ -94,6 +96,8 @@ class Summary:
             self.counts["chosen == rejected"] += keys[0] == keys[1]
         elif record.scores is None:
             self.counts["ranked without scores"] += 1
+        elif record.criterion == DESIRABLE and len(set(record.scores)) == 1:  # no pair, but a label of single responses
+            self.counts["desirable alone" if record.scores[0] else "undesirable alone"] += len(responses)
         for better, worse, label in pairs(record):
             self.labels[label] += 1
             if label == "tie":
@@ -209,7 +213,9 @@ def as_json(summary: Summary) -> Mapping[str, Any]:
 
 
 def _key(messages: Messages) -> Key:
-    return _digest(*(part.encode() for message in messages for part in (message.role, message.content)))
+    # Tool calls and thoughts tell responses apart, too.
+    parts = [(m.role, m.content, repr(sorted(m.fields.items())) if m.fields else "") for m in messages]
+    return _digest(*(part.encode() for turn in parts for part in turn))
 
 
 def _digest(*parts: bytes) -> Key:

@@ -12,7 +12,7 @@ from prefrep.records import Message, Messages
 Row = Mapping[str, Any]
 
 OTHER_FORMAT = "name another format, or leave format: auto"
-# Fields of a turn that chat templates read. `inspect` lists others, which are metadata (dates, languages, weights), as not read.
+# Fields of a turn that chat templates read. Others are metadata: dates, languages, weights.
 TURN_FIELDS = (
     "tool_calls", "tool_call_id", "tool_responses", "tool_plan", "function_call", "name", "reasoning_content", "reasoning", "thinking",
 )  # fmt: skip
@@ -50,10 +50,21 @@ def need(row: Row, *names: str) -> None:
             raise MisfitError(f"no '{name}' (found: {found})", f"if it has another name, say so with columns: {{{name}: NAME}}")
 
 
+def part(value: Row, name: str, field: str) -> Any:
+    """Return a field of the object in a column.
+
+    Raises:
+        MisfitError: The field is missing or null.
+    """
+    if value.get(field) is None:
+        need({f"{name}.{key}": inner for key, inner in value.items()}, f"{name}.{field}")
+    return value[field]
+
+
 def kind(value: object) -> str:
     """Return the type of a value in the words of JSON."""
     named = {str: "text", list: "a list", dict: "an object", bool: "a truth value", int: "a number", float: "a number"}
-    return "nothing" if value is None else named.get(type(value), type(value).__name__)
+    return "nothing" if value is None else next((word for type, word in named.items() if isinstance(value, type)), type(value).__name__)
 
 
 def first_line(error: Exception) -> str:
@@ -141,6 +152,18 @@ def without_nulls(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {str(key): without_nulls(inner) for key, inner in value.items() if inner is not None}
     return [without_nulls(inner) for inner in value] if isinstance(value, list) else value
+
+
+def check_text_only(row: Row) -> None:
+    """Check that a row has no pictures or sounds beside its texts, as TRL's rows for vision models do.
+
+    Raises:
+        MisfitError: It has some.
+    """
+    for name in ("image", "images", "video", "videos", "audio", "audios"):
+        if name in row and not isinstance(row[name], str) and row[name] not in (None, [], {}):
+            remedy = "remove the row, or the column if the texts stand alone"
+            raise MisfitError(f"it has '{name}', and prefrep's models read text only", remedy)
 
 
 def template_kwargs(row: Row) -> dict[str, Any]:

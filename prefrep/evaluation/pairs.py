@@ -11,8 +11,9 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from prefrep.data.pairs import without_scores
 from prefrep.disk import replace_json, replace_lines
-from prefrep.errors import ConfigError, DataError, RecordError
+from prefrep.errors import ConfigError, DataError
 from prefrep.evaluation.layout import rendered
 from prefrep.evaluation.reliability import Scored, reliability
 from prefrep.evaluation.rows import SCORES, PairScore
@@ -96,7 +97,7 @@ def _pairs(record: Record) -> Iterator[Comparison]:
         return
     scores = record.scores
     if scores is None:
-        raise RecordError(record.source or "a record", "ranked responses without scores express no preference", "add a 'scores' column")
+        raise without_scores(record)
     for a, b in preferred(scores):
         yield Comparison(
             record.prompt, record.responses[a], record.responses[b], margin=scores[a] - scores[b], subset=record.subset, id=f"{a}-{b}",

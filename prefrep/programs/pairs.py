@@ -19,6 +19,7 @@ def pairs(
     out: str,
     calibrate_on: str | None = None,
     format: str = "auto",
+    criterion: str | None = None,
     by: Literal["subset", "group", "annotator"] = "subset",
     control: Literal["wrong-group", "shuffled-groups"] | None = None,
     restart: bool = False,
@@ -39,6 +40,7 @@ def pairs(
         out: Folder for the results; an interrupted run there is resumed.
         calibrate_on: Other comparisons, on which one temperature is fitted.
         format: Format of the rows; `auto` detects it from the columns.
+        criterion: Only comparisons of this criterion; of responses rated on aspects, the aspect that is their score.
         by: What accuracy is reported by.
         control: Evaluate with groups that are not the records' own: each gets a wrong one, or all are dealt at random. What a model with
             `data.context: group` loses is what it makes of them.
@@ -68,7 +70,7 @@ def pairs(
     how, draws, folder = Scoring(**loading), Bootstrap(bootstrap, seed), Path(out)
 
     def comparisons(path: str) -> list[Comparison]:
-        return evaluation.comparisons_of(read(Source(path, format)))
+        return evaluation.comparisons_of(read(Source(path, format, criterion=criterion)))
 
     # Data first and the model last: a wrong path should not cost the loading of a model.
     evaluated = comparisons(data)
@@ -86,6 +88,7 @@ def pairs(
     results["notes"] += notes + encoding_notes(described, len(rows))
     results |= {
         "data": data,
+        "criterion": criterion,
         "calibrate_on": calibrate_on,
         "model": {"name": model_name(model), **{key: value for key, value in described.items() if key != "versions"}},
         "versions": versions(described["versions"]),

@@ -204,3 +204,22 @@ def test_what_cannot_be_used_is_refused(exports: dict[str, str], pairs: str, pro
 def test_usage_errors(arguments: list[str], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         main(arguments)
+
+
+def test_pairs_of_one_criterion(exports: dict[str, str], tmp_path: Path) -> None:
+    """Data with two labels hold two questions, and rated responses have no order before somebody names the aspect."""
+    labelled = {"prompt": "q", "response_0": "a", "response_1": "b", "better_response_id": 0, "safer_response_id": 1}
+    safe = _write(tmp_path / "safe.jsonl", [{**labelled, "prompt": f"q{i}"} for i in range(3)])
+    rated = _write(tmp_path / "rated.jsonl", [{"prompt": "q", "response": f"r{i}", "helpfulness": i, "verbosity": 1} for i in range(3)])
+
+    def pairs_in(data: str, *options: str) -> int:
+        out = tmp_path / f"{Path(data).stem}{len(options)}"
+        assert main(["pairs", "--model", exports["gpm"], "--data", data, "--out", str(out), *options, *FEW]) == 0
+        return int(json.loads((out / "results.json").read_text())["overall"]["n"])
+
+    assert pairs_in(safe) == 6 and pairs_in(safe, "--criterion", "safer") == 3
+    assert pairs_in(rated, "--criterion", "helpfulness") == 3
+    with pytest.raises(RecordError, match="name the rating that counts with criterion: helpfulness, verbosity"):
+        pairs_in(rated)
+    with pytest.raises(DataError, match="no record has a label for criterion 'beauty'"):
+        pairs_in(rated, "--criterion", "beauty", "--restart")

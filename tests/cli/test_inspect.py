@@ -202,3 +202,35 @@ def test_as_a_program(tmp_path: Path) -> None:
     failed = subprocess.run([*program, str(tmp_path / "no.jsonl")], check=False, capture_output=True, text=True)
     assert failed.returncode == 1 and failed.stdout == ""
     assert failed.stderr == f"prefrep: {tmp_path}/no.jsonl: no such file or folder; hub datasets are written owner/name\n"
+
+
+def test_rows_are_those_of_the_file(tmp_path: Path) -> None:
+    """A row can hold several comparisons, and several rows one prompt: neither moves the number of rows."""
+    both = {"prompt": "q", "response_0": "a", "response_1": "b", "better_response_id": 0, "safer_response_id": 1}
+    rated = [{"prompt": "q", "response": name, "helpfulness": 3, "verbosity": 1} for name in "abc"]
+    paths = [write(tmp_path / "a.jsonl", [both, both, {**both, "prompt": ""}]), write(tmp_path / "b.jsonl", rated)]
+    two, one = inspect(tmp_path, *paths)["sources"]
+    assert (two["rows"], two["records"], len(two["bad_rows"])) == (3, 4, 1)
+    assert (one["rows"], one["records"]) == (3, 1)
+    assert one["about"]["ratings"] == {"helpfulness": 1, "verbosity": 1}
+
+
+def test_answers_that_only_call_tools_are_neither_equal_nor_empty(tmp_path: Path) -> None:
+    def call(name: str) -> list[dict[str, Any]]:
+        return [{"role": "assistant", "content": None, "tool_calls": [{"function": {"name": name, "arguments": {}}}]}]
+
+    def asked(chosen: str, rejected: str) -> dict[str, Any]:
+        return {"prompt": [{"role": "user", "content": "q"}], "chosen": call(chosen), "rejected": call(rejected)}
+
+    (found,) = inspect(tmp_path, write(tmp_path / "a.jsonl", [asked("f", "g"), asked("g", "h"), asked("h", "h")]))["sources"]
+    assert (found["chosen_equals_rejected"], found["empty_responses"], found["duplicates"]) == (1, 0, 0)
+
+
+def test_unpaired_labels_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """KTO: prompts with both labels make pairs; the others have labels of single responses."""
+    labels = {"paired": (True, False), "good": (True, True), "bad": (False,)}
+    rows = [{"prompt": q, "completion": f"{q}{i}", "label": each} for q, given in labels.items() for i, each in enumerate(given)]
+    (found,) = inspect(tmp_path, write(tmp_path / "a.jsonl", rows))["sources"]
+    assert (found["desirable_alone"], found["undesirable_alone"], found["labels"]["hard"]) == (2, 1, 1)
+    shown = capsys.readouterr().out.splitlines()
+    assert ["2", "/", "1"] in [line.split()[-3:] for line in shown if line.startswith("responses without a pair: desirable / not")]

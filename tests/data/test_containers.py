@@ -13,6 +13,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import ipc
 
+from prefrep.data import containers
 from prefrep.data.containers import DEPTH
 from prefrep.data.sources import content, read, rows
 from prefrep.errors import DataError, PrefrepError, RecordError
@@ -146,3 +147,20 @@ def test_tables_beside_data_are_notes(tmp_path: Path) -> None:
     assert [row for row, _ in rows(tmp_path)] == [{"name": "x"}]
     _written(tmp_path / "data.jsonl", LINES)
     assert [row for row, _ in rows(tmp_path)] == ROWS
+
+
+def test_tables_written_by_pandas_are_no_texts(tmp_path: Path) -> None:
+    """`DataFrame.to_csv` writes lists of messages in Python's notation, which would be read as the text of an answer."""
+    turns = [{"content": "it's 7", "role": "assistant"}]
+    table(tmp_path / "a.csv", [{"prompt": "q", "chosen": str(turns), "rejected": "b"}, {"prompt": "q", "chosen": "a", "rejected": "b"}])
+    (broken, _), (fine, _) = containers.rows_of(tmp_path / "a.csv")
+    assert isinstance(broken, RecordError) and "'chosen' holds messages in Python's notation" in str(broken)
+    assert fine == {"prompt": "q", "chosen": "a", "rejected": "b"}
+
+
+def test_answers_in_json_are_texts(tmp_path: Path) -> None:
+    turns = [{"role": "assistant", "content": "a"}]
+    row = {"prompt": "[1, 2]", "chosen": '{"answer": 7}', "rejected": json.dumps(turns), "scores": "[1, 2]", "tags": '{"a": "b"}'}
+    table(tmp_path / "a.csv", [row])
+    ((read, _),) = containers.rows_of(tmp_path / "a.csv")
+    assert read == {**row, "rejected": turns, "scores": [1, 2], "tags": {"a": "b"}}

@@ -7,7 +7,7 @@ from typing import Any, cast
 import pytest
 from conftest import comparison, encoder
 
-from prefrep.data.control import Mask, shown
+from prefrep.data.control import Mask, Unmask
 from prefrep.data.encode import EncodeConfig, Encoder
 from prefrep.data.pieces import Pieces
 from prefrep.data.render import Text
@@ -84,7 +84,7 @@ def test_hidden_characters_come_back() -> None:
         and mask.found((hidden,)) is None
         and len(mask.hide((Message("user", INJECTED),))[0].content) == len(INJECTED)
     )
-    assert shown(mask.hide((Message("user", INJECTED),))[0].content) == INJECTED
+    assert Unmask(tokenizer)(mask.hide((Message("user", INJECTED),))[0].content) == INJECTED
 
 
 # ---- pieces
@@ -121,3 +121,11 @@ def test_settings_of_the_tokenizer_do_not_matter() -> None:
     wanted = Pieces(tokenizer)([Text("the end of it", 0)])
     tokenizer("x", truncation=True, max_length=2, padding="max_length")
     assert Pieces(tokenizer)([Text("the end of it", 0)]) == wanted
+
+
+def test_private_characters_are_not_mistaken_for_hidden_ones() -> None:
+    """Icon fonts use the plane that hides control tokens: such a character must not come back as the letter A."""
+    encode = encoder("bundled:tiny-llama")
+    chosen, rejected = lists(encode, comparison("q <|im_end|>", "\U000f0041", "A"))
+    assert chosen != rejected
+    assert "\U000f0041" in encode.tokenizer.decode(chosen) or encode.tokenizer.unk_token_id in chosen

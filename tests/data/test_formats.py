@@ -242,7 +242,7 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ("auto", {**BASE, "margin": "big"}, "'margin' must be a number, found 'big'"),
     ("auto", {**BASE, "margin": math.nan}, "'margin' must be a number, found nan"),
     ("auto", {**BASE, "margin": 10**400}, "'margin' is too large a number to compute with"),
-    ("auto", {**BASE, "margin": math.inf}, "a margin must be a finite number"),
+    ("auto", {**BASE, "margin": math.inf}, "'margin' is too large a number to compute with"),
     ("auto", {**BASE, "weight": True}, "'weight' must be a number, found True"),
     ("auto", {**BASE, "weight": -1}, "a weight must be 0 or more"),
     ("auto", {**BASE, "tags": ["x"]}, "'tags' must be an object of names to values, found a list"),
@@ -295,3 +295,12 @@ def test_bad_rows_say_where_and_what(format: str, row: dict[str, Any], sentence:
 def test_no_such_format() -> None:
     with pytest.raises(ConfigError, match="there is no format 'trl'; known: auto, arena"):
         to_record(BASE, "trl", HERE)
+
+
+@pytest.mark.parametrize("name", ["image", "images", "videos", "audio"])
+def test_rows_with_pictures_beside_their_texts_are_refused(name: str) -> None:
+    media = [{"bytes": "x"}]
+    with pytest.raises(RecordError, match=f"it has '{name}', and prefrep's models read text only"):
+        to_record({**BASE, name: media}, "auto", HERE)
+    for nothing in (None, [], "", "a name of a file, which inspect lists as not read"):
+        assert to_record({**BASE, name: nothing}, "auto", HERE) == to_record(BASE, "auto", HERE)

@@ -13,12 +13,15 @@ from typing import Any, cast
 
 import pytest
 from conftest import encoder
+from data.test_benchmark_formats import ROWS as BENCHMARK_ROWS
 from data.test_public_formats import ROWS
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from prefrep.data.encode import EncodeConfig
+from prefrep.data.formats import detect, to_records
 from prefrep.data.inspection import numbers, report, summarise
+from prefrep.data.notes import Tracked
 from prefrep.data.preference import PreferenceData
 from prefrep.data.sources import Source, read
 from prefrep.data.summary import by_tokens, by_words
@@ -32,6 +35,7 @@ from prefrep.scoring import Scorer
 TALK = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
 SHAPES: list[dict[str, Any]] = [
     *(row for row, _ in ROWS.values()),
+    *(row for _, row, _ in BENCHMARK_ROWS),
     {"prompt": "q", "chosen": "a", "rejected": "b"},
     {"chosen": TALK, "rejected": [TALK[0], {"role": "assistant", "content": "b"}]},
     {
@@ -200,3 +204,20 @@ def test_malformed_files(program: Callable[[str], object], found: tuple[str, byt
         path = Path(place) / found[0]
         path.write_bytes(found[1])
         program(str(path))
+
+
+@given(rows())
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_watching_what_is_read_changes_nothing(row: Any) -> None:
+    """`inspect` reads rows that record which of their fields are read: records and sentences are those of `fit`."""
+    if not isinstance(row, dict):
+        return
+
+    def read_as(watched: dict[str, Any]) -> str:
+        try:
+            return repr(to_records(watched, detect(watched, "f:1"), "f:1"))
+        except PrefrepError as error:
+            sentence(error)
+            return str(error)
+
+    assert read_as(row) == read_as(Tracked(row))

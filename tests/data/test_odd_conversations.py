@@ -217,3 +217,31 @@ def test_arguments_reach_the_template() -> None:
     assert encoded("thinking off", "gemma")[1].events["enable_thinking without effect"] == 2
     _, _, with_tools = encoded("tools", "qwen3")
     assert "finds" in encode.tokenizer.decode(with_tools[0]) and "finds" not in encode.tokenizer.decode(chosen)
+
+
+def test_blanks_that_a_template_trims_are_counted() -> None:
+    tokenizer = load_tokenizer("bundled:tiny-llama")
+    tokenizer.chat_template = TEMPLATES["llama3"]
+    encode = Encoder(tokenizer, EncodeConfig("chat"), "single")
+    asked = (Message("user", "q"),)
+    pairs = [("7", "7 "), ("7", "8"), ("7", "7")]
+    list(encode.encode([Comparison(asked, (Message("assistant", a),), (Message("assistant", b),)) for a, b in pairs]))
+    assert encode.events["that differ in blanks alone, which the template trims"] == 1
+
+
+def test_what_a_template_raises_is_one_line() -> None:
+    tokenizer = load_tokenizer("bundled:tiny-llama")
+    tokenizer.chat_template = "{{ raise_exception('no\nway') }}"
+    record = Comparison((Message("user", "q"),), (Message("assistant", "a"),), (Message("assistant", "b"),), source="f:1")
+    with pytest.raises(RecordError, match=r"f:1: the tokenizer's chat template refuses it .no way.; use"):
+        list(Encoder(tokenizer, EncodeConfig("chat"), "single").encode([record]))
+
+
+@pytest.mark.parametrize("template", ["chat", "plain"])
+def test_continuations_get_a_hint(template: Any) -> None:
+    """A response that begins with a blank gets a second one in a transcript, and a turn of its own in a chat: `concat` may be meant."""
+    tokenizer = load_tokenizer("bundled:tiny-llama")
+    encode = Encoder(tokenizer, EncodeConfig(template), "single")
+    record = to_record({"prompt": "Beautiful is better than", "chosen": " ugly.", "rejected": " the moon."}, "auto", "f:1")
+    list(encode.encode([record]))
+    assert encode.events["that begin with a blank (continuations? template: concat)"] == 2

@@ -137,7 +137,7 @@ def test_what_is_missing_is_named(file: Path) -> None:
         PreferenceData(str(file), batch_size=0)
     data = attach(PreferenceData(str(file), max_length=4, truncation="drop"))
     data.setup("fit")
-    with pytest.raises(DataError, match=r"no record is left \(7 records: 7 dropped\)"):
+    with pytest.raises(DataError, match=r"no record is left \(7 records: 7 dropped\); raise max_length"):
         data.train_dataloader()
 
 

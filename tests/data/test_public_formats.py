@@ -38,8 +38,8 @@ ROWS: dict[str, tuple[dict[str, Any], set[str]]] = {
         },
         {"tstamp"},
     ),
-    "helpsteer3": (HELPSTEER3, set()),
-    "helpsteer3-individual": (HELPSTEER3, {"overall_preference"}),
+    "helpsteer3": (HELPSTEER3, {"individual_preference[].reasoning"}),
+    "helpsteer3-individual": (HELPSTEER3, {"overall_preference", "individual_preference[].reasoning"}),
     "alpaca": (
         {
             "instruction": "q", "output_1": "a", "output_2": "b", "preference": 1.75, "annotator": "gpt4", "generator_1": "m1",
@@ -95,7 +95,7 @@ ROWS: dict[str, tuple[dict[str, Any], set[str]]] = {
                 ],
             },
         },
-        {"tree_state"},
+        {"tree_state", "prompt.replies[].lang"},
     ),
     "prism": (
         {
@@ -108,7 +108,7 @@ ROWS: dict[str, tuple[dict[str, Any], set[str]]] = {
                 {"turn": 1, "role": "model", "content": "d", "model_name": "m1", "score": 50, "if_chosen": True},
             ],
         },
-        {f"conversation_history[].{name}" for name in ("if_chosen", "model_name", "score", "turn")},
+        set(),
     ),
     "helpsteer2": ({"prompt": "q", "response": "a", "helpfulness": 3, "correctness": 4, "coherence": 4, "verbosity": 1}, set()),
     "nectar": (
@@ -130,7 +130,7 @@ ROWS: dict[str, tuple[dict[str, Any], set[str]]] = {
                 {"completed_by": 4, "was_cancelled": True, "result": [{"value": {"selected": "left"}}]},
             ],
         },
-        set(),
+        {"annotations[].result[].type"},
     ),
     "argilla": (
         {
@@ -195,7 +195,9 @@ def test_arena() -> None:
         assert sides(tie) == ("q", "a", "b") and tie.probability == 0.5 and tie.tags["winner"] == said
     (model,) = comparisons("arena", judge=["gpt-4", "pair"])
     assert model.label_source == "gpt-4_pair"
-    with pytest.raises(RecordError, match="'winner' must be one of 'model_a', 'model_b', 'tie', 'tie .bothbad.', 'bothbad', found 'left'"):
+    with pytest.raises(
+        RecordError, match="'winner' must be one of 'model_a', 'model_b', 'tie', 'tie .bothbad.', 'both_bad', 'bothbad', found 'left'"
+    ):
         comparisons("arena", winner="left")
 
 
@@ -345,7 +347,46 @@ def test_argilla() -> None:
     (record,) = to_records(row, "auto", HERE)
     assert isinstance(record, RankedResponses) and [text(each) for each in record.responses] == ["b", "a"] and record.scores == (-1, -2)
     with pytest.raises(RecordError, match="the label 'best' names neither 'response1' nor 'response2'"):
-        comparisons("argilla", **{"preference.responses": ["best"]})
+        comparisons("argilla", **{"preference.responses": ["best", "1", "1", "1"]})
+    with pytest.raises(RecordError, match="'preference.responses' and its columns 'users' and 'status' must be lists of equal length"):
+        comparisons("argilla", **{"preference.responses": ["1", "2"]})  # whose answers?
+
+
+def test_argilla_with_other_questions() -> None:
+    """Comments and ratings beside a preference are no preferences, even where a rating looks like the number of a response."""
+    others = {"comment.responses": ["good", "ok"], "quality.responses": [1, 2]}
+    row = {"prompt": "q", "response1": "a", "response2": "b", "best.responses": ["response2", "1"], **others}
+    found = list(to_records(row, "auto", HERE))
+    assert [(text(each.chosen), each.criterion) for each in found if isinstance(each, Comparison)] == [("b", ""), ("a", "")]
+    assert all(each.tags == {"comment": "good; ok", "quality": "1; 2"} for each in found)
+    both = list(to_records({**row, "safest.responses": ["1"]}, "auto", HERE))
+    assert [each.criterion for each in both] == ["best", "best", "safest"]
+
+
+def test_prism_numbers_turns_as_text() -> None:
+    """Tables and other people's exports write numbers as text."""
+    history = [{**turn, "turn": str(turn["turn"])} for turn in ROWS["prism"][0]["conversation_history"]]
+    assert ranked("prism", conversation_history=history) == ranked("prism")
+
+
+def test_what_is_no_name_becomes_a_tag() -> None:
+    """A column `annotator` can hold a number, as tables write them, or an object; neither disappears."""
+    row = {**PLAIN, "annotator": 3.0, "group": {"country": "NL", "age": None}, "criterion": True}
+    (record,) = to_records(row, "auto", HERE)
+    assert (record.annotator, record.group, record.criterion) == ("3", "", "")
+    assert record.tags == {"group": "{'country': 'NL'}", "criterion": "True"}
+
+
+def test_unread_fields_of_objects_are_listed(tmp_path: Path) -> None:
+    """Fields of an object count as read if the format reads them in one object of a list; what it skips in all of them is named."""
+    completions = [{"response": name, "model": "m", "annotations": {"x": {"Rating": "3", "Rationale": "r"}}} for name in "ab"]
+    notes = Notes()
+    list(read(write(tmp_path / "a.jsonl", [{"instruction": "q", "completions": completions}]), notes=notes))
+    assert notes.unread == {"completions[].model": 1, "completions[].annotations.x.Rationale": 1}
+    chat = {"prompt": [{"role": "user", "content": "q", "date": "today"}], "chosen": "a", "rejected": "b"}
+    notes = Notes()
+    list(read(write(tmp_path / "b.jsonl", [chat]), notes=notes))
+    assert notes.unread == {"prompt[].date": 1}
 
 
 def test_sharegpt() -> None:
@@ -443,3 +484,12 @@ def test_other_packages_add_formats(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         (record,), _ = read_kept(str(tmp_path / "cache"), [Source(str(write(tmp_path / "rows.jsonl", [{"stars": "***"}])))], 0, "error", "")
         assert isinstance(record, Comparison) and text(record.chosen) == f"***{end}"
     assert Source("a", "more-stars").format == "more-stars"
+
+
+@pytest.mark.parametrize("given", ["inf", "1" * 400, "nan?", math.inf])
+def test_ratings_are_finite(given: object) -> None:
+    """Python reads "inf" as a number; as the best score of a prompt it would win by a margin that nothing can compute with."""
+    with pytest.raises(RecordError, match="the rating 'helpfulness' must be a number or N/A"):
+        records("helpsteer2", helpfulness=given)
+    with pytest.raises(RecordError, match="scores"):
+        list(to_records({"prompt": "q", "responses": ["a", "b"], "scores": [given, 1]}, "auto", HERE))

@@ -84,3 +84,11 @@ def test_another_template_has_other_skeletons() -> None:
     first = skeletons.render(turns("q", "a"), False, {})
     skeletons._tokenizer.chat_template = TEMPLATES["llama3"]
     assert skeletons.render(turns("q", "a"), False, {}) != first
+
+
+@pytest.mark.parametrize("filled", ["'%s.' % m.content", "''.join([m.content, '.'])"])
+def test_contents_in_new_texts_are_not_tracked(filled: str) -> None:
+    """What a template asks of a text that it made of a content, nobody sees: there is no skeleton."""
+    skeletons = made(f"{{% for m in messages %}}{{% set t = {filled} %}}{{{{ '[x]' if '<secret>' in t else t }}}}{{% endfor %}}")
+    written = [skeletons.render(turns(content), False, {}) for content in ["a", "b", "c", "d", "<secret>"]]
+    assert written == ["a.", "b.", "c.", "d.", "[x]"]

@@ -80,5 +80,5 @@ def test_fit_reads_kto_rows(tmp_path: Path) -> None:
         return trainer
 
     assert torch.isfinite(fit(BradleyTerry(lambda: Backbone("bundled:tiny-llama"))).callback_metrics["train/loss"])
-    with pytest.raises(DataError, match="no record is left .8 records: 8 without a pair."):
+    with pytest.raises(DataError, match="no record is left .8 records: 8 without a pair.; labels of single responses train preference/bt"):
         fit(GeneralPreference(lambda: Backbone("bundled:tiny-llama")))

@@ -22,7 +22,7 @@ from functools import cache
 
 from prefrep.data.formats import counted, exports, judgebench, pairs, ppe, ranked, rated, rmb, rmbench, votes
 from prefrep.data.formats.base import SIDES, Format
-from prefrep.data.turns import MisfitError, Row, first_line, kind, need, template_kwargs
+from prefrep.data.turns import MisfitError, Row, check_text_only, first_line, kind, need, template_kwargs
 from prefrep.declared import imported, named
 from prefrep.errors import ConfigError, RecordError
 from prefrep.records import Message, Record
@@ -142,6 +142,7 @@ def to_records(row: Row, format: str, source: str, system: str | None = None) ->
     check_format(format)
     name = detect(row, source) if format == "auto" else format
     try:
+        check_text_only(row)
         found = every()[name].convert(row)
         more = {"source": source} | ({"template_kwargs": given} if (given := template_kwargs(row)) else {})
         records = [replace(record, **more) for record in ([found] if isinstance(found, Record) else found)]  # type: ignore[arg-type]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from prefrep.data.fields import named, pair, prompt_of, response
@@ -41,8 +42,8 @@ def _label_studio(row: Row) -> list[Comparison]:
     """Read a pairwise task of Label Studio, `left` or `right` being selected: one comparison per annotation that is not cancelled."""
     data = row.get("data")
     if not isinstance(data, Mapping):  # JSON_MIN: fields and the choice are on one level
-        selected = [each for each in row.values() if isinstance(each, Mapping) and "selected" in each]
-        return [_selected(row, row, selected[0]["selected"], row.get("annotator"))]
+        names = [name for name, each in zip(row, row.values(), strict=True) if isinstance(each, Mapping) and "selected" in each]
+        return [_selected(row, row, row[names[0]]["selected"], row.get("annotator"))]
     found = []
     for note in row.get("annotations") or []:
         if not isinstance(note, Mapping) or note.get("was_cancelled"):
@@ -78,31 +79,48 @@ def _argilla(row: Row) -> list[Record]:
     """Read an export of Argilla 2: columns `QUESTION.responses`, one entry per annotator, and `QUESTION.responses.users`.
 
     A label must name a field (`response1`), or end in its number or letter (`1`, `b`, `response-2`); `tie`, `draw` and `equal` are ties. A
-    ranking is a list of `{"value", "rank"}`. Each of several questions is a criterion. Discarded answers are skipped.
+    ranking is a list of `{"value", "rank"}`. Of several such questions each is a criterion; answers to others (comments, ratings) become
+    tags. Discarded answers are skipped.
     """
     fields = {name.removesuffix(".responses"): row[name] for name in row if name.endswith(".responses") and row[name]}
-    found: list[Record] = []
-    for question, answers in fields.items():
-        users = row.get(f"{question}.responses.users") or [""] * len(answers)
-        states = row.get(f"{question}.responses.status") or ["submitted"] * len(answers)
-        for answer, user, state in zip(answers, users, states, strict=False):
-            if state not in ("submitted", None):
-                continue
-            who = {"annotator": str(user), "label_source": "human", "criterion": question if len(fields) > 1 else ""}
-            if isinstance(answer, list):
-                found.append(_argilla_ranking(row, answer, who))
-            else:
-                found.append(_argilla_label(row, answer, who))
-    if not found:
-        raise MisfitError("no submitted response", "export answered records only")
-    return found
+    found: dict[str, list[Comparison | RankedResponses]] = {}
+    others: dict[str, str] = {}
+    problem = MisfitError("no submitted response", "export answered records only")
+    for question in fields:
+        answers = _submitted(row, question)
+        try:
+            found[question] = [_argilla_answer(row, answer, {"annotator": user, "label_source": "human"}) for answer, user in answers]
+        except MisfitError as error:
+            problem, others[question] = error, "; ".join(str(answer) for answer, _ in answers)
+    if not any(found.values()):
+        raise problem
+    several = sum(map(bool, found.values())) > 1
+    return [
+        replace(record, tags={**record.tags, **others}, criterion=question if several else record.criterion)
+        for question, records in found.items()
+        for record in records
+    ]
+
+
+def _submitted(row: Row, question: str) -> list[tuple[object, str]]:
+    """Return the answers to a question that were submitted, with their annotators."""
+    answers = row[f"{question}.responses"]
+    users, states = (row.get(f"{question}.responses.{name}") for name in ("users", "status"))
+    columns = [answers, users or [""] * len(answers), states or ["submitted"] * len(answers)]
+    if not all(isinstance(column, list) and len(column) == len(answers) for column in columns):
+        raise MisfitError(f"'{question}.responses' and its columns 'users' and 'status' must be lists of equal length")
+    return [(answer, str(user)) for answer, user, state in zip(*columns, strict=True) if state in ("submitted", None)]
+
+
+def _argilla_answer(row: Row, answer: object, who: Mapping[str, str]) -> Comparison | RankedResponses:
+    return _argilla_ranking(row, answer, who) if isinstance(answer, list) else _argilla_label(row, answer, who)
 
 
 def _argilla_label(row: Row, answer: object, who: Mapping[str, Any]) -> Comparison:
     names = _sides(row)
     said = str(answer).strip().lower()
     sides = [name for name in names if said == name or re.fullmatch(rf"(response|answer|model|option)?[-_ ]?{re.escape(name[-1])}", said)]
-    if not sides and said not in ("tie", "draw", "equal"):
+    if not isinstance(answer, str) or (not sides and said not in ("tie", "draw", "equal")):  # numbers are ratings
         raise MisfitError(f"the label {answer!r:.40} names neither '{names[0]}' nor '{names[1]}'", "rename the labels to the fields' names")
     side = names.index(sides[0]) if len(sides) == 1 else None
     return verdict(row, _prompt(row), [response(row[name], name) for name in names], side, **who)

@@ -16,7 +16,7 @@ from prefrep.data.fields import (
     transcript,
 )
 from prefrep.data.formats.base import SIDES, Format, both, is_chat, is_text, is_transcript
-from prefrep.data.turns import MisfitError, Row, conversation, need
+from prefrep.data.turns import MisfitError, Row, conversation, need, part
 from prefrep.records import Message, Record
 
 
@@ -101,8 +101,7 @@ def _gpm(row: Row) -> Record:
     for name in ("chosen", worse):
         value = row[name]
         if isinstance(value, Mapping):
-            need({f"{name}.{key}": inner for key, inner in value.items()}, f"{name}.response")
-            value = value["response"]
+            value = part(value, name, "response")
         sides.append(text_response(value, name))
     return pair(row, prompt, *sides)
 

@@ -65,11 +65,12 @@ def _nectar(row: Row) -> Record:
     answers = _objects(row, "answers", "answer", "rank")
     prompt = transcript(row["prompt"].rstrip().removesuffix("\n\nAssistant:"), "prompt") if is_transcript(row["prompt"]) else prompt_of(row)
     scores = [-number(each["rank"], "rank") for each in answers]
-    tags = {"models": _models(answers), "good_natured": row.get("good_natured")}
+    tags = {"models": models_of(answers), "good_natured": row.get("good_natured")}
     return _ranked(row, prompt, [each["answer"] for each in answers], scores, tags=tags, label_source="gpt-4")
 
 
-def _models(answers: list[Mapping[str, Any]], name: str = "model") -> str:
+def models_of(answers: list[Mapping[str, Any]], name: str = "model") -> str:
+    """Return the authors of answers, one name each; empty if none is known."""
     return ", ".join(str(each.get(name) or "?") for each in answers) if any(each.get(name) for each in answers) else ""
 
 
@@ -78,12 +79,13 @@ def _prism(row: Row) -> list[RankedResponses]:
     history = _objects(row, "conversation_history", "turn", "role", "content")
     found: list[RankedResponses] = []
     prompt: Messages = ()
-    for turn in sorted({int(number(each["turn"], "turn")) for each in history}):
-        here = [each for each in history if each["turn"] == turn]
+    turns = [number(each["turn"], "turn") for each in history]
+    for turn in sorted(set(turns)):
+        here = [each for each, number_of in zip(history, turns, strict=True) if number_of == turn]
         answers = [each for each in here if each["role"] == "model"]
         prompt = (*prompt, *(Message("user", text(each["content"], "content")) for each in here if each["role"] == "user"))
         if not prompt or prompt[-1].role != "user":
-            raise MisfitError(f"turn {turn} of 'conversation_history' has no user message")
+            raise MisfitError(f"turn {turn:g} of 'conversation_history' has no user message")
         if len(answers) > 1:
             known = all(each.get("score") is not None for each in answers)
             found.append(
@@ -94,8 +96,8 @@ def _prism(row: Row) -> list[RankedResponses]:
                     [number(each["score"], "score") for each in answers] if known else None,
                     annotator=str(row.get("user_id") or ""),
                     label_source="human",
-                    id=f"{row.get('conversation_id') or ''}:{turn}",
-                    tags={"models": _models(answers, "model_name"), "conversation_type": row.get("conversation_type")},
+                    id=f"{row.get('conversation_id') or ''}:{turn:g}",
+                    tags={"models": models_of(answers, "model_name"), "conversation_type": row.get("conversation_type")},
                 )
             )
         kept = next((each for each in answers if each.get("if_chosen")), answers[0] if answers else None)

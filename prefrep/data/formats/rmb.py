@@ -6,15 +6,16 @@ from collections.abc import Mapping
 
 from prefrep.data.fields import named, text_response
 from prefrep.data.formats.base import Format
-from prefrep.data.turns import MisfitError, Row, conversation, kind, need
-from prefrep.records import Comparison, Messages, RankedResponses, Record
+from prefrep.data.formats.rated import models_of
+from prefrep.data.formats.verdicts import verdict
+from prefrep.data.turns import MisfitError, Row, conversation, kind, need, part
+from prefrep.records import Messages, RankedResponses, Record
 
 
 def _answer(value: object, name: str) -> Messages:
     if not isinstance(value, Mapping):
         raise MisfitError(f"'{name}' must be an object with llm_name and answer, found {kind(value)}")
-    need({f"{name}.{key}": inner for key, inner in value.items()}, f"{name}.answer")
-    return text_response(value["answer"], f"{name}.answer")
+    return text_response(part(value, name, "answer"), f"{name}.answer")
 
 
 def _rmb(row: Row) -> Record:
@@ -22,14 +23,18 @@ def _rmb(row: Row) -> Record:
     pairwise = "bon_best" not in row
     need(row, "conversation_input", *(("chosen", "reject") if pairwise else ("bon_best", "loser_list")))
     prompt = conversation(row["conversation_input"], "conversation_input")
-    names = named({**row, "id": row.get("pair_uid" if pairwise else "bon_uid"), "subset": row.get("category_path")})
+    name, subset = str(row.get("pair_uid" if pairwise else "bon_uid") or ""), str(row.get("category_path") or "")
     if pairwise:
-        return Comparison(prompt, _answer(row["chosen"], "chosen"), _answer(row["reject"], "reject"), **names)
+        sides = [_answer(row[side], side) for side in ("chosen", "reject")]
+        return verdict(row, prompt, sides, 0, models=[row[side].get("llm_name") for side in ("chosen", "reject")], id=name, subset=subset)
     losers = row["loser_list"]
     if not isinstance(losers, list) or not losers:
         raise MisfitError("'loser_list' must be a non-empty list of objects with llm_name and answer")
     responses = (_answer(row["bon_best"], "bon_best"), *(_answer(each, "loser_list") for each in losers))
-    return RankedResponses(prompt, responses, (1.0,) + (0.0,) * len(losers), **names)
+    common = {**named(row), "id": name, "subset": subset}
+    if models := models_of([row["bon_best"], *losers], "llm_name"):
+        common["tags"] = {**common["tags"], "models": models}
+    return RankedResponses(prompt, responses, (1.0,) + (0.0,) * len(losers), **common)
 
 
 # Written from the description of the repository; not tested on published rows.

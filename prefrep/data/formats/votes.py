@@ -13,7 +13,7 @@ from prefrep.data.formats.verdicts import better, choice, verdict
 from prefrep.data.turns import MisfitError, Row, conversation, kind, need
 from prefrep.records import Comparison, Messages, Record
 
-WINNERS = {"model_a": 0, "model_b": 1, "tie": None, "tie (bothbad)": None, "bothbad": None}
+WINNERS = {"model_a": 0, "model_b": 1, "tie": None, "tie (bothbad)": None, "both_bad": None, "bothbad": None}
 HUMAN_JUDGES = ("arena_user", "author", "expert")  # in Chatbot Arena and MT-bench; other judges are models
 
 
