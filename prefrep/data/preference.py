@@ -150,18 +150,12 @@ class PreferenceData(LightningDataModule):
         return len(self._data.get(name, ()))
 
     def annotators(self) -> Annotators:
-        """Return who labelled the training data, and warn of what is suspicious about them; nobody without training data.
-
-        Raises:
-            DataError: No training record names its annotator, or a name is blank.
-        """
-        if self._sources["train"] is None:
-            return Annotators({})
-        if self._annotators is None:
+        """Return who labelled the training data; nobody without such data. Warns of what is doubtful about them; errors of `counted`."""
+        if self._annotators is None and self._sources["train"] is not None:
             self._annotators, doubts = counted(self._records.get("train") or self._read("train"), "train")
             for doubt in doubts:
                 log.warning(doubt)
-        return self._annotators
+        return self._annotators or Annotators({})
 
     def setup(self, stage: str) -> None:
         """Read the records of a stage.
