@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -22,18 +21,14 @@ from scipy import stats
 from torch import Tensor
 
 from prefrep.annotators import Annotators
-from prefrep.data.encode import EncodeConfig
 from prefrep.functional.aggregation import majority_margins
 from prefrep.functional.intransitivity import triples
 from prefrep.functional.losses import logistic
-from prefrep.io.folder import PreferenceModel
-from prefrep.nn.backbone import Backbone
 from prefrep.nn.context import ANYBODY, Context
 from prefrep.nn.heads import BTHead, GPMHead, PreferenceHead
 from prefrep.nn.mixture import MixtureHead
 from prefrep.nn.people import introduce, members_of, penalty
 from prefrep.nn.personal import IdealPointHead, PersonalHead, PersonalSkew
-from prefrep.scoring import Scorer
 
 Labels = tuple[Tensor, Tensor, Tensor]  # states of winners [P, H], of losers [P, H], annotators [P]
 
@@ -336,28 +331,7 @@ def communities(seed: int) -> dict[str, float]:
     }
 
 
-def cost(seed: int, model: str = "bundled:smollm2-135m", repeats: int = 5) -> dict[str, float]:
-    """CPU time of the tables of 4 responses for 100 annotators against one, taken in turns; medians."""
-    backbone = Backbone(model, frozen=True).eval()
-    torch.manual_seed(seed)
-    head = PersonalHead(backbone.hidden_size)
-    introduce(head, Annotators({str(u): 1 for u in range(100)}))
-    scorer = Scorer(PreferenceModel(backbone, head, 1.0, EncodeConfig(), backbone.tokenizer(), {}))
-    question = (
-        "Name a prime number and say why it is one. " * 3,
-        [f"{n}, since nothing but 1 and {n} divides {n}." * 3 for n in (2, 3, 5, 7)],
-    )
-    taken: dict[int, list[float]] = {1: [], 100: []}
-    for turn in range(repeats + 1):
-        for people, found in taken.items():
-            began = time.process_time()
-            scorer.table(*question, annotator=[str(u) for u in range(people)])
-            if turn:  # the first turn warms up
-                found.append(time.process_time() - began)
-    return {"100 annotators against one": float(np.median(taken[100]) / np.median(taken[1]))}
-
-
-PARTS = {"cost": cost, "theory": theory, "synthetic": synthetic, "park": park, "pal": pal, "em": em, "communities": communities}
+PARTS = {"theory": theory, "synthetic": synthetic, "park": park, "pal": pal, "em": em, "communities": communities}
 
 
 def main() -> None:
