@@ -25,7 +25,7 @@ from prefrep.labels import CrossPrompt, Labelled, LabelStep, Relevance, Route, S
 from prefrep.labels.rows import written
 from prefrep.labels.states import States, log_odds, train
 from prefrep.metrics.paired import t_interval
-from prefrep.modules.preference import BradleyTerry
+from prefrep.modules.models import BradleyTerry
 from prefrep.nn.heads import BTHead
 from prefrep.nn.losses import LogisticLoss, PointwiseLoss, PreferenceLoss
 from prefrep.records import Comparison, Message, Messages, RankedResponses

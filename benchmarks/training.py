@@ -27,7 +27,8 @@ from benchmarks.common import QUICK_RESULTS, synchronize
 from benchmarks.models import classifier, place, tie
 from prefrep.data.encode import pad_id
 from prefrep.data.trees import Datum, Layout, TreeBatch, collate
-from prefrep.modules.preference import BradleyTerry, Schedule
+from prefrep.modules.base import Schedule
+from prefrep.modules.models import BradleyTerry
 from prefrep.nn.backbone import Backbone
 from prefrep.nn.heads import BTHead
 

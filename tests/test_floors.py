@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parents[1] / "prefrep"
 # From the ground up; rooms on one floor do not import each other.
 STOREYS = (
     ("records", "errors"),
-    ("cache", "console", "signals"),
+    ("annotators", "cache", "console", "signals"),
     ("room",),
     ("disk", "locks"),
     ("declared", "shipped", "typed", "writers"),

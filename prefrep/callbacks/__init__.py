@@ -4,6 +4,7 @@ from prefrep.callbacks.checkpoints import Checkpoints
 from prefrep.callbacks.export import Export
 from prefrep.callbacks.heldout import HeldOut
 from prefrep.callbacks.labelling import LabelPreferences
+from prefrep.callbacks.mixture import ExpectTypes
 from prefrep.callbacks.policy import ExportPolicy
 from prefrep.callbacks.projector import Projector
 from prefrep.callbacks.records import MetricsFile
@@ -13,6 +14,7 @@ from prefrep.callbacks.throughput import Throughput
 
 __all__ = (
     "Checkpoints",
+    "ExpectTypes",
     "Export",
     "ExportPolicy",
     "HeldOut",

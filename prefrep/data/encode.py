@@ -15,6 +15,7 @@ from typing import Literal
 
 from transformers import PreTrainedTokenizerBase
 
+from prefrep.data.context import told
 from prefrep.data.fidelity import check_differ
 from prefrep.data.pairs import Pair, all_pairs, learnable_pairs
 from prefrep.data.render import FOREIGN, Renderer, Template, Text, template_error, transcript
@@ -46,11 +47,13 @@ class EncodeConfig:
         max_length: Maximum sequence length in tokens.
         truncation: What to cut from longer sequences. `keep_end`: the beginning of the prompt down to max_length / 8 tokens, then the ends
             of responses. `keep_start`: the ends of responses. `drop`: the whole record. `Encoder.counts` counts all of it.
+        context: Column that the prompt names: `group`, `annotator`, `criterion` or a tag (`data.context`); empty: none.
     """
 
     template: Template = "auto"
     max_length: int = 2048
     truncation: Policy = "keep_end"
+    context: str = ""
 
     def __post_init__(self) -> None:
         if self.max_length < 4:
@@ -143,7 +146,7 @@ class Encoder:
         self.counts["records"] += 1
         before = "".join(message.content for message in record.prompt)
         texts = [Text(before + response[0].content, len(before)) for response in record.responses]
-        return self._datum([], self._trees(record, [], texts, self._tokenise(texts)))
+        return self._datum(record, [], self._trees(record, [], texts, self._tokenise(texts)))
 
     def refuses(self, record: Record) -> bool:
         """Return whether `encode` would reject a record."""
@@ -226,11 +229,11 @@ class Encoder:
         tokenised = iter(found())
         for record, pairs, texts in jobs:
             trees = None if texts is None else self._trees(record, pairs, texts, [next(tokenised) for _ in texts])
-            yield record, self._datum(pairs, trees)
+            yield record, self._datum(record, pairs, trees)
 
     def _rendered(self, record: Record, pairs_of: Callable[[Record], list[Pair]]) -> tuple[list[Pair], list[Text]]:
         pairs = pairs_of(record)
-        return pairs, self._texts(record, pairs)
+        return pairs, self._texts(told(record, self.config.context), pairs)
 
     def _learnable(self, record: Record) -> list[Pair]:
         pairs, ties = learnable_pairs(record, self._unpaired)
@@ -267,7 +270,7 @@ class Encoder:
         for number, group in enumerate(groups):
             tree = self._truncated(group, events)
             if tree is None and self.layout == "pair" and self.config.truncation != "drop":
-                tree = self._shorten_pair(record, pairs[number], events)
+                tree = self._shorten_pair(told(record, self.config.context), pairs[number], events)
             if tree is None:
                 self.counts["dropped"] += 1
                 return None
@@ -301,28 +304,22 @@ class Encoder:
             if tree := self._truncated(group, events):
                 return tree
 
-    def _datum(self, pairs: Sequence[Pair], trees: list[Tree] | None) -> Datum | None:
+    def _datum(self, record: Record, pairs: Sequence[Pair], trees: list[Tree] | None) -> Datum | None:
         if trees is None:
             return None
         places = [(p.a, p.b) for p in pairs] if self.layout == "single" else [(2 * i, 2 * i + 1) for i in range(len(pairs))]
-        return Datum(
-            trees=tuple(trees),
-            pairs=tuple(places),
-            probability=tuple(p.probability for p in pairs),
-            margin=tuple(p.margin for p in pairs),
-            weight=tuple(p.weight for p in pairs),
-        )
+        probability, margin, weight = (tuple(getattr(p, name) for p in pairs) for name in ("probability", "margin", "weight"))
+        return Datum(tuple(trees), tuple(places), probability, margin, weight, record.annotator)
 
     def report(self) -> str:
         """Return the counts as a sentence."""
-        total = self.counts["records"]
         events = [f"{count} {name}" for name, count in sorted(self.counts.items()) if name != "records" and count]
-        return f"{total} records" + (": " + ", ".join(events) if events else ", none truncated or dropped")
+        return f"{self.counts['records']} records" + (": " + ", ".join(events) if events else ", none truncated or dropped")
 
     def reading(self) -> str:
         """Return how responses were rendered, and what the template left out, as a sentence."""
-        events = self._render.events
-        return f"template {self.config.template}: " + (", ".join(f"{n} {name}" for name, n in sorted(events.items())) or "nothing rendered")
+        events = ", ".join(f"{n} {name}" for name, n in sorted(self._render.events.items()))
+        return f"template {self.config.template}: {events or 'nothing rendered'}"
 
     def tallies(self) -> dict[str, dict[str, int]]:
         """Return the counts and events as plain data."""

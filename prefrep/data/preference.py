@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader
 
+from prefrep.annotators import Annotators, counted
 from prefrep.console import progress
 from prefrep.data.encode import ControlTokens, EncodeConfig, Encoder, pad_id
 from prefrep.data.features import Features, root
@@ -73,6 +74,7 @@ class PreferenceData(LightningDataModule):
         template: See `EncodeConfig`; under `auto`, a model that is trained further (`model.init`) keeps its own.
         max_length: Maximum sequence length in tokens, at most the model's context length.
         truncation: What to cut from longer sequences, see `EncodeConfig`.
+        context: Column that the prompt names, in exported models too: `group`, `annotator`, `criterion` or a tag; see `data.context`.
         layout: `trees`: prefix sharing, several trees per row. `padded`: one sequence per row. `auto`: trees if the backbone supports tree
             masks.
         row_tokens: Tokens per row of trees; a longer tree widens the rows.
@@ -99,6 +101,7 @@ class PreferenceData(LightningDataModule):
         template: Template = "auto",
         max_length: int = 2048,
         truncation: Literal["keep_end", "keep_start", "drop"] = "keep_end",
+        context: str = "",
         layout: Literal["auto", "trees", "padded"] = "auto",
         row_tokens: int = 256,
         num_workers: int = 0,
@@ -108,7 +111,7 @@ class PreferenceData(LightningDataModule):
         super().__init__()
         if batch_size < 1:
             raise ConfigError(f"batch_size must be 1 or more, got {batch_size}")
-        self._stated = EncodeConfig(template, max_length, truncation)
+        self._stated = EncodeConfig(template, max_length, truncation, context)
         self.labels, self.control_tokens = Labels(criterion, strength, strength_scale), control_tokens
         self.batch_size, self.format, self.on_bad_row, self.num_workers, self.seed = batch_size, format, on_bad_row, num_workers, seed
         self.layout, self.row_tokens, self.cache = layout, row_tokens, cache
@@ -119,6 +122,7 @@ class PreferenceData(LightningDataModule):
         self._encoded_for: About = {}
         self._features: tuple[dict[str, str], Features] | None = None
         self._rows: dict[str, list[Datum]] = {}
+        self._annotators: Annotators | None = None
         self.predicted: list[Predicted] = []
 
     @property
@@ -144,6 +148,14 @@ class PreferenceData(LightningDataModule):
     def count(self, name: str) -> int:
         """Return the number of encoded records of a split, 0 before it is encoded."""
         return len(self._data.get(name, ()))
+
+    def annotators(self) -> Annotators:
+        """Return who labelled the training data; nobody without such data. Warns of what is doubtful about them; errors of `counted`."""
+        if self._annotators is None and self._sources["train"] is not None:
+            self._annotators, doubts = counted(self._records.get("train") or self._read("train"), "train")
+            for doubt in doubts:
+                log.warning(doubt)
+        return self._annotators or Annotators({})
 
     def setup(self, stage: str) -> None:
         """Read the records of a stage.
@@ -294,11 +306,12 @@ class PreferenceData(LightningDataModule):
             done=lambda: batches_before(trainer, -(-len(data) // self.batch_size)),
         )  # fmt: skip
         if features is not None:
-            together = partial(_known, data=self._rows[name], features=features)
+            together = partial(_known, data=self._rows[name], features=features, annotators=self._reader.annotators)
         else:
             together = partial(
-                _together, data=data, pad_id=pad_id(self._reader.tokenizer), layout=self._batch_layout(), row_tokens=self.row_tokens
-            )
+                _together, data=data, pad_id=pad_id(self._reader.tokenizer), layout=self._batch_layout(), row_tokens=self.row_tokens,
+                annotators=self._reader.annotators,
+            )  # fmt: skip
         return ResumableLoader(
             cast(Any, Drawn()), batch_sampler=order, collate_fn=together, num_workers=self.num_workers, pin_memory=_on_cuda(trainer),
             persistent_workers=False,
@@ -321,12 +334,16 @@ class PreferenceData(LightningDataModule):
         return self._loader("predict")
 
 
-def _known(batch: list[tuple[int, bool]], data: Sequence[Datum], features: Features) -> TreeBatch:
-    return look_up([data[i] if counts else data[i].unweighted() for i, counts in batch], features)
+def _known(batch: list[tuple[int, bool]], data: Sequence[Datum], features: Features, annotators: Annotators | None) -> TreeBatch:
+    chosen = [data[i] if counts else data[i].unweighted() for i, counts in batch]
+    return look_up(chosen, features).asking(chosen, annotators)
 
 
-def _together(batch: list[tuple[int, bool]], data: Sequence[Datum], pad_id: int, layout: Layout, row_tokens: int) -> TreeBatch:
-    return collate([data[i] if counts else data[i].unweighted() for i, counts in batch], pad_id, layout, row_tokens)
+def _together(
+    batch: list[tuple[int, bool]], data: Sequence[Datum], pad_id: int, layout: Layout, row_tokens: int, annotators: Annotators | None
+) -> TreeBatch:
+    chosen = [data[i] if counts else data[i].unweighted() for i, counts in batch]
+    return collate(chosen, pad_id, layout, row_tokens).asking(chosen, annotators)
 
 
 def _on_cuda(trainer: Any) -> bool:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from prefrep.annotators import Annotators
 from prefrep.data.trees import TreeBatch
 from prefrep.functional.gpo import Judged
 
@@ -29,6 +30,10 @@ class LanguageReader(Protocol):
 
 class Reader(LanguageReader, Protocol):
     """The part of a preference model that `PreferenceData` uses."""
+
+    @property
+    def annotators(self) -> Annotators | None:
+        """Whom its head knows; None: it answers everybody alike."""
 
     @property
     def layout(self) -> Literal["single", "pair"]:

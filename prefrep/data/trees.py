@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from prefrep.annotators import Annotators
 from prefrep.errors import ConfigError
 
 Ids = NDArray[np.int32]
@@ -71,6 +72,7 @@ class Datum:
         probability: P(a > b) of each pair.
         margin: Margin of each pair, log-odds.
         weight: Weight of each pair in the loss.
+        annotator: Who judged, or is asked; empty: nobody in particular.
     """
 
     trees: tuple[Tree, ...]
@@ -78,6 +80,7 @@ class Datum:
     probability: tuple[float, ...] = ()
     margin: tuple[float, ...] = ()
     weight: tuple[float, ...] = ()
+    annotator: str = ""
 
     @property
     def size(self) -> int:
@@ -86,8 +89,9 @@ class Datum:
 
     def part(self, trees: Sequence[int]) -> Datum:
         """Return a datum of some of the trees, each of which holds both orders of a comparison."""
-        chosen = [tuple(values[i] for i in trees) for values in (self.probability, self.margin, self.weight)]
-        return Datum(tuple(self.trees[i] for i in trees), tuple((2 * i, 2 * i + 1) for i in range(len(trees))), *chosen)
+        probability, margin, weight = (tuple(values[i] for i in trees) for values in (self.probability, self.margin, self.weight))
+        pairs = tuple((2 * i, 2 * i + 1) for i in range(len(trees)))
+        return Datum(tuple(self.trees[i] for i in trees), pairs, probability, margin, weight, self.annotator)
 
     def unweighted(self) -> Datum:
         """Return the datum with weight 0, which fills up the last batch of a distributed epoch."""
@@ -114,6 +118,7 @@ class TreeBatch:
         sizes: Numbers of sequences and pairs of each datum [data, 2], to split results by datum.
         padded: One sequence per row without sharing, so that a causal mask suffices.
         states: Hidden states [R, L, H] of the tokens, if they are cached (`data.features`); the model then skips the backbone.
+        annotator: Index of who judged each pair [P], -1: the population (`prefrep.annotators`); None: the model does not ask.
     """
 
     ids: Tensor
@@ -130,6 +135,7 @@ class TreeBatch:
     sizes: Tensor
     padded: bool
     states: Tensor | None = None
+    annotator: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.sizes)
@@ -150,6 +156,17 @@ class TreeBatch:
     def pin_memory(self) -> TreeBatch:
         """Return the batch in page-locked memory."""
         return self._each(lambda tensor: tensor.pin_memory())
+
+    def asking(self, data: Sequence[Datum], annotators: Annotators | None) -> TreeBatch:
+        """Return the batch with the annotators of its pairs; None: the model answers everybody alike, and the batch stays as it is.
+
+        Args:
+            data: What was collated.
+            annotators: Whom the model knows.
+        """
+        if annotators is None:
+            return self
+        return replace(self, annotator=torch.tensor(annotators.indices(each.annotator for each in data for _ in each.pairs)))
 
 
 def batch_layout(wanted: Literal["auto", "trees", "padded"], supported: bool) -> Layout:

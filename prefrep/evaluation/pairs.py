@@ -101,7 +101,7 @@ def _pairs(record: Record) -> Iterator[Comparison]:
     for a, b in preferred(scores):
         yield Comparison(
             record.prompt, record.responses[a], record.responses[b], margin=scores[a] - scores[b], subset=record.subset, id=f"{a}-{b}",
-            source=record.source,
+            source=record.source, annotator=record.annotator, group=record.group, criterion=record.criterion, tags=record.tags,
         )  # fmt: skip
 
 

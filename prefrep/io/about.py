@@ -32,6 +32,7 @@ class About:
         backbone: Arguments of `Backbone`.
         recipe: Training configuration and metrics.
         trained: Names of the tensors in `adapter.safetensors`; None: a folder from before they were listed.
+        annotators: Numbers of labels by annotator, in the order of the head's indices; None: the head answers everybody alike.
     """
 
     format: PositiveInt
@@ -42,6 +43,7 @@ class About:
     backbone: dict[str, Any]
     recipe: dict[str, Any]
     trained: list[str] | None = field(default=None)
+    annotators: dict[str, int] | None = None
 
 
 def read_about(folder: Path) -> About:

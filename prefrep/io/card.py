@@ -11,6 +11,8 @@ KINDS = {
     "BTHead": "Bradley-Terry reward model",
     "PairHead": "pair preference model",
     "GPMHead": "general preference model (arXiv 2410.02197)",
+    "PersonalHead": "model of personal rewards (arXiv 2405.00254)",
+    "IdealPointHead": "model of people's ideal points (arXiv 2406.08469)",
     "HybridHead": "reward plus general preference model (arXiv 2605.17342)",
 }
 
@@ -108,6 +110,7 @@ def _details(about: dict[str, Any], data: list[str], base: str) -> list[str]:
     rows = [
         ("language model", _names([base]) + (f", revision `{about['backbone']['revision']}`" if about["backbone"].get("revision") else "")),
         ("head", f"{about['head']['class']}" + (f" {head}" if head else "")),
+        ("annotators", f"{len(known)}, {sum(known.values())} labels" if (known := about.get("annotators")) is not None else ""),
         ("temperature", f"{about['tau']:g}: log-odds are scores / {about['tau']:g}"),
         ("template", f"{encode['template']}, at most {encode['max_length']} tokens, longer texts: {encode['truncation']}"),
         ("trained on", _names(data)),

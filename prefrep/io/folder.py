@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import shutil
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -23,9 +25,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
+from prefrep.annotators import Annotators
 from prefrep.data.encode import EncodeConfig
 from prefrep.disk import expanded
-from prefrep.errors import CheckpointError, ConfigError
+from prefrep.errors import CheckpointError, ConfigError, DataError
 from prefrep.io.about import FORMAT, About, damaged, read_about
 from prefrep.io.about import Weights as Weights
 from prefrep.io.card import card
@@ -36,6 +39,7 @@ from prefrep.io.shards import find_file
 from prefrep.nn.backbone import Backbone
 from prefrep.nn.heads import PreferenceHead
 from prefrep.nn.loading import UNTRUSTED, check_tokens
+from prefrep.nn.people import annotators_of, introduce
 from prefrep.nn.quietly import quietly
 from prefrep.parts import MissingPartError
 
@@ -104,6 +108,7 @@ def save(
         weights = "reference"
     base = backbone.recipe()
     check_base(base["path"], weights)
+    known = annotators_of(head)
     trained = {name: t.detach().cpu().contiguous() for name, t in backbone.model.named_parameters() if t.requires_grad}
     with replacing(folder) as staging:
         if weights == "full":
@@ -112,7 +117,7 @@ def save(
             tokenizer.save_pretrained(staging)
         elif trained:
             save_file(trained, staging / "adapter.safetensors")
-        save_file({name: t.detach().float().cpu().contiguous() for name, t in head.state_dict().items()}, staging / "head.safetensors")
+        _save_head(staging, head)
         about = {
             "format": FORMAT,
             "head": describe_head(head),
@@ -121,6 +126,7 @@ def save(
             "eos": "every response ends in exactly one EOS and is read there",
             "weights": weights,
             "trained": sorted(trained) if weights == "reference" else [],
+            **({} if known is None else {"annotators": dict(known.labels)}),
             "backbone": base,
             "recipe": recipe,
             "versions": {name: version(name) for name in ("prefrep", "torch", "transformers")},
@@ -129,6 +135,45 @@ def save(
         about["files"] = {str(file.relative_to(staging)): file.stat().st_size for file in sorted(staging.rglob("*")) if file.is_file()}
         (staging / "prefrep.json").write_text(json.dumps(about, indent=2) + "\n")
         (staging / "README.md").write_text(card(about))
+
+
+def save_head(folder: Path | str, source: Path, head: PreferenceHead, note: dict[str, Any]) -> None:
+    """Write a folder that has another head than an exported one, and the same language model.
+
+    Its files are hard links where the file system has them, so that a model for one more person needs no room.
+
+    Args:
+        folder: Output folder, which may be the source.
+        source: An exported folder.
+        head: The head, of the same class and arguments.
+        note: Added to the recipe.
+
+    Raises:
+        CheckpointError: See `check_free`.
+    """
+    about = json.loads((source / "prefrep.json").read_text())
+    about["recipe"] |= note
+    if (known := annotators_of(head)) is not None:
+        about["annotators"] = dict(known.labels)
+    with replacing(folder) as staging:
+        shutil.copytree(source, staging, dirs_exist_ok=True, copy_function=_link)
+        for name in ("head.safetensors", "prefrep.json", "README.md"):
+            (staging / name).unlink(missing_ok=True)  # writing into a link would change the source
+        _save_head(staging, head)
+        about["files"]["head.safetensors"] = (staging / "head.safetensors").stat().st_size
+        (staging / "prefrep.json").write_text(json.dumps(about, indent=2) + "\n")
+        (staging / "README.md").write_text(card(about))
+
+
+def _save_head(folder: Path, head: PreferenceHead) -> None:
+    save_file({name: t.detach().float().cpu().contiguous() for name, t in head.state_dict().items()}, folder / "head.safetensors")
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another file system, or one without links
+        shutil.copy2(source, target)
 
 
 def load(
@@ -166,9 +211,10 @@ def load(
     backbone = _backbone(folder, about, options, build)
     try:
         head = make_head(about.head, backbone.hidden_size)
+        introduce(head, Annotators(about.annotators or {}))
     except MissingPartError as error:
         raise CheckpointError(f"{folder / 'prefrep.json'}: {error}") from error
-    except (ConfigError, RuntimeError) as error:  # torch: sizes that no memory holds
+    except (ConfigError, DataError, RuntimeError) as error:  # torch: sizes that no memory holds
         raise damaged(folder, error) from error
     try:
         head.load_state_dict(load_file(head_file))

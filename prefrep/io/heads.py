@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from prefrep.nn import mixture as mixture  # recipes name their parts
+from prefrep.nn import personal as personal
 from prefrep.nn.heads import PreferenceHead
 from prefrep.parts import Recipe, factory, make, recipe
 

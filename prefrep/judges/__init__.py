@@ -9,9 +9,9 @@ from prefrep.judges.named import comparer
 from prefrep.judges.rules import RuleJudge, concise, conciseness
 
 if TYPE_CHECKING:
-    from prefrep.judges.models import ModelJudge, OfficialJudge
+    from prefrep.judges.models import ModelJudge, OfficialJudge, SocietyJudge
 
-__all__ = ("Comparer", "Judge", "ModelJudge", "OfficialJudge", "RuleJudge", "Verdict", "comparer", "concise", "conciseness")
+__all__ = ("Comparer", "Judge", "ModelJudge", "OfficialJudge", "RuleJudge", "SocietyJudge", "Verdict", "comparer", "concise", "conciseness")
 
 
 def __getattr__(name: str) -> Any:
@@ -20,5 +20,5 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from prefrep.judges import models
 
-    globals().update(ModelJudge=models.ModelJudge, OfficialJudge=models.OfficialJudge)
+    globals().update(ModelJudge=models.ModelJudge, OfficialJudge=models.OfficialJudge, SocietyJudge=models.SocietyJudge)
     return globals()[name]

@@ -6,10 +6,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 
 from prefrep.data.encode import EncodeConfig
 from prefrep.data.rounds import digest
+from prefrep.errors import ConfigError
+from prefrep.functional.aggregation import Rule, aggregate, check_rule
 from prefrep.io import official
 from prefrep.io.hub import fetched
 from prefrep.judges.base import Judge, Verdict
@@ -93,6 +96,63 @@ class ModelJudge(Judge):
             return {"model": self.path, "fingerprint": fingerprint_of(self.path)}
         head = self._folder() / "head.safetensors"
         return {"model": self.path, "dtype": self.dtype, "head": digest([head.read_bytes()]) if head.exists() else None}
+
+
+class SocietyJudge(ModelJudge):
+    """The people that a model knows, aggregated by a rule: all of them answer from the same reads.
+
+    Args:
+        path: Exported folder of a model that knows people, or its id on the hub.
+        rule: mean, log-mean-exp, minimum, majority, borda, copeland, maximin, maximal-lottery or minmax-regret, see
+            `functional.aggregation`. Verdicts are differences of its scores; those of `majority` are the log-odds of votes.
+        annotators: Who is asked; null: all that the model knows.
+        alpha: Of the rule `log-mean-exp`: 0 is the mean, -inf the least satisfied person.
+        scale: Verdicts are multiplied by it. Scores of rules that count votes lie in [-1, 1] and are no log-odds.
+        dtype: Type of its weights; null: the type it was trained in.
+        device: `auto`: CUDA if available.
+        batch_tokens: Tokens per forward pass.
+        trust_remote_code: Run Python code from the folder, see `Backbone`.
+
+    Raises:
+        ConfigError: There is no such rule, or the path is a URL.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        rule: Rule = "mean",
+        annotators: list[str] | None = None,
+        alpha: float = -1.0,
+        scale: float = 1.0,
+        dtype: DType | None = None,
+        device: str = "auto",
+        batch_tokens: int = 4096,
+        trust_remote_code: bool = False,
+    ) -> None:
+        if is_url(path):
+            raise ConfigError(f"{path}: a server answers for the population; name the exported folder")
+        super().__init__(path, dtype, device, batch_tokens, trust_remote_code)
+        self.rule, self.annotators, self.alpha, self.scale = check_rule(rule, alpha), annotators, alpha, scale
+
+    def verdicts(self, records: Sequence[RankedResponses]) -> Iterator[Verdict]:
+        """See `Judge`.
+
+        Raises:
+            ConfigError: The model answers everybody alike.
+        """
+        known = self.scorer.annotators
+        for tables in self.scorer.tables_of(records, self.annotators or ([] if known is None else known.names)):
+            social = aggregate(tables.astype(np.float64), self.rule, self.alpha)
+            yield Verdict((self.scale * social.table).astype(np.float32))
+
+    def compare(self, comparisons: Iterable[Comparison], *, progress: str | None = None) -> Iterator[float]:
+        """See `Judge.compare`."""
+        return Judge.compare(self, comparisons, progress=progress)
+
+    def describe(self) -> dict[str, Any]:
+        """Return the description of a `ModelJudge`, and the rule."""
+        stated = {"rule": self.rule, "annotators": self.annotators, "alpha": self.alpha, "scale": self.scale}
+        return {**super().describe(), **stated}
 
 
 class OfficialJudge(ModelJudge):

@@ -23,7 +23,7 @@ from prefrep.labels.base import LabelStep, Outcome, Work, example
 from prefrep.labels.cross_prompt import swapped
 from prefrep.labels.rows import Labelled
 from prefrep.labels.states import train
-from prefrep.modules.preference import BradleyTerry
+from prefrep.modules.models import BradleyTerry
 from prefrep.nn.heads import BTHead
 from prefrep.nn.losses import LogisticLoss
 from prefrep.records import Comparison, Message, Messages

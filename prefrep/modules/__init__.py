@@ -2,6 +2,18 @@
 
 from prefrep.modules.base import Schedule
 from prefrep.modules.gpo import GPO
-from prefrep.modules.preference import BradleyTerry, GeneralPreference, HybridPreference, PairPreference, PreferenceModule
+from prefrep.modules.models import BradleyTerry, GeneralPreference, HybridPreference, PairPreference
+from prefrep.modules.personal import MixturePreference, PersonalPreference
+from prefrep.modules.preference import PreferenceModule
 
-__all__ = ("GPO", "BradleyTerry", "GeneralPreference", "HybridPreference", "PairPreference", "PreferenceModule", "Schedule")
+__all__ = (
+    "GPO",
+    "BradleyTerry",
+    "GeneralPreference",
+    "HybridPreference",
+    "MixturePreference",
+    "PairPreference",
+    "PersonalPreference",
+    "PreferenceModule",
+    "Schedule",
+)

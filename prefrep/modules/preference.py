@@ -1,15 +1,11 @@
-"""Preference models as LightningModules: Bradley-Terry, pair, general and hybrid models share one training step.
+"""The training step that all preference models share, as a LightningModule; `modules.models` has the models.
 
 log-odds(y1 > y2 | x) = head.compare(embed(x, y1), embed(x, y2), x) / tau
-
-A new kind of model is a subclass whose constructor narrows the type of the head: jsonargparse reads types from there, so that a wrong
-combination of module and head is an error of the command line. `**options` are those of `PreferenceModule`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar, Literal, get_args, get_type_hints
 
@@ -18,18 +14,20 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 from torchmetrics import MeanMetric
 
+from prefrep.annotators import Annotators
 from prefrep.data.render import Template
-from prefrep.data.trees import NOBODY, TreeBatch
+from prefrep.data.trees import TreeBatch
 from prefrep.errors import ConfigError
 from prefrep.functional.logprobs import token_logprobs
-from prefrep.functional.losses import centre
 from prefrep.io.start import start
+from prefrep.modules.annotating import meet, note, recall
 from prefrep.modules.base import LanguageModule, Schedule
 from prefrep.modules.sharding import shard
-from prefrep.nn.answers import start_from_answers
 from prefrep.nn.backbone import Backbone
-from prefrep.nn.heads import BTHead, GPMHead, HybridHead, PairHead, PreferenceHead
-from prefrep.nn.losses import LogisticLoss, PreferenceLoss
+from prefrep.nn.context import Context
+from prefrep.nn.heads import PreferenceHead
+from prefrep.nn.losses import PreferenceLoss
+from prefrep.nn.people import annotators_of, penalty
 
 Stage = Literal["train", "val", "test"]
 
@@ -39,10 +37,9 @@ def adamw(lr: float) -> OptimizerCallable:
     return partial(torch.optim.AdamW, lr=lr, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
 
 
-# The paper's recipe for preference models: learning rate 2e-6 for every backbone; tau 0.1 for GPM.
+# The paper's recipe for preference models: learning rate 2e-6 for every backbone.
 ADAMW = adamw(2e-6)
 SCHEDULE = Schedule()
-GPM_LOSS: Callable[[], PreferenceLoss] = partial(LogisticLoss, tau=0.1)
 
 
 class PreferenceModule(LanguageModule):
@@ -103,6 +100,7 @@ class PreferenceModule(LanguageModule):
         if hasattr(self, "backbone"):
             return
         self.backbone, self.head, self.loss = self.parts()
+        meet(self, self.head)
         # The checkpoint leaves out a frozen or adapted base, which is loaded from its own folder again.
         self.strict_loading = not (self.backbone.frozen or self.backbone.lora)
         if self.device_mesh is not None:
@@ -148,38 +146,48 @@ class PreferenceModule(LanguageModule):
         """What the head reads: `single` responses or `pair`s."""
         return self.head.layout
 
+    @property
+    def annotators(self) -> Annotators | None:
+        """Whom the head knows; None: it answers everybody alike."""
+        return annotators_of(self.head)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Note whom the head knows."""
+        super().on_save_checkpoint(checkpoint)
+        note(checkpoint, self.head)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Check that a checkpoint belongs to this model and its annotators. Raises CheckpointError: it does not."""
+        self.configure_model()
+        recall(checkpoint, self.head)
+        super().on_load_checkpoint(checkpoint)
+
     unpaired: ClassVar[bool] = False  # whether labels of single responses mean something: P(yes) = sigmoid(reward / tau)
 
     # ---- forward
 
-    def embeddings(self, hidden: Tensor, batch: TreeBatch) -> tuple[Tensor, Tensor | None]:
-        """Return the embeddings of all sequences [M, D] and, for a gate, the prompt states [M, H], in fp32."""
-        prompt = hidden[batch.prompt_end].float() if self.head.needs_prompt else None
-        return self.head.embed(hidden[batch.end]), prompt
+    def embeddings(self, hidden: Tensor, batch: TreeBatch) -> tuple[Tensor, Context]:
+        """Return the embeddings of all sequences [M, D], and the context of the pairs, in fp32."""
+        prompt = hidden[batch.prompt_end[batch.pairs[:, 0]]].float() if self.head.needs_prompt else None
+        return self.head.embed(hidden[batch.end]), Context(prompt, batch.annotator)
 
     def forward(self, batch: TreeBatch) -> Tensor:
         """Return the log-odds, in nats, that the first response of each pair wins [P]."""
         return self.loss.log_odds(self._scores(self.embeddings(self.hidden(batch), batch), batch))
 
-    def _scores(self, embedded: tuple[Tensor, Tensor | None], batch: TreeBatch) -> Tensor:
-        e, prompt = embedded
+    def _scores(self, embedded: tuple[Tensor, Context], batch: TreeBatch) -> Tensor:
+        e, context = embedded
         a, b = batch.pairs.unbind(1)
-        return self.head.compare(e[a], e[b], None if prompt is None else prompt[a])
+        return self.head.compare(e[a], e[b], context)
 
     def _regulariser(self, embedding: Tensor, batch: TreeBatch) -> Tensor | None:
-        """Return a term that a model adds to the loss of each pair [P]."""
-        return None
+        """Return a term that a model adds to the loss of each pair [P]: annotators are shrunk to the population."""
+        return None if batch.annotator is None else penalty(self.head, batch.annotator)
 
-    def _pair_losses(self, embedded: tuple[Tensor, Tensor | None], scores: Tensor, batch: TreeBatch) -> Tensor:
-        """Return the loss of each pair [P]; a pointwise loss is the mean over the responses of a pair."""
-        if not self.loss.pointwise:
-            losses: Tensor = self.loss(scores, batch.probability, batch.margin)
-            return losses
-        alone = []
-        for sequence, won in zip(batch.pairs.unbind(1), (batch.probability, 1 - batch.probability), strict=True):
-            single = replace(batch, pairs=torch.stack([sequence, torch.full_like(sequence, NOBODY)], 1))
-            alone.append(self.loss(self._scores(embedded, single), won, batch.margin))
-        return torch.where(batch.pairs[:, 1] == NOBODY, alone[0], (alone[0] + alone[1]) / 2)
+    def _pair_losses(self, embedded: tuple[Tensor, Context], scores: Tensor, batch: TreeBatch) -> Tensor:
+        """Return the loss of each pair [P]."""
+        losses: Tensor = self.loss(scores, batch.probability, batch.margin)
+        return losses
 
     def _step(self, batch: TreeBatch, stage: Stage) -> Tensor:
         hidden = self.hidden(batch)
@@ -233,107 +241,3 @@ class PreferenceModule(LanguageModule):
         """Return the log-odds of each pair, in nats [P]."""
         log_odds: Tensor = self(batch)
         return log_odds
-
-
-class BradleyTerry(PreferenceModule):
-    """Bradley-Terry model: one reward per response, s(i > j) = r_i - r_j. It cannot represent a cycle.
-
-    Args:
-        backbone: Builds the language model.
-        head: Builds the head.
-        loss: Builds the loss; tau 1 as in the paper (the official trainer divides BT scores by 0.1).
-        centre: Coefficient of mean((r_chosen + r_rejected)^2), which keeps rewards near zero (arXiv 2312.09244; TRL's
-            `center_rewards_coefficient`).
-    """
-
-    def __init__(
-        self,
-        backbone: Callable[[], Backbone] = Backbone,
-        head: Callable[[int], BTHead] = BTHead,
-        loss: Callable[[], PreferenceLoss] = LogisticLoss,
-        centre: float = 0.0,
-        **options: Any,
-    ) -> None:
-        super().__init__(backbone, head, loss, **options)
-        if centre < 0:
-            raise ConfigError(f"centre must be 0 or more, got {centre}")
-        self.centre = centre
-
-    unpaired = True
-
-    def _scores(self, embedded: tuple[Tensor, Tensor | None], batch: TreeBatch) -> Tensor:
-        e, prompt = embedded
-        nobody = e.new_zeros(1, e.shape[1])  # the last row, which the index -1 of `NOBODY` reads: reward 0
-        return super()._scores((torch.cat([e, nobody]), prompt), batch)
-
-    def _regulariser(self, embedding: Tensor, batch: TreeBatch) -> Tensor | None:
-        if self.centre == 0:
-            return None
-        rewards = torch.cat([embedding, embedding.new_zeros(1, embedding.shape[1])])[batch.pairs, 0]  # see `_scores`
-        return self.centre * centre(rewards)
-
-
-class PairPreference(PreferenceModule):
-    """Pair model: reads both responses together, in both orders. It represents any preference, at K (K - 1) reads for K responses.
-
-    Args:
-        backbone: Builds the language model.
-        head: Builds the head.
-        loss: Builds the loss.
-    """
-
-    def __init__(
-        self,
-        backbone: Callable[[], Backbone] = Backbone,
-        head: Callable[[int], PairHead] = PairHead,
-        loss: Callable[[], PreferenceLoss] = LogisticLoss,
-        **options: Any,
-    ) -> None:
-        super().__init__(backbone, head, loss, sft=0.0, **options)
-
-    def parts(self) -> tuple[Backbone, PreferenceHead, PreferenceLoss]:
-        """Return the parts; the `tokens` readout starts as the difference between the output embeddings of the answers."""
-        backbone, head, loss = super().parts()
-        if not isinstance(head, PairHead) or head.readout != "tokens" or self.init is not None:
-            return backbone, head, loss
-        self._tokenizer = backbone.tokenizer()
-        start_from_answers(head, backbone, self._tokenizer)
-        return backbone, head, loss
-
-
-class GeneralPreference(PreferenceModule):
-    """General preference model (arXiv 2410.02197): s(i > j) = <R v_i, v_j>. It represents any preference, at K reads for K responses.
-
-    Args:
-        backbone: Builds the language model.
-        head: Builds the head: embedding dimension, operator, normalisation.
-        loss: Builds the loss; tau 0.1 as in the paper.
-    """
-
-    def __init__(
-        self,
-        backbone: Callable[[], Backbone] = Backbone,
-        head: Callable[[int], GPMHead] = GPMHead,
-        loss: Callable[[], PreferenceLoss] = GPM_LOSS,
-        **options: Any,
-    ) -> None:
-        super().__init__(backbone, head, loss, **options)
-
-
-class HybridPreference(PreferenceModule):
-    """Reward plus general preference model (arXiv 2605.17342): s(i > j) = (r_i - r_j) + <R v_i, v_j>, at K reads for K responses.
-
-    Args:
-        backbone: Builds the language model.
-        head: Builds the head: dimension, operator and normalisation of the general preference model.
-        loss: Builds the loss; tau 0.1 as for a general preference model. It divides rewards, too, which are free to be smaller.
-    """
-
-    def __init__(
-        self,
-        backbone: Callable[[], Backbone] = Backbone,
-        head: Callable[[int], HybridHead] = HybridHead,
-        loss: Callable[[], PreferenceLoss] = GPM_LOSS,
-        **options: Any,
-    ) -> None:
-        super().__init__(backbone, head, loss, **options)

@@ -14,17 +14,18 @@ import torch
 from torch import Tensor
 
 from prefrep.errors import ConfigError
+from prefrep.nn.context import ANYBODY, Context
 from prefrep.nn.heads import BTHead, GPMHead, HybridHead, PreferenceHead
 
 
 @singledispatch
-def bilinear(head: PreferenceHead, e: Tensor, prompt: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def bilinear(head: PreferenceHead, e: Tensor, context: Context = ANYBODY) -> tuple[Tensor, Tensor]:
     """Return the vectors of K responses and the matrix that compares them.
 
     Args:
         head: The head that made the embeddings.
         e: Embeddings, [K, D].
-        prompt: Hidden state of the prompt, [H], if the head needs it.
+        context: The prompt, and who is asked.
 
     Returns:
         u, [K, U], and A, [U, U]; U is D for a general preference model, 2 for Bradley-Terry and D + 2 for a hybrid of both.
@@ -36,16 +37,16 @@ def bilinear(head: PreferenceHead, e: Tensor, prompt: Tensor | None = None) -> t
 
 
 @bilinear.register
-def _(head: BTHead, e: Tensor, prompt: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def _(head: BTHead, e: Tensor, context: Context = ANYBODY) -> tuple[Tensor, Tensor]:
     return torch.cat([e, torch.ones_like(e)], -1), torch.tensor([[0.0, 1.0], [-1.0, 0.0]], dtype=e.dtype, device=e.device)
 
 
 @bilinear.register
-def _(head: GPMHead, e: Tensor, prompt: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    return e, head.skew.matrix(prompt).to(e.dtype).transpose(-1, -2)
+def _(head: GPMHead, e: Tensor, context: Context = ANYBODY) -> tuple[Tensor, Tensor]:
+    return e, head.skew.matrix(context).to(e.dtype).transpose(-1, -2)
 
 
 @bilinear.register
-def _(head: HybridHead, e: Tensor, prompt: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    parts = bilinear(head.reward, e[..., :1]), bilinear(head.preference, e[..., 1:], prompt)
+def _(head: HybridHead, e: Tensor, context: Context = ANYBODY) -> tuple[Tensor, Tensor]:
+    parts = bilinear(head.reward, e[..., :1]), bilinear(head.preference, e[..., 1:], context)
     return torch.cat([u for u, _ in parts], -1), torch.block_diag(*(a for _, a in parts))

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from prefrep.errors import ConfigError
 from prefrep.functional import skew as functional
+from prefrep.nn.context import ANYBODY, Context
 from prefrep.nn.skew import BlockSkew, EvenDim, SkewOperator, check_dim, linear, project
 from prefrep.parts import Part
 
@@ -52,25 +53,25 @@ class PreferenceHead(Part, nn.Module, ABC):
         """
 
     @abstractmethod
-    def compare(self, a: Tensor, b: Tensor, prompt: Tensor | None = None) -> Tensor:
+    def compare(self, a: Tensor, b: Tensor, context: Context = ANYBODY) -> Tensor:
         """Return scores of first against second: positive if the first wins; exchanging the two flips the sign.
 
         Args:
             a: Embeddings, [.., D].
             b: Embeddings, [.., D].
-            prompt: Hidden states of the prompts, [.., H], if `needs_prompt`.
+            context: The prompts, and who is asked.
 
         Returns:
             [..].
         """
 
     @abstractmethod
-    def table(self, e: Tensor, prompt: Tensor | None = None) -> Tensor:
+    def table(self, e: Tensor, context: Context = ANYBODY) -> Tensor:
         """Return scores of all against all, exactly skew: s_ij = -s_ji and s_ii = 0.
 
         Args:
             e: Embeddings, [.., K, D]; of ordered pairs, [.., K, K, D], if `layout` is `pair`.
-            prompt: Hidden states of the prompts, [.., H], if `needs_prompt`.
+            context: The prompts, and who is asked.
 
         Returns:
             [.., K, K].
@@ -95,10 +96,10 @@ class BTHead(PreferenceHead):
     def embed(self, hidden: Tensor) -> Tensor:  # noqa: D102
         return project(self.value_head, hidden)
 
-    def compare(self, a: Tensor, b: Tensor, prompt: Tensor | None = None) -> Tensor:  # noqa: D102
+    def compare(self, a: Tensor, b: Tensor, context: Context = ANYBODY) -> Tensor:  # noqa: D102
         return (functional.widen(a) - functional.widen(b)).squeeze(-1)
 
-    def table(self, e: Tensor, prompt: Tensor | None = None) -> Tensor:  # noqa: D102
+    def table(self, e: Tensor, context: Context = ANYBODY) -> Tensor:  # noqa: D102
         rewards = functional.widen(e)
         return rewards - rewards.transpose(-1, -2)
 
@@ -166,25 +167,25 @@ class PairHead(PreferenceHead):
         """
         return project(self.value_head, hidden)
 
-    def compare(self, a: Tensor, b: Tensor, prompt: Tensor | None = None) -> Tensor:
+    def compare(self, a: Tensor, b: Tensor, context: Context = ANYBODY) -> Tensor:
         """Return order-averaged scores.
 
         Args:
             a: f of (first, second), [.., 1].
             b: f of (second, first), [.., 1].
-            prompt: Not used.
+            context: Not used.
 
         Returns:
             [..].
         """
         return (functional.widen(a) - functional.widen(b)).squeeze(-1) / 2
 
-    def table(self, e: Tensor, prompt: Tensor | None = None) -> Tensor:
+    def table(self, e: Tensor, context: Context = ANYBODY) -> Tensor:
         """Return order-averaged scores among K responses, (f - f^T) / 2.
 
         Args:
             e: f of all ordered pairs, [.., K, K, 1], entry [i, j] with i first. The diagonal is ignored.
-            prompt: Not used.
+            context: Not used.
 
         Returns:
             [.., K, K].
@@ -234,24 +235,24 @@ class GPMHead(PreferenceHead):
         v = project(self.value_head, hidden)
         return F.normalize(v, dim=-1, eps=1e-12) if self.normalize else v
 
-    def compare(self, a: Tensor, b: Tensor, prompt: Tensor | None = None) -> Tensor:  # noqa: D102
-        return self.skew.score(a, b, prompt)
+    def compare(self, a: Tensor, b: Tensor, context: Context = ANYBODY) -> Tensor:  # noqa: D102
+        return self.skew.score(a, b, context)
 
-    def table(self, e: Tensor, prompt: Tensor | None = None) -> Tensor:  # noqa: D102
-        return self.skew.table(e, prompt)
+    def table(self, e: Tensor, context: Context = ANYBODY) -> Tensor:  # noqa: D102
+        return self.skew.table(e, context)
 
-    def block_scores(self, a: Tensor, b: Tensor, prompt: Tensor | None = None) -> Tensor:
+    def block_scores(self, a: Tensor, b: Tensor, context: Context = ANYBODY) -> Tensor:
         """Return scores by 2 x 2 block; their sum is `compare`.
 
         Args:
             a: Embeddings of the first responses, [.., D].
             b: Embeddings of the second responses, [.., D].
-            prompt: Hidden states of the prompts, [.., H], if `needs_prompt`.
+            context: The prompts, and who is asked.
 
         Returns:
             [.., D/2].
         """
-        return self.skew.block_scores(a, b, prompt)
+        return self.skew.block_scores(a, b, context)
 
 
 class HybridHead(PreferenceHead):
@@ -307,22 +308,22 @@ class HybridHead(PreferenceHead):
         """
         return torch.cat([self.reward.embed(hidden), self.preference.embed(hidden)], dim=-1)
 
-    def compare(self, a: Tensor, b: Tensor, prompt: Tensor | None = None) -> Tensor:  # noqa: D102
-        return self.reward.compare(a[..., :1], b[..., :1]) + self.preference.compare(a[..., 1:], b[..., 1:], prompt)
+    def compare(self, a: Tensor, b: Tensor, context: Context = ANYBODY) -> Tensor:  # noqa: D102
+        return self.reward.compare(a[..., :1], b[..., :1]) + self.preference.compare(a[..., 1:], b[..., 1:], context)
 
-    def table(self, e: Tensor, prompt: Tensor | None = None) -> Tensor:  # noqa: D102
-        return self.reward.table(e[..., :1]) + self.preference.table(e[..., 1:], prompt)
+    def table(self, e: Tensor, context: Context = ANYBODY) -> Tensor:  # noqa: D102
+        return self.reward.table(e[..., :1]) + self.preference.table(e[..., 1:], context)
 
-    def block_scores(self, a: Tensor, b: Tensor, prompt: Tensor | None = None) -> Tensor:
+    def block_scores(self, a: Tensor, b: Tensor, context: Context = ANYBODY) -> Tensor:
         """Return scores by 2 x 2 block; their sum is `compare`. First comes the reward, r_a - r_b (the block (r, 1)), then v.
 
         Args:
             a: Embeddings of the first responses, [.., 1 + D].
             b: Embeddings of the second responses, [.., 1 + D].
-            prompt: Hidden states of the prompts, [.., H], if `needs_prompt`.
+            context: The prompts, and who is asked.
 
         Returns:
             [.., 1 + D/2].
         """
         rewards = self.reward.compare(a[..., :1], b[..., :1])
-        return torch.cat([rewards.unsqueeze(-1), self.preference.block_scores(a[..., 1:], b[..., 1:], prompt)], dim=-1)
+        return torch.cat([rewards.unsqueeze(-1), self.preference.block_scores(a[..., 1:], b[..., 1:], context)], dim=-1)

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from prefrep.errors import ConfigError
 from prefrep.functional import skew
 from prefrep.functional.skew import GateVariant
+from prefrep.nn.context import ANYBODY, Context
 from prefrep.parts import Part
 
 
@@ -92,49 +93,49 @@ class SkewOperator(Part, nn.Module, ABC):
         self.dim, self.hidden_size = int(dim), int(hidden_size)
 
     @abstractmethod
-    def score(self, a: Tensor, b: Tensor, prompt: Tensor | None = None) -> Tensor:
+    def score(self, a: Tensor, b: Tensor, context: Context = ANYBODY) -> Tensor:
         """Return scores of pairs.
 
         Args:
             a: Embeddings of the first responses, [.., D].
             b: Embeddings of the second responses, [.., D].
-            prompt: Hidden states of the prompts, [.., H], if `needs_prompt`.
+            context: The prompts, and who is asked.
 
         Returns:
             [..].
         """
 
     @abstractmethod
-    def table(self, e: Tensor, prompt: Tensor | None = None) -> Tensor:
+    def table(self, e: Tensor, context: Context = ANYBODY) -> Tensor:
         """Return scores among K responses, exactly skew: s_ij = -s_ji and s_ii = 0.
 
         Args:
             e: Embeddings, [.., K, D].
-            prompt: Hidden states of the prompts, [.., H], if `needs_prompt`.
+            context: The prompts, and who is asked.
 
         Returns:
             [.., K, K].
         """
 
     @abstractmethod
-    def block_scores(self, a: Tensor, b: Tensor, prompt: Tensor | None = None) -> Tensor:
+    def block_scores(self, a: Tensor, b: Tensor, context: Context = ANYBODY) -> Tensor:
         """Return scores of pairs by 2 x 2 block; their sum is `score`.
 
         Args:
             a: Embeddings of the first responses, [.., D].
             b: Embeddings of the second responses, [.., D].
-            prompt: Hidden states of the prompts, [.., H], if `needs_prompt`.
+            context: The prompts, and who is asked.
 
         Returns:
             [.., D/2].
         """
 
     @abstractmethod
-    def matrix(self, prompt: Tensor | None = None) -> Tensor:
+    def matrix(self, context: Context = ANYBODY) -> Tensor:
         """Return R(x), for analysis.
 
         Args:
-            prompt: Hidden states of the prompts, [.., H], if `needs_prompt`.
+            context: The prompts, and who is asked.
 
         Returns:
             [.., D, D], or [D, D] if R does not depend on the prompt.
@@ -153,16 +154,16 @@ class BlockSkew(SkewOperator):
         super().__init__(dim, hidden_size)
         self.register_buffer("anchor", torch.empty(0), persistent=False)  # carries the device, in place of a parameter
 
-    def score(self, a: Tensor, b: Tensor, prompt: Tensor | None = None) -> Tensor:  # noqa: D102
+    def score(self, a: Tensor, b: Tensor, context: Context = ANYBODY) -> Tensor:  # noqa: D102
         return skew.score(a, b)
 
-    def table(self, e: Tensor, prompt: Tensor | None = None) -> Tensor:  # noqa: D102
+    def table(self, e: Tensor, context: Context = ANYBODY) -> Tensor:  # noqa: D102
         return skew.table(e)
 
-    def block_scores(self, a: Tensor, b: Tensor, prompt: Tensor | None = None) -> Tensor:  # noqa: D102
+    def block_scores(self, a: Tensor, b: Tensor, context: Context = ANYBODY) -> Tensor:  # noqa: D102
         return skew.block_scores(a, b)
 
-    def matrix(self, prompt: Tensor | None = None) -> Tensor:  # noqa: D102
+    def matrix(self, context: Context = ANYBODY) -> Tensor:  # noqa: D102
         return skew.block_matrix(self.dim, device=self.anchor.device)
 
 
@@ -191,33 +192,33 @@ class GatedSkew(SkewOperator):
         self.variant: GateVariant = variant
         self.prompt_head = linear(self, hidden_size, dim // 2)
 
-    def weights(self, prompt: Tensor | None) -> Tensor:
+    def weights(self, context: Context) -> Tensor:
         """Return the weights of the blocks.
 
         Args:
-            prompt: Hidden states of the prompts, [.., H].
+            context: The prompts.
 
         Returns:
             w, [.., D/2].
 
         Raises:
-            ConfigError: `prompt` is None.
+            ConfigError: The context has no prompt.
         """
-        if prompt is None:
-            raise ConfigError("GatedSkew needs the hidden state of the prompt to compute its gate; pass prompt, or use BlockSkew")
-        return skew.gate(project(self.prompt_head, prompt), self.variant, self.hidden_size)
+        if context.prompt is None:
+            raise ConfigError("GatedSkew needs the hidden state of the prompt to compute its gate; pass Context(prompt), or use BlockSkew")
+        return skew.gate(project(self.prompt_head, context.prompt), self.variant, self.hidden_size)
 
-    def score(self, a: Tensor, b: Tensor, prompt: Tensor | None = None) -> Tensor:  # noqa: D102
-        return skew.score(a, b, self.weights(prompt))
+    def score(self, a: Tensor, b: Tensor, context: Context = ANYBODY) -> Tensor:  # noqa: D102
+        return skew.score(a, b, self.weights(context))
 
-    def table(self, e: Tensor, prompt: Tensor | None = None) -> Tensor:  # noqa: D102
-        return skew.table(e, self.weights(prompt))
+    def table(self, e: Tensor, context: Context = ANYBODY) -> Tensor:  # noqa: D102
+        return skew.table(e, self.weights(context))
 
-    def block_scores(self, a: Tensor, b: Tensor, prompt: Tensor | None = None) -> Tensor:  # noqa: D102
-        return skew.block_scores(a, b, self.weights(prompt))
+    def block_scores(self, a: Tensor, b: Tensor, context: Context = ANYBODY) -> Tensor:  # noqa: D102
+        return skew.block_scores(a, b, self.weights(context))
 
-    def matrix(self, prompt: Tensor | None = None) -> Tensor:  # noqa: D102
-        weights = self.weights(prompt)
+    def matrix(self, context: Context = ANYBODY) -> Tensor:  # noqa: D102
+        weights = self.weights(context)
         return skew.block_matrix(self.dim, weights.dtype, weights.device) * weights.repeat_interleave(2, -1).unsqueeze(-1)
 
 
@@ -239,18 +240,18 @@ class LearnedSkew(SkewOperator):
         super().__init__(dim, hidden_size)
         self.factor = nn.Parameter(skew.block_matrix(dim) / 2)  # A; A - A^T is then the canonical R
 
-    def score(self, a: Tensor, b: Tensor, prompt: Tensor | None = None) -> Tensor:  # noqa: D102
+    def score(self, a: Tensor, b: Tensor, context: Context = ANYBODY) -> Tensor:  # noqa: D102
         a, b = skew.widen(a), skew.widen(b)
         factor = self.factor.to(a.dtype)
         with skew.full_precision(a):
             return (F.linear(a, factor) * b - F.linear(b, factor) * a).sum(-1)
 
-    def table(self, e: Tensor, prompt: Tensor | None = None) -> Tensor:  # noqa: D102
+    def table(self, e: Tensor, context: Context = ANYBODY) -> Tensor:  # noqa: D102
         e = skew.widen(e)
         with skew.full_precision(e):
             return skew.antisymmetric(F.linear(e, self.factor.to(e.dtype)) @ e.transpose(-1, -2))
 
-    def block_scores(self, a: Tensor, b: Tensor, prompt: Tensor | None = None) -> Tensor:
+    def block_scores(self, a: Tensor, b: Tensor, context: Context = ANYBODY) -> Tensor:
         """Return scores of pairs by block of the canonical form of R, from the largest scale to the smallest, for analysis.
 
         Gradients reach a and b but not R: the canonical form is not differentiable where scales coincide, as they do at initialisation.
@@ -258,7 +259,7 @@ class LearnedSkew(SkewOperator):
         Args:
             a: Embeddings of the first responses, [.., D].
             b: Embeddings of the second responses, [.., D].
-            prompt: Not used.
+            context: Not used.
 
         Returns:
             [.., D/2].
@@ -269,5 +270,5 @@ class LearnedSkew(SkewOperator):
         with skew.full_precision(a):
             return skew.block_scores(a @ basis, b @ basis, scales.to(a.dtype))
 
-    def matrix(self, prompt: Tensor | None = None) -> Tensor:  # noqa: D102
+    def matrix(self, context: Context = ANYBODY) -> Tensor:  # noqa: D102
         return skew.antisymmetric(skew.widen(self.factor))

@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import Any
 
 GROUPS = {
-    "train": ("fit", "validate", "test", "predict", "sweep"),
+    "train": ("fit", "validate", "test", "predict", "sweep", "adapt"),
     "use": ("score", "serve", "export"),
     "evaluate": ("eval", "report"),
     "work on data": ("inspect", "label", "cyclic"),

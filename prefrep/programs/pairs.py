@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from prefrep.records import Comparison
 from prefrep.scoring.loading import Scoring, fingerprint_of
@@ -19,6 +20,8 @@ def pairs(
     calibrate_on: str | None = None,
     format: str = "auto",
     criterion: str | None = None,
+    by: Literal["subset", "group", "annotator"] = "subset",
+    control: Literal["wrong-group", "shuffled-groups"] | None = None,
     restart: bool = False,
     bootstrap: int = 2000,
     seed: int = 0,
@@ -38,6 +41,9 @@ def pairs(
         calibrate_on: Other comparisons, on which one temperature is fitted.
         format: Format of the rows; `auto` detects it from the columns.
         criterion: Only comparisons of this criterion; of responses rated on aspects, the aspect that is their score.
+        by: What accuracy is reported by.
+        control: Evaluate with groups that are not the records' own: each gets a wrong one, or all are dealt at random. What a model with
+            `data.context: group` loses is what it makes of them.
         restart: Discard the scores that the output folder holds.
         bootstrap: Resamples for the intervals.
         seed: Seed of the resampling.
@@ -50,6 +56,7 @@ def pairs(
         ConfigError: The temperature would be fitted on the data that it is measured on.
         PrefrepError: Model or data cannot be read.
     """
+    from prefrep.data.context import control as other_groups
     from prefrep.data.sources import Source, read
     from prefrep.disk import replace_lines
     from prefrep.evaluation import pairs as evaluation
@@ -67,6 +74,10 @@ def pairs(
 
     # Data first and the model last: a wrong path should not cost the loading of a model.
     evaluated = comparisons(data)
+    if by != "subset":
+        evaluated = [replace(each, subset=getattr(each, by)) for each in evaluated]
+    if control is not None:
+        evaluated = other_groups(evaluated, control, seed)
     held_out = comparisons(calibrate_on) if calibrate_on else None
     notes = [] if held_out is None else evaluation.check_apart(str(calibrate_on), held_out, evaluated)
     scorer = open_scorer(model, how)

@@ -8,13 +8,13 @@ if TYPE_CHECKING:
     from prefrep.scoring.asked import Said as Said
     from prefrep.scoring.asked import ranked as ranked
     from prefrep.scoring.blocks import BlockScorer as BlockScorer
+    from prefrep.scoring.forward import Floats as Floats
     from prefrep.scoring.remote import RemoteScorer as RemoteScorer
-    from prefrep.scoring.scorer import Floats as Floats
     from prefrep.scoring.scorer import PairScorer as PairScorer
     from prefrep.scoring.scorer import Scorer as Scorer
 
 _HOMES = {
-    "BlockScorer": "blocks", "Floats": "scorer", "PairScorer": "scorer", "RemoteScorer": "remote", "Said": "asked", "Scorer": "scorer",
+    "BlockScorer": "blocks", "Floats": "forward", "PairScorer": "scorer", "RemoteScorer": "remote", "Said": "asked", "Scorer": "scorer",
     "ranked": "asked",
 }  # fmt: skip
 

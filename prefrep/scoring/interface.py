@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from prefrep.annotators import Annotators
     from prefrep.records import Comparison, RankedResponses
 
 
 class PreferenceScorer(Protocol):
     """A preference model as evaluations see it. Scores are log-odds in nats and come in the order of the records."""
+
+    @property
+    def annotators(self) -> Annotators | None:
+        """Whom the model knows, if records and questions can name who is asked; None: it answers everybody alike."""
 
     @property
     def pairwise(self) -> bool:
@@ -24,6 +29,11 @@ class PreferenceScorer(Protocol):
 
     def tables(self, records: Iterable[RankedResponses], *, progress: str | None = None) -> Iterator[NDArray[np.float32]]:
         """Yield the log-odds of i over j, [K, K], exactly skew-symmetric."""
+
+    def tables_of(
+        self, records: Iterable[RankedResponses], annotators: Sequence[str], *, progress: str | None = None
+    ) -> Iterator[NDArray[np.float32]]:
+        """Yield the tables of U annotators, [U, K, K]."""
 
     def rewards(self, records: Iterable[RankedResponses], *, progress: str | None = None) -> Iterator[NDArray[np.float32]]:
         """Yield one score per response, [K]; Bradley-Terry only."""

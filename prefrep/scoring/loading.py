@@ -8,6 +8,7 @@ from typing import Literal
 from prefrep.errors import UsageError, require_at_least
 from prefrep.parts import import_modules
 from prefrep.scoring.interface import PreferenceScorer
+from prefrep.scoring.people import UnknownAnnotator
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,7 @@ class Loading:
         batch_tokens: Tokens read at a time; scores do not depend on it.
         trust_remote_code: Run Python code from the folder of the model.
         import_: Module whose heads and other parts the model may name; may be repeated.
+        unknown_annotator: Who answers for annotators that the model does not know: the population, or nobody (error).
 
     Raises:
         UsageError: A number is out of range.
@@ -31,6 +33,7 @@ class Loading:
     batch_tokens: int = 4096
     trust_remote_code: bool = False
     import_: list[str] | None = None
+    unknown_annotator: UnknownAnnotator = "population"
 
     def __post_init__(self) -> None:
         require_at_least("--batch-tokens", self.batch_tokens, 1)
@@ -43,7 +46,14 @@ class Loading:
         from prefrep.scoring.blocks import BlockScorer
 
         trusted = self.trust_remote_code
-        return BlockScorer.from_pretrained(model, self.device, self.dtype, batch_tokens=self.batch_tokens, trust_remote_code=trusted)
+        return BlockScorer.from_pretrained(
+            model,
+            self.device,
+            self.dtype,
+            batch_tokens=self.batch_tokens,
+            trust_remote_code=trusted,
+            unknown_annotator=self.unknown_annotator,
+        )
 
 
 @dataclass(frozen=True)
@@ -68,8 +78,9 @@ class LocalScoring(Loading):
 
         trusted = self.trust_remote_code
         return Scorer.from_pretrained(
-            model, self.device, self.dtype, self.attention, self.batch_tokens, self.layout, trust_remote_code=trusted
-        )
+            model, self.device, self.dtype, self.attention, self.batch_tokens, self.layout, trust_remote_code=trusted,
+            unknown_annotator=self.unknown_annotator,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -5,24 +5,22 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections import deque
-from collections.abc import Callable, Iterator
-from itertools import groupby, islice
+from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
-from typing import Any, cast
 
 from prefrep.data.sources import Source, files_of, read
 from prefrep.disk import keep_lines, replace_text
 from prefrep.errors import DataError
-from prefrep.records import Comparison, RankedResponses, Record
 from prefrep.room import saving
 from prefrep.scoring.interface import PreferenceScorer
+from prefrep.scoring.lines import Asks, lines
 from prefrep.scoring.loading import fingerprint_of
 from prefrep.scoring.workers import WINDOW
 from prefrep.writers import leave
 
 
-def write(out: Path, model: str, source: Source, settings: str, tables: bool, load: Callable[[], PreferenceScorer]) -> Path:
+def write(out: Path, model: str, source: Source, settings: str, tables: bool, load: Callable[[], PreferenceScorer], asks: Asks) -> Path:
     """Score a source into a file.
 
     Args:
@@ -32,6 +30,7 @@ def write(out: Path, model: str, source: Source, settings: str, tables: bool, lo
         settings: Options that move what is written, in words.
         tables: With K responses, also write the K x K table.
         load: Loads the scorer, once it is needed.
+        asks: Who is asked.
 
     Returns:
         The file.
@@ -51,9 +50,9 @@ def write(out: Path, model: str, source: Source, settings: str, tables: bool, lo
     scorer = load()
     from tqdm import tqdm
 
-    lines = _lines(scorer, islice(read(source), done, None), tables)
+    found = lines(scorer, islice(read(source), done, None), tables, asks)
     with saving(out), out.open("a") as file:
-        for row, line in enumerate(tqdm(lines, "scoring", unit=" rows", initial=done), start=done):
+        for row, line in enumerate(tqdm(found, "scoring", unit=" rows", initial=done), start=done):
             file.write(json.dumps({"row": row, **line}) + "\n")
             if (row + 1) % WINDOW == 0:
                 file.flush()
@@ -115,24 +114,3 @@ def _whole_rows(out: Path) -> int:
                 raise DataError(f"{out}:{rows + 1}: row {row} stands where row {rows} belongs; delete the file and start again")
             rows += 1
     return rows
-
-
-def _lines(scorer: PreferenceScorer, records: Iterator[Record], tables: bool) -> Iterator[dict[str, Any]]:
-    """Output lines, streamed; neighbouring records of one kind are scored together."""
-    for kind, group in groupby(records, key=type):
-        ids: deque[str] = deque()  # of the records that the scorer has read ahead
-        noted = _noted(group, ids)
-        if kind is Comparison:
-            for score in scorer.compare(cast(Iterator[Comparison], noted)):
-                yield {"id": ids.popleft(), "score": score}
-        else:
-            for table in scorer.tables(cast(Iterator[RankedResponses], noted)):
-                means = table.mean(axis=1)
-                line = {"id": ids.popleft(), "scores": means.tolist(), "order": (-means).argsort(kind="stable").tolist()}
-                yield line | ({"table": table.tolist()} if tables else {})
-
-
-def _noted(records: Iterator[Record], ids: deque[str]) -> Iterator[Record]:
-    for record in records:
-        ids.append(record.id)
-        yield record

@@ -10,7 +10,9 @@ from torch import Tensor
 
 from prefrep.errors import ConfigError
 from prefrep.nn.bilinear import bilinear
-from prefrep.scoring.scorer import Floats, Scorer, skew_table
+from prefrep.nn.context import Context
+from prefrep.scoring.forward import Floats, skew_table
+from prefrep.scoring.scorer import Scorer
 
 
 @dataclass(frozen=True)
@@ -36,14 +38,14 @@ class Reading:
         if head.layout == "pair":
             scores = head.compare(self.embeddings[0::2], self.embeddings[1::2]) / tau
             return skew_table(scores.cpu().numpy(), self.count)
-        return _numbers(head.table(self.embeddings, self.prompt) / tau)
+        return _numbers(head.table(self.embeddings, Context(self.prompt)) / tau)
 
     @torch.inference_mode()
     def blocks(self) -> Floats | None:
         """Return log-odds by 2 x 2 block [D/2, K, K] where the head has blocks; they add up to the table."""
         from prefrep.scoring.blocks import table_by_block
 
-        found = table_by_block(self.scorer.model.head, self.embeddings, self.prompt)
+        found = table_by_block(self.scorer.model.head, self.embeddings, Context(self.prompt))
         return None if found is None else _numbers(found / self.scorer.model.tau)
 
     @torch.inference_mode()
@@ -64,7 +66,7 @@ class Reading:
         Raises:
             ConfigError: The model reads pairs.
         """
-        vectors, matrix = bilinear(self.scorer.model.head, self.embeddings, self.prompt)
+        vectors, matrix = bilinear(self.scorer.model.head, self.embeddings, Context(self.prompt))
         return _numbers(vectors), _numbers(matrix / self.scorer.model.tau)
 
 

@@ -82,6 +82,10 @@ class RemoteScorer:
     # ---- streams
 
     @property
+    def annotators(self) -> None:
+        """A server answers for the population."""
+
+    @property
     def pairwise(self) -> bool:
         """See `Scorer.pairwise`."""
         return bool(self.about["pairwise"])
@@ -120,6 +124,10 @@ class RemoteScorer:
     def tables(self, records: Iterable[RankedResponses], *, progress: str | None = None) -> Iterator[Floats]:
         """See `Scorer.tables`; errors as in `compare`."""
         return self._stream("/v1/table", records, progress, lambda row: np.array(row.get("blocks", row["table"]), np.float32))
+
+    def tables_of(self, records: Iterable[RankedResponses], annotators: Sequence[str], *, progress: str | None = None) -> Iterator[Floats]:
+        """Refuse. Raises ConfigError: a server answers for the population."""
+        raise ConfigError(f"{self.url}: a server answers for the population; score with the exported folder to ask annotators")
 
     def rewards(self, records: Iterable[RankedResponses], *, progress: str | None = None) -> Iterator[Floats]:
         """See `Scorer.rewards`; errors as in `compare`."""

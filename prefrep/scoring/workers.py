@@ -20,6 +20,7 @@ from multiprocessing import get_context, parent_process
 from threading import Thread
 from typing import TYPE_CHECKING, Any
 
+from prefrep.annotators import Annotators
 from prefrep.errors import ConfigError, PrefrepError
 from prefrep.parts import import_modules, imported
 from prefrep.records import Comparison, RankedResponses
@@ -28,7 +29,7 @@ from prefrep.scoring.loading import Scoring, is_url, remote
 from prefrep.writers import leave
 
 if TYPE_CHECKING:
-    from prefrep.scoring.scorer import Floats
+    from prefrep.scoring.forward import Floats
 
 WINDOW = 128  # records per task: the window that a `Scorer` sorts by size, so batches equal those of a single process
 
@@ -66,7 +67,7 @@ class Workers:
         self._count = workers
         self._pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(model, loading, ranks, imported()))
         self._encoded: Counter[str] = Counter()
-        one_order, self._described = _result(self._pool.submit(_describe))
+        one_order, self._described, self.annotators = _result(self._pool.submit(_describe))
         if one_order:  # only a `PairScorer` has this method, and evaluation checks for it
             self.compare_one_order = partial(self._stream, "compare_one_order")
 
@@ -89,6 +90,10 @@ class Workers:
         """See `Scorer.tables`."""
         return self._stream("tables", records, progress)
 
+    def tables_of(self, records: Iterable[RankedResponses], annotators: Sequence[str], *, progress: str | None = None) -> Iterator[Floats]:
+        """See `Scorer.tables_of`."""
+        return self._stream("tables_of", records, progress, annotators)
+
     def rewards(self, records: Iterable[RankedResponses], *, progress: str | None = None) -> Iterator[Floats]:
         """See `Scorer.rewards`."""
         if self.pairwise:
@@ -99,7 +104,7 @@ class Workers:
         """See `Scorer.describe`; `encoded` counts over all processes."""
         return {**self._described, "encoded": dict(self._encoded)}
 
-    def _stream(self, question: str, records: Iterable[Any], progress: str | None) -> Iterator[Any]:
+    def _stream(self, question: str, records: Iterable[Any], progress: str | None, *more: Any) -> Iterator[Any]:
         from tqdm import tqdm
 
         records, waiting = iter(records), deque[Future[tuple[list[Any], Counter[str]]]]()
@@ -108,7 +113,7 @@ class Workers:
                 while True:
                     while len(waiting) < 2 * self._count and (window := list(islice(records, WINDOW))):
                         with _alive():
-                            waiting.append(self._pool.submit(_answer, question, window))
+                            waiting.append(self._pool.submit(_answer, question, window, *more))
                     if not waiting:
                         return
                     answers, encoded = _result(waiting.popleft())
@@ -162,16 +167,16 @@ def _loaded() -> PreferenceScorer:
     return _scorer
 
 
-def _describe() -> tuple[bool, dict[str, Any]]:
+def _describe() -> tuple[bool, dict[str, Any], Annotators | None]:
     scorer = _loaded()
-    return hasattr(scorer, "compare_one_order"), scorer.describe()
+    return hasattr(scorer, "compare_one_order"), scorer.describe(), scorer.annotators
 
 
-def _answer(question: str, window: list[Any]) -> tuple[list[Any], Counter[str]]:
+def _answer(question: str, window: list[Any], *more: Any) -> tuple[list[Any], Counter[str]]:
     """Return the answers to a window of records, and the encoder's counts."""
     scorer = _loaded()
     before = Counter(scorer.describe()["encoded"])
-    answers = list(getattr(scorer, question)(window))
+    answers = list(getattr(scorer, question)(window, *more))
     return answers, Counter(scorer.describe()["encoded"]) - before
 
 

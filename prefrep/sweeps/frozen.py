@@ -5,7 +5,6 @@ They train like separate runs (`modules.remembered`) and write the same files.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,11 +13,14 @@ import torch
 from lightning.pytorch import Trainer
 from safetensors.torch import load_file
 
+from prefrep.annotators import Annotators
 from prefrep.data.preference import PreferenceData
 from prefrep.data.trees import TreeBatch
+from prefrep.io.about import read_about
 from prefrep.modules.preference import PreferenceModule
 from prefrep.modules.remembered import Reading
 from prefrep.nn.backbone import Backbone
+from prefrep.nn.people import introduce
 from prefrep.records import Comparison
 
 WINDOW = 512  # comparisons per batch of hidden states
@@ -83,9 +85,10 @@ class Shared:
             device: Device of the head.
         """
         assert self._backbone is not None
+        about = read_about(export)
+        introduce(module.head, Annotators(about.annotators or {}))
         module.head.load_state_dict(load_file(export / "head.safetensors"))
         module.to(device).eval()
-        tau = float(json.loads((export / "prefrep.json").read_text())["tau"])
         known = (backbone, data_key, module.layout)
         if known not in self._batches:
             assert data.cache is not None, "points share what is kept"
@@ -96,10 +99,13 @@ class Shared:
             self._batches[known] = [reading.batch(comparisons[i : i + WINDOW]) for i in range(0, len(comparisons), WINDOW)]
         scores: list[float] = []
         with torch.inference_mode():
-            for batch in self._batches[known]:
+            for number, batch in enumerate(self._batches[known]):
                 there = batch.to(device)
-                embedding, prompt = module.embeddings(module.hidden(there), there)
+                embedding, context = module.embeddings(module.hidden(there), there)
+                if module.annotators is not None:
+                    names = [each.annotator for each in comparisons[number * WINDOW : (number + 1) * WINDOW]]
+                    context = context._replace(annotator=torch.tensor(module.annotators.indices(names), device=device))
                 a, b = there.pairs.unbind(1)
-                log_odds = module.head.compare(embedding[a], embedding[b], None if prompt is None else prompt[a]) / tau
+                log_odds = module.head.compare(embedding[a], embedding[b], context) / about.tau
                 scores += [float(score) for score in log_odds.cpu()]
         return scores

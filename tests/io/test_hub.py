@@ -30,7 +30,7 @@ from prefrep.io.card import card
 from prefrep.io.fingerprint import fingerprint
 from prefrep.io.folder import PreferenceModel
 from prefrep.metrics.intervals import accuracy_interval
-from prefrep.modules.preference import BradleyTerry
+from prefrep.modules.models import BradleyTerry
 from prefrep.nn.backbone import Backbone
 from prefrep.nn.heads import GPMHead
 from prefrep.scoring import Scorer

@@ -18,7 +18,8 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 from prefrep.errors import CheckpointError, ConfigError
 from prefrep.io import adapters, folder, official, openrlhf, seqcls
 from prefrep.io.folder import PreferenceModel
-from prefrep.modules.preference import BradleyTerry, GeneralPreference, PreferenceModule
+from prefrep.modules.models import BradleyTerry, GeneralPreference
+from prefrep.modules.preference import PreferenceModule
 from prefrep.nn.backbone import Backbone
 from prefrep.nn.bundled import resolve
 from prefrep.nn.heads import BTHead, GPMHead

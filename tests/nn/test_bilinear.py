@@ -8,6 +8,7 @@ import torch
 
 from prefrep.errors import ConfigError
 from prefrep.nn.bilinear import bilinear
+from prefrep.nn.context import Context
 from prefrep.nn.heads import BTHead, GPMHead, HybridHead, PairHead
 from prefrep.nn.skew import BlockSkew, GatedSkew, LearnedSkew
 
@@ -25,9 +26,9 @@ def test_one_product_gives_the_table(make: Any) -> None:
         torch.nn.init.normal_(parameter)
     hidden, prompt = torch.randn(5, 8), torch.randn(8)
     e = head.embed(hidden)
-    u, a = bilinear(head, e, prompt)
+    u, a = bilinear(head, e, Context(prompt))
     torch.testing.assert_close(a, -a.T, rtol=0, atol=0)
-    torch.testing.assert_close(u @ a @ u.T, head.table(e, prompt), rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(u @ a @ u.T, head.table(e, Context(prompt)), rtol=1e-5, atol=1e-4)
 
 
 def test_pairs_have_no_vectors() -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from prefrep.errors import ConfigError
 from prefrep.functional import skew
+from prefrep.nn.context import Context
 from prefrep.nn.heads import BTHead, GPMHead, HybridHead, PairHead, PreferenceHead
 from prefrep.nn.losses import LogisticLoss
 from prefrep.nn.skew import BlockSkew, GatedSkew, LearnedSkew, SkewOperator
@@ -68,7 +69,7 @@ def test_tables_are_exactly_skew(name: str, dtype: torch.dtype) -> None:
     """For every head, operator and dtype of hidden states and weights, to the last bit."""
     head = made(name).to(dtype)
     hidden, prompt = read(head)
-    table = head.table(head.embed(hidden.to(dtype)), prompt.to(dtype))
+    table = head.table(head.embed(hidden.to(dtype)), Context(prompt.to(dtype)))
     assert table.shape == (3, 7, 7)
     assert table.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
     assert torch.equal(table, -table.transpose(-1, -2))
@@ -83,13 +84,13 @@ def test_comparisons_are_antisymmetric_and_fill_the_table(name: str) -> None:
     hidden, prompt = read(head)
     e = head.embed(hidden)
     assert e.shape == (*hidden.shape[:-1], head.dim)
-    table = head.table(e, prompt)
+    table = head.table(e, Context(prompt))
     for i in range(7):
         for j in range(7):
             a, b = pair(head, e, i, j)
-            scores = head.compare(a, b, prompt)
+            scores = head.compare(a, b, Context(prompt))
             assert scores.shape == (3,)
-            assert torch.equal(scores, -head.compare(b, a, prompt))
+            assert torch.equal(scores, -head.compare(b, a, Context(prompt)))
             torch.testing.assert_close(scores, table[:, i, j], rtol=1e-5, atol=1e-5)
 
 
@@ -103,11 +104,11 @@ def test_operators_equal_their_matrix(name: str, dim: int) -> None:
         for parameter in operator.parameters():
             parameter.add_(torch.randn_like(parameter))
     a, b, prompt = torch.randn(5, dim), torch.randn(5, dim), torch.randn(5, H)
-    matrix = operator.matrix(prompt).expand(5, dim, dim)
+    matrix = operator.matrix(Context(prompt)).expand(5, dim, dim)
     assert torch.equal(matrix, -matrix.transpose(-1, -2))
     reference = torch.stack([torch.dot(matrix[row] @ a[row], b[row]) for row in range(5)])
-    torch.testing.assert_close(operator.score(a, b, prompt), reference, rtol=1e-4, atol=1e-4)
-    blocks = operator.block_scores(a, b, prompt)
+    torch.testing.assert_close(operator.score(a, b, Context(prompt)), reference, rtol=1e-4, atol=1e-4)
+    blocks = operator.block_scores(a, b, Context(prompt))
     assert blocks.shape == (5, dim // 2)
     torch.testing.assert_close(blocks.sum(-1), reference, rtol=1e-4, atol=1e-4)
 
@@ -119,9 +120,9 @@ def test_gates_by_hand() -> None:
         gated.prompt_head.weight.copy_(torch.tensor([[0.0, 0.0], [0.0, 1.0]]))
     prompt = torch.tensor([5.0, math.log(3)])
     a, b = torch.tensor([1.0, 2.0, 1.0, 1.0]), torch.tensor([3.0, 4.0, 0.0, 1.0])
-    torch.testing.assert_close(gated.weights(prompt), torch.tensor([0.25, 0.75]))
-    torch.testing.assert_close(gated.block_scores(a, b, prompt), torch.tensor([-0.5, 0.75]))
-    torch.testing.assert_close(gated.score(a, b, prompt), torch.tensor(0.25))
+    torch.testing.assert_close(gated.weights(Context(prompt)), torch.tensor([0.25, 0.75]))
+    torch.testing.assert_close(gated.block_scores(a, b, Context(prompt)), torch.tensor([-0.5, 0.75]))
+    torch.testing.assert_close(gated.score(a, b, Context(prompt)), torch.tensor(0.25))
 
 
 @pytest.mark.parametrize("variant", ["softmax", "scaled_softmax"])
@@ -132,7 +133,7 @@ def test_gated_equals_ungated_in_two_dimensions(variant: str) -> None:
     plain.load_state_dict({"value_head.weight": gated.value_head.weight})
     hidden, prompt = read(gated)
     e = gated.embed(hidden)
-    assert torch.equal(gated.table(e, prompt), plain.table(plain.embed(hidden)))
+    assert torch.equal(gated.table(e, Context(prompt)), plain.table(plain.embed(hidden)))
 
 
 def test_learned_operator_starts_canonical_and_moves() -> None:
@@ -251,9 +252,9 @@ def test_autocast_and_low_precision_do_not_reach_the_scores(name: str) -> None:
     head = made(name)
     hidden, prompt = read(head)
     hidden, prompt = hidden.bfloat16(), prompt.bfloat16()
-    wide = head.table(head.embed(hidden.float()), prompt.float())
+    wide = head.table(head.embed(hidden.float()), Context(prompt.float()))
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        lowered = head.table(head.embed(hidden), prompt)
+        lowered = head.table(head.embed(hidden), Context(prompt))
     assert lowered.dtype == torch.float32
     assert torch.equal(wide, lowered)
 
@@ -295,14 +296,14 @@ def test_hybrid_is_the_sum_of_its_parts(name: str) -> None:
     e = head.embed(hidden)
     reward, v = head.reward.embed(hidden), head.preference.embed(hidden)
     assert torch.equal(e, torch.cat([reward, v], dim=-1))
-    table = head.table(e, prompt)
-    torch.testing.assert_close(table, head.reward.table(reward) + head.preference.table(v, prompt))
+    table = head.table(e, Context(prompt))
+    torch.testing.assert_close(table, head.reward.table(reward) + head.preference.table(v, Context(prompt)))
     first, second = e[:, 2], e[:, 5]
-    blocks = head.block_scores(first, second, prompt)
+    blocks = head.block_scores(first, second, Context(prompt))
     assert blocks.shape == (3, 1 + (head.dim - 1) // 2)
     torch.testing.assert_close(blocks.sum(-1), table[:, 2, 5], rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(blocks[:, 0], (reward[:, 2] - reward[:, 5])[:, 0])
-    torch.testing.assert_close(blocks[:, 1:], head.preference.block_scores(v[:, 2], v[:, 5], prompt))
+    torch.testing.assert_close(blocks[:, 1:], head.preference.block_scores(v[:, 2], v[:, 5], Context(prompt)))
 
 
 def test_hybrid_is_a_general_preference_model_with_a_block_that_is_half_constant() -> None:
@@ -386,7 +387,7 @@ class Table(torch.nn.Module):
 
     def forward(self, hidden: Tensor, prompt: Tensor) -> Tensor:
         """The table."""
-        return self.head.table(self.head.embed(hidden), prompt)
+        return self.head.table(self.head.embed(hidden), Context(prompt))
 
 
 @pytest.mark.parametrize("name", HEADS)

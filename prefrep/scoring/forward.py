@@ -1,0 +1,227 @@
+"""From records to the numbers that a head gives them: batches, forward passes, comparisons. `scoring.scorer` asks the questions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import accumulate, islice
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm import tqdm
+
+from prefrep.annotators import Annotators
+from prefrep.data.encode import Encoder, pad_id
+from prefrep.data.trees import Datum, Layout, Tree, TreeBatch, collate
+from prefrep.errors import ConfigError, DataError, RecordError
+from prefrep.io.folder import PreferenceModel
+from prefrep.nn.context import Context
+from prefrep.nn.people import annotators_of
+from prefrep.records import RankedResponses, Record
+from prefrep.scoring.people import Asking, UnknownAnnotator
+
+Floats = NDArray[np.float32]
+Wanted = Literal["scores", "embedded", "both"]
+
+
+class Forward:
+    """A preference model that reads and compares records.
+
+    Args:
+        model: Backbone, head, temperature, tokenizer.
+        batch_tokens: Distinct tokens per forward pass; affects speed and memory, not scores.
+        layout: `trees` (prefix sharing), `padded` (one sequence per row), or `auto`: trees if the backbone supports tree masks.
+        unknown_annotator: Who answers for annotators that the model does not know: the `population`, which a warning says, or nobody
+            (`error`).
+
+    Raises:
+        ConfigError: batch_tokens is below 1, or the backbone does not support the layout.
+    """
+
+    def __init__(
+        self,
+        model: PreferenceModel,
+        batch_tokens: int = 4096,
+        layout: Literal["auto", "trees", "padded"] = "auto",
+        unknown_annotator: UnknownAnnotator = "population",
+    ) -> None:
+        if batch_tokens < 1:
+            raise ConfigError(f"batch_tokens must be 1 or more, got {batch_tokens}")
+        self.model, self.batch_tokens = model, batch_tokens
+        # Scoring never drops a record: `drop` is for training data.
+        truncation = "keep_end" if model.encode.truncation == "drop" else model.encode.truncation
+        length = min(model.encode.max_length, model.backbone.room or model.encode.max_length)
+        self._encoder = Encoder(model.tokenizer, replace(model.encode, truncation=truncation, max_length=length), model.head.layout)
+        trees = model.backbone.supports_trees() and layout != "padded"  # also if padded: the probe selects the attention kernel
+        if layout == "trees" and not trees:
+            raise ConfigError(f"{model.backbone.path} does not support tree masks, so branches would leak into each other; use layout auto")
+        self._layout: Layout = "trees" if trees else "padded"
+        self._device = next(model.head.parameters()).device
+        self.asking = Asking(type(model.head).__name__, annotators_of(model.head), unknown_annotator)
+
+    @property
+    def annotators(self) -> Annotators | None:
+        """Whom the model knows; None: it answers everybody alike."""
+        return self.asking.annotators
+
+    # ---- steps of scoring, for callers that choose their own batches
+
+    @property
+    def shares_prefixes(self) -> bool:
+        """Whether a forward pass reads a prefix that sequences share once."""
+        return self._layout == "trees"
+
+    @property
+    def encode_counts(self) -> Mapping[str, int]:
+        """What encoding counted so far, see `Encoder`."""
+        return self._encoder.counts
+
+    def encoded(self, record: RankedResponses, rendered: bool = False) -> Datum:
+        """Encode one record for `read`.
+
+        Args:
+            record: A prompt and K responses.
+            rendered: The prompt and each response are one message of rendered text, whose concatenation is tokenised as it is.
+
+        Raises:
+            RecordError: The record cannot be encoded.
+            ConfigError: The model reads pairs and has no format for rendered texts.
+        """
+        if rendered:
+            return self._checked(record, self._encoder.encode_rendered(record))
+        ((_, datum),) = self._encoder.encode_tables([record])
+        return self._checked(record, datum)
+
+    def labelled(self, records: Iterable[Record]) -> Iterator[Datum]:
+        """Encode labelled records for `read`, as for training: pairs of unequal responses. Records without a pair are left out.
+
+        Raises:
+            RecordError: A record cannot be encoded.
+        """
+        return (datum for _, datum in self._encoder.encode(records) if datum is not None)
+
+    @torch.inference_mode()
+    def read(self, trees: Sequence[Tree]) -> tuple[Tensor, Tensor | None]:
+        """Read trees in one forward pass.
+
+        Returns:
+            Embeddings [M, D] of all sequences in the order of the trees and, for heads with a gate, prompt states [M, H].
+        """
+        return self._embed(collate([Datum((tree,)) for tree in trees], pad_id(self.model.tokenizer), self._layout).to(self._device))
+
+    # ---- work
+
+    def _stream(
+        self,
+        encoded: Iterable[tuple[Record, Datum | None]],
+        progress: str | None,
+        wanted: Wanted = "scores",
+        asked: Tensor | None = None,
+    ) -> Iterator[tuple[Record, Floats]]:
+        """Yield each record with its scores, in order. Within a window of 128 records, data of similar size share a batch."""
+        with tqdm(desc=progress, unit=" prompts", disable=progress is None) as bar:
+            encoded = iter(encoded)
+            while window := list(islice(encoded, 128)):
+                pieces = [self._pieces(self._checked(record, datum)) for record, datum in window]
+                ends = list(accumulate(map(len, pieces)))
+                data = [piece for parts in pieces for piece in parts]
+                found: dict[int, Floats] = {}
+                for batch in self._batches(data):
+                    found.update(zip(batch, self._score([data[i] for i in batch], wanted, asked), strict=True))
+                    bar.update(sum(i + 1 in ends for i in batch))
+                for (record, _), parts, end in zip(window, pieces, ends, strict=True):
+                    scores = [found[i] for i in range(end - len(parts), end)]
+                    if not all(np.isfinite(each).all() for each in scores):
+                        place = record.source or "a record"
+                        raise DataError(f"{place}: the model gave a score that is not finite; try dtype float32, or train the model again")
+                    # A single response makes no pair, so a pair model has nothing to read.
+                    yield record, scores[0] if len(scores) == 1 else np.concatenate([np.zeros(0, np.float32), *scores])
+
+    def _pieces(self, datum: Datum) -> list[Datum]:
+        """Split a datum into parts that fit a batch: a pair model reads one tree for each of K (K - 1) / 2 pairs."""
+        if len(datum.trees) < 2 or self._size(datum) <= self.batch_tokens:
+            return [datum] if datum.trees else []
+        groups: list[list[int]] = []
+        tokens = self.batch_tokens
+        for number, tree in enumerate(datum.trees):
+            size = self._size(Datum((tree,)))
+            if tokens + size > self.batch_tokens:
+                groups.append([])
+                tokens = 0
+            groups[-1].append(number)
+            tokens += size
+        return [datum.part(group) for group in groups]
+
+    @staticmethod
+    def _checked(record: Record, datum: Datum | None) -> Datum:
+        if datum is None:
+            raise RecordError(
+                record.source or "a record", "the prompt alone fills max_length, so no response is left to score",
+                "shorten it, or export the model with a larger max_length",
+            )  # fmt: skip
+        return datum
+
+    def _batches(self, data: list[Datum]) -> Iterator[list[int]]:
+        batch: list[int] = []
+        tokens = 0
+        sizes = {i: self._size(datum) for i, datum in enumerate(data)}
+        for i in sorted(sizes, key=lambda i: sizes[i]):
+            if batch and tokens + sizes[i] > self.batch_tokens:
+                yield batch
+                batch, tokens = [], 0
+            batch.append(i)
+            tokens += sizes[i]
+        if batch:
+            yield batch
+
+    def _size(self, datum: Datum) -> int:
+        """Return the number of tokens in a forward pass; padded rows repeat shared prefixes."""
+        return datum.size if self._layout == "trees" else sum(len(ids) for tree in datum.trees for ids in tree.sequences)
+
+    @torch.inference_mode()
+    def _score(self, data: list[Datum], wanted: Wanted, asked: Tensor | None) -> list[Floats]:
+        """Return one array per datum: log-odds of its pairs [P], its table without pairs, a number per sequence (`embedded`) or `both`.
+
+        `asked` are the annotators of all tables, [U]; None: each datum has its own.
+        """
+        head, tau = self.model.head, self.model.tau
+        batch = collate(data, pad_id(self.model.tokenizer), self._layout).to(self._device)
+        embedding, prompt = self._embed(batch)
+        results: list[Tensor] = []
+        sequence = pair = 0
+        for datum, (sequences, pairs) in zip(data, batch.sizes.tolist(), strict=True):
+            who = torch.tensor(self.asking.index(datum.annotator), device=self._device) if asked is None and self.annotators else asked
+            e = embedding[sequence : sequence + sequences]
+            if wanted == "embedded":
+                results.append(e[:, 0])
+            elif pairs:
+                a, b = batch.pairs[pair : pair + pairs].unbind(1)
+                scores = head.compare(embedding[a], embedding[b], Context(None if prompt is None else prompt[a], who))
+                results.append(torch.cat([scores, e[:, 0]]) if wanted == "both" else scores)
+            else:
+                results.append(self._table(e, Context(None if prompt is None else prompt[sequence], who)))
+            sequence, pair = sequence + sequences, pair + pairs
+        return [(result / tau).cpu().numpy() for result in results]
+
+    def _table(self, e: Tensor, context: Context) -> Tensor:
+        """Return the scores [K, K] of embeddings [K, D], not yet divided by tau."""
+        return self.model.head.table(e, context)
+
+    def _embed(self, batch: TreeBatch) -> tuple[Tensor, Tensor | None]:
+        """Return the embeddings of all sequences [M, D] and, for a gate, their prompt states [M, H]."""
+        hidden, head = self._hidden(batch), self.model.head
+        return head.embed(hidden[batch.end]), hidden[batch.prompt_end].float() if head.needs_prompt else None
+
+    def _hidden(self, batch: TreeBatch) -> Tensor:
+        hidden: Tensor = self.model.backbone(batch.ids, batch.positions, batch.tree, batch.branch, batch.padded)
+        return hidden.flatten(0, 1)
+
+
+def skew_table(scores: Floats, count: int) -> Floats:
+    """Return the scores of the pairs i < j as a table [K, K]."""
+    table = np.zeros((count, count), np.float32)
+    table[np.triu_indices(count, 1)] = scores
+    return table - table.T
