@@ -41,6 +41,7 @@ class Message:
 
 Messages = tuple[Message, ...]
 
+VALUE = "step value"  # criterion of scores that are values of steps: the probability that a solution which goes on from there is right
 DESIRABLE = "desirable"  # criterion of labels yes (score 1) and no (score 0), which mean something for a single response, too
 
 

@@ -8,7 +8,10 @@ from math import comb
 
 from prefrep.data.trees import NOBODY
 from prefrep.errors import RecordError
-from prefrep.records import DESIRABLE, Comparison, RankedResponses, Record, preferred
+from prefrep.records import DESIRABLE, VALUE, Comparison, RankedResponses, Record, preferred
+
+# Log-odds of two probabilities p > q differ by 4 (p - q) or more: such a margin never contradicts their values.
+VALUE_MARGIN = 4.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +36,12 @@ class Pair:
 def learnable_pairs(record: Record, unpaired: bool) -> tuple[list[Pair], int]:
     """Return the pairs to learn from a record, and the number of ties, which are left out.
 
-    A comparison is one pair; every two ranked responses with unequal scores are one.
+    A comparison is one pair; every two ranked responses with unequal scores are one. Steps with values also have margins by the difference
+    of their values, and each alone is a pair with `NOBODY` whose P is its value.
 
     Args:
         record: The record.
-        unpaired: Whether single responses that all have the same label (criterion `desirable`) are pairs with `NOBODY`.
+        unpaired: Whether single responses that all have the same label (criterion `desirable`), and steps, are pairs with `NOBODY`.
 
     Raises:
         RecordError: Ranked responses have no scores.
@@ -49,7 +53,13 @@ def learnable_pairs(record: Record, unpaired: bool) -> tuple[list[Pair], int]:
     found = preferred(record.scores)
     if not found and unpaired and record.criterion == DESIRABLE:  # all labels agree
         return [Pair(i, NOBODY, score, 0.0, 1.0 / len(record.scores)) for i, score in enumerate(record.scores)], 0
-    return [Pair(i, j, 1.0, 0.0, 1.0 / len(found)) for i, j in found], comb(len(record.responses), 2) - len(found)
+    alone: list[Pair] = []
+    slope = 0.0
+    if record.criterion == VALUE:
+        slope, count = VALUE_MARGIN, len(record.scores)
+        alone = [Pair(i, NOBODY, value, 0.0, 1.0 / count) for i, value in enumerate(record.scores) if unpaired]
+    ranked = [Pair(i, j, 1.0, slope * (record.scores[i] - record.scores[j]), 1.0 / len(found)) for i, j in found]
+    return [*alone, *ranked], comb(len(record.responses), 2) - len(found)
 
 
 def without_scores(record: RankedResponses) -> RecordError:

@@ -13,4 +13,5 @@ from prefrep.labels.cross_prompt import CrossPrompt as CrossPrompt
 from prefrep.labels.duplicates import Duplicates as Duplicates
 from prefrep.labels.route import Route as Route
 from prefrep.labels.rows import Labelled as Labelled
+from prefrep.labels.steps import Steps as Steps
 from prefrep.labels.strength import Strength as Strength

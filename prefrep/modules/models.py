@@ -60,13 +60,16 @@ class BradleyTerry(PreferenceModule):
 
     def _pair_losses(self, embedded: tuple[Tensor, Context], scores: Tensor, batch: TreeBatch) -> Tensor:
         """Return the loss of each pair [P]; a pointwise loss is the mean over the responses of a pair."""
+        by_itself = batch.pairs[:, 1] == NOBODY
         if not self.loss.pointwise:
-            return super()._pair_losses(embedded, scores, batch)
+            return torch.where(
+                by_itself, self.loss.alone(scores, batch.probability, batch.margin), super()._pair_losses(embedded, scores, batch)
+            )
         alone = []
         for sequence, won in zip(batch.pairs.unbind(1), (batch.probability, 1 - batch.probability), strict=True):
             single = replace(batch, pairs=torch.stack([sequence, torch.full_like(sequence, NOBODY)], 1))
-            alone.append(self.loss(self._scores(embedded, single), won, batch.margin))
-        return torch.where(batch.pairs[:, 1] == NOBODY, alone[0], (alone[0] + alone[1]) / 2)
+            alone.append(self.loss.alone(self._scores(embedded, single), won, batch.margin))
+        return torch.where(by_itself, alone[0], (alone[0] + alone[1]) / 2)
 
     def _regulariser(self, embedding: Tensor, batch: TreeBatch) -> Tensor | None:
         if self.centre == 0:

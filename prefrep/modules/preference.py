@@ -118,7 +118,7 @@ class PreferenceModule(LanguageModule):
         else:
             backbone = make_backbone()
             head, loss = make_head(backbone.hidden_size), make_loss()
-        if loss.pointwise and not self.unpaired:
+        if loss.needs_reward and not self.unpaired:
             name = type(loss).__name__
             raise ConfigError(f"{name} needs one reward per response, and {type(self).__name__} compares; use BradleyTerry or LogisticLoss")
         if self.sft > 0:

@@ -72,6 +72,7 @@ class PreferenceLoss(Part, nn.Module, ABC):
     """
 
     pointwise: ClassVar[bool] = False  # whether it judges each response alone; the model then passes rewards, with P that the response won
+    needs_reward: ClassVar[bool] = False  # whether models that only compare cannot be trained with it
     log_tau: nn.Parameter | None
 
     def __init__(self, tau: Tau = 1.0, smoothing: Smoothing = 0.0, learn_tau: bool = False) -> None:
@@ -120,6 +121,11 @@ class PreferenceLoss(Part, nn.Module, ABC):
         """
         return widen(scores) / self.temperature
 
+    def alone(self, rewards: Tensor, probability: Tensor, margin: Tensor) -> Tensor:
+        """Return the loss of labels of single responses [P]; arguments as in `forward`, the other response being nobody, of reward 0."""
+        found: Tensor = self(rewards, probability, margin)
+        return found
+
     @abstractmethod
     def forward(self, scores: Tensor, probability: Tensor, margin: Tensor) -> Tensor:
         """Return the loss of each comparison; the caller applies weights and averages.
@@ -162,7 +168,38 @@ class PointwiseLoss(LogisticLoss):
         learn_tau: Train the temperature, starting from tau.
     """
 
-    pointwise = True
+    pointwise = needs_reward = True
+
+
+class ValueLoss(PreferenceLoss):
+    """Values of steps (Step-level value preference, arXiv:2406.10858): squared error to Q, and a hinge at the margin of pairs.
+
+    A step alone: (sigmoid(r / tau) - Q)^2. Pairs: relu(m - (r_a - r_b) / tau), times `pairs`, with m from the data. The format `steps` has
+    m = 4 (Q_a - Q_b), which exact values satisfy, so that they have no loss. The paper names both terms; how they are weighed is ours. For
+    models with a reward: others only compare, and refuse it.
+
+    Args:
+        tau: Temperature, above 0: the log-odds of a value are reward / tau.
+        pairs: Weight of the pairs, 0 or more.
+        learn_tau: Train the temperature, starting from tau.
+
+    Raises:
+        ConfigError: A value is outside its range.
+    """
+
+    needs_reward = True
+
+    def __init__(self, tau: Tau = 1.0, pairs: float = 1.0, learn_tau: bool = False) -> None:
+        if not 0 <= pairs < math.inf:
+            raise ConfigError(f"ValueLoss.pairs must be 0 or more, got {pairs}")
+        super().__init__(tau, learn_tau=learn_tau)
+        self.pairs = float(pairs)
+
+    def alone(self, rewards: Tensor, probability: Tensor, margin: Tensor) -> Tensor:  # noqa: D102
+        return (self.log_odds(rewards).sigmoid() - widen(probability)).square()
+
+    def forward(self, scores: Tensor, probability: Tensor, margin: Tensor) -> Tensor:  # noqa: D102
+        return self.pairs * losses.hinge(scores, probability, margin - 1, self.temperature)
 
 
 class RegressionLoss(PreferenceLoss):

@@ -80,8 +80,9 @@ def test_pairs_are_detected_and_read(format: str, row: dict[str, Any], record: C
 def test_every_format_that_can_be_detected_is_tested() -> None:
     ranked = {"ultrafeedback", "ranked", "rewardbench2"}  # below
     benchmarks = {"rmbench", "judgebench", "rmb", "ppe"}  # tests/data/test_benchmark_formats.py
+    steps = {"steps", "first-wrong"}  # tests/labels/test_steps.py
     named_only = {"openrlhf", "rlhflow"}
-    assert {format for format, _, _ in PAIRS} | ranked | benchmarks | named_only | set(test_public_formats.ROWS) == set(FORMATS)
+    assert {format for format, _, _ in PAIRS} | ranked | benchmarks | steps | named_only | set(test_public_formats.ROWS) == set(FORMATS)
 
 
 @pytest.mark.parametrize("place", [0, 1, 2, 3])

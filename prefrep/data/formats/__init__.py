@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 
-from prefrep.data.formats import counted, exports, judgebench, pairs, ppe, ranked, rated, rmb, rmbench, votes
+from prefrep.data.formats import counted, exports, judgebench, pairs, ppe, ranked, rated, rmb, rmbench, steps, votes
 from prefrep.data.formats.base import SIDES, Format
 from prefrep.data.turns import MisfitError, Row, check_text_only, first_line, kind, need, template_kwargs
 from prefrep.declared import imported, named
@@ -43,6 +43,8 @@ FORMATS: dict[str, Format] = {
     "prism": rated.PRISM,
     "helpsteer2": rated.HELPSTEER2,
     "nectar": rated.NECTAR,
+    "steps": steps.STEPS,
+    "first-wrong": steps.FIRST_WRONG,
     "distilabel": rated.DISTILABEL,
     "label-studio": exports.LABEL_STUDIO,
     "argilla": exports.ARGILLA,
