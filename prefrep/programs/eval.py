@@ -10,9 +10,10 @@ from prefrep.programs.ppe import ppe
 from prefrep.programs.rewardbench import rewardbench, rewardbench2
 from prefrep.programs.rmb import rmb
 from prefrep.programs.rmbench import rmbench
+from prefrep.programs.steps import steps
 from prefrep.programs.winrate import winrate
 
 __all__ = (
-    "rewardbench", "rewardbench2", "rmbench", "judgebench", "rmb", "ppe", "bestofn", "all", "pairs", "intransitivity", "winrate",
+    "rewardbench", "rewardbench2", "rmbench", "judgebench", "rmb", "ppe", "bestofn", "all", "pairs", "steps", "intransitivity", "winrate",
     "generate",
 )  # fmt: skip

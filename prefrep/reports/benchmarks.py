@@ -212,6 +212,12 @@ def _winrate(evaluation: Evaluation) -> list[Block]:
     return [Text(said), table(SCORED, [_scored(label, results[key]) for label, key in labels]), *notes(results["notes"])]
 
 
+# -------------------------------------------------------------------------------------------------------------------------- steps
+def _steps(evaluation: Evaluation) -> list[Block]:
+    results = evaluation.results
+    return [_about(evaluation), table(("first wrong step", *SCORED[1:]), _subsets(results)), *notes(results["notes"])]
+
+
 _ABOUT: Mapping[str, Callable[[Evaluation], list[Block]]] = {
     "pairs": _pairs,
     "rewardbench": _rewardbench,
@@ -220,4 +226,5 @@ _ABOUT: Mapping[str, Callable[[Evaluation], list[Block]]] = {
     "intransitivity": _intransitivity,
     "winrate": _winrate,
     "label": labels.blocks,
+    "steps": _steps,
 }
