@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
+from benchmarks.step_checks import first_wrong
 from prefrep.disk import replace_lines
 from prefrep.functional.groups import probabilities
 from prefrep.judges.base import Judge, Verdict
@@ -281,6 +282,9 @@ CHECKS: dict[str, Callable[..., dict[str, float]]] = {
     "relevance": relevance,
     "cross-prompt, normal diversity": partial(across, beta=10.0),
     "cross-prompt, nearly identical answers": partial(across, spread=0.1),
+    "steps, wrong ones show in all later states": first_wrong,
+    "steps, wrong ones fade by half a step": partial(first_wrong, fade=0.5),
+    "steps, answers give the outcome away": partial(first_wrong, answer=5.0),
     "pointwise, many wrong labels": partial(across, beta=0.2),
 }
 
