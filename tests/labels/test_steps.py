@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -13,6 +14,8 @@ import torch
 from conftest import encoder
 from lightning.pytorch import Trainer
 
+sys.path.insert(0, str(Path(__file__).parents[2]))  # the checks are no part of the package
+from benchmarks.step_checks import first_wrong
 from prefrep.data.encode import EncodeConfig, Encoder
 from prefrep.data.formats import detect, to_record
 from prefrep.data.sources import Source, read
@@ -179,3 +182,12 @@ def test_models_that_compare_read_its_pairs(tmp_path: Path) -> None:
     """Without labels of single steps."""
     data = [datum for _, datum in encoder().encode(list(read(Source(tree(tmp_path / "t.jsonl")))))]
     assert [None if datum is None else datum.pairs for datum in data] == [((0, 1), (0, 2), (2, 1)), ((0, 1),), None]
+
+
+def test_what_step_training_finds(tmp_path: Path) -> None:
+    """More than training on whole solutions where answers give the outcome away, and about as much where they do not."""
+    told, control = (first_wrong(0, tmp_path, answer=answer, n=60, tests=400) for answer in (5.0, 0.0))
+    for name in ("values and pairs of steps", "pairs of steps"):
+        assert told[f"largest drop: {name}"] > 0.85 and control[f"largest drop: {name}"] > 0.85
+    assert told["largest drop: pairs of whole solutions"] < 0.65
+    assert control["largest drop: pairs of whole solutions"] > control["largest drop: pairs of steps"] - 0.1
