@@ -62,9 +62,8 @@ class BradleyTerry(PreferenceModule):
         """Return the loss of each pair [P]; a pointwise loss is the mean over the responses of a pair."""
         by_itself = batch.pairs[:, 1] == NOBODY
         if not self.loss.pointwise:
-            return torch.where(
-                by_itself, self.loss.alone(scores, batch.probability, batch.margin), super()._pair_losses(embedded, scores, batch)
-            )
+            found = super()._pair_losses(embedded, scores, batch)
+            return torch.where(by_itself, self.loss.alone(scores, batch.probability, batch.margin), found) if self.loss.needs_reward else found
         alone = []
         for sequence, won in zip(batch.pairs.unbind(1), (batch.probability, 1 - batch.probability), strict=True):
             single = replace(batch, pairs=torch.stack([sequence, torch.full_like(sequence, NOBODY)], 1))
