@@ -63,7 +63,9 @@ class BradleyTerry(PreferenceModule):
         by_itself = batch.pairs[:, 1] == NOBODY
         if not self.loss.pointwise:
             found = super()._pair_losses(embedded, scores, batch)
-            return torch.where(by_itself, self.loss.alone(scores, batch.probability, batch.margin), found) if self.loss.needs_reward else found
+            if not self.loss.needs_reward:
+                return found
+            return torch.where(by_itself, self.loss.alone(scores, batch.probability, batch.margin), found)
         alone = []
         for sequence, won in zip(batch.pairs.unbind(1), (batch.probability, 1 - batch.probability), strict=True):
             single = replace(batch, pairs=torch.stack([sequence, torch.full_like(sequence, NOBODY)], 1))
