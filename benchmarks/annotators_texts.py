@@ -170,11 +170,11 @@ class Judged(NamedTuple):
 
 
 def judged(path: Path, limit: int) -> tuple[Judged, dict[str, Any]]:
-    """Read pairs that several judges have decided, and how far judges agree on all of them (Wilson intervals, pairs as independent)."""
+    """Read the pairs that all judges have decided, and how far judges agree on them (Wilson intervals, pairs as independent)."""
     with gzip.open(path, "rt") if path.suffix == ".gz" else path.open() as file:
         every = [json.loads(line) for line in file]
-    rows = [each for each in every if all(preference != 1.5 for preference in each["preference"].values())]
-    judges = sorted(rows[0]["preference"])
+    judges = sorted({judge for each in every for judge in each["preference"]})
+    rows = [each for each in every if all(each["preference"].get(judge, 1.5) != 1.5 for judge in judges)]
     first = np.array([[row["preference"][judge] < 1.5 for judge in judges] for row in rows])
     agree: dict[str, Any] = {}
 
