@@ -29,7 +29,8 @@ from prefrep.annotators import Annotators
 from prefrep.data.cyclic import find_cycle
 from prefrep.data.encode import EncodeConfig
 from prefrep.data.sources import Source, read
-from prefrep.functional.intransitivity import triples
+from prefrep.evaluation.disagreement import evaluate
+from prefrep.evaluation.summary import Bootstrap
 from prefrep.io.folder import PreferenceModel
 from prefrep.labels.states import read as read_states
 from prefrep.metrics.intervals import accuracy_interval
@@ -150,11 +151,17 @@ def aspects(data: Rated, seed: int) -> dict[str, float]:
                 found[f"{what}, {name}: rated pairs, unseen"] = accuracy(head, labels(rated_pairs(unseen)), known)
             if known:
                 with torch.no_grad():
-                    tables = torch.stack(
-                        [head.table(head.embed(states[p]), Context(None, torch.arange(len(data.aspects)))) for p in unseen]
-                    ).numpy()
-                found[f"{what}, {name}: cyclic triples within an aspect, unseen"] = float(triples(tables).cyclic.mean() / 4)
+                    asked = Context(None, torch.arange(len(data.aspects)))
+                    tables = [head.table(head.embed(states[p]), asked).numpy() for p in unseen]
+                found |= {f"{what}, {name}: {key}, unseen": value for key, value in society(tables).items()}
     return found
+
+
+def society(tables: Sequence[np.ndarray[Any, Any]]) -> dict[str, float]:
+    """Return the circles between annotators and within them of tables [U, K, K], and the mean of the null."""
+    found = evaluate([((str(i), ""), each) for i, each in enumerate(tables)], Bootstrap(20), 200)
+    names = [key for key, value in found.items() if isinstance(value, dict) and "score" in value]
+    return {key: found[key]["score"] for key in names} | {f"null of {key}": each["mean"] for key, each in found["null"].items()}
 
 
 # ---- judges
@@ -252,7 +259,11 @@ def main() -> None:
         if part == "cost":
             found = [cost()]
         elif part == "aspects":
-            found = [aspects(data, seed) for data in [rated()] for seed in range(asked.seeds)]
+            data = rated()
+            found = [aspects(data, seed) for seed in range(asked.seeds)]
+            ratings = [np.array([record.ratings[aspect] for aspect in data.aspects]) for record in data.records]
+            own = society([(each[:, :, None] - each[:, None, :]).astype(np.float32) for each in ratings])
+            agree = {f"ratings: {name}": {"mean": value, "low": np.nan, "high": np.nan} for name, value in own.items()}
         else:
             verdicts, agree = judged(asked.judges, asked.limit)
             found = [judges(verdicts, seed) for seed in range(asked.seeds)]

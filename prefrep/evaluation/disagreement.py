@@ -49,7 +49,7 @@ def evaluate(tables: Iterable[tuple[tuple[str, str], NDArray[np.float32]]], boot
         found["annotators.cyclic"] = (float(triples(society.tables).cyclic.mean()), float(count))
         found["annotators.energy"] = (
             _clean(hodge.energy(own).mean(), hodge.energy(society.tables).mean()),
-            float(hodge.energy(each).mean()),
+            float(hodge.energy(society.tables).mean()),
         )
         per_prompt.append(found)
         generator = intervals.stream(bootstrap.seed, f"annotators {subset}/{name}")
