@@ -118,7 +118,10 @@ def test_a_factory_is_a_recipe_too() -> None:
         (5, "no recipe"),
         ({}, "no recipe"),
         ({"class": 3}, "no recipe"),
-        ({"class": "NoHead"}, "unknown head 'NoHead'; prefrep has BTHead, GPMHead, HybridHead, PairHead"),
+        (
+            {"class": "NoHead"},
+            "unknown head 'NoHead'; prefrep has BTHead, GPMHead, HybridHead, IdealPointHead, MixtureHead, PairHead, PersonalHead",
+        ),
         ({"class": "BlockSkew"}, "unknown head"),
         ({"class": "PreferenceHead"}, "unknown head"),
         ({"class": "prefrep.nn.skew.BlockSkew"}, "no PreferenceHead"),

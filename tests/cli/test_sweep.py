@@ -101,7 +101,9 @@ def test_frozen_points_read_each_text_once(data: list[str], tmp_path: Path, monk
 
     made: list[None] = []
     initialise = Backbone.__init__
-    monkeypatch.setattr(Backbone, "__init__", lambda self, *args, **kwargs: made.append(initialise(self, *args, **kwargs)))
+    monkeypatch.setattr(
+        Backbone, "__init__", wraps(initialise)(lambda self, *args, **kwargs: made.append(initialise(self, *args, **kwargs)))
+    )
     monkeypatch.setattr(Backbone, "forward", counting)
     monkeypatch.setattr(Backbone, "supports_trees", lambda self: True)  # which reads a little itself
     totals = []

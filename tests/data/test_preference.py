@@ -31,7 +31,12 @@ def attach(
     """Puts the least of a trainer and of a model around the data."""
     backbone = SimpleNamespace(frozen=False, room=room)
     module = SimpleNamespace(
-        tokenizer=load_tokenizer("bundled:tiny-llama"), layout=layout, supports_trees=lambda: trees, backbone=backbone, unpaired=False
+        tokenizer=load_tokenizer("bundled:tiny-llama"),
+        layout=layout,
+        supports_trees=lambda: trees,
+        backbone=backbone,
+        unpaired=False,
+        annotators=None,
     )
     total = SimpleNamespace(processed=done)
     data.trainer = SimpleNamespace(  # type: ignore[assignment]

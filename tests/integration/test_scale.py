@@ -21,6 +21,8 @@ from safetensors.torch import load_file
 from prefrep.callbacks import Export
 from prefrep.cli.main import main
 from prefrep.errors import CheckpointError, ConfigError
+from prefrep.nn.heads import BTHead
+from prefrep.nn.losses import LogisticLoss
 
 ROOT = Path(__file__).parents[2]
 SCALE = ROOT / "configs" / "scale"
@@ -160,7 +162,9 @@ def test_export_refuses_shards_before_training(tmp_path: Path) -> None:
     best: Any = SimpleNamespace(
         strategy=ModelParallelStrategy(), checkpoint_callbacks=kept, default_root_dir=str(tmp_path), is_global_zero=False
     )
-    module: Any = SimpleNamespace(backbone=SimpleNamespace(path="bundled:tiny-llama", settings={"quantize": "none"}))
+    module: Any = SimpleNamespace(
+        backbone=SimpleNamespace(path="bundled:tiny-llama", settings={"quantize": "none"}), head=BTHead(8), loss=LogisticLoss()
+    )
     with pytest.raises(ConfigError, match=r"Export\.which: last"):
         Export().on_fit_start(best, module)
     Export(which="last").on_fit_start(best, module)

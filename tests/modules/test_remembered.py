@@ -21,6 +21,7 @@ from prefrep.errors import ConfigError, DataError
 from prefrep.modules import BradleyTerry, GeneralPreference, HybridPreference, PairPreference, PreferenceModule, Schedule
 from prefrep.modules.remembered import Point, Reading, train_each
 from prefrep.nn.backbone import Backbone
+from prefrep.nn.context import Context
 from prefrep.nn.heads import GPMHead, HybridHead, PairHead
 from prefrep.nn.losses import HingeLoss, LogisticLoss
 from prefrep.nn.skew import GatedSkew, LearnedSkew
@@ -102,7 +103,7 @@ def test_training_on_the_cache_is_training_through_the_backbone(name: str, file:
     assert looked_up.train == pytest.approx(through.train, abs=1e-4)
     assert others == pytest.approx(metrics, abs=1e-4)
     hidden = torch.randn(3, 20, live.backbone.hidden_size)
-    scores = [m.head.compare(m.head.embed(hidden[0]), m.head.embed(hidden[1]), hidden[2]) for m in (live, cached)]
+    scores = [m.head.compare(m.head.embed(hidden[0]), m.head.embed(hidden[1]), Context(hidden[2])) for m in (live, cached)]
     torch.testing.assert_close(scores[1], scores[0], atol=1e-4, rtol=1e-4)
     assert cached.loss.tau == pytest.approx(live.loss.tau, abs=1e-5)
 
