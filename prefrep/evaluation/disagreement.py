@@ -19,7 +19,7 @@ from prefrep.metrics import intervals
 
 Floats = NDArray[np.float64]
 
-DUST = 1e-7  # of the energy: what rounding in float32 leaves of parts that are zero
+DUST = 1e-6  # of the energy: what rounding in float32 leaves of parts that are zero
 
 
 def evaluate(tables: Iterable[tuple[tuple[str, str], NDArray[np.float32]]], bootstrap: Bootstrap, null_draws: int) -> dict[str, Any]:

@@ -192,4 +192,4 @@ def _annotator_lines(found: Mapping[str, Any]) -> list[str]:
             low, high = drawn["ci95"]
             shown += f"    [{low:.3f}, {high:.3f}]    {drawn['p']:.3g}"
         lines.append(shown)
-    return lines
+    return [*lines, "no shared taste: responses relabelled at random for each annotator; p: how often that gives as much or more"]

@@ -15,7 +15,8 @@ transitive part of each annotator, L0 = logit(mean_u sigmoid(g_u)) is the same s
 If all annotators are transitive, within is 0. If all are of one mind, or there is one, L0 = g is transitive and between is 0. The parts are
 inner products: one is negative where it works against the circles of the other.
 
-The same in verdicts: cyclic triples of the majority, mean_u sign(s_u), and of the majority of the transitive parts, mean_u sign(g_u).
+The same in verdicts: cyclic triples of the majority, mean_u sign(s_u), and of the majority of the transitive parts, mean_u sign(g_u). A
+cyclic triple needs three strict majorities, and an order gives two votes to them at most: so 2 or 4 orders have none (3 * 3 > 2 * 4).
 """
 
 from __future__ import annotations

@@ -73,3 +73,11 @@ def test_people_without_a_shared_taste_have_the_circles_of_impartial_culture() -
     circle = Society(CIRCLE[None]).relabelled(50, np.random.default_rng(0))
     assert (circle.majority == 1).all() and (circle.of_orders == 0).all(), "a circle stays one under every name"
     np.testing.assert_allclose(circle.cyclic, 3.0)
+
+
+@pytest.mark.parametrize("people", [2, 4])
+def test_two_or_four_orders_have_no_cyclic_majority_and_yet_circles(people: int) -> None:
+    """Three strict majorities of four need nine votes, and four orders have eight."""
+    drawn = Society(orders(np.tile([3.0, 2.0, 1.0, 0.0], (people, 1)))).relabelled(500, np.random.default_rng(people))
+    assert drawn.majority.sum() == 0 < drawn.cyclic.mean()
+    assert Society(orders(np.tile([3.0, 2.0, 1.0, 0.0], (5, 1)))).relabelled(500, np.random.default_rng(0)).majority.sum() > 0
