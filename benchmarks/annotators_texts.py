@@ -164,6 +164,20 @@ def society(tables: Sequence[np.ndarray[Any, Any]]) -> dict[str, float]:
     return {key: found[key]["score"] for key in names} | {f"null of {key}": each["mean"] for key, each in found["null"].items()}
 
 
+def ratings_alone(data: Rated) -> dict[str, Any]:
+    """Circles of the society whose log-odds are a multiple of the differences of ratings: intervals over prompts, p of the null."""
+    ratings = [np.array([record.ratings[aspect] for aspect in data.aspects]) for record in data.records]
+    shares: dict[str, Any] = {}
+    for nats in (1, 2, 4, 8):
+        tables = [nats * (each[:, :, None] - each[:, None, :]).astype(np.float32) for each in ratings]
+        found = evaluate([((str(i), ""), each) for i, each in enumerate(tables)], Bootstrap(1000), 500)
+        for key in ("society.cyclic", "society.within"):
+            low, high = found[key]["ci95"]
+            name = f"ratings, {nats} nats for each point: {key}"
+            shares[name] = {"mean": found[key]["score"], "low": low, "high": high, "null": found["null"][key]}
+    return shares
+
+
 # ---- judges
 
 
@@ -261,9 +275,7 @@ def main() -> None:
         elif part == "aspects":
             data = rated()
             found = [aspects(data, seed) for seed in range(asked.seeds)]
-            ratings = [np.array([record.ratings[aspect] for aspect in data.aspects]) for record in data.records]
-            own = society([(each[:, :, None] - each[:, None, :]).astype(np.float32) for each in ratings])
-            agree = {f"ratings: {name}": {"mean": value, "low": np.nan, "high": np.nan} for name, value in own.items()}
+            agree = ratings_alone(data)
         else:
             verdicts, agree = judged(asked.judges, asked.limit)
             found = [judges(verdicts, seed) for seed in range(asked.seeds)]
@@ -273,7 +285,8 @@ def main() -> None:
         print(part)
         for name, figure in results[part].items():
             shown = "" if part == "cost" else f" [{figure['low']:.3f}, {figure['high']:.3f}]"
-            print(f"  {name:70} {figure['mean']:.3f}{shown}" + (f", kappa {figure['kappa']:.3f}" if "kappa" in figure else ""), flush=True)
+            more = "".join(f", {key} {figure[key]}" for key in ("n", "kappa", "null") if key in figure)
+            print(f"  {name:70} {figure['mean']:.3f}{shown}{more}", flush=True)
 
 
 if __name__ == "__main__":

@@ -80,7 +80,10 @@ def intransitivity(
     if model:
         scorer = how.block_scorer(model)
         if by is not None and scorer.annotators is None:
-            raise ConfigError(f"{model}: the model answers everybody alike, so no circle can be split by annotator; leave out --by")
+            raise ConfigError(
+                f"{model}: no annotator can be asked, since the model answers everybody alike or a server answers for its population; "
+                "name the exported folder of a model that knows annotators, or leave out --by"
+            )
         about = {"path": str(model), "fingerprint": fingerprint_of(model), **scorer.describe()}
     said = {"benchmark": "intransitivity", "model": about, "data": digest(records)}
     elsewhere = earlier is not None and described(earlier).get("data", said["data"]) != said["data"]
