@@ -155,7 +155,7 @@ def evaluate(
     boot = bootstrap or Bootstrap()
     described = [describe(row) for row in rows]
     per_prompt = [ratios(found) for found in described]
-    flat = _entries(per_prompt, boot, "all")
+    flat = entries(per_prompt, boot, "all")
     results: dict[str, Any] = {
         "benchmark": "intransitivity",
         "overall": flat["triples.cyclic"],
@@ -177,7 +177,7 @@ def evaluate(
     if len(names) > 1:
         for name in names:
             group = [each for each, row in zip(per_prompt, rows, strict=True) if row.subset == name]
-            results["subsets"][name] = _entries(group, boot, f"subset {name}", ["triples.cyclic"])["triples.cyclic"]
+            results["subsets"][name] = entries(group, boot, f"subset {name}", ["triples.cyclic"])["triples.cyclic"]
     for name, value in flat.items():
         _put(results, name.split("."), value)
     for name in ("blocks", "spectrum"):
@@ -188,9 +188,20 @@ def evaluate(
     return results, described
 
 
-def _entries(
+def entries(
     per_prompt: Sequence[dict[str, Ratio]], boot: Bootstrap, name: str, wanted: Sequence[str] | None = None
 ) -> dict[str, dict[str, Any] | None]:
+    """Return ratios of sums over prompts with intervals that resample prompts.
+
+    Args:
+        per_prompt: Numerator and denominator of each number, for each prompt.
+        boot: Settings of the bootstrap.
+        name: Of the stream of random numbers.
+        wanted: Names of the numbers; None: all.
+
+    Returns:
+        `score`, `n` (prompts that contribute) and `ci95` of each number; None if no prompt contributes.
+    """
     names = wanted or list(dict.fromkeys(key for values in per_prompt for key in values))
     sums = np.array([[values.get(key, (0.0, 0.0)) for key in names] for values in per_prompt])  # [prompts, numbers, 2]
     n, generator = len(sums), intervals.stream(boot.seed, name)

@@ -148,6 +148,8 @@ def intransitivity_lines(results: Mapping[str, Any]) -> list[str]:
         for number, block in enumerate(results["blocks"], 1):
             cells = ["-" if block[name] is None else f"{block[name]['score']:.3f}" for name in names]
             lines.append(f"{number:<8}" + "".join(cell.rjust(width) for cell, width in zip(cells, widths, strict=True)))
+    if "by_annotator" in results:
+        lines += _annotator_lines(results["by_annotator"])
     if "against" in results:
         other, cyclic, transitive = results["against"], results["against"]["cyclic"], results["against"]["gradient"]["correlation"]
         lines += ["", f"against {other['path']}, {other['n']} prompts:"]
@@ -167,3 +169,27 @@ def intransitivity_lines(results: Mapping[str, Any]) -> list[str]:
     lines += ["", "p: how often the transitive null gives as much or more; close to 1: fewer cycles than from noise alone"]
     notes = [*(f"null of {kind}: {words}" for kind, words in null["models"].items()), *(f"note: {note}" for note in results["notes"])]
     return lines + [textwrap.fill(note, 120, subsequent_indent="      ", break_on_hyphens=False) for note in notes]
+
+
+def _annotator_lines(found: Mapping[str, Any]) -> list[str]:
+    lines = ["", f"{'of ' + str(found['annotators']) + ' annotators':<34}{'prompts':>8}  {'share':>6}  {'95 % interval':<16}  "]
+    lines[-1] += f"{'no shared taste':<16}  p"
+    for label, key in (
+        ("energy of the society: cyclic", "society.cyclic"),
+        ("  between annotators", "society.between"),
+        ("  within annotators", "society.within"),
+        ("majority: cyclic triples", "majority.cyclic"),
+        ("  of the transitive parts alone", "majority.of_orders"),
+        ("annotators: cyclic triples, mean", "annotators.cyclic"),
+        ("  cyclic energy, mean", "annotators.energy"),
+    ):
+        value, drawn = found[key], found["null"].get(key)
+        shown = f"{label:<34}{0:>8}  {'-':>6}"
+        if value is not None:
+            low, high = value["ci95"]
+            shown = f"{label:<34}{value['n']:>8}  {value['score']:>6.3f}  [{low:.3f}, {high:.3f}]"
+        if value is not None and drawn is not None:
+            low, high = drawn["ci95"]
+            shown += f"    [{low:.3f}, {high:.3f}]    {drawn['p']:.3g}"
+        lines.append(shown)
+    return [*lines, "no shared taste: responses relabelled at random for each annotator; p: how often that gives as much or more"]

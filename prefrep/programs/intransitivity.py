@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from prefrep.scoring.loading import Loading, fingerprint_of
 from prefrep.writers import writes
@@ -16,6 +16,7 @@ def intransitivity(
     out: str,
     model: str | None = None,
     against: str | None = None,
+    by: Literal["annotator"] | None = None,
     format: str = "auto",
     restart: bool = False,
     bootstrap: int = 2000,
@@ -32,11 +33,15 @@ def intransitivity(
     Examples:
         prefrep eval intransitivity --model runs/mine/export --data bundled:ultrafeedback-mini --out runs/mine/intransitivity
 
+    With `--by annotator`, a model that knows annotators is asked for the table of each, too: which part of the circles of the society is
+    disagreement between people, and which runs within one of them?
+
     Args:
         data: File, folder, hub data set, or bundled:ultrafeedback-mini.
         out: Folder for the results; an interrupted run there is resumed.
         model: Exported folder of a model, its id on the hub or URL of a server; default: the verdicts of the data.
         against: Output folder of an earlier evaluation of the same data, by another seed or of the data alone: are the cycles the same?
+        by: `annotator`: split the circles of all annotators of the model, who are asked anew in each run.
         format: Format of the rows; `auto` detects it from the columns.
         restart: Discard the tables that the output folder holds.
         bootstrap: Resamples for the intervals.
@@ -48,13 +53,14 @@ def intransitivity(
         The content of `results.json`.
 
     Raises:
+        ConfigError: There is no model that knows annotators to split circles by.
         PrefrepError: Model, data or the earlier evaluation cannot be read.
     """
     from prefrep.data.sources import Source, read
     from prefrep.disk import replace_lines
-    from prefrep.errors import require_at_least
+    from prefrep.errors import ConfigError, require_at_least
+    from prefrep.evaluation import disagreement, intransitivity_plot, tables
     from prefrep.evaluation import intransitivity as evaluation
-    from prefrep.evaluation import intransitivity_plot, tables
     from prefrep.evaluation.layout import versions, write_results
     from prefrep.evaluation.printed import intransitivity_lines
     from prefrep.evaluation.scores import add_counts, described, digest
@@ -63,6 +69,8 @@ def intransitivity(
     from prefrep.records import text
 
     require_at_least("--null", null, 1)
+    if by is not None and model is None:
+        raise ConfigError("--by annotator asks a model for the table of each annotator; name a --model that knows annotators")
     how, draws, folder, earlier = Loading(**loading), Bootstrap(bootstrap, seed), Path(out), Path(against) if against else None
     # Data first: a wrong path should not cost the loading of a model.
     records = list(read(Source(data, format=format)))
@@ -71,6 +79,11 @@ def intransitivity(
     scorer, about = None, dict[str, Any]()
     if model:
         scorer = how.block_scorer(model)
+        if by is not None and scorer.annotators is None:
+            raise ConfigError(
+                f"{model}: no annotator can be asked, since the model answers everybody alike or a server answers for its population; "
+                "name the exported folder of a model that knows annotators, or leave out --by"
+            )
         about = {"path": str(model), "fingerprint": fingerprint_of(model), **scorer.describe()}
     said = {"benchmark": "intransitivity", "model": about, "data": digest(records)}
     elsewhere = earlier is not None and described(earlier).get("data", said["data"]) != said["data"]
@@ -83,6 +96,9 @@ def intransitivity(
         results["against"] = {"path": str(against), **agreement(rows, others, null, seed)}
     if elsewhere:
         results["notes"].append(f"{against} is of other data, or other ratings of them; prompts were matched by subset and id alone")
+    if scorer is not None and by is not None and scorer.annotators is not None:
+        asked = scorer.tables_of((prompt.record for prompt in prompts), scorer.annotators.names, progress="annotators")
+        results["by_annotator"] = disagreement.evaluate(zip(tables.named(prompts), asked, strict=True), draws, null)
     if len(rows) < len(prompts):
         results["notes"].append(f"{len(prompts) - len(rows)} of {len(prompts)} prompts have neither verdicts, ratings nor scores")
     results |= {"data": data, "model": {key: value for key, value in about.items() if key != "versions"} if scorer else None}

@@ -86,9 +86,13 @@ def pairs(
     others = None if held_out is None else evaluation.score(scorer, held_out, folder / "calibration", about, restart)[0]
     results = evaluation.evaluate(rows, others, draws)
     results["notes"] += notes + encoding_notes(described, len(rows))
+    if control is not None and not described.get("encode", {}).get("context"):
+        results["notes"].append(f"the prompts of this model name no group, so that the control {control} changes nothing that it reads")
     results |= {
         "data": data,
         "criterion": criterion,
+        "by": by,
+        "control": control,
         "calibrate_on": calibrate_on,
         "model": {"name": model_name(model), **{key: value for key, value in described.items() if key != "versions"}},
         "versions": versions(described["versions"]),

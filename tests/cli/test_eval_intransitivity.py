@@ -12,6 +12,7 @@ import pytest
 import torch
 from conftest import program
 
+from prefrep.annotators import Annotators
 from prefrep.data.encode import EncodeConfig
 from prefrep.errors import ConfigError, DataError
 from prefrep.evaluation.intransitivity import evaluate
@@ -23,6 +24,8 @@ from prefrep.io.folder import save
 from prefrep.nn.backbone import Backbone
 from prefrep.nn.heads import BTHead, GPMHead, PairHead, PreferenceHead
 from prefrep.nn.loading import load_tokenizer
+from prefrep.nn.people import introduce, members_of
+from prefrep.nn.personal import PersonalHead, PersonalSkew
 from prefrep.nn.skew import GatedSkew, LearnedSkew
 from prefrep.scoring import Scorer, ranked
 
@@ -130,6 +133,39 @@ def test_a_second_run_reads_what_is_there(exports: dict[str, str], data: str, tm
     with pytest.raises(ConfigError, match="another data"):
         main(["intransitivity", "--data", "bundled:ultrafeedback-mini", "--out", str(out), *FEW])
     assert main(["intransitivity", "--data", "bundled:ultrafeedback-mini", "--out", str(out), "--restart", *FEW]) == 0
+
+
+@pytest.mark.parametrize("kind", ["transitive people", "people of one mind"])
+def test_circles_by_annotator(kind: str, exports: dict[str, str], data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """People with rewards have no circles within them; people of one mind, none between them."""
+    backbone = Backbone("bundled:tiny-llama").eval()
+    torch.manual_seed(0)
+    one_mind = kind == "people of one mind"
+    make: Any = partial(GPMHead, dim=4, normalize=False, skew=PersonalSkew) if one_mind else partial(PersonalHead, rank=4)
+    head: PreferenceHead = make(backbone.hidden_size)
+    introduce(head, Annotators({"Ann": 3, "Ben": 2, "Cy": 1}))
+    torch.nn.init.normal_(head.value_head.weight, std=0.3)  # type: ignore[union-attr, arg-type]
+    for members in members_of(head):
+        torch.nn.init.normal_(members.offsets, std=0.0 if one_mind else 2.0)  # type: ignore[arg-type]
+    save(tmp_path / "model", backbone, head, 0.5, EncodeConfig(), load_tokenizer("bundled:tiny-llama"), {})
+    ask = ["intransitivity", "--data", data, "--by", "annotator", *FEW]
+    assert main([*ask, "--model", str(tmp_path / "model"), "--out", str(tmp_path / "out")]) == 0
+    found = results(tmp_path / "out")["by_annotator"]
+    whole, between, within = (found[f"society.{part}"]["score"] for part in ("cyclic", "between", "within"))
+    assert found["annotators"] == 3 and whole > 1e-4 and between + within == pytest.approx(whole)
+    assert (between if one_mind else within) == 0
+    if one_mind:
+        assert found["annotators.energy"]["score"] == pytest.approx(whole, rel=1e-4) and found["majority.of_orders"]["score"] == 0
+        assert found["annotators.cyclic"]["score"] == found["majority.cyclic"]["score"]
+    else:
+        assert found["annotators.energy"]["score"] == 0 == found["annotators.cyclic"]["score"]
+        assert found["majority.of_orders"]["score"] == found["majority.cyclic"]["score"]
+        assert found["null"]["society.within"]["mean"] == pytest.approx(0, abs=1e-7) and found["null"]["society.within"]["p"] == 1
+    shown = capsys.readouterr().out
+    assert "of 3 annotators" in shown and f"{whole:.3f}" in shown
+    for model, words in ((["--model", exports["block"]], "answers everybody alike"), ([], "name a --model that knows annotators")):
+        with pytest.raises(ConfigError, match=words):
+            main([*ask, "--out", str(tmp_path / "no"), *model])
 
 
 def test_comparisons_that_share_a_prompt(exports: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

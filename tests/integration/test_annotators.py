@@ -24,7 +24,7 @@ from prefrep.nn.backbone import Backbone
 from prefrep.records import Message, RankedResponses
 from prefrep.scoring import Scorer
 
-score, adapt, sweep = program("score"), program("adapt"), program("sweep")
+score, adapt, sweep, evaluate = (program(name) for name in ("score", "adapt", "sweep", "eval"))
 WORDS = "zero one two three four five six seven".split()
 KINDS: dict[str, list[str]] = {
     "personal": [],
@@ -237,6 +237,37 @@ def test_a_society_judges_a_policy(models: dict[str, Path], tmp_path: Path) -> N
         (tables,) = scorer.tables_of([record], ["Ann", "Ben"])
         worst = tables.mean(-1).min(0)
         np.testing.assert_allclose(label["table"], worst[:, None] - worst[None, :], atol=1e-4)
+
+
+# ---- communities
+
+
+def test_a_model_that_reads_its_group_fails_the_two_controls(tmp_path: Path) -> None:
+    """Two groups of opposite taste: a right answer for one is wrong for the other, so each control has a known accuracy."""
+    rows = [{**row(i, "", group == "south"), "group": group} for i in range(8) for group in ("north", "south")]
+    data = write(tmp_path / "data.jsonl", rows)
+    context = ["--data.context", "group", "--model.optimizer.lr", "0.01"]
+    told, untold = fit(data, tmp_path / "told", *context, config="tiny/bt"), fit(data, tmp_path / "untold", config="tiny/bt")
+
+    def found(model: Path, *control: str) -> dict[str, Any]:
+        out = tmp_path / "-".join(("out", model.parent.name, *control))
+        assert (
+            evaluate(
+                ["pairs", "--model", str(model), "--data", str(data), "--by", "group", "--out", str(out), "--bootstrap", "50", *control]
+            )
+            == 0
+        )
+        return dict(json.loads((out / "results.json").read_text()))
+
+    own, wrong, dealt = found(told), found(told, "--control", "wrong-group"), found(told, "--control", "shuffled-groups")
+    assert (own["by"], own["control"], dealt["control"]) == ("group", None, "shuffled-groups")
+    assert {name: each["score"] for name, each in own["subsets"].items()} == {"north": 1, "south": 1}
+    assert {name: each["score"] for name, each in wrong["subsets"].items()} == {"north": 0, "south": 0}, "named by their own group"
+    groups = [each["group"] for each in rows]
+    same = np.array([groups[i] == own for i, own in zip(np.random.default_rng(0).permutation(16), groups, strict=True)])
+    assert {name: each["score"] for name, each in dealt["subsets"].items()} == {"north": same[::2].mean(), "south": same[1::2].mean()}
+    assert found(untold)["overall"]["score"] == 0.5 == found(untold, "--control", "wrong-group")["overall"]["score"]
+    assert any("name no group, so that the control wrong-group" in note for note in found(untold, "--control", "wrong-group")["notes"])
 
 
 # ---- wrong input
