@@ -130,7 +130,7 @@ class SocietyJudge(ModelJudge):
         trust_remote_code: bool = False,
     ) -> None:
         if is_url(path):
-            raise ConfigError(f"{path}: a server answers for the population; name the exported folder")
+            raise ConfigError(f"{path}: a server is asked for one annotator at a time; name the exported folder")
         super().__init__(path, dtype, device, batch_tokens, trust_remote_code)
         self.rule, self.annotators, self.alpha, self.scale = check_rule(rule, alpha), annotators, alpha, scale
 

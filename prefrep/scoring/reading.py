@@ -24,12 +24,22 @@ class Reading:
         count: K, the number of responses.
         embeddings: [K, D]; of a pair model, both orders of each pair i < j, [K (K - 1), 1].
         prompt: State of the prompt, [H], where the head has a gate.
+        annotator: Who is asked; the population answers for names that the model does not know.
     """
 
     scorer: Scorer
     count: int
     embeddings: Tensor
     prompt: Tensor | None
+    annotator: str = ""
+
+    @property
+    def context(self) -> Context:
+        """The prompt, and who is asked."""
+        known = self.scorer.annotators
+        if known is None:
+            return Context(self.prompt)
+        return Context(self.prompt, torch.tensor(known.index(self.annotator), device=self.embeddings.device))
 
     @torch.inference_mode()
     def table(self) -> Floats:
@@ -38,14 +48,14 @@ class Reading:
         if head.layout == "pair":
             scores = head.compare(self.embeddings[0::2], self.embeddings[1::2]) / tau
             return skew_table(scores.cpu().numpy(), self.count)
-        return _numbers(head.table(self.embeddings, Context(self.prompt)) / tau)
+        return _numbers(head.table(self.embeddings, self.context) / tau)
 
     @torch.inference_mode()
     def blocks(self) -> Floats | None:
         """Return log-odds by 2 x 2 block [D/2, K, K] where the head has blocks; they add up to the table."""
         from prefrep.scoring.blocks import table_by_block
 
-        found = table_by_block(self.scorer.model.head, self.embeddings, Context(self.prompt))
+        found = table_by_block(self.scorer.model.head, self.embeddings, self.context)
         return None if found is None else _numbers(found / self.scorer.model.tau)
 
     @torch.inference_mode()
@@ -66,7 +76,7 @@ class Reading:
         Raises:
             ConfigError: The model reads pairs.
         """
-        vectors, matrix = bilinear(self.scorer.model.head, self.embeddings, Context(self.prompt))
+        vectors, matrix = bilinear(self.scorer.model.head, self.embeddings, self.context)
         return _numbers(vectors), _numbers(matrix / self.scorer.model.tau)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urldefrag
@@ -71,9 +72,11 @@ class RemoteScorer:
 
     # ---- questions about one prompt
 
-    def table(self, prompt: Said, responses: Sequence[Said]) -> Floats:
-        """See `Scorer.table`."""
-        return next(self.tables([ranked(prompt, responses)]))
+    def table(self, prompt: Said, responses: Sequence[Said], annotator: str = "") -> Floats:
+        """See `Scorer.table`; one annotator at a time."""
+        if annotator and "annotators" not in self.about["describe"]:
+            raise ConfigError(f"{self.url}: the model answers everybody alike, so no annotator can be asked; leave annotator out")
+        return next(self.tables([replace(ranked(prompt, responses), annotator=annotator)]))
 
     def rank(self, prompt: Said, responses: Sequence[Said]) -> list[int]:
         """See `Scorer.rank`."""
@@ -83,7 +86,7 @@ class RemoteScorer:
 
     @property
     def annotators(self) -> None:
-        """A server answers for the population."""
+        """A server does not list people; `table` asks one by name."""
 
     @property
     def pairwise(self) -> bool:
@@ -126,8 +129,8 @@ class RemoteScorer:
         return self._stream("/v1/table", records, progress, lambda row: np.array(row.get("blocks", row["table"]), np.float32))
 
     def tables_of(self, records: Iterable[RankedResponses], annotators: Sequence[str], *, progress: str | None = None) -> Iterator[Floats]:
-        """Refuse. Raises ConfigError: a server answers for the population."""
-        raise ConfigError(f"{self.url}: a server answers for the population; score with the exported folder to ask annotators")
+        """Refuse. Raises ConfigError: a server does not list people."""
+        raise ConfigError(f"{self.url}: a server is asked for one annotator at a time; score with the exported folder to ask many")
 
     def rewards(self, records: Iterable[RankedResponses], *, progress: str | None = None) -> Iterator[Floats]:
         """See `Scorer.rewards`; errors as in `compare`."""
@@ -163,7 +166,7 @@ class RemoteScorer:
             pool.shutdown(wait=False, cancel_futures=True)
 
     def _window(self, path: str, window: list[RankedResponses]) -> list[dict[str, Any]]:
-        body = {"model": self.about["id"], "records": [_plain(record) for record in window]}
+        body = {"model": self.about["id"], "records": [self._plain(record) for record in window]}
         if self._blocks and path == "/v1/table":
             body["blocks"] = True
         try:
@@ -174,6 +177,15 @@ class RemoteScorer:
             said = str(error).replace("records[0].", "").replace("records[0]: ", "")
             raise RecordError(window[0].source or "a record", said) from error
         return rows
+
+    def _plain(self, record: RankedResponses) -> dict[str, Any]:
+        """Return a record as the server reads it; models that answer everybody alike are not told who judged."""
+        plain: dict[str, Any] = {"prompt": _turns(record.prompt), "responses": [_turns(each) for each in record.responses]}
+        if record.template_kwargs:
+            plain["chat_template_kwargs"] = dict(record.template_kwargs)
+        if record.annotator and "annotators" in self.about["describe"]:
+            plain["annotator"] = record.annotator
+        return plain
 
     def _request(self, method: str, path: str, body: dict[str, Any] | None) -> Any:
         return request(self._client, method, self.url + path, body, self._patience)
@@ -195,12 +207,11 @@ def _windows(records: Iterator[RankedResponses]) -> Iterator[list[RankedResponse
 
 
 def _both(pair: Comparison) -> RankedResponses:
-    return RankedResponses(pair.prompt, (pair.chosen, pair.rejected), id=pair.id, source=pair.source, template_kwargs=pair.template_kwargs)
+    return RankedResponses(
+        pair.prompt, (pair.chosen, pair.rejected), id=pair.id, source=pair.source, template_kwargs=pair.template_kwargs,
+        annotator=pair.annotator,
+    )  # fmt: skip
 
 
-def _plain(record: RankedResponses) -> dict[str, Any]:
-    def turns(said: Messages) -> list[dict[str, Any]]:
-        return [message.as_dict() for message in said]
-
-    plain = {"prompt": turns(record.prompt), "responses": [turns(each) for each in record.responses]}
-    return plain | ({"chat_template_kwargs": dict(record.template_kwargs)} if record.template_kwargs else {})
+def _turns(said: Messages) -> list[dict[str, Any]]:
+    return [message.as_dict() for message in said]

@@ -62,7 +62,7 @@ class Job:
     def reading(self, scorer: Scorer) -> Reading:
         """Return the embeddings in the order of the record."""
         rows = [self.found[i] for i in range(self.size)]
-        return Reading(scorer, self.count, torch.stack(rows) if rows else torch.zeros(0, 1), self.prompt)
+        return Reading(scorer, self.count, torch.stack(rows) if rows else torch.zeros(0, 1), self.prompt, self.datum.annotator)
 
 
 class _Unit(NamedTuple):

@@ -9,6 +9,7 @@ import numpy as np
 from fastapi import APIRouter, Request, Response
 from pydantic import Field
 
+from prefrep.annotators import POPULATION
 from prefrep.data.turns import template_kwargs
 from prefrep.functional.groups import probabilities, win_probabilities
 from prefrep.records import Messages, RankedResponses
@@ -34,6 +35,7 @@ class Question(Rendering):
 
     prompt: Prompt = Field(description="Text, or a conversation. [] for texts without a prompt.")
     responses: list[Answered] = Field(min_length=1, description="K responses, each text or messages.")
+    annotator: str = Field("", description="Who is asked, if the model knows people; empty, or not known to it: the population.")
 
 
 class Questions(Rendering):
@@ -42,6 +44,7 @@ class Questions(Rendering):
     model: str | None = Field(None, description="Name of a model of /v1/models; default: the first one.")
     prompt: Prompt | None = Field(None, description="Text, or a conversation. [] for texts without a prompt.")
     responses: list[Answered] | None = Field(None, min_length=1, description="K responses, each text or messages.")
+    annotator: str = Field("", description="Who is asked, if the model knows people; empty, or not known to it: the population.")
     records: list[Question] | None = Field(None, description="Several prompts, in place of `prompt` and `responses`.")
     blocks: bool = Field(False, description="/v1/table: also the log-odds by 2 x 2 block of a general preference model, [D/2, K, K].")
 
@@ -67,12 +70,14 @@ def router(context: Context) -> APIRouter:
             raise Refusal(422, "send either prompt and responses, or records")
         if body.records is None:
             assert body.responses is not None
-            return [record(body.prompt or (), body.responses, "", body)], True
-        if body.tools or body.chat_template_kwargs:
-            raise Refusal(422, "tools and chat_template_kwargs belong into each of the records")
-        return [record(each.prompt, each.responses, f"records[{i}]", each) for i, each in enumerate(body.records)], False
+            return [record(body.prompt or (), body.responses, "", body, body.annotator)], True
+        if body.tools or body.chat_template_kwargs or body.annotator:
+            raise Refusal(422, "tools, chat_template_kwargs and annotator belong into each of the records")
+        return [record(each.prompt, each.responses, f"records[{i}]", each, each.annotator) for i, each in enumerate(body.records)], False
 
-    def record(prompt: Messages, responses: Sequence[Messages], where: str, rendering: Rendering | None = None) -> RankedResponses:
+    def record(
+        prompt: Messages, responses: Sequence[Messages], where: str, rendering: Rendering | None = None, annotator: str = ""
+    ) -> RankedResponses:
         if len(responses) > context.settings.responses:
             raise Refusal(
                 422, f"{where + '.' if where else ''}responses: {len(responses)}, and at most {context.settings.responses} are compared at "
@@ -82,7 +87,7 @@ def router(context: Context) -> APIRouter:
             kwargs = template_kwargs(rendering.model_dump(include=set(Rendering.model_fields))) if rendering else {}
         except ValueError as error:
             raise Refusal(422, f"{where + ': ' if where else ''}{error}") from None
-        return RankedResponses(prompt, tuple(responses), source=where, template_kwargs=kwargs)
+        return RankedResponses(prompt, tuple(responses), source=where, template_kwargs=kwargs, annotator=annotator)
 
     async def answered(request: Request, finish: Callable[[Reading, Questions], dict[str, Any]], count: int | None = None) -> Response:
         body = await read(request, Questions, context.settings.body_mb)
@@ -90,8 +95,15 @@ def router(context: Context) -> APIRouter:
         if wrong := next((each for each in records if count is not None and len(each.responses) != count), None):
             raise Refusal(422, f"{wrong.source + '.' if wrong.source else ''}responses: two are compared, got {len(wrong.responses)}")
         model = context.models(body.model)
+        known = model.engine.scorer.annotators
+        if known is None and (asked := next((each for each in records if each.annotator), None)):
+            where = f"{asked.source}.annotator" if asked.source else "annotator"
+            raise Refusal(422, f"{where}: {model.name} answers everybody alike, so nobody can be asked; leave annotator out")
         found = await until(request, ask(model, records, lambda reading: finish(reading, body)), context.settings.timeout)
         rows = [each.value | ({"encoded": each.encoded} if _unusual(each.encoded) else {}) for each in found]
+        if known is not None:
+            for row, each in zip(rows, records, strict=True):
+                row["answered_by"] = "annotator" if known.index(each.annotator) != POPULATION else "population"
         return answer({"model": model.name} | (rows[0] if alone else {"records": rows}))
 
     @routes.post("/compare", summary="Log-odds that the first of two responses is better", openapi_extra=schema(Questions, PRIME))

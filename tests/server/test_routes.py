@@ -8,9 +8,19 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
+import torch
 from serving import Serves, random_records, serving
 
-from prefrep.scoring import BlockScorer, Scorer, ranked
+from prefrep.annotators import Annotators
+from prefrep.data.encode import EncodeConfig
+from prefrep.errors import ConfigError
+from prefrep.io.folder import save
+from prefrep.nn.backbone import Backbone
+from prefrep.nn.people import introduce
+from prefrep.nn.personal import PersonalHead
+from prefrep.records import Comparison
+from prefrep.scoring import BlockScorer, RemoteScorer, Scorer, ranked
+from prefrep.scoring.asked import messages
 
 PROMPT, RESPONSES = "Name a prime", ["7", "9", "I would rather not"]
 CHAT = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": PROMPT}]
@@ -170,3 +180,34 @@ def test_models_health_metrics_docs(served: Serves, folders: dict[str, Path]) ->
     assert "$ref" not in str(body)
     docs = served.client.get("/docs").text
     assert all(path in docs for path in described["paths"]) and "http://" not in docs and "https://" not in docs
+
+
+def test_people_are_asked_by_name(tmp_path: Path, served: Serves, scorers: dict[str, Scorer]) -> None:
+    """By name, each for oneself, also where requests share a batch; the population for others; models without people refuse."""
+    backbone = Backbone("bundled:tiny-llama", frozen=True)
+    torch.manual_seed(1)
+    head = PersonalHead(backbone.hidden_size)
+    introduce(head, Annotators({"Ada": 3, "Bo": 2}))
+    for parameter in head.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    save(tmp_path / "people", backbone, head, 0.5, EncodeConfig(max_length=512), backbone.tokenizer(), {})
+    scorer = Scorer.from_pretrained(tmp_path / "people")
+    asked = {"prompt": PROMPT, "responses": RESPONSES}
+    tables = {name: scorer.table(PROMPT, RESPONSES, name) for name in ("Ada", "Bo", "")}
+    assert min(np.abs(tables["Ada"] - tables["Bo"]).max(), np.abs(tables["Ada"] - tables[""]).max()) > 1e-2
+    with serving({"people": tmp_path / "people"}) as people:
+        rows = people.post("/v1/table", records=[{**asked, "annotator": name} for name in ("Ada", "Bo", "", "nobody")])["records"]
+        for row, name in zip(rows, ("Ada", "Bo", "", ""), strict=True):
+            np.testing.assert_allclose(row["table"], tables[name], atol=1e-4)
+        assert [row["answered_by"] for row in rows] == ["annotator", "annotator", "population", "population"]
+        remote = RemoteScorer(people.url)
+        np.testing.assert_allclose(remote.table(PROMPT, RESPONSES, "Bo"), tables["Bo"], atol=1e-4)
+        pair = Comparison(messages(PROMPT, "user"), messages("7", "assistant"), messages("9", "assistant"), annotator="Ada")
+        assert next(remote.compare([pair])) == pytest.approx(float(tables["Ada"][0, 1]), abs=1e-4)
+        assert "each of the records" in people.refused("/v1/table", 422, records=[asked], annotator="Ada")
+    assert "answers everybody alike" in served.refused("/v1/rank", 422, model="gpm", annotator="Ada", **asked)
+    with pytest.raises(ConfigError, match="answers everybody alike"):
+        RemoteScorer(f"{served.url}#gpm").table(PROMPT, RESPONSES, "Ada")
+    np.testing.assert_allclose(  # data may name annotators that a model without people does not ask
+        next(RemoteScorer(f"{served.url}#gpm").compare([pair])), scorers["gpm"].table(PROMPT, RESPONSES)[0, 1], atol=1e-4
+    )
