@@ -66,6 +66,12 @@ def features(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monke
 
 
 @pytest.fixture(autouse=True)
+def imports(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Modules that a test names with `--import` are its own: workers of later tests would import them too."""
+    monkeypatch.setattr("prefrep.declared._imported", {})
+
+
+@pytest.fixture(autouse=True)
 def logs(monkeypatch: pytest.MonkeyPatch) -> None:
     """`caplog` sees what is logged, also where an earlier test ran a program, which keeps its messages to itself."""
     monkeypatch.setattr(logging.getLogger("prefrep"), "propagate", True)

@@ -37,6 +37,7 @@ def test_a_run_reports_what_the_user_asked_for(tmp_path: Path) -> None:
         rows = [{"prompt": f"{name} {i}", "chosen": "yes it is", "rejected": "no"} for i in range(8)]
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     command = [sys.executable, "-m", "prefrep", "fit", "--config", "tiny/gpm", "--data.train", "train.jsonl", "--data.val", "val.jsonl"]
+    command += ["--data.cache", "cache"]  # an earlier run of this test has filled the user's
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "COLUMNS": "80"}, check=False)
     assert done.returncode == 0, done.stderr
     said = [line for line in done.stderr.splitlines() if line.strip()]
