@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 from prefrep.errors import ConfigError, DataError
 from prefrep.records import Record
@@ -46,6 +47,10 @@ class Annotators:
     def index(self, name: str) -> int:
         """Return the index of a name; `POPULATION`: nobody of that name is known."""
         return self._index.get(name, POPULATION)
+
+    def answering(self, name: str) -> Literal["annotator", "population"]:
+        """Return who answers where a name is asked."""
+        return "population" if self.index(name) == POPULATION else "annotator"
 
     def indices(self, names: Iterable[str]) -> list[int]:
         """Return the indices of names, see `index`."""

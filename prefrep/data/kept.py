@@ -69,11 +69,11 @@ def kept(
 
 
 def read_kept(
-    where: str | None, sources: Sequence[Source], seed: int, on_bad_row: Literal["error", "skip"], role: str
+    where: str | None, about: About | None, sources: Sequence[Source], seed: int, on_bad_row: Literal["error", "skip"], role: str
 ) -> tuple[Sequence[Record], list[RecordError]]:
     """Return what `sources.read_mixed` returns, and the errors of skipped rows, from disk if the files were read before.
 
-    Arguments and errors are those of `read_mixed` and `kept`.
+    Arguments and errors are those of `read_mixed` and `kept`; `about` is that of `about_records`.
     """
     counts = [0] * len(sources)
     skipped: list[RecordError] = []
@@ -81,7 +81,6 @@ def read_kept(
     def note() -> Mapping[str, Any]:
         return {"counts": counts, "skipped": [[error.source, error.problem, error.remedy] for error in skipped]}
 
-    about = about_records(sources, on_bad_row, role)
     records, said, _ = kept(where, about, lambda: every(sources, counts, on_bad_row, skipped, role), note)
     return records.reordered(weighted(sources, said["counts"], seed)), [RecordError(*error) for error in said["skipped"]]
 

@@ -172,12 +172,12 @@ class PreferenceData(LightningDataModule):
                 if name == "val" and stage == "fit":
                     continue
                 raise ConfigError(f"no data to {getattr(stage, 'value', stage)} on; name a file with --data.{name} FILE")
-            self._contents[name] = about_records(self._named(name), self.on_bad_row, ROLES[name])
             self._records[name] = self._read(name)
 
     def _read(self, name: str) -> Sequence[Record]:
         sources = self._named(name)
-        records, skipped = read_kept(self.cache, sources, self.seed, self.on_bad_row, ROLES[name])
+        self._contents[name] = None if self.cache is None else about_records(sources, self.on_bad_row, ROLES[name])
+        records, skipped = read_kept(self.cache, self._contents[name], sources, self.seed, self.on_bad_row, ROLES[name])
         for error in skipped[:10]:
             log.warning("skipped: %s", error)
         if skipped:

@@ -28,18 +28,7 @@ Wanted = Literal["scores", "embedded", "both"]
 
 
 class Forward:
-    """A preference model that reads and compares records.
-
-    Args:
-        model: Backbone, head, temperature, tokenizer.
-        batch_tokens: Distinct tokens per forward pass; affects speed and memory, not scores.
-        layout: `trees` (prefix sharing), `padded` (one sequence per row), or `auto`: trees if the backbone supports tree masks.
-        unknown_annotator: Who answers for annotators that the model does not know: the `population`, which a warning says, or nobody
-            (`error`).
-
-    Raises:
-        ConfigError: batch_tokens is below 1, or the backbone does not support the layout.
-    """
+    """A preference model that reads and compares records. Arguments and errors are those of `scoring.scorer.Scorer`."""
 
     def __init__(
         self,

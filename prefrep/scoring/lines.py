@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, cast
 
-from prefrep.annotators import POPULATION
 from prefrep.errors import UsageError
 from prefrep.functional.aggregation import Rule, aggregate, check_rule
 from prefrep.records import Comparison, RankedResponses, Record
@@ -106,8 +105,7 @@ def _said(scorer: PreferenceScorer, record: Record) -> dict[str, str]:
 
 
 def _by(scorer: PreferenceScorer, name: str) -> str:
-    known = scorer.annotators is not None and scorer.annotators.index(name) != POPULATION
-    return "annotator" if known else "population"
+    return "population" if scorer.annotators is None else scorer.annotators.answering(name)
 
 
 def _ranked(table: NDArray[np.float32], tables: bool) -> dict[str, Any]:

@@ -9,7 +9,6 @@ import numpy as np
 from fastapi import APIRouter, Request, Response
 from pydantic import Field
 
-from prefrep.annotators import POPULATION
 from prefrep.data.turns import template_kwargs
 from prefrep.functional.groups import probabilities, win_probabilities
 from prefrep.records import Messages, RankedResponses
@@ -103,7 +102,7 @@ def router(context: Context) -> APIRouter:
         rows = [each.value | ({"encoded": each.encoded} if _unusual(each.encoded) else {}) for each in found]
         if known is not None:
             for row, each in zip(rows, records, strict=True):
-                row["answered_by"] = "annotator" if known.index(each.annotator) != POPULATION else "population"
+                row["answered_by"] = known.answering(each.annotator)
         return answer({"model": model.name} | (rows[0] if alone else {"records": rows}))
 
     @routes.post("/compare", summary="Log-odds that the first of two responses is better", openapi_extra=schema(Questions, PRIME))

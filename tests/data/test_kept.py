@@ -35,25 +35,26 @@ def test_records_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     skipped: list[RecordError] = []
     expected = list(read_mixed(sources, 3, "skip", skipped))
     where = str(tmp_path / "cache")
-    first, errors = read_kept(where, sources, 3, "skip", "")
+    first, errors = read_kept(where, about_records(sources, "skip", ""), sources, 3, "skip", "")
     assert list(first) == expected and [str(e) for e in errors] == [str(e) for e in skipped] != []
     monkeypatch.setattr(keeping, "every", None)  # cannot be called
-    again, errors = read_kept(where, sources, 3, "skip", "")
+    again, errors = read_kept(where, about_records(sources, "skip", ""), sources, 3, "skip", "")
     assert list(again) == expected and [str(e) for e in errors] == [str(e) for e in skipped]
-    other, _ = read_kept(where, sources, 4, "skip", "")
+    other, _ = read_kept(where, about_records(sources, "skip", ""), sources, 4, "skip", "")
     assert list(other) == list(read_mixed(sources, 4, "skip")), "the seed draws from the same records"
+    others = [replace(sources[0], strength="margin")]
     with pytest.raises(TypeError):
-        read_kept(where, [replace(sources[0], strength="margin")], 3, "skip", "")
+        read_kept(where, about_records(others, "skip", ""), others, 3, "skip", "")
     write(tmp_path / "a.jsonl", ROWS[:-1])
     with pytest.raises(TypeError):
-        read_kept(where, sources, 3, "skip", "")
+        read_kept(where, about_records(sources, "skip", ""), sources, 3, "skip", "")
 
 
 def test_an_error_is_not_kept(tmp_path: Path) -> None:
     source = Source(str(write(tmp_path / "a.jsonl", [*ROWS, {"prompt": "q"}])))
     for _ in range(2):
         with pytest.raises(RecordError, match="no 'chosen'"):
-            read_kept(str(tmp_path / "cache"), [source], 0, "error", "")
+            read_kept(str(tmp_path / "cache"), about_records([source], "error", ""), [source], 0, "error", "")
 
 
 def test_hub_data_are_not_kept() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from prefrep.data.formats import FORMATS, detect, every, to_records
-from prefrep.data.kept import read_kept
+from prefrep.data.kept import about_records, read_kept
 from prefrep.data.notes import Notes
 from prefrep.data.sources import Source, read
 from prefrep.declared import import_modules
@@ -481,7 +481,8 @@ def test_other_packages_add_formats(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         (tmp_path / f"stellar{number}.py").write_text(dedent(code).replace("END", end))
         import_modules([f"stellar{number}"])
         assert detect({"stars": "***", **PLAIN}, HERE) == "more-stars" and list(every()) == ["more-stars", *FORMATS]
-        (record,), _ = read_kept(str(tmp_path / "cache"), [Source(str(write(tmp_path / "rows.jsonl", [{"stars": "***"}])))], 0, "error", "")
+        sources = [Source(str(write(tmp_path / "rows.jsonl", [{"stars": "***"}])))]
+        (record,), _ = read_kept(str(tmp_path / "cache"), about_records(sources, "error", ""), sources, 0, "error", "")
         assert isinstance(record, Comparison) and text(record.chosen) == f"***{end}"
     assert Source("a", "more-stars").format == "more-stars"
 

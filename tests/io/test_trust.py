@@ -29,7 +29,7 @@ from transformers import AutoTokenizer
 
 import prefrep
 from prefrep.data.encode import EncodeConfig
-from prefrep.data.kept import read_kept
+from prefrep.data.kept import about_records, read_kept
 from prefrep.data.sources import Source, read
 from prefrep.errors import CheckpointError, DataError, PrefrepError, RecordError
 from prefrep.evaluation.answers import load_policy
@@ -433,7 +433,8 @@ def test_kept_data_run_no_code(item: str, tmp_path: Path) -> None:
     """A cache folder that somebody else may write to: what lies there is data, or is refused with a sentence."""
     source, witness = tmp_path / "rows.jsonl", tmp_path / "witness"
     source.write_text(json.dumps({"prompt": "p", "chosen": "a", "rejected": "b"}))
-    arguments: tuple[Any, ...] = (str(tmp_path / "cache"), [Source(str(source))], 0, "error", "")
+    sources = [Source(str(source))]
+    arguments: tuple[Any, ...] = (str(tmp_path / "cache"), about_records(sources, "error", ""), sources, 0, "error", "")
     assert [record.prompt[0].content for record in read_kept(*arguments)[0]] == ["p"]
     (about,) = (tmp_path / "cache").rglob("about.json")
     attack = ITEMS[item](witness)
