@@ -1,71 +1,15 @@
-"""Policy objectives: from log-probabilities of judged responses to one loss per prompt.
-
-Formulas and letters are those of `functional.gpo`; S of the K responses enter the loss. Log-ratios are log pi / pi_t unless an anchor
-replaces pi_t.
-"""
+"""Objectives that regress log-ratios on values against an opponent: GPO, its length-normalised form, Nash-MD, SPPO."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 from prefrep.errors import ConfigError
 from prefrep.functional import gpo
 from prefrep.functional.gpo import Judged
-from prefrep.parts import Part
-
-
-class PolicyObjective(Part, ABC):
-    """Loss of a policy on the judged responses of a round.
-
-    Args:
-        beta: Strength of the pull towards the reference; a larger beta moves the policy less.
-
-    Raises:
-        ConfigError: beta is not positive.
-    """
-
-    beta: float
-
-    def __init__(self, beta: float) -> None:
-        if not beta > 0:
-            raise ConfigError(f"beta must be positive, got {beta}")
-        self.beta = beta
-
-    @property
-    def needs_opponents(self) -> bool:
-        """Whether the loss needs scores against responses of pi_0."""
-        return False
-
-    @property
-    def needs_initial(self) -> bool:
-        """Whether the loss needs log pi_0 of the responses."""
-        return False
-
-    def selected(self, judged: Judged) -> Tensor:
-        """Return the indices of the responses whose log pi enters the loss [N, S]; the policy reads no others. By default all K."""
-        count, width = judged.reference.shape
-        return torch.arange(width, device=judged.reference.device).expand(count, width)
-
-    @abstractmethod
-    def __call__(self, logprobs: Tensor, judged: Judged, selected: Tensor) -> Tensor:
-        """Return the loss of each prompt.
-
-        Args:
-            logprobs: log pi of the selected responses [N, S], with a gradient.
-            judged: Scores and reference log-probabilities of all K responses.
-            selected: Result of `selected` [N, S]. It is not recomputed, since a near tie may fall the other way on another device.
-
-        Returns:
-            [N].
-        """
-
-    def targets(self, judged: Judged) -> Tensor:
-        """Return the quality of each response, higher is better [N, K]; for regressions, the targets of the log-ratios."""
-        return gpo.mean_over_opponents(judged.table, True) / self.beta
+from prefrep.nn.objectives.base import PolicyObjective
 
 
 class _Regression(PolicyObjective):
@@ -238,66 +182,3 @@ class SPPOObjective(_Regression):
     def values(self, table: Tensor) -> Tensor:
         """Return P(first wins) - 1/2."""
         return table.sigmoid() - 0.5
-
-
-class _BestAgainstWorst(PolicyObjective):
-    """Loss of the best and the worst response by mean score; subclasses differ in the formula."""
-
-    def __init__(self, beta: float = 0.1) -> None:
-        super().__init__(beta)
-
-    def selected(self, judged: Judged) -> Tensor:
-        """Return the best and the worst [N, 2]."""
-        return gpo.best_and_worst(gpo.mean_over_opponents(judged.table, True))
-
-    def __call__(self, logprobs: Tensor, judged: Judged, selected: Tensor) -> Tensor:
-        """Return the loss of each prompt [N]; 0 if all responses are equally good."""
-        best, worst = (logprobs - judged.reference.gather(-1, selected)).unbind(-1)
-        better, worse = gpo.mean_over_opponents(judged.table, True).gather(-1, selected).unbind(-1)
-        return torch.where(better > worse, self.formula(best, worst), 0.0)
-
-    @abstractmethod
-    def formula(self, best: Tensor, worst: Tensor) -> Tensor:
-        """Return losses [N] from log-ratios of the best and the worst [N]."""
-
-
-class DPOObjective(_BestAgainstWorst):
-    """DPO between the best and the worst response by mean score, against pi_t (arXiv 2305.18290).
-
-    Args:
-        beta: Scale of the log-ratios.
-    """
-
-    def formula(self, best: Tensor, worst: Tensor) -> Tensor:
-        """Return `functional.gpo.dpo`."""
-        return gpo.dpo(best, worst, self.beta)
-
-
-class IPOObjective(_BestAgainstWorst):
-    """IPO between the best and the worst response by mean score, against pi_t (arXiv 2310.12036).
-
-    Args:
-        beta: The target difference of the log-ratios is 1 / (2 beta).
-    """
-
-    def formula(self, best: Tensor, worst: Tensor) -> Tensor:
-        """Return `functional.gpo.ipo`."""
-        return gpo.ipo(best, worst, self.beta)
-
-
-class DistillObjective(PolicyObjective):
-    """Reward distillation: regress differences of log-ratios on differences of rewards, s(i > j) / beta, over all pairs.
-
-    See arXiv 2405.19316 and, with pi_t as the reference, REBEL (arXiv 2404.16767). If the preference model is not Bradley-Terry, no reward
-    has the table as its differences, and the loss finds the closest one.
-
-    Args:
-        beta: Divisor of the scores.
-    """
-
-    def __init__(self, beta: float = 0.1) -> None:
-        super().__init__(beta)
-
-    def __call__(self, logprobs: Tensor, judged: Judged, selected: Tensor) -> Tensor:
-        """Return the loss of each prompt [N]; all K responses are selected."""
-        return gpo.pairwise_errors(logprobs - judged.reference, judged.table / self.beta)
