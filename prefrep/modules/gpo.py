@@ -53,7 +53,7 @@ class GPO(LanguageModule):
         objective: Callable[[], PolicyObjective] = GPOObjective,
         optimizer: OptimizerCallable = RMSPROP,
         schedule: Schedule = SCHEDULE,
-        chunk: int = 256,
+        chunk: int = 128,
     ) -> None:
         super().__init__(optimizer, schedule)
         if chunk < 1:

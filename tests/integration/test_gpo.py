@@ -122,6 +122,34 @@ def test_a_run_that_is_killed_ends_as_if_nothing_had_happened(place: str, undist
         assert lines(whole, number, name) == lines(tmp_path / "run", number, name), f"rounds/{number}/{name}.jsonl"
 
 
+def test_runs_share_the_held_out_answers_of_the_first_policy(prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is trained on them; but not with other seeds, which are other answers."""
+    calls: list[int] = []
+    sample = TransformersSampler.sample
+
+    def counted(self: TransformersSampler, *args: Any, **more: Any) -> Any:
+        calls.append(1)
+        return sample(self, *args, **more)
+
+    monkeypatch.setattr(TransformersSampler, "sample", counted)
+
+    def seeded(callbacks: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        next(c for c in callbacks if c["class_path"] == "HeldOut")["init_args"]["seed"] = 1
+        return callbacks
+
+    # Three batches of the round, and three of held-out prompts before and after it.
+    for name, options, expected in (
+        ("one", ["--seed_everything", "1"], 9),
+        ("two", ["--seed_everything", "2", "--model.objective", "SPPOObjective"], 6),
+        ("other", ["--config", overlay(tmp_path, seeded)], 9),
+    ):
+        calls.clear()
+        fit(prompts, tmp_path / name, "--trainer.max_epochs", "1", *options)
+        assert len(calls) == expected, name
+    one, two, other = (lines(tmp_path / name, 0, "held_out") for name in ("one", "two", "other"))
+    assert one == two != other
+
+
 def test_a_checkpoint_of_the_last_step_of_a_round_leads_into_the_next(undisturbed: tuple[Path, Path], tmp_path: Path) -> None:
     """Lightning goes on from it with the next epoch, and without calling `on_train_epoch_start`."""
     prompts, whole = undisturbed
