@@ -21,6 +21,7 @@ from prefrep.functional.trees import additive
 from prefrep.nn.masks import per_layer_type, tree_biases
 
 Prompts = Sequence[NDArray[np.int32]]
+FIRST = 64  # tokens of each response that there is room for at first
 
 
 class SharedCache:
@@ -31,7 +32,7 @@ class SharedCache:
         slots: S, how many prompts it holds.
         longest: L, length of the longest prompt.
         places: C, how many responses it holds.
-        new: T, length of the longest response.
+        new: T, length of the longest response; memory is taken as responses grow.
     """
 
     def __init__(self, layers: int, slots: int, longest: int, places: int, new: int) -> None:
@@ -54,7 +55,7 @@ class SharedCache:
         slots, longest, places, new = self.sizes
         # Zeros, since a weight of 0 times an uninitialised NaN is NaN.
         prompt = [x.new_zeros(slots, x.shape[1], longest, x.shape[3], dtype=value.dtype) for x in (key, value)]
-        own = [x.new_zeros(places, x.shape[1], new, x.shape[3], dtype=value.dtype) for x in (key, value)]
+        own = [x.new_zeros(places, x.shape[1], min(new, FIRST), x.shape[3], dtype=value.dtype) for x in (key, value)]
         return prompt[0], prompt[1], own[0], own[1]
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, bias: Tensor, scaling: float, softcap: float | None) -> Tensor:
@@ -74,6 +75,8 @@ class SharedCache:
         """
         kept, step = self._kept[layer], self._step
         assert kept is not None
+        if step.new > kept[2].shape[2]:
+            kept = self._kept[layer] = (*kept[:2], *(self._longer(x) for x in kept[2:]))
         prompt_key, prompt_value, own_key, own_value = kept
         for whole, new in ((own_key, key), (own_value, value)):
             whole[step.places, :, step.at] = new[0].transpose(0, 1).to(whole.dtype)
@@ -93,6 +96,11 @@ class SharedCache:
         mixed = step.of_slots(step.by_slot(before) @ prompt_value[:, :, : step.longest], groups)
         mixed = mixed + step.of_places(step.by_place(own) @ own_value[:, :, : step.new])
         return mixed.reshape(1, len(q), -1, width)
+
+    def _longer(self, own: Tensor) -> Tensor:
+        """Return keys or values with room for twice as many tokens."""
+        now = own.shape[2]
+        return torch.cat([own, own.new_zeros(*own.shape[:2], min(2 * now, self.sizes[3]) - now, own.shape[3])], 2)
 
     def compact(self, slots: Tensor, places: Tensor) -> None:
         """Keep some slots [S'] and places [C'], in the given order."""

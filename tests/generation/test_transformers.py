@@ -105,7 +105,8 @@ def test_greedy_equals_generate_for_the_bundled_model() -> None:
 
 @pytest.mark.parametrize("budget", [1, 200, 400])
 def test_room_in_memory_changes_no_response(budget: int, llama: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Prompts wait for others to end, places are used again, and the last responses move together."""
+    """Prompts wait for others to end, places are used again, the last responses move together, and memory grows with them."""
+    monkeypatch.setattr("prefrep.nn.decoding.FIRST", 2)
     prompts = [user("Say " + "the " * n) for n in range(9)]
     monkeypatch.setattr(llama.model, "generation_config", GenerationConfig(eos_token_id=list(range(0, 60))))  # many responses end early
     whole = tokens(TransformersSampler(1.0, 1.0, 12), llama, prompts, 3)
