@@ -161,6 +161,8 @@ class Encoder:
     def prompts(self, prompts: Iterable[Messages]) -> list[Ids]:
         """Return the token ids of prompts that a policy continues: those that `encode` puts before its response, untruncated.
 
+        A prompt that ends in an assistant turn is continued within that turn.
+
         Raises:
             RecordError: A prompt is empty, or the chat template rejects it.
         """
@@ -172,7 +174,7 @@ class Encoder:
 
         Most vocabularies hold words with a leading space, and hardly any word can follow a prompt that ends in one.
         """
-        return " " if self._render.transcripts else ""
+        return self._render.lead
 
     def continued(self, ids: Sequence[int]) -> str:
         """Decode tokens that a policy generated after a prompt, with the lead and without special tokens."""
