@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from prefrep.data.context import told
 from prefrep.data.fidelity import check_differ
-from prefrep.data.pairs import Pair, all_pairs, learnable_pairs
+from prefrep.data.pairs import Pair, all_pairs, check_one_prompt, learnable_pairs
 from prefrep.data.render import FOREIGN, Renderer, Template, Text, template_error, transcript
 from prefrep.data.tokens import TextTokenizer
 from prefrep.data.trees import Datum, Ids, Tree
@@ -73,6 +73,7 @@ class Encoder:
         control_tokens: What to do about texts that spell out control tokens, such as `<|im_end|>`. `text`: read them as text. `refuse`:
             reject the record. (The templates `official` and `classifier` reproduce recipes that read them as control tokens.)
         unpaired: Encode single responses with a label yes or no (criterion `desirable`), for models with one reward per response.
+        gated: Reject comparisons of answers to different prompts, for heads that read the prompt.
 
     Attributes:
         counts: Numbers of records so far: `records`, `truncated prompts`, `truncated responses`, `dropped`, `refused`,
@@ -90,6 +91,7 @@ class Encoder:
         policy: bool = False,
         control_tokens: ControlTokens = "text",
         unpaired: bool = False,
+        gated: bool = False,
     ) -> None:
         self._tokenise = TextTokenizer(tokenizer, config.template)
         if config.template in FOREIGN and (config.template == "rlhflow") != (layout == "pair"):
@@ -98,7 +100,8 @@ class Encoder:
         self.tokenizer, self.config, self.layout = tokenizer, config, layout
         self.counts: Counter[str] = Counter()
         self._render = Renderer(tokenizer, config.template, self._tokenise.start, policy)
-        self._control_tokens, self._unpaired, self._bos = control_tokens, unpaired, tokenizer.bos_token_id  # looking it up takes long
+        self._control_tokens, self._unpaired, self._gated = control_tokens, unpaired, gated
+        self._bos = tokenizer.bos_token_id  # looking it up takes long
 
     def encode(self, records: Iterable[Record], refused: list[RecordError] | None = None) -> Iterator[tuple[Record, Datum | None]]:
         """Encode records for training: comparisons as they are, ranked responses as all pairs with unequal scores.
@@ -170,10 +173,7 @@ class Encoder:
 
     @property
     def lead(self) -> str:
-        """The part of the template that the policy has to generate before each response: the space after `Assistant:`.
-
-        Most vocabularies hold words with a leading space, and hardly any word can follow a prompt that ends in one.
-        """
+        """The part of the template that the policy has to generate before each response, see `Renderer`."""
         return self._render.lead
 
     def continued(self, ids: Sequence[int]) -> str:
@@ -245,6 +245,8 @@ class Encoder:
     def _texts(self, record: Record, pairs: Sequence[Pair]) -> list[Text]:
         """Render one text per response, or two per pair."""
         source, responses = record.source or "a record", responses_of(record)
+        if self._gated:
+            check_one_prompt(record)
         if self.config.template == "chat" and self.layout == "single" and not record.prompt and any(len(r) == 1 for r in responses):
             raise RecordError(source, "it has no prompt, so there is no conversation to render", "use template: auto or plain")
         ended = [self._render.mask.ended(response) for response in responses]

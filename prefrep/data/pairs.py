@@ -8,7 +8,7 @@ from math import comb
 
 from prefrep.data.trees import NOBODY
 from prefrep.errors import RecordError
-from prefrep.records import DESIRABLE, VALUE, Comparison, RankedResponses, Record, preferred
+from prefrep.records import DESIRABLE, VALUE, Comparison, RankedResponses, Record, preferred, responses_of
 
 # Log-odds of two probabilities p > q differ by 4 (p - q) or more: such a margin never contradicts their values.
 VALUE_MARGIN = 4.0
@@ -31,6 +31,18 @@ class Pair:
     probability: float
     margin: float
     weight: float
+
+
+def check_one_prompt(record: Record) -> None:
+    """Check that responses have a prompt in common, or none at all, for heads that weigh a comparison by its prompt.
+
+    Raises:
+        RecordError: They are conversations that share no turn, as `labels.CrossPrompt` writes them.
+    """
+    responses = responses_of(record)
+    if not record.prompt and len(responses) > 1 and any(len(response) > 1 for response in responses):
+        problem = "its conversations share no turn, so they answer different prompts, and this head is gated by the prompt of both"
+        raise RecordError(record.source or "a record", problem, "use a head without a gate, such as BTHead, or leave such rows out")
 
 
 def learnable_pairs(record: Record, unpaired: bool) -> tuple[list[Pair], int]:

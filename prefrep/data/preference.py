@@ -193,8 +193,9 @@ class PreferenceData(LightningDataModule):
         """Return an encoder of a split's records for the model; unpaired labels are left out where it gives single responses no reward."""
         reader = self._reader
         return Encoder(
-            reader.tokenizer, self.encode_config, reader.layout, control_tokens=self.control_tokens, unpaired=self._unpaired(name)
-        )
+            reader.tokenizer, self.encode_config, reader.layout, control_tokens=self.control_tokens, unpaired=self._unpaired(name),
+            gated=reader.needs_prompt,
+        )  # fmt: skip
 
     def _unpaired(self, name: str) -> bool:
         return self._reader.unpaired and name != "predict"  # predictions are of pairs
@@ -214,9 +215,8 @@ class PreferenceData(LightningDataModule):
             asked = self.encode_config.max_length
             raise ConfigError(f"max_length {asked} is more than the {room} tokens that the model can read; set --data.max_length {room}")
         encoder = self.encoder(name)
-        about = about_encoding(encoder.tokenizer, self.encode_config, encoder.layout, self.control_tokens) | {
-            "unpaired": self._unpaired(name)
-        }
+        about = about_encoding(encoder.tokenizer, self.encode_config, encoder.layout, self.control_tokens)
+        about |= {"unpaired": self._unpaired(name)} | ({"gated": True} if self._reader.needs_prompt else {})
         if self._encoded_for != about:  # another tokenizer, or another layout
             self._encoded_for = about
             self._data.clear()

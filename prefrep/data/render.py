@@ -69,7 +69,10 @@ class Renderer:
 
     @property
     def lead(self) -> str:
-        """The part of the template between a prompt and what its response begins with."""
+        """The part of the template that a policy has to generate before each response: the space after `Assistant:`.
+
+        Most vocabularies hold words with a leading space, and hardly any word can follow a prompt that ends in one.
+        """
         return " " if self.transcripts else ""
 
     @cached_property
