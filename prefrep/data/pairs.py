@@ -37,11 +37,11 @@ def check_one_prompt(record: Record) -> None:
     """Check that responses have a prompt in common, or none at all, for heads that weigh a comparison by its prompt.
 
     Raises:
-        RecordError: They are conversations that share no turn, as `labels.CrossPrompt` writes them.
+        RecordError: They are conversations that begin with different questions, as `labels.CrossPrompt` writes them.
     """
     responses = responses_of(record)
-    if not record.prompt and len(responses) > 1 and any(len(response) > 1 for response in responses):
-        problem = "its conversations share no turn, so they answer different prompts, and this head is gated by the prompt of both"
+    if any(response[0].role != "assistant" for response in responses) and len({response[:-1] for response in responses}) > 1:
+        problem = "its responses answer different prompts, and this head is gated by the prompt of both"
         raise RecordError(record.source or "a record", problem, "use a head without a gate, such as BTHead, or leave such rows out")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -84,10 +85,14 @@ def test_gated_heads_refuse_pairs_across_prompts(tmp_path: Path) -> None:
     pairs = CrossPrompt(alone=True).apply(PAIRS, Work("none", tmp_path)).pairs
     path = tmp_path / "across.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in written(pairs[:3])))
-    refused = r"across.jsonl:1: its conversations share no turn, so they answer different prompts, and this head is gated"
+    refused = r"across.jsonl:1: its responses answer different prompts, and this head is gated"
     records = [each.comparison for each in read_pairs(Source(str(path)))]
     backbone, tokenizer = Backbone("bundled:tiny-llama").eval(), load_tokenizer("bundled:tiny-llama")
     bare = Comparison((), (Message("assistant", "a"),), (Message("assistant", "b"),))
+    same = replace(records[0], rejected=(*records[0].chosen[:-1], Message("assistant", "b")))
+    longer = (Message("assistant", "a"), Message("user", "and?"), Message("assistant", "c"))
+    turns = Comparison((Message("user", "p"),), longer, (Message("assistant", "b"), *longer[1:]))
+    instructed = replace(records[0], prompt=(Message("system", "Be brief."),))
     for gated in (True, False):
         head = GPMHead(backbone.hidden_size, 4, GatedSkew if gated else BlockSkew)
         scorer = Scorer(PreferenceModel(backbone, head, 1.0, EncodeConfig(), tokenizer, {}))
@@ -96,7 +101,7 @@ def test_gated_heads_refuse_pairs_across_prompts(tmp_path: Path) -> None:
         module.configure_model()
         data.trainer = cast(Any, SimpleNamespace(lightning_module=module))
         data.setup("fit")
-        assert len(list(scorer.compare([bare]))) == 1
+        assert len(list(scorer.compare([bare, same, turns]))) == 3
         (table,) = scorer.tables([RankedResponses((), (records[0].chosen,))])
         assert table.shape == (1, 1), "one conversation is no comparison"
         if not gated:
@@ -104,6 +109,8 @@ def test_gated_heads_refuse_pairs_across_prompts(tmp_path: Path) -> None:
             continue
         with pytest.raises(RecordError, match=refused):
             list(scorer.compare(records))
+        with pytest.raises(RecordError, match="answer different prompts"):
+            list(scorer.compare([instructed]))
         with pytest.raises(RecordError, match=refused):
             data._encoded("train")
         with pytest.raises(RecordError, match=refused):
