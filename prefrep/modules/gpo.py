@@ -17,7 +17,7 @@ from prefrep.data.round_batch import RoundBatch
 from prefrep.data.rounds import digest, plain
 from prefrep.data.trees import TreeBatch
 from prefrep.errors import CheckpointError, ConfigError
-from prefrep.functional.gpo import Judged
+from prefrep.functional.gpo import Judged, divergences
 from prefrep.functional.logprobs import token_logprobs
 from prefrep.modules.base import LanguageModule, Schedule
 from prefrep.nn.backbone import Backbone
@@ -127,7 +127,7 @@ class GPO(LanguageModule):
             if selected.shape == batch.reference.shape:
                 # y ~ pi_t: at temperature 1 and top_p 1 this mean is unbiased for KL(pi_t, pi). The best and the worst alone are no sample
                 # of pi_t. Log-probabilities are those of the encoded text, whose tokens now and then differ from the sampled ones.
-                values["kl_reference"] = self.weighted_mean(-ratios.mean(-1), batch.weight)
+                values["kl_reference"] = self.weighted_mean(divergences(ratios).mean(-1), batch.weight)
             if not batch.initial.isnan().any():
                 values["log_ratio_initial"] = self.weighted_mean((logprobs - batch.initial.gather(-1, selected)).mean(-1), batch.weight)
         for name, value in values.items():
