@@ -161,8 +161,8 @@ def results(scores: Sequence[float], pairs: Sequence[Comparison], bootstrap: Boo
         notes.append("the lengths differ by the same amount in all pairs, so length cannot be controlled for")
     if is_extreme_change(raw := float(p.mean()), minimal):
         notes.append(
-            f"the length-controlled win rate is very different from the raw one ({minimal:.3f} against {raw:.3f}), which AlpacaEval takes as "
-            "a sign that its regression failed: answers of equal length are too rare to say who wins them"
+            f"the length-controlled win rate is very different from the raw one ({minimal:.3f} against {raw:.3f}), which AlpacaEval takes "
+            "as a sign that its regression failed: answers of equal length are too rare to say who wins them"
         )
     return {
         "win_rate": entry(raw, n, intervals.bootstrap_means(p, bootstrap.draws, draws("win_rate"))),

@@ -36,9 +36,12 @@ def length_controlled_minimal(preferences: ArrayLike, feature: ArrayLike) -> flo
       separate difficulty from quality;
     * annotations of lengthened and shortened outputs of its baseline, with weight 0.2, which exist for that baseline only.
 
-    Both files are with AlpacaEval's data set on the hub, not in its repository. AlpacaEval also has an L1 penalty on all weights, chosen by
-    cross-validation. Here theta is free and w has a weak ridge, `RIDGE` w^2 / 2 against the summed log loss, so the result is the raw win
-    rate if lengths are uninformative.
+    Both files are with AlpacaEval's data set on the hub, not in its repository. On 59 of its published annotation files, this number lies
+    0.063 above the leaderboard's on average and 0.272 at most, and orders models less well than the raw win rate does (Spearman 0.929
+    against 0.960).
+
+    AlpacaEval also has an L1 penalty on all weights, chosen by cross-validation. Here theta is free and w has a weak ridge, `RIDGE` w^2 / 2
+    against the summed log loss, so the result is the raw win rate if lengths are uninformative.
 
     Args:
         preferences: P(win) of each comparison [n], or 0, 1/2 and 1.
