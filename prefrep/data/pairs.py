@@ -8,7 +8,7 @@ from math import comb
 
 from prefrep.data.trees import NOBODY
 from prefrep.errors import RecordError
-from prefrep.records import DESIRABLE, VALUE, Comparison, RankedResponses, Record, preferred, responses_of
+from prefrep.records import DESIRABLE, VALUE, Comparison, RankedResponses, Record, preferred
 
 # Log-odds of two probabilities p > q differ by 4 (p - q) or more: such a margin never contradicts their values.
 VALUE_MARGIN = 4.0
@@ -31,18 +31,6 @@ class Pair:
     probability: float
     margin: float
     weight: float
-
-
-def check_one_prompt(record: Record) -> None:
-    """Check that responses have a prompt in common, or none at all, for heads that weigh a comparison by its prompt.
-
-    Raises:
-        RecordError: They are conversations that begin with different questions, as `labels.CrossPrompt` writes them.
-    """
-    responses = responses_of(record)
-    if any(response[0].role != "assistant" for response in responses) and len({response[:-1] for response in responses}) > 1:
-        problem = "its responses answer different prompts, and this head is gated by the prompt of both"
-        raise RecordError(record.source or "a record", problem, "use a head without a gate, such as BTHead, or leave such rows out")
 
 
 def learnable_pairs(record: Record, unpaired: bool) -> tuple[list[Pair], int]:

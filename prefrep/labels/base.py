@@ -15,7 +15,7 @@ import torch
 import yaml
 from numpy.typing import NDArray
 
-from prefrep.data.pairs import check_one_prompt
+from prefrep.data.across import check_one_prompt
 from prefrep.errors import UsageError
 from prefrep.labels.rows import Labelled
 from prefrep.labels.states import States, read
@@ -86,7 +86,7 @@ class Work:
         """
         layout = "single" if head is None else head.layout
         for each in pairs if head is not None and head.needs_prompt else ():
-            check_one_prompt(each)
+            check_one_prompt(each, gated=True)
         keys = [(layout, each.prompt, each.chosen, each.rejected, repr(each.template_kwargs)) for each in pairs]
         new = {key: each for key, each in zip(keys, pairs, strict=True) if key not in self._known}
         if new:

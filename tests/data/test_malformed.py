@@ -165,7 +165,12 @@ def fitted(path: str) -> None:
 def reader() -> Any:
     encode = encoder()
     return SimpleNamespace(
-        tokenizer=encode.tokenizer, layout="single", unpaired=True, needs_prompt=False, backbone=SimpleNamespace(room=None, frozen=False)
+        tokenizer=encode.tokenizer,
+        layout="single",
+        unpaired=True,
+        reading=None,
+        needs_prompt=False,
+        backbone=SimpleNamespace(room=None, frozen=False),
     )
 
 

@@ -37,6 +37,7 @@ def attach(
         backbone=backbone,
         unpaired=False,
         needs_prompt=False,
+        reading=None,
         annotators=None,
     )
     total = SimpleNamespace(processed=done)
