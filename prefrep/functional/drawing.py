@@ -56,19 +56,6 @@ def draw(logits: Tensor, uniform: Tensor, temperature: float = 1.0, top_k: int =
     return Drawn(tokens, shifted.gather(-1, tokens[:, None])[:, 0] - log_total, entropies)
 
 
-def tilted(logits: Tensor, reference: Tensor, tilt: Tensor | float) -> Tensor:
-    """Return logits of the policy tilted by its own implicit reward r = b log(pi / ref): pi exp(r) is pi^(1 + b) ref^(-b).
-
-    These are PILAF's two policies (arXiv 2502.04270, section 4): pi+ with tilt b and pi- with tilt -b.
-
-    Args:
-        logits: Logits of the policy pi [.., V].
-        reference: Logits of the reference [.., V].
-        tilt: b, broadcast against the logits; 0: the policy, to the last bit.
-    """
-    return logits + tilt * (logits - reference)
-
-
 def invert(mass: Tensor, uniform: Tensor) -> Tensor:
     """Return the first token of each row whose cumulative mass exceeds the given share of the whole.
 

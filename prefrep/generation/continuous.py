@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from prefrep.data.trees import Ids
-from prefrep.functional.drawing import draw, tilted
+from prefrep.functional.drawing import draw
+from prefrep.functional.pilaf import tilt
 from prefrep.generation.writing import Draws, Written
 from prefrep.nn.backbone import Backbone
 from prefrep.nn.decoding import SharedCache, read_prompts, read_tokens
@@ -117,7 +118,7 @@ class _Run:
         logits, *reference = (model.logits(states).float() for model, states in zip(self._models, hidden, strict=True))
         if not reference:
             return logits
-        return tilted(logits, reference[0], torch.tensor([[row.answer.tilt] for row in rows], device=self._device))
+        return tilt(logits, reference[0], torch.tensor([[row.answer.tilt] for row in rows], device=self._device))
 
     def _draw(self, rows: list[_Row], hidden: list[Tensor]) -> None:
         """Draw a token for each row, and drop those that have ended."""

@@ -23,7 +23,7 @@ class Written:
         limit: Maximum number of tokens.
         ends: Tokens that end an answer.
         seed: What its random numbers follow from.
-        tilt: How far the policy is tilted away from its reference while it writes, see `functional.drawing.tilted`.
+        tilt: How far the policy is tilted away from its reference while it writes, see `functional.pilaf.tilt`.
     """
 
     def __init__(self, limit: int, ends: Collection[int], seed: tuple[int, ...], tilt: float = 0.0) -> None:

@@ -76,7 +76,7 @@ class SharedCache:
         kept, step = self._kept[layer], self._step
         assert kept is not None
         if step.new > kept[2].shape[2]:
-            kept = self._kept[layer] = (*kept[:2], *(self._longer(x) for x in kept[2:]))
+            kept = self._kept[layer] = (kept[0], kept[1], self._longer(kept[2]), self._longer(kept[3]))
         prompt_key, prompt_value, own_key, own_value = kept
         for whole, new in ((own_key, key), (own_value, value)):
             whole[step.places, :, step.at] = new[0].transpose(0, 1).to(whole.dtype)

@@ -10,7 +10,7 @@ from conftest import encoder
 from peft.tuners.tuners_utils import BaseTunerLayer
 
 from prefrep.errors import ConfigError
-from prefrep.functional.drawing import tilted
+from prefrep.functional.pilaf import tilt
 from prefrep.generation import TiltedSampler, TransformersSampler
 from prefrep.nn.backbone import Backbone
 from prefrep.nn.lora import LoRA
@@ -43,27 +43,16 @@ def logits(backbone: Backbone, prompt: Sequence[int], ids: Sequence[int], adapte
     return found
 
 
-def test_mixed_logits_are_the_tilted_policies() -> None:
-    """pi^(1 + b) ref^(-b), normalised."""
-    generator = torch.Generator().manual_seed(0)
-    h, g = (torch.randn(5, 30, generator=generator, dtype=torch.float64) for _ in range(2))
-    pi, ref = h.softmax(-1), g.softmax(-1)
-    for b in (0.1, -0.1, 1.0, -1.0, 3.0):
-        wanted = pi ** (1 + b) * ref**-b
-        torch.testing.assert_close(tilted(h, g, b).softmax(-1), wanted / wanted.sum(-1, keepdim=True))
-    assert torch.equal(tilted(h, g, 0.0), h)
-
-
 def test_responses_come_from_the_mixture(policy: Backbone) -> None:
     """The log-probabilities that a response carries are those of what it was drawn from."""
     b = 0.7
     for prompt, own in zip(PROMPTS, TiltedSampler(b, max_new_tokens=7).sample(policy, PROMPTS, 6, [3, 4]), strict=True):
         before = encoder().prompts([prompt])[0].tolist()
-        for each, tilt in zip(own, (0, 0, b, -b, 0, 0), strict=True):
-            assert each.ids is not None and each.exact == (tilt == 0)
+        for each, amount in zip(own, (0.0, 0.0, b, -b, 0.0, 0.0), strict=True):
+            assert each.ids is not None and each.exact == (amount == 0)
             h, g = (logits(policy, before, each.ids, adapters) for adapters in (True, False))
             assert not torch.allclose(h, g, atol=0.1)
-            logprobs = tilted(h, g, tilt).log_softmax(-1).gather(1, torch.tensor(each.ids)[:, None])
+            logprobs = tilt(h, g, amount).log_softmax(-1).gather(1, torch.tensor(each.ids)[:, None])
             assert each.logprob == pytest.approx(logprobs.sum().item(), abs=2e-4)
 
 
