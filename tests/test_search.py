@@ -170,12 +170,7 @@ def test_seeds_decide() -> None:
     values = Values(lambda _, answer: 0.0)
     prompts = [(Message("user", " + ".join(["1"] * 40)),)]
     answers = [
-        [
-            each.text
-            for (each,) in search(Sums(0.5), values, beams=1, candidates=1, steps=39).sample(
-                NONE, prompts, 1, range(seed * len(prompts), (seed + 1) * len(prompts))
-            )
-        ]
+        [each.text for (each,) in search(Sums(0.5), values, beams=1, candidates=1, steps=39).sample(NONE, prompts, 1, [seed])]
         for seed in (0, 0, 1)
     ]
     assert answers[0] == answers[1] != answers[2]

@@ -299,6 +299,27 @@ def test_every_objective_trains(objective: str, prompts: Path, tmp_path: Path) -
     assert len(others[0]["responses"]) == (2 if objective == "NashMDObjective" else 0)
 
 
+def test_a_tilted_sampler_trains(prompts: Path, tmp_path: Path) -> None:
+    """PILAF: its tilted responses get log-probabilities of the policy, in a pass of their own."""
+
+    def tilt(callbacks: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        sampler = {"class_path": "TiltedSampler", "init_args": {"tilt": 0.5, "max_new_tokens": 12}}
+        next(c for c in callbacks if c["class_path"] == "SampleResponses")["init_args"].update(sampler=sampler, responses=4)
+        return callbacks
+
+    fit(prompts, tmp_path / "run", "--config", overlay(tmp_path, tilt), "--model.objective", "DPOObjective")
+    made, known = lines(tmp_path / "run", 1, "samples"), lines(tmp_path / "run", 1, "reference")
+    assert not any(line["exact"] for line in made)
+    # In round 0 the policy is its own reference; in round 1 the third and fourth response come from other policies than pi_1.
+    told = [[a - b for a, b in zip(line["logprobs"], own["logprobs"], strict=True)] for line, own in zip(made, known, strict=True)]
+    assert max(abs(gap) for gaps in told for gap in gaps[2:]) > 1e-3
+    assert all(steps["train/loss"] == pytest.approx(0.693, abs=0.3) for steps in metrics(tmp_path / "run"))
+
+
+def metrics(out: Path) -> list[dict[str, Any]]:
+    return [line for line in map(json.loads, (out / "metrics.jsonl").read_text().splitlines()) if "train/loss" in line]
+
+
 def test_plain_responses_count_from_the_colon_on(prompts: Path, tmp_path: Path) -> None:
     """Lengths are those of the sampled text, whose first blank is on disk beside it: no token more, none less."""
     content = yaml.safe_load(TINY.read_text())
