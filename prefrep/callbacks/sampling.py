@@ -105,7 +105,7 @@ class SampleResponses(RoundCallback):
 
 def described(sampler: Sampler) -> Line:
     """Return the settings that determine the responses of a sampler."""
-    return {name: value for name, value in plain(sampler).items() if name != "gpu_memory"}
+    return {name: value for name, value in plain(sampler).items() if name not in ("gpu_memory", "tokens")}
 
 
 def line_of(responses: Sequence[Sampled]) -> Line:
