@@ -109,11 +109,11 @@ def encode_samples(encoder: Encoder, prompts: Sequence[Prompt], samples: Sequenc
         assert datum is not None, "prompts leave room for responses"
         sequences = datum.trees[0].sequences
         whole = [flag and len(ids) < encoder.config.max_length for ids, flag in zip(sequences, line["finished"], strict=True)]
-        found.append(Sample(datum, tuple(_trailing(ids, ends) - flag for ids, flag in zip(sequences, whole, strict=True))))
+        found.append(Sample(datum, tuple(trailing(ids, ends) - flag for ids, flag in zip(sequences, whole, strict=True))))
     return found
 
 
-def _trailing(ids: Ids, ends: list[int]) -> int:
+def trailing(ids: Ids, ends: list[int]) -> int:
     """Return the number of end tokens at the end: templates write one of their own before the EOS."""
     others = np.flatnonzero(~np.isin(ids, ends))
     return len(ids) - 1 - int(others[-1])

@@ -73,6 +73,10 @@ class PolicyModule(LanguageModule):
         logprobs = token_logprobs(self.hidden(trees)[source], trees.ids.flatten()[target], self.backbone.logits, self.chunk)
         return _sums(logprobs, sequence, len(trees.end))
 
+    def response_lengths(self, trees: TreeBatch, surplus: Tensor) -> Tensor:
+        """Return the numbers of tokens that `response_logprobs` sums [M]; arguments as there."""
+        return torch.bincount(_sampled(trees, surplus)[2], minlength=len(trees.end))
+
     @torch.no_grad()
     def measure(self, trees: TreeBatch, surplus: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return log-probabilities as `response_logprobs`, numbers of tokens, and mean next-token entropies in nats; each [M]."""
