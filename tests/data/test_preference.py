@@ -36,6 +36,7 @@ def attach(
         supports_trees=lambda: trees,
         backbone=backbone,
         unpaired=False,
+        reading=None,
         annotators=None,
     )
     total = SimpleNamespace(processed=done)
