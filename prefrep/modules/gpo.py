@@ -12,7 +12,7 @@ from torch import Tensor
 
 from prefrep.data.round_batch import RoundBatch
 from prefrep.errors import CheckpointError
-from prefrep.functional.gpo import Judged
+from prefrep.functional.gpo import Judged, divergences
 from prefrep.modules.base import Schedule
 from prefrep.modules.policy import PolicyModule
 from prefrep.nn.backbone import Backbone
@@ -79,7 +79,7 @@ class GPO(PolicyModule):
             if selected.shape == batch.reference.shape:
                 # y ~ pi_t: at temperature 1 and top_p 1 this mean is unbiased for KL(pi_t, pi). The best and the worst alone are no sample
                 # of pi_t. Log-probabilities are those of the encoded text, whose tokens now and then differ from the sampled ones.
-                values["kl_reference"] = self.weighted_mean(-ratios.mean(-1), batch.weight)
+                values["kl_reference"] = self.weighted_mean(divergences(ratios).mean(-1), batch.weight)
             if not batch.initial.isnan().any():
                 values["log_ratio_initial"] = self.weighted_mean((logprobs - batch.initial.gather(-1, selected)).mean(-1), batch.weight)
         for name, value in values.items():

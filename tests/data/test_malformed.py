@@ -164,8 +164,14 @@ def fitted(path: str) -> None:
 @cache
 def reader() -> Any:
     encode = encoder()
-    backbone = SimpleNamespace(room=None, frozen=False)
-    return SimpleNamespace(tokenizer=encode.tokenizer, layout="single", unpaired=True, reading=None, backbone=backbone)
+    return SimpleNamespace(
+        tokenizer=encode.tokenizer,
+        layout="single",
+        unpaired=True,
+        reading=None,
+        needs_prompt=False,
+        backbone=SimpleNamespace(room=None, frozen=False),
+    )
 
 
 @cache

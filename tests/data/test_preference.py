@@ -36,6 +36,7 @@ def attach(
         supports_trees=lambda: trees,
         backbone=backbone,
         unpaired=False,
+        needs_prompt=False,
         reading=None,
         annotators=None,
     )
