@@ -39,6 +39,7 @@ class PromptData(LightningDataModule):
         val: Held-out prompts, for `HeldOut`.
         batch_size: Prompts per batch, over all processes.
         round_size: Prompts per round; rounds go through all prompts in a seeded order. null: all prompts in every round.
+        context: Column that prompts name, see `data.context`; a judge that was trained with it reads the same words.
         suffix: Text appended to the last turn of every prompt, such as an instruction about the form of responses.
         on_bad_row: What to do about a bad row, a prompt that is too long, or one that the chat template rejects. `error`: stop. `skip`:
             count and list it.
@@ -57,6 +58,7 @@ class PromptData(LightningDataModule):
         val: str | list[str] | None = None,
         batch_size: int = 8,
         round_size: int | None = None,
+        context: str = "",
         suffix: str = "",
         on_bad_row: Literal["error", "skip"] = "error",
         template: Literal["auto", "chat", "plain"] = "auto",
@@ -72,7 +74,7 @@ class PromptData(LightningDataModule):
         if not 0 < max_prompt_length < max_length:
             raise ConfigError(f"max_prompt_length {max_prompt_length} must leave room for a response in max_length {max_length}")
         # Truncation may only shorten responses: policy and reference must read the same prompt.
-        self.encode_config = EncodeConfig(template, max_length, "keep_start")
+        self.encode_config = EncodeConfig(template, max_length, "keep_start", context)
         self.batch_size, self.max_prompt_length, self.on_bad_row = batch_size, max_prompt_length, on_bad_row
         self.layout, self.row_tokens, self.seed = layout, row_tokens, seed
         self._round_size, self.suffix = round_size, suffix
@@ -102,7 +104,7 @@ class PromptData(LightningDataModule):
     def _read(self, name: str) -> list[Prompt]:
         given = self._sources[name]
         paths = [given] if isinstance(given, str) else given or []
-        read = (each for path in paths for each in read_prompts(path, ROLES[name]))
+        read = (each for path in paths for each in read_prompts(path, ROLES[name], self.encode_config.context))
         found = [each.longer(self.suffix) if isinstance(each, Prompt) else each for each in read]
         return self._without_bad(name, found)
 

@@ -169,3 +169,49 @@ def test_rows_across_prompts(tmp_path: Path) -> None:
         fit(data, tmp_path / "refused")
     fit(data, tmp_path / "run", "--model.across", "joint")
     assert metrics(tmp_path / "run")[-1]["val/accuracy"] == 1.0
+
+
+def test_a_mixture_is_trained_killed_and_exported(tmp_path: Path) -> None:
+    """A policy for each type; the run that is killed between two E-steps ends with the same policies and the same types of people."""
+    rows = [
+        {"prompt": f"Say {i}", "chosen": "yes" if u % 2 else "no", "rejected": "no" if u % 2 else "yes", "annotator": f"p{u}"}
+        for i in range(2) for u in range(4)
+    ]  # fmt: skip
+    data = written(tmp_path / "people.jsonl", rows)
+    config = yaml.safe_load(TINY.read_text())
+    config["trainer"]["callbacks"][0]["init_args"]["train_time_interval"] = "0:00:00.000001"
+    (file := tmp_path / "often.yaml").write_text(yaml.safe_dump(config))
+    more = ["--model", "MixtureAlignment", "--model.types", "2", "--trainer.callbacks+=ExpectTypes", "--data.batch_size", "4"]
+    fit(data, tmp_path / "whole", *more, config=file)
+    killed(lambda: fit(data, tmp_path / "run", *more, config=file), 3)
+    fit(data, tmp_path / "run", *more, config=file)
+    for kind in ("export-type-0", "export-type-1"):
+        whole, found = (load_file(tmp_path / name / kind / "model.safetensors") for name in ("whole", "run"))
+        assert all(torch.equal(whole[name], found[name]) for name in whole)
+        recipes = [json.loads((tmp_path / name / kind / "policy.json").read_text())["recipe"] for name in ("whole", "run")]
+        assert recipes[0] == recipes[1] and set(recipes[0]["annotators"]) == {"p0", "p1", "p2", "p3"}
+    types = [load_file(tmp_path / "whole" / f"export-type-{z}" / "model.safetensors") for z in (0, 1)]
+    assert any(not torch.equal(types[0][name], types[1][name]) for name in types[0]), "types have learned different things"
+
+
+def test_a_community_asks(tmp_path: Path) -> None:
+    """Two groups of opposite taste on the same prompts: each gets its own answers only where the policy reads who asks."""
+    rows = [
+        {"prompt": f"Say {i}", "chosen": "yes" if own else "no", "rejected": "no" if own else "yes", "group": "a" if own else "b"}
+        for i in range(4) for own in (True, False)
+    ]  # fmt: skip
+    data = written(tmp_path / "groups.jsonl", rows)
+    quick = ["--trainer.max_epochs", "12", "--data.batch_size", "8", "--model.loss.beta", "1.0", "--model.backbone.lora.rank", "8"]
+    fit(data, tmp_path / "told", "--data.context", "group", *quick)
+    fit(data, tmp_path / "alike", *quick)
+    accuracy = {name: metrics(tmp_path / name)[-1]["val/accuracy"] for name in ("told", "alike")}
+    assert accuracy["told"] == 1.0 and accuracy["alike"] <= 0.75
+    wrong = written(tmp_path / "wrong.jsonl", [row | {"group": "b" if row["group"] == "a" else "a"} for row in rows])
+    fit(data, tmp_path / "wrong", "--data.context", "group", "--data.val", str(wrong), *quick)
+    assert metrics(tmp_path / "wrong")[-1]["val/accuracy"] == 0.0, "the control: a wrong group gets the answers of the other"
+    prompts = written(tmp_path / "prompts.jsonl", [{"instruction": "Say 1"}])
+    ask = ["--benchmark", "alpaca_eval", "--data", str(prompts), "--max-new-tokens", "4", "--device", "cpu", "--community", "a"]
+    generate = program("eval", "generate")
+    assert generate(["--model", str(tmp_path / "told" / "export"), "--out", str(tmp_path / "o"), *ask]) == 0
+    with pytest.raises(ConfigError, match="was not trained to read who asks; drop --community"):
+        generate(["--model", str(tmp_path / "alike" / "export"), "--out", str(tmp_path / "p"), *ask])
