@@ -68,7 +68,8 @@ class RoundBatch:
 
     def _each(self, change: Callable[[Any], Any]) -> RoundBatch:
         parts = {f.name: getattr(self, f.name) for f in fields(self)}
-        return RoundBatch(**{name: None if part is None else change(part) for name, part in parts.items()})
+        changed: dict[str, Any] = {name: None if part is None else change(part) for name, part in parts.items()}
+        return RoundBatch(**changed)
 
 
 @dataclass(frozen=True, slots=True)
