@@ -80,7 +80,7 @@ def test_opposite_groups_are_told_apart(tmp_path: Path) -> None:
 
 
 def test_one_label_does_not_tell_opposite_groups(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """The negative control: a label fits a type and its opposite alike, which is said before training. Over seeds, hardly better than a coin."""
+    """The negative control: a label fits a type and its opposite alike, which is said. Over seeds, hardly better than a coin."""
     found = []
     for seed in range(3):
         module = mixture(seed)
