@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -215,3 +216,29 @@ def test_a_community_asks(tmp_path: Path) -> None:
     assert generate(["--model", str(tmp_path / "told" / "export"), "--out", str(tmp_path / "o"), *ask]) == 0
     with pytest.raises(ConfigError, match="was not trained to read who asks; drop --community"):
         generate(["--model", str(tmp_path / "alike" / "export"), "--out", str(tmp_path / "p"), *ask])
+
+
+@pytest.mark.parametrize("across", ["joint", "conditional"])
+def test_pairs_across_prompts_teach_to_rank_answers_to_one_prompt(across: str, tmp_path: Path) -> None:
+    """Answers are better the higher their words; training compares answers to different questions only, with noisy labels (related work:
+    an accuracy of 0.7 on held-out answers to one question was proposed for a tiny model)."""
+    words = "cat dog bird fish horse cow pig hen fox owl ant bee".split()
+    value = np.linspace(-1.5, 1.5, len(words))
+    draw = np.random.default_rng(0)
+
+    def drawn(noisy: bool) -> tuple[str, str]:
+        first, second = (draw.integers(0, len(words), 3) for _ in range(2))
+        better = value[first].sum() - value[second].sum()
+        won = draw.random() < 1 / (1 + np.exp(-2 * better)) if noisy else better > 0
+        a, b = (" ".join(words[i] for i in each) for each in (first, second))
+        return (a, b) if won else (b, a)
+
+    def side(answer: str) -> list[dict[str, str]]:
+        return [{"role": "user", "content": "Say " + " ".join(draw.choice(words, 3))}, {"role": "assistant", "content": answer}]
+
+    train = [{"chosen": side(a), "rejected": side(b)} for a, b in (drawn(True) for _ in range(320))]
+    held = [{"prompt": side("")[0]["content"], "chosen": a, "rejected": b} for a, b in (drawn(False) for _ in range(160)) if a != b]
+    files = [written(tmp_path / f"{name}.jsonl", rows) for name, rows in (("train", train), ("held", held))]
+    quick = ["--model.loss.beta", "0.5", "--model.optimizer.lr", "3e-3", "--model.backbone.lora", "null", "--data.batch_size", "16"]
+    fit(files[0], tmp_path / "run", "--data.val", str(files[1]), "--model.across", across, "--trainer.max_epochs", "4", *quick)
+    assert metrics(tmp_path / "run")[-1]["val/accuracy"] >= 0.7
