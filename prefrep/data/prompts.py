@@ -201,7 +201,9 @@ class PromptData(LightningDataModule):
             prompts = self.round_prompts(number)
             samples, reference, labels = (self._complete(number, name, len(prompts)) for name in ("samples", "reference", "labels"))
             encoded = self.encoded(prompts, samples)
-            entries = [_Entry(each, r, label) for each, r, label in zip(encoded, reference, labels, strict=True)]
+            refers = self.rounds.read(number, "earlier_reference")  # there if the objective refers to earlier rounds
+            earlier = self._complete(number, "earlier_reference", len(prompts)) if refers else [None] * len(prompts)
+            entries = [_Entry(*each) for each in zip(encoded, reference, labels, earlier, strict=True)]
             self._round = number, entries
         return self._round[1]
 
@@ -237,10 +239,18 @@ class PromptData(LightningDataModule):
             )
         )
         initial_table = initial_table.reshape(len(rows), width, -1)
-        selected = self._policy.selected(Judged(table, initial_table, reference, initial, lengths))
+        earlier, earlier_table = (
+            torch.tensor(values, dtype=torch.float32) if all(each is not None for each in values) else None
+            for values in (
+                [entry.earlier and entry.earlier["logprobs"] for entry in entries],
+                [entry.label.get("earlier_table") for entry in entries],
+            )
+        )
+        judged = Judged(table, initial_table, reference, initial, lengths, None, earlier, earlier_table)
+        selected = self._policy.selected(judged)
         trees, surplus = self.together([entry.sample.some(places) for entry, places in zip(entries, selected.tolist(), strict=True)])
         weight = torch.tensor([float(counts) for _, counts in rows])
-        return RoundBatch(trees, surplus, selected, table, initial_table, reference, initial, lengths, weight)
+        return RoundBatch(trees, surplus, selected, table, initial_table, reference, initial, lengths, weight, earlier, earlier_table)
 
     # ---- the model
 
@@ -265,6 +275,7 @@ class _Entry:
     sample: Sample
     reference: Line
     label: Line
+    earlier: Line | None
 
 
 def _collated(data: PromptData, rows: list[tuple[int, bool]]) -> RoundBatch:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,6 +31,8 @@ class RoundBatch:
         initial: log pi_0 of the responses [N, K]; NaN if the run does not measure it.
         lengths: Number of sampled tokens of the responses [N, K].
         weight: Weight of each prompt in the loss [N].
+        earlier: log-probabilities of the responses under an earlier round's policy [N, K]; None if the objective refers to none.
+        earlier_table: Log-odds against responses of that policy [N, K, M]; None if the objective needs none.
     """
 
     trees: TreeBatch
@@ -41,6 +44,8 @@ class RoundBatch:
     initial: Tensor
     lengths: Tensor
     weight: Tensor
+    earlier: Tensor | None = None
+    earlier_table: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.weight)
@@ -53,15 +58,19 @@ class RoundBatch:
     @property
     def judged(self) -> Judged:
         """The quantities of all K responses that objectives read."""
-        return Judged(self.table, self.initial_table, self.reference, self.initial, self.lengths)
+        return Judged(self.table, self.initial_table, self.reference, self.initial, self.lengths, None, self.earlier, self.earlier_table)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> RoundBatch:
         """Return the batch on another device."""
-        return RoundBatch(**{f.name: getattr(self, f.name).to(device, non_blocking=non_blocking) for f in fields(self)})
+        return self._each(lambda value: value.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> RoundBatch:
         """Return the batch in page-locked memory."""
-        return RoundBatch(**{f.name: getattr(self, f.name).pin_memory() for f in fields(self)})
+        return self._each(lambda value: value.pin_memory())
+
+    def _each(self, move: Callable[[Any], Any]) -> RoundBatch:
+        present = {each.name: getattr(self, each.name) for each in fields(self) if getattr(self, each.name) is not None}
+        return replace(self, **{name: move(value) for name, value in present.items()})
 
 
 @dataclass(frozen=True, slots=True)
