@@ -9,6 +9,9 @@ expected payoff.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -89,22 +92,35 @@ def _minimiser(objective: PolicyObjective, now: Tensor, drawn: Tensor, judged: J
     def loss(logits: Tensor) -> Tensor:
         return (weight * objective(logits.log_softmax(0)[chosen], judged, selected)).sum()
 
-    logits = now.clone()
-    for _ in range(100):
+    logits, size, inverse = now.clone(), math.inf, None
+    for _ in range(200):
         point = logits.clone().requires_grad_()
         value = loss(point)
         (gradient,) = torch.autograd.grad(value, point)
         value = value.detach()
-        curvature = torch.autograd.functional.hessian(loss, logits, vectorize=True)
-        scale = curvature.diagonal().abs().clamp_min(torch.finfo(torch.double).tiny).rsqrt()
-        sizes, directions = torch.linalg.eigh(scale[:, None] * curvature * scale)
-        along = directions.T @ (scale * gradient)
-        # One direction is flat: adding a constant to all logits.
-        step = -scale * (directions @ torch.where(sizes.abs() > 1e-9, along / sizes.abs(), 0.0))
-        if float(step.abs().max()) < tolerance:
+        if inverse is None:
+            inverse = _inverse(torch.autograd.functional.hessian(loss, logits, vectorize=True))
+        step = -inverse(gradient)
+        before, size = size, float(step.abs().max())
+        if size < tolerance:
             return logits
         share = 1.0
         while float(loss(logits + share * step)) > float(value) * (1 + 1e-12) and share > 1e-6:
             share /= 2
         logits = (logits + share * step).log_softmax(0)
+        if size > before / 10:  # a quadratic loss needs no other curvature
+            inverse = None
     raise TrainingError(f"{type(objective).__name__} has no minimiser that was found in this game; a larger beta moves the policy less")
+
+
+def _inverse(curvature: Tensor) -> Callable[[Tensor], Tensor]:
+    """Return the product with the inverse of a Hessian of the logits, whose flat direction (a constant added to all) is left out."""
+    scale = curvature.diagonal().abs().clamp_min(torch.finfo(torch.double).tiny).rsqrt()
+    sizes, directions = torch.linalg.eigh(scale[:, None] * curvature * scale)
+
+    def product(gradient: Tensor) -> Tensor:
+        along = directions.T @ (scale * gradient)
+        found: Tensor = scale * (directions @ torch.where(sizes.abs() > 1e-9, along / sizes.abs(), 0.0))
+        return found
+
+    return product

@@ -89,7 +89,8 @@ def averages(policies: Tensor) -> Tensor:
 
 def test_who_converges_on_rock_paper_scissors() -> None:
     nash = torch.full((3,), 1 / 3, dtype=torch.float64)
-    for objective in (INPOObjective(BETA, 0.0), GPOObjective(BETA, select="all", self_comparison=False)):
+    around: list[PolicyObjective] = [INPOObjective(BETA, 0.0), GPOObjective(BETA, select="all", self_comparison=False)]
+    for objective in around:
         cycling = play(objective, ROCK, START, 80)
         gaps = duality_gap(cycling, ROCK)
         assert gaps[-1] > 2 * gaps[0], "the last iterate spirals outwards"
