@@ -239,18 +239,18 @@ class PromptData(LightningDataModule):
             )
         )
         initial_table = initial_table.reshape(len(rows), width, -1)
-        earlier, earlier_table = (
-            torch.tensor(values, dtype=torch.float32) if all(each is not None for each in values) else None
-            for values in (
-                [entry.earlier and entry.earlier["logprobs"] for entry in entries],
-                [entry.label.get("earlier_table") for entry in entries],
-            )
+        by_judge = [list(entry.label["tables"].values()) for entry in entries if "tables" in entry.label]
+        logprobs = [entry.earlier["logprobs"] for entry in entries if entry.earlier]
+        before = [entry.label["earlier_table"] for entry in entries if "earlier_table" in entry.label]
+        tables, earlier, earlier_table = (  # each of all entries, or of none
+            torch.tensor(values, dtype=torch.float32) if values else None for values in (by_judge, logprobs, before)
         )
-        judged = Judged(table, initial_table, reference, initial, lengths, None, earlier, earlier_table)
+        judged = Judged(table, initial_table, reference, initial, lengths, tables, earlier, earlier_table)
         selected = self._policy.selected(judged)
         trees, surplus = self.together([entry.sample.some(places) for entry, places in zip(entries, selected.tolist(), strict=True)])
         weight = torch.tensor([float(counts) for _, counts in rows])
-        return RoundBatch(trees, surplus, selected, table, initial_table, reference, initial, lengths, weight, earlier, earlier_table)
+        given = (table, initial_table, reference, initial, lengths)
+        return RoundBatch(trees, surplus, selected, *given, weight, tables, earlier, earlier_table)
 
     # ---- the model
 

@@ -51,13 +51,14 @@ class Renderer:
         template: See `EncodeConfig`.
         start: Text in front of responses that have no prompt.
         policy: See `Encoder`.
+        given: Whether the responses of a policy are given, without the lead that it would sample.
 
     Attributes:
         events: Numbers of responses by the way they were rendered, and of what templates left out (`data.fidelity`).
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, template: Template, start: str, policy: bool) -> None:
-        self._tokenizer, self._template, self._start, self._policy = tokenizer, template, start, policy
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, template: Template, start: str, policy: bool, given: bool = False) -> None:
+        self._tokenizer, self._template, self._start, self._policy, self._given = tokenizer, template, start, policy, given
         self._skeletons = Skeletons(tokenizer)
         self._prompt: tuple[Messages, Mapping[str, Any], str] | None = None
         self.events: Counter[str] = Counter()
@@ -171,7 +172,7 @@ class Renderer:
             return Text(self._start + plain(response), len(self._start))
         if self._policy:
             before = _open(prompt, response[0].role)
-            return Text(before + plain(response), len(before))
+            return Text(transcript(prompt + response) if self._given else before + plain(response), len(before))
         return Text(transcript(prompt + response), len(transcript((*prompt, replace(response[0], content="")))))
 
     def pair(self, prompt: Messages, a: Messages, b: Messages, kwargs: Mapping[str, Any] = _NONE) -> Text:

@@ -127,6 +127,15 @@ def semi_policy(winner: Tensor, loser: Tensor, beta: float) -> Tensor:
     return -logsigmoid(beta * (winner - sign * loser))
 
 
+def divergences(log_ratios: Tensor) -> Tensor:
+    """Return pi / pi_t - 1 - log pi / pi_t of samples from pi_t, whose mean estimates KL(pi_t, pi) [..] -> [..].
+
+    The mean of -log pi / pi_t does too. But these terms are never negative, and near pi_t their variance is far smaller, since the mean of
+    pi / pi_t - 1 is 0 and its first order cancels theirs (a control variate).
+    """
+    return log_ratios.expm1() - log_ratios
+
+
 def pairwise_errors(log_ratios: Tensor, table: Tensor) -> Tensor:
     """Return the mean over i < j of (log-ratio_i - log-ratio_j - table_ij)^2: log-ratios [.., K], table [.., K, K] -> [..].
 
