@@ -28,7 +28,8 @@ from prefrep.nn.objectives import (
     PolicyObjective,
 )
 
-BETA, PULL, EVERY = 0.3, 0.1, 10
+BETA, PULL, EVERY = 0.5, 0.2, 10
+STEPS = (1.0, 0.5, 0.3)
 OBJECTIVES: dict[str, PolicyObjective] = {
     "GPO, SPPO": GPOObjective(BETA, select="all", self_comparison=False),
     "Nash-MD": NashMDObjective(BETA, 0.25, 0.25, select="all", self_comparison=False),
@@ -63,7 +64,7 @@ def games(quick: bool) -> list[Game]:
     """Return rock-paper-scissors and random games; P(i > j) of the latter is sigmoid(g - g') with standard normal g, g'."""
     cycle = 0.4 * torch.tensor([[0.0, -1, 1], [1, 0, -1], [-1, 1, 0]], dtype=torch.float64)
     found = [Game("rock-paper-scissors", cycle, torch.tensor([0.2, 0.3, 0.5], dtype=torch.float64), 30 if quick else 400)]
-    for size, seed, rounds in [(4, 0, 12)] if quick else [(10, 0, 400), (10, 1, 400), (50, 0, 150)]:
+    for size, seed, rounds in [(4, 0, 12)] if quick else [(10, 0, 400), (10, 1, 400), (50, 0, 400)]:
         draws = torch.randn(size, size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
         wins = (draws - draws.T).sigmoid() - 0.5
         found.append(Game(f"K = {size}, seed {seed}", (wins - wins.T) / 2, torch.full((size,), 1 / size, dtype=torch.float64), rounds))
@@ -116,6 +117,25 @@ def theorem(game: Game, quick: bool) -> list[list[str]]:
     return [["", *(f"T = {rounds}" for rounds in horizons), "exponent"], *rows]
 
 
+def step_sizes(game: Game) -> list[list[str]]:
+    """Return rows of the largest gap of the last fifth of the rounds, by beta; tau is the same share of beta everywhere."""
+    rows = [["", *(f"beta {beta}" for beta in STEPS)]]
+    for name in ("INPO, tau 0", "INPO", "optimistic", "extragradient", "magnetic"):
+        cells = []
+        for beta in STEPS:
+            objective = {
+                "INPO, tau 0": INPOObjective(beta, 0.0),
+                "INPO": INPOObjective(beta, PULL * beta),
+                "optimistic": OptimisticObjective(beta),
+                "extragradient": ExtragradientObjective(beta),
+                "magnetic": MagneticObjective(beta, PULL * beta, EVERY),
+            }[name]
+            last = duality_gap(play(objective, game.payoff, game.start, game.rounds), game.payoff)
+            cells.append(f"{float(last[-(len(last) // 5) :].max()):.1e}")
+        rows.append([name, *cells])
+    return rows
+
+
 def plot(found: dict[str, dict[str, tuple[Tensor, Tensor]]], file: Path) -> None:
     """Draw last (lines) and average gaps (dots) over rounds, one panel for each game."""
     import matplotlib
@@ -165,13 +185,14 @@ def main(args: list[str] | None = None) -> None:
             print(f"{game.name}, {name}: {rows[-1][-1]}", flush=True)
         start = float(duality_gap(game.start, game.payoff))
         tables.append(f"### {game.name}\n\nThe gap of the start is {start:.2f}.\n\n{markdown(rows)}")
-    rates = markdown(theorem(played[0], options.quick))
+    rates, steps = markdown(theorem(played[0], options.quick)), markdown(step_sizes(played[0]))
     picture = options.out.with_suffix(".png")
     options.out.parent.mkdir(parents=True, exist_ok=True)
     plot({game.name: gaps[game.name] for game in played if "seed" not in game.name or "seed 0" in game.name}, picture)
     about = machine("cpu")
     page = PAGE.format(
         versions=f"torch {about['versions']['torch']}", beta=BETA, tau=PULL * BETA, every=EVERY, picture=picture.name, rates=rates,
+        steps=steps, rounds=played[0].rounds,
         tables="\n\n".join(tables),
     )  # fmt: skip
     options.out.write_text(page, encoding="utf-8")
@@ -192,6 +213,13 @@ it is what a best response gains over a tie. Extragradient needs two rounds for 
 
 The last column judges the last fifth of the rounds: all gaps below 0.01; below a quarter of the start's; a gap that no longer changes
 (the Nash policy of a game with a penalty, or of one against a mixture, which is not one of this game); else a cycle.
+
+### Step sizes
+
+Rock-paper-scissors, the largest gap in the last fifth of {rounds} rounds. A smaller beta is a larger step: beyond some size optimistic and
+pulled steps cycle as plain ones do.
+
+{steps}
 
 ### Rates
 

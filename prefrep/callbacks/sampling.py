@@ -105,7 +105,7 @@ class SampleResponses(RoundCallback):
         self.fill(trainer, data, number, "samples", own, groups, make, fresh=data.round_begins)
         before = module.objective.earlier(number)
         if before is not None and data.round_begins:
-            if trainer.is_global_zero:
+            if trainer.is_global_zero and not data.rounds.weights(number).exists():  # the samples belong to these weights
                 keep_weights(module, data.rounds.weights(number))
             trainer.strategy.barrier()
         if before is not None and before != number and module.objective.needs_earlier_responses:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 from lightning.pytorch import LightningModule
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from prefrep.disk import replace_path
@@ -35,7 +36,7 @@ def weights_of(module: LightningModule, file: Path) -> Iterator[None]:
     own = _trainable(module)
     try:
         kept = load_file(file)
-    except OSError:
+    except (OSError, SafetensorError):
         raise DataError(f"{file}: no weights of that round; start again in another --trainer.default_root_dir") from None
     if {name: each.shape for name, each in kept.items()} != {name: each.shape for name, each in own.items()}:
         raise DataError(f"{file}: holds weights of another model; start again in another --trainer.default_root_dir")

@@ -10,7 +10,6 @@ expected payoff.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -82,45 +81,46 @@ def _reads_win_rates(objective: PolicyObjective) -> bool:
 
 
 def _minimiser(objective: PolicyObjective, now: Tensor, drawn: Tensor, judged: Judged, weight: Tensor, tolerance: float = 1e-9) -> Tensor:
-    """Return the log-probabilities that minimise the expected loss: Newton's method on the logits.
+    """Return the log-probabilities that minimise the expected loss, by Newton steps on the logits.
 
-    Logits are scaled by the curvature, so that rare responses are fitted as exactly as common ones.
+    The curvature is that of the loss in log-probabilities, which a regression has constant, seen through the softmax (Gauss-Newton).
     """
     selected = objective.selected(judged)
     chosen = drawn.gather(-1, selected)
 
-    def loss(logits: Tensor) -> Tensor:
-        return (weight * objective(logits.log_softmax(0)[chosen], judged, selected)).sum()
+    def loss(logs: Tensor) -> Tensor:
+        return (weight * objective(logs[chosen], judged, selected)).sum()
 
-    logits, size, inverse = now.clone(), math.inf, None
-    for _ in range(200):
-        point = logits.clone().requires_grad_()
+    logs, size, curvature = now, math.inf, None
+    for _ in range(300):
+        point = logs.clone().requires_grad_()
         value = loss(point)
         (gradient,) = torch.autograd.grad(value, point)
-        value = value.detach()
-        if inverse is None:
-            inverse = _inverse(torch.autograd.functional.hessian(loss, logits, vectorize=True))
-        step = -inverse(gradient)
+        if curvature is None:
+            curvature = torch.autograd.functional.hessian(loss, logs, vectorize=True)
+        step = _newton(gradient, curvature, logs.exp())
         before, size = size, float(step.abs().max())
         if size < tolerance:
-            return logits
-        share = 1.0
-        while float(loss(logits + share * step)) > float(value) * (1 + 1e-12) and share > 1e-6:
+            return logs
+        share, limit = 1.0, float(value.detach()) * (1 + 1e-12)
+        while float(loss((logs + share * step).log_softmax(0))) > limit and share > 1e-6:
             share /= 2
-        logits = (logits + share * step).log_softmax(0)
-        if size > before / 10:  # a quadratic loss needs no other curvature
-            inverse = None
+        logs = (logs + share * step).log_softmax(0)
+        if size > before / 2:  # slow: the loss is no regression
+            curvature = None
     raise TrainingError(f"{type(objective).__name__} has no minimiser that was found in this game; a larger beta moves the policy less")
 
 
-def _inverse(curvature: Tensor) -> Callable[[Tensor], Tensor]:
-    """Return the product with the inverse of a Hessian of the logits, whose flat direction (a constant added to all) is left out."""
-    scale = curvature.diagonal().abs().clamp_min(torch.finfo(torch.double).tiny).rsqrt()
+def _newton(gradient: Tensor, curvature: Tensor, policy: Tensor) -> Tensor:
+    """Return the step of the logits from derivatives by log-probabilities.
+
+    Logits are scaled by the curvature, so that rare responses are fitted as exactly as common ones; the flat direction, a constant added to
+    all, is left out.
+    """
+    through = torch.eye(len(policy), dtype=policy.dtype) - policy  # d log pi_i / d logit_k, by rows
+    gradient, curvature = through.T @ gradient, through.T @ curvature @ through
+    scale = curvature.diagonal().clamp_min(torch.finfo(torch.double).tiny).rsqrt()
     sizes, directions = torch.linalg.eigh(scale[:, None] * curvature * scale)
-
-    def product(gradient: Tensor) -> Tensor:
-        along = directions.T @ (scale * gradient)
-        found: Tensor = scale * (directions @ torch.where(sizes.abs() > 1e-9, along / sizes.abs(), 0.0))
-        return found
-
-    return product
+    along = directions.T @ (scale * gradient)
+    step: Tensor = -scale * (directions @ torch.where(sizes > 1e-9, along / sizes, 0.0))
+    return step
