@@ -28,7 +28,8 @@ def prompts(tmp_path: Path) -> Path:
 
 def options(objective: str, folder: Path) -> list[str]:
     """The tiny recipe with another objective, and without held-out prompts, whose sampling would be most of a run."""
-    file = Path(judged_by(folder, RULE))
+    family = {"class_path": "PanelJudge", "init_args": {"judges": {"one": RULE, "other": RULE}}}
+    file = Path(judged_by(folder, family if objective == "PessimisticDistillObjective" else RULE))
     content = yaml.safe_load(file.read_text())
     content["trainer"]["callbacks"] = [each for each in content["trainer"]["callbacks"] if each["class_path"] != "HeldOut"]
     file.write_text(yaml.safe_dump(content))
