@@ -1,4 +1,4 @@
-"""Pairs of responses to different prompts, as a policy reads them (joint preference optimization, arXiv 2404.00530)."""
+"""Pairs of responses to different prompts: how policies read them (JPO, arXiv 2404.00530), and who refuses them."""
 
 from __future__ import annotations
 
@@ -27,11 +27,14 @@ def one_prompt(record: Record) -> bool:
     return len({prompt for prompt, _ in sides(record)}) == 1
 
 
-def check_one_prompt(record: Record) -> None:
-    """Raise RecordError: the sides of a record have different prompts."""
-    if not one_prompt(record):
-        raise RecordError(
-            record.source or "a record",
-            "its responses answer different prompts",
-            "set --model.across joint (prompt and response are compared together) or conditional, or leave such rows out",
-        )
+def check_one_prompt(record: Record, gated: bool = False) -> None:
+    """Raise RecordError: the sides of a record have different prompts, and a policy or a head that is gated by the prompt reads them."""
+    if one_prompt(record):
+        return
+    problem = "its responses answer different prompts" + (", and this head is gated by the prompt of both" if gated else "")
+    remedy = (
+        "use a head without a gate, such as BTHead"
+        if gated
+        else "set --model.across joint (prompt and response are compared together) or conditional"
+    )
+    raise RecordError(record.source or "a record", problem, f"{remedy}, or leave such rows out")

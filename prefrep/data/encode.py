@@ -75,6 +75,7 @@ class Encoder(Tallies):
         unpaired: Encode single responses with a label yes or no (criterion `desirable`), for models with one reward per response.
         given: The responses of a policy are given, so that the template writes the lead; and what to do about pairs of responses to
             different prompts (`data.across`). None: they were sampled.
+        gated: Reject comparisons of answers to different prompts, for heads that read the prompt.
 
     Attributes:
         counts: Numbers of records so far: `records`, `truncated prompts`, `truncated responses`, `dropped`, `refused`,
@@ -94,13 +95,14 @@ class Encoder(Tallies):
         control_tokens: ControlTokens = "text",
         unpaired: bool = False,
         given: Across | None = None,
+        gated: bool = False,
     ) -> None:
         self._tokenise = TextTokenizer(tokenizer, config.template)
         if config.template in FOREIGN and (config.template == "rlhflow") != (layout == "pair"):
             has = "only a pair format" if config.template == "rlhflow" else "no pair format"
             raise ConfigError(f"template '{config.template}', a recipe of models from elsewhere, has {has}; use template: auto")
         self.tokenizer, self.config, self.layout = tokenizer, config, layout
-        self._given = given
+        self._given, self._gated = given, gated
         self._render = Renderer(tokenizer, config.template, self._tokenise.start, policy, given is not None)
         super().__init__(config.template, self._render.events)
         self._control_tokens, self._unpaired, self._bos = control_tokens, unpaired, tokenizer.bos_token_id  # looking it up takes long
@@ -166,6 +168,8 @@ class Encoder(Tallies):
     def prompts(self, prompts: Iterable[Messages]) -> list[Ids]:
         """Return the token ids of prompts that a policy continues: those that `encode` puts before its response, untruncated.
 
+        A prompt that ends in an assistant turn is continued within that turn.
+
         Raises:
             RecordError: A prompt is empty, or the chat template rejects it.
         """
@@ -173,11 +177,8 @@ class Encoder(Tallies):
 
     @property
     def lead(self) -> str:
-        """The part of the template that the policy has to generate before each response: the space after `Assistant:`.
-
-        Most vocabularies hold words with a leading space, and hardly any word can follow a prompt that ends in one.
-        """
-        return " " if self._render.transcripts else ""
+        """The part of the template that the policy has to generate before each response, see `Renderer`."""
+        return self._render.lead
 
     def continued(self, ids: Sequence[int]) -> str:
         """Decode tokens that a policy generated after a prompt, with the lead and without special tokens."""
@@ -248,8 +249,8 @@ class Encoder(Tallies):
     def _texts(self, record: Record, pairs: Sequence[Pair]) -> list[Text]:
         """Render one text per response, or two per pair."""
         source, responses = record.source or "a record", responses_of(record)
-        if self._given == "refuse":
-            check_one_prompt(record)
+        if self._gated or self._given == "refuse":
+            check_one_prompt(record, self._gated)
         if self.config.template == "chat" and self.layout == "single" and not record.prompt and any(len(r) == 1 for r in responses):
             raise RecordError(source, "it has no prompt, so there is no conversation to render", "use template: auto or plain")
         ended = [self._render.mask.ended(response) for response in responses]

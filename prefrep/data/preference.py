@@ -196,8 +196,9 @@ class PreferenceData(LightningDataModule):
         reader = self._reader
         given = None if reader.reading is None else reader.reading.across
         return Encoder(
-            reader.tokenizer, self.encode_config, reader.layout, given is not None, self.control_tokens, self._unpaired(name), given
-        )
+            reader.tokenizer, self.encode_config, reader.layout, given is not None, self.control_tokens, self._unpaired(name), given,
+            reader.needs_prompt,
+        )  # fmt: skip
 
     def _unpaired(self, name: str) -> bool:
         return self._reader.unpaired and name != "predict"  # predictions are of pairs
@@ -217,10 +218,9 @@ class PreferenceData(LightningDataModule):
             asked = self.encode_config.max_length
             raise ConfigError(f"max_length {asked} is more than the {room} tokens that the model can read; set --data.max_length {room}")
         encoder = self.encoder(name)
-        about = about_encoding(encoder.tokenizer, self.encode_config, encoder.layout, self.control_tokens) | {
-            "unpaired": self._unpaired(name),
-            "given": None if self._reader.reading is None else self._reader.reading.across,
-        }
+        about = about_encoding(encoder.tokenizer, self.encode_config, encoder.layout, self.control_tokens)
+        about |= {"unpaired": self._unpaired(name), "given": None if self._reader.reading is None else self._reader.reading.across}
+        about |= {"gated": True} if self._reader.needs_prompt else {}
         if self._encoded_for != about:  # another tokenizer, or another layout
             self._encoded_for = about
             self._data.clear()

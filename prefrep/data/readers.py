@@ -43,6 +43,10 @@ class Reader(LanguageReader, Protocol):
         """Whether it reads single responses or pairs."""
 
     @property
+    def needs_prompt(self) -> bool:
+        """Whether its head is gated by the prompt that responses share."""
+
+    @property
     def unpaired(self) -> bool:
         """Whether it gives single responses a reward, so that labels of single responses mean something."""
 

@@ -68,6 +68,14 @@ class Renderer:
         """Whether conversations become transcripts, without a chat template."""
         return self._template == "plain" or (self._template != "concat" and not self._tokenizer.chat_template)
 
+    @property
+    def lead(self) -> str:
+        """The part of the template that a policy has to generate before each response: the space after `Assistant:`.
+
+        Most vocabularies hold words with a leading space, and hardly any word can follow a prompt that ends in one.
+        """
+        return " " if self.transcripts else ""
+
     @cached_property
     def mask(self) -> Mask:
         """Hides control tokens."""
@@ -91,7 +99,7 @@ class Renderer:
         return self._skeletons.render(messages, generation, dict(kwargs))
 
     def prompt(self, prompt: Messages) -> Text:
-        """Render a prompt up to the position where its response begins.
+        """Render a prompt up to the position where its response begins, or goes on behind an assistant turn that is already there.
 
         Raises:
             RecordError: The prompt is empty, or the chat template rejects it.
@@ -106,6 +114,8 @@ class Renderer:
         return Text(text, len(text), ends=False, hidden=hidden)
 
     def _before(self, prompt: Messages) -> str:
+        if len(prompt) > 1 and prompt[-1].role == "assistant":  # the beginning of the response
+            return self._before(prompt[:-1]) + self.lead + prompt[-1].content
         if self._template == "concat":
             return _joined(prompt)
         return _open(prompt) if self.transcripts else self.chat(prompt, generation=True)

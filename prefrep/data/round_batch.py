@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -73,8 +73,9 @@ class RoundBatch:
         return self._each(lambda part: part.pin_memory())
 
     def _each(self, change: Callable[[Any], Any]) -> RoundBatch:
-        present = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) is not None}
-        return replace(self, **{name: change(part) for name, part in present.items()})
+        parts = {f.name: getattr(self, f.name) for f in fields(self)}
+        changed: dict[str, Any] = {name: None if part is None else change(part) for name, part in parts.items()}
+        return RoundBatch(**changed)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Literal, cast
+from typing import ClassVar, Literal, cast
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
@@ -67,6 +67,7 @@ class DirectAlignment(PolicyModule):
 
     layout: Literal["single"] = "single"
     annotators: Annotators | None = None
+    needs_prompt: ClassVar[bool] = False
 
     @property
     def unpaired(self) -> bool:

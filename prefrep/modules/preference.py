@@ -144,6 +144,11 @@ class PreferenceModule(LanguageModule):
         return self.head.layout
 
     @property
+    def needs_prompt(self) -> bool:
+        """Whether the head is gated by the prompt that responses share."""
+        return self.head.needs_prompt
+
+    @property
     def annotators(self) -> Annotators | None:
         """Whom the head knows; None: it answers everybody alike."""
         return annotators_of(self.head)

@@ -138,17 +138,11 @@ def test_a_killed_run_ends_as_if_nothing_had_happened(
 def test_an_export_answers_and_is_judged(data: Path, tmp_path: Path) -> None:
     fit(data, tmp_path / "run")
     prompts = written(tmp_path / "prompts.jsonl", [{"instruction": row["prompt"]} for row in ROWS[:2]])
-    quick = ["--max-new-tokens", "6", "--device", "cpu"]
-    assert program("eval", "generate")(
-        ["--model", str(tmp_path / "run" / "export"), "--benchmark", "alpaca_eval", "--data", str(prompts), "--out", str(tmp_path / "a"), *quick]
-    ) == 0  # fmt: skip
+    policy, quick = str(tmp_path / "run" / "export"), ["--data", str(prompts), "--max-new-tokens", "6", "--device", "cpu"]
+    assert program("eval", "generate")(["--model", policy, "--benchmark", "alpaca_eval", "--out", str(tmp_path / "a"), *quick]) == 0
     assert len(json.loads((tmp_path / "a" / "model_outputs.json").read_text())) == 2
-    assert program("eval", "winrate")(
-        [
-            "--model", str(tmp_path / "run" / "export"), "--against", "bundled:tiny-llama", "--judge", "prefrep.judges.concise",
-            "--data", str(prompts), "--out", str(tmp_path / "w"), *quick,
-        ]
-    ) == 0  # fmt: skip
+    sides = ["--model", policy, "--against", "bundled:tiny-llama", "--judge", "prefrep.judges.concise"]
+    assert program("eval", "winrate")([*sides, "--out", str(tmp_path / "w"), *quick]) == 0
     assert 0 <= json.loads((tmp_path / "w" / "results.json").read_text())["win_rate"]["score"] <= 1
 
 
