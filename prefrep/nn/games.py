@@ -103,7 +103,7 @@ def _minimiser(objective: PolicyObjective, now: Tensor, drawn: Tensor, judged: J
         if size < tolerance:
             return logs
         share, limit = 1.0, float(value.detach()) * (1 + 1e-12)
-        while float(loss((logs + share * step).log_softmax(0))) > limit and share > 1e-6:
+        while not float(loss((logs + share * step).log_softmax(0))) <= limit and share > 1e-6:
             share /= 2
         logs = (logs + share * step).log_softmax(0)
         if size > before / 2:  # slow: the loss is no regression
@@ -114,13 +114,14 @@ def _minimiser(objective: PolicyObjective, now: Tensor, drawn: Tensor, judged: J
 def _newton(gradient: Tensor, curvature: Tensor, policy: Tensor) -> Tensor:
     """Return the step of the logits from derivatives by log-probabilities.
 
-    Logits are scaled by the curvature, so that rare responses are fitted as exactly as common ones; the flat direction, a constant added to
-    all, is left out.
+    The logit of the commonest response stays, since a constant added to all changes nothing. The others are scaled by the curvature, so that
+    rare responses are fitted as exactly as common ones.
     """
     through = torch.eye(len(policy), dtype=policy.dtype) - policy  # d log pi_i / d logit_k, by rows
+    others = torch.arange(len(policy)) != policy.argmax()
+    through = through[:, others]
     gradient, curvature = through.T @ gradient, through.T @ curvature @ through
-    scale = curvature.diagonal().clamp_min(torch.finfo(torch.double).tiny).rsqrt()
-    sizes, directions = torch.linalg.eigh(scale[:, None] * curvature * scale)
-    along = directions.T @ (scale * gradient)
-    step: Tensor = -scale * (directions @ torch.where(sizes > 1e-9, along / sizes, 0.0))
+    scale = curvature.diagonal().clamp_min(1e-280).rsqrt()
+    step = torch.zeros_like(policy)
+    step[others] = -scale * torch.linalg.solve(scale[:, None] * curvature * scale, scale * gradient)
     return step
