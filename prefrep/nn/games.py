@@ -114,8 +114,8 @@ def _minimiser(objective: PolicyObjective, now: Tensor, drawn: Tensor, judged: J
 def _newton(gradient: Tensor, curvature: Tensor, policy: Tensor) -> Tensor:
     """Return the step of the logits from derivatives by log-probabilities.
 
-    The logit of the commonest response stays, since a constant added to all changes nothing. The others are scaled by the curvature, so that
-    rare responses are fitted as exactly as common ones.
+    The logit of the commonest response stays, since a constant added to all changes nothing. The others are scaled by the curvature, so
+    that rare responses are fitted as exactly as common ones.
     """
     through = torch.eye(len(policy), dtype=policy.dtype) - policy  # d log pi_i / d logit_k, by rows
     others = torch.arange(len(policy)) != policy.argmax()
