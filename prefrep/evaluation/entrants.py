@@ -68,7 +68,7 @@ def enter(name: str, paths: Sequence[str], data: str | None, generate: Callable[
             continue
         if not winrate.is_answer_file(path):
             if data is None:
-                raise UsageError(f"--data must name the prompts that {path} is to answer")
+                raise UsageError(f"{path} is neither an answer file nor a run; if it is a language model, --data must name prompts for it")
             path = str(generate(path, f"{name}-{number}" if len(paths) > 1 else name))
         for prompt, answer in winrate.read_side(path, data).found.values():
             found.answers.setdefault(_text(prompt), []).append(answer)

@@ -113,7 +113,11 @@ def test_names_of_policies() -> None:
     ("policies", "error", "says"),
     [
         (["a={run}"], UsageError, "two policies or more, each as --policy NAME=PATH; got a"),
-        (["a={run}", "b=bundled:tiny-llama"], UsageError, "--data must name the prompts that bundled:tiny-llama is to answer"),
+        (
+            ["a={run}", "b=bundled:tiny-llama"],
+            UsageError,
+            "bundled:tiny-llama is neither an answer file nor a run; if it is a language",
+        ),
         (["a={run}", "b={other}"], DataError, "a, b have no prompt in common"),
         (["a={run}", "b={empty}"], DataError, "holds no complete answer"),
         (["a={run}", "b={run}/nothing.json"], DataError, "no such file"),
