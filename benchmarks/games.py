@@ -7,16 +7,20 @@ nothing is timed.
 from __future__ import annotations
 
 import argparse
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from benchmarks.common import ROOT, machine
+from prefrep.data.rounds import digest, plain
+from prefrep.disk import replace_path
 from prefrep.nn.games import duality_gap, play
 from prefrep.nn.objectives import (
     ExtragradientObjective,
@@ -71,6 +75,19 @@ def games(quick: bool) -> list[Game]:
     return found
 
 
+def played(objective: PolicyObjective, game: Game, rounds: int) -> Tensor:
+    """Return the policies of `play`; a run that was finished before is read from `runs/games`."""
+    about = [json.dumps(plain(objective), sort_keys=True), game.payoff.numpy().tobytes(), game.start.numpy().tobytes(), str(rounds)]
+    file = ROOT / "runs" / "games" / f"{digest(about)}.npy"
+    if not file.exists():
+        policies = play(objective, game.payoff, game.start, rounds)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        draft = file.with_suffix(".part.npy")
+        np.save(draft, policies.numpy())
+        replace_path(draft, file)
+    return torch.from_numpy(np.load(file))
+
+
 def averages(policies: Tensor) -> Tensor:
     """Return the average of the policies so far, for every round [T + 1, K]."""
     return policies.cumsum(0) / torch.arange(1, len(policies) + 1)[:, None]
@@ -110,7 +127,7 @@ def theorem(game: Game, quick: bool) -> list[list[str]]:
                 "GPO, SPPO": GPOObjective(beta, select="all", self_comparison=False),
                 "optimistic": OptimisticObjective(BETA),
             }[name]
-            policies = play(objective, game.payoff, game.start, rounds - 1)
+            policies = played(objective, game, rounds - 1)
             found.append(float(duality_gap(averages(policies)[-1], game.payoff)))
         about = f"beta {BETA}" if name == "optimistic" else "beta of order sqrt(T)"
         rows.append([f"{name}, {about}", *(f"{value:.1e}" for value in found), f"{slope(found, horizons):.2f}"])
@@ -130,7 +147,7 @@ def step_sizes(game: Game) -> list[list[str]]:
                 "extragradient": ExtragradientObjective(beta),
                 "magnetic": MagneticObjective(beta, PULL * beta, EVERY),
             }[name]
-            last = duality_gap(play(objective, game.payoff, game.start, game.rounds), game.payoff)
+            last = duality_gap(played(objective, game, game.rounds), game.payoff)
             cells.append(f"{float(last[-(len(last) // 5) :].max()):.1e}")
         rows.append([name, *cells])
     return rows
@@ -172,27 +189,27 @@ def main(args: list[str] | None = None) -> None:
     )
     options = parser.parse_args(args)
     torch.set_num_threads(1)
-    played, tables = games(options.quick), []
+    every, tables = games(options.quick), []
     gaps: dict[str, dict[str, tuple[Tensor, Tensor]]] = {}
-    for game in played:
+    for game in every:
         marks = [number for number in (30, 100) if number < game.rounds] + [game.rounds]
         rows = [["", *(f"last, round {number}" for number in marks), "average", ""]]
         for name, objective in OBJECTIVES.items():
-            policies = play(objective, game.payoff, game.start, game.rounds)
+            policies = played(objective, game, game.rounds)
             last, average = duality_gap(policies, game.payoff), duality_gap(averages(policies), game.payoff)
             gaps.setdefault(game.name, {})[name] = (last, average)
             rows.append([name, *(f"{float(last[n]):.1e}" for n in marks), f"{float(average[-1]):.1e}", verdict(last, average)])
             print(f"{game.name}, {name}: {rows[-1][-1]}", flush=True)
         start = float(duality_gap(game.start, game.payoff))
         tables.append(f"### {game.name}\n\nThe gap of the start is {start:.2f}.\n\n{markdown(rows)}")
-    rates, steps = markdown(theorem(played[0], options.quick)), markdown(step_sizes(played[0]))
+    rates, steps = markdown(theorem(every[0], options.quick)), markdown(step_sizes(every[0]))
     picture = options.out.with_suffix(".png")
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    plot({game.name: gaps[game.name] for game in played if "seed" not in game.name or "seed 0" in game.name}, picture)
+    plot({game.name: gaps[game.name] for game in every if "seed" not in game.name or "seed 0" in game.name}, picture)
     about = machine("cpu")
     page = PAGE.format(
         versions=f"torch {about['versions']['torch']}", beta=BETA, tau=PULL * BETA, every=EVERY, picture=picture.name, rates=rates,
-        steps=steps, rounds=played[0].rounds,
+        steps=steps, rounds=every[0].rounds,
         tables="\n\n".join(tables),
     )  # fmt: skip
     options.out.write_text(page, encoding="utf-8")
