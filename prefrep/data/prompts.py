@@ -203,7 +203,9 @@ class PromptData(LightningDataModule):
             prompts = self.round_prompts(number)
             samples, reference, labels = (self._complete(number, name, len(prompts)) for name in ("samples", "reference", "labels"))
             encoded = self.encoded(prompts, samples)
-            entries = [_Entry(each, r, label) for each, r, label in zip(encoded, reference, labels, strict=True)]
+            refers = self.rounds.read(number, "earlier_reference")  # there if the objective refers to earlier rounds
+            earlier = self._complete(number, "earlier_reference", len(prompts)) if refers else [None] * len(prompts)
+            entries = [_Entry(*each) for each in zip(encoded, reference, labels, earlier, strict=True)]
             self._round = number, entries
         return self._round[1]
 
@@ -239,12 +241,18 @@ class PromptData(LightningDataModule):
             )
         )
         initial_table = initial_table.reshape(len(rows), width, -1)
-        by_judge = [list(entry.label["tables"].values()) for entry in entries if "tables" in entry.label]  # of all entries, or of none
-        tables = torch.tensor(by_judge, dtype=torch.float32) if by_judge else None
-        selected = self._policy.selected(Judged(table, initial_table, reference, initial, lengths, tables))
+        by_judge = [list(entry.label["tables"].values()) for entry in entries if "tables" in entry.label]
+        logprobs = [entry.earlier["logprobs"] for entry in entries if entry.earlier]
+        before = [entry.label["earlier_table"] for entry in entries if "earlier_table" in entry.label]
+        tables, earlier, earlier_table = (  # each of all entries, or of none
+            torch.tensor(values, dtype=torch.float32) if values else None for values in (by_judge, logprobs, before)
+        )
+        judged = Judged(table, initial_table, reference, initial, lengths, tables, earlier, earlier_table)
+        selected = self._policy.selected(judged)
         trees, surplus = self.together([entry.sample.some(places) for entry, places in zip(entries, selected.tolist(), strict=True)])
         weight = torch.tensor([float(counts) for _, counts in rows])
-        return RoundBatch(trees, surplus, selected, table, initial_table, reference, initial, lengths, weight, tables)
+        given = (table, initial_table, reference, initial, lengths)
+        return RoundBatch(trees, surplus, selected, *given, weight, tables, earlier, earlier_table)
 
     # ---- the model
 
@@ -269,6 +277,7 @@ class _Entry:
     sample: Sample
     reference: Line
     label: Line
+    earlier: Line | None
 
 
 def _collated(data: PromptData, rows: list[tuple[int, bool]]) -> RoundBatch:
