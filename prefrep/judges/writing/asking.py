@@ -72,7 +72,7 @@ class Prompt:
             self.source = file.read_text(encoding="utf-8")
             self._template = environment.from_string(self.source)
         except (OSError, UnicodeDecodeError) as error:
-            names = ", ".join(sorted(each.stem for each in SHIPPED.glob("*.j2")))
+            names = ", ".join(sorted(each.stem for each in SHIPPED.glob("[!_]*.j2")))
             raise ConfigError(f"prompt {path}: cannot be read ({error}); name a Jinja file, or one of {names}") from error
         except jinja2.TemplateError as error:
             raise ConfigError(f"prompt {path}: {error}; line {getattr(error, 'lineno', '?')} of the file") from error

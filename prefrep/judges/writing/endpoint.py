@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import logging
 import os
+from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
-from prefrep.errors import ConfigError, PrefrepError
+from prefrep.errors import ConfigError
 from prefrep.judges.writing.asking import Question
 from prefrep.judges.writing.reading import TAIL, Finish, Reply
 from prefrep.judges.writing.writers import Proceed, always
@@ -58,7 +59,7 @@ class EndpointWriter:
         self._client = openai.OpenAI(api_key=self._key, base_url=self.url, timeout=timeout, max_retries=attempts)
         self._attempts = attempts
         self._listed: int | None = LISTED[0]
-        self._probed = False
+        self._probed, self._unreached = False, 0
 
     def who(self) -> dict[str, Any]:
         """See `Writer`."""
@@ -70,22 +71,24 @@ class EndpointWriter:
         Raises:
             ServerError: The server cannot be reached, or refuses the key or the model.
         """
-        rest = list(range(len(questions)))
-        if rest and not self._probed and proceed():
-            place = rest.pop(0)
+        rest = deque(range(len(questions)))
+        while rest and not self._probed and proceed():
+            place = rest.popleft()
             yield place, self._probe(questions[place])
         waiting: dict[Future[Reply], int] = {}
         pool = ThreadPoolExecutor(self.concurrency)
         try:
             while rest or waiting:
                 while rest and len(waiting) < self.concurrency and proceed():
-                    place = rest.pop(0)
+                    place = rest.popleft()
                     waiting[pool.submit(self._reply, questions[place])] = place
                 if not waiting:
                     return
                 done, _ = wait(waiting, return_when=FIRST_COMPLETED)
                 for each in done:
                     yield waiting.pop(each), each.result()
+                    if self._unreached > 2 * self.concurrency:
+                        raise self._gone(each.result())
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
@@ -96,7 +99,9 @@ class EndpointWriter:
             self._listed = next((each for each in LISTED if each < self._listed), None)
             reply = self._reply(question)
         if reply.finish in ("error", "time-out"):
-            raise ServerError(f"{self.url}: no answer from {self.model} ({reply.text:.300}); is the server running there?")
+            if self._unreached:
+                raise self._gone(reply)
+            return reply  # the next question will tell
         self._probed = True
         if reply.tail:
             log.info("%s at %s gives log-probabilities: probabilities are those of tokens", self.model, self.url)
@@ -106,38 +111,36 @@ class EndpointWriter:
                      self.model, self.url)  # fmt: skip
         return reply
 
+    def _gone(self, reply: Reply) -> ServerError:
+        return ServerError(f"{self.url}: no answer from {self.model} ({reply.text:.300}); is the server running there?")
+
     def _reply(self, question: Question) -> Reply:
+        """Return the answer to a question, and count those in a row for which there was no server."""
+        reply, reached = self._answer(question)
+        self._unreached = 0 if reached else self._unreached + 1
+        return reply
+
+    def _answer(self, question: Question) -> tuple[Reply, bool]:
+        """Return the answer to a question, and whether a server was there."""
         openai = self._openai
         for attempt in range(self._attempts + 1):
             try:
-                return self._read(self._client.chat.completions.create(**self._body(question)))
+                return self._read(self._client.chat.completions.create(**self._body(question))), True
             except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
                 raise ServerError(self._clean(f"{self.url}: refuses the key ({_said(error)}); set {self._key_env}")) from None
             except openai.NotFoundError as error:
                 raise ServerError(self._clean(f"{self.url}: there is no {self.model} ({_said(error)}); name a model it has")) from None
             except openai.APITimeoutError as error:
-                return Reply(self._clean(_said(error)), "time-out")
+                return Reply(self._clean(_said(error)), "time-out"), False
             except (openai.BadRequestError, openai.UnprocessableEntityError, openai.ConflictError) as error:
-                return Reply(self._clean(_said(error)), "refused")
+                return Reply(self._clean(_said(error)), "refused"), True
             except openai.APIStatusError as error:  # the client has asked again where that helps
-                return Reply(self._clean(_said(error)), "error")
+                return Reply(self._clean(_said(error)), "error"), True
             except openai.APIConnectionError as error:
-                return Reply(self._clean(f"{_said(error)} {error.__cause__ or ''}".strip()), "error")
-            except (
-                ValueError,
-                TypeError,
-                AttributeError,
-                KeyError,
-                IndexError,
-                openai.OpenAIError,
-            ) as error:  # half a body, or another one
+                return Reply(self._clean(f"{_said(error)} {error.__cause__ or ''}".strip()), "error"), False
+            except Exception as error:  # a body that ends early, that is no JSON or that is something else breaks in many ways
                 if attempt == self._attempts:
-                    return Reply(self._clean(f"{type(error).__name__}: {error}")[:500], "error")
-            except PrefrepError:
-                raise
-            except Exception as error:  # the connection broke within the body
-                if attempt == self._attempts:
-                    return Reply(self._clean(f"{type(error).__name__}: {error}")[:500], "error")
+                    return Reply(self._clean(f"{type(error).__name__}: {error}")[:500], "error"), True
         raise AssertionError("unreachable")
 
     def _body(self, question: Question) -> dict[str, Any]:
