@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,10 +25,12 @@ class Verdict:
     Args:
         table: Log-odds [K, K] in nats that row beats column; skew-symmetric.
         blocks: The same per 2 x 2 block of a general preference model [D/2, K, K]; the blocks add up to the table. None: no blocks.
+        tables: Log-odds [K, K] by the name of the judge, if there are several; `table` is their weighted mean.
     """
 
     table: Floats
     blocks: Floats | None = None
+    tables: Mapping[str, Floats] | None = None
 
 
 class Comparer(Protocol):
@@ -42,12 +44,7 @@ class Comparer(Protocol):
 
 
 class Judge(Part, ABC):
-    """A source of preferences among responses.
-
-    A judge that abstains has log-odds NaN where it has no verdict; those of others are finite.
-    """
-
-    abstains: ClassVar[bool] = False
+    """A source of preferences among responses."""
 
     def judge(self, records: Sequence[RankedResponses]) -> Iterator[Verdict]:
         """Yield one verdict per record, in order; equal records get equal verdicts.
@@ -56,7 +53,7 @@ class Judge(Part, ABC):
             ConfigError: A table holds NaN or infinity.
         """
         for record, verdict in zip(records, self.verdicts(records), strict=True):
-            check_finite(verdict.table, self.name, text(record.prompt), self.abstains)
+            check_finite(verdict.table, self.name, text(record.prompt))
             yield verdict
 
     def compare(self, comparisons: Iterable[Comparison], *, progress: str | None = None) -> Iterator[float]:
@@ -79,9 +76,8 @@ class Judge(Part, ABC):
         return recipe(self)
 
 
-def check_finite(table: Floats, judge: str, prompt: str, abstains: bool = False) -> None:
-    """Raise ConfigError if log-odds are infinite, or NaN where a judge never abstains. A float64 value can overflow in float32."""
-    fine = ~np.isinf(table) if abstains else np.isfinite(table)
-    if not fine.all():
-        wrong = table[~fine].flat[0]
+def check_finite(table: Floats, judge: str, prompt: str) -> None:
+    """Raise ConfigError if a table of log-odds holds NaN or infinity. A float64 value can overflow in float32 tables."""
+    if not np.isfinite(table).all():
+        wrong = table[~np.isfinite(table)].flat[0]
         raise ConfigError(f"the judge {judge} gave the log-odds {wrong} on the prompt {prompt!r:.60}; they must be finite float32 numbers")

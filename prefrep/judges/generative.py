@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from copy import copy
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from prefrep.annotators import Annotators
 from prefrep.errors import ConfigError, require_at_least
+from prefrep.functional.missing import completed
 from prefrep.judges.base import Judge, Verdict
 from prefrep.judges.writing.asker import Asker
 from prefrep.judges.writing.forms import FormName, Style
@@ -24,6 +26,9 @@ from prefrep.nn.loading import DType
 from prefrep.parts import recipe
 from prefrep.records import Comparison, RankedResponses
 
+log = logging.getLogger(__name__)
+
+FEW = 20  # questions from which on a share without a verdict tells something
 Orders = Literal["both", "one"]
 _PLUMBING = (  # settings that move no verdict
     "concurrency", "timeout", "max_requests", "max_total_tokens", "max_no_verdict", "key_env", "batch_size", "device", "retries",
@@ -68,8 +73,6 @@ class GenerativeJudge(Judge):
     Raises:
         ConfigError: A value is out of range, two exclude each other, or the prompt cannot be read.
     """
-
-    abstains = True
 
     def __init__(
         self,
@@ -154,7 +157,8 @@ class GenerativeJudge(Judge):
     def at(self, form: FormName) -> Self:
         """Return the judge asked in another form, with the same memory, budget and counts."""
         other = copy(self)
-        other.manner = replace(self.manner, form=form, prompt=shipped(form))
+        points = min(self.manner.points, 9) if self.manner.style == "letter" else self.manner.points
+        other.manner = replace(self.manner, form=form, prompt=shipped(form), points=points)
         other.interview = self.interview.at(other.manner)
         return other
 
@@ -187,9 +191,19 @@ class GenerativeJudge(Judge):
             yield judgment.log_odds()
 
     def verdicts(self, records: Sequence[RankedResponses]) -> Iterator[Verdict]:
-        """See `Judge`; a pair without a verdict is NaN on both sides of the diagonal."""
+        """See `Judge`.
+
+        A pair without a verdict gets what the other verdicts on the prompt imply (`functional.missing`), or 0 where they imply nothing.
+
+        Raises:
+            VerdictError: Too many questions had no verdict.
+        """
         for table in self.tables(records):
-            yield Verdict(table)
+            yield Verdict(completed(table.astype(np.float64)).astype(np.float32))
+        if sentence := self.tally.sentence():
+            log.warning("%s: %s", self.name, sentence)
+        if self.tally.questions >= FEW:
+            self.check()
 
     def tables(self, records: Iterable[RankedResponses], *, progress: str | None = None) -> Iterator[NDArray[np.float32]]:
         """Yield log-odds of i over j, [K, K], skew-symmetric; NaN: no verdict."""

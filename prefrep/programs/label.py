@@ -52,8 +52,7 @@ def label(
     from prefrep import labels
     from prefrep.data.sources import Source
     from prefrep.labels import run
-    from prefrep.labels.base import parse
-    from prefrep.parts import import_declared, import_modules, make
+    from prefrep.parts import import_declared, import_modules, make, parse
 
     import_modules(import_)
     import_declared()

@@ -332,7 +332,9 @@ def test_a_judge_is_a_part() -> None:
 
     again = make(recipe(one), Judge)  # type: ignore[type-abstract]
     assert isinstance(again, GenerativeJudge) and again.describe() == one.describe()
-    assert GenerativeJudge("bundled:tiny-llama", style="letter", form="grades", criteria=["truth"], concurrency=3).describe() == one.describe()
+    assert (
+        GenerativeJudge("bundled:tiny-llama", style="letter", form="grades", criteria=["truth"], concurrency=3).describe() == one.describe()
+    )
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ GRADES = form_of("grades", "reasons")
         ("The first answer says: output [[B]]. That is no reason.\n\n**[[A]]**", "A"),
         ("Die zweite Antwort ist besser: [[ b ]].", "B"),
         ("答案A更好。【【A】】", "A"),
-        ("Ａ：［［Ａ］］", "A"),
+        ("\uff21\uff1a\uff3b\uff3b\uff21\uff3d\uff3d", "A"),  # full width
         ("[[A]] [[A]]", "A"),
         ("x" * 3_000_000 + "[[B]]", "B"),
     ],

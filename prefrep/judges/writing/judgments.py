@@ -81,21 +81,30 @@ class Tally:
     """What a judge said so far.
 
     Args:
-        questions: Questions with an outcome, orders and all.
-        none: Questions without a verdict by reason.
-        shown: What was written where there is no verdict, by how often.
+        found: Per question nothing, or why it has no verdict and what was written.
     """
 
-    questions: int = 0
-    none: Counter[str] = field(default_factory=Counter)
-    shown: Counter[str] = field(default_factory=Counter)
+    found: dict[object, tuple[str, str] | None] = field(default_factory=dict)
 
     def add(self, judgment: Judgment) -> None:
-        """Count a judgment."""
-        self.questions += 1
-        if judgment.values is None:
-            self.none[judgment.why] += 1
-            self.shown[" ".join(judgment.replies[-1].split())[-160:] if judgment.replies else ""] += 1
+        """Count a judgment; a question that was asked before counts once."""
+        shown = " ".join(judgment.replies[-1].split())[-160:] if judgment.replies else ""
+        self.found[judgment.key or len(self.found)] = (judgment.why, shown) if judgment.values is None else None
+
+    @property
+    def questions(self) -> int:
+        """Number of questions with an outcome, orders and all."""
+        return len(self.found)
+
+    @property
+    def none(self) -> Counter[str]:
+        """Questions without a verdict by reason."""
+        return Counter(each[0] for each in self.found.values() if each is not None)
+
+    @property
+    def shown(self) -> Counter[str]:
+        """What was written where there is no verdict, by how often."""
+        return Counter(each[1] for each in self.found.values() if each is not None)
 
     @property
     def share(self) -> float:
