@@ -71,16 +71,16 @@ def _by_cluster(fit: Fit, votes: Votes, g: Floats, g_tie: Floats) -> csr_matrix[
     return coo_matrix(entries, shape=(int(clusters.max()) + 1, model.size)).tocsr()
 
 
-def resampled(votes: Votes, generator: np.random.Generator) -> Votes:
-    """Return a resample with replacement: of clusters, or of battles where all are independent (also those within groups)."""
+def resampled(votes: Votes, generator: np.random.Generator) -> Floats:
+    """Return factors of the weights, [N], of a resample of clusters, or of battles where all are independent (also those within groups)."""
     if votes.independent:
         number = np.rint(votes.weight**2 / np.where(votes.squared > 0, votes.squared, 1)).astype(np.int64)
         drawn = generator.multinomial(int(number.sum()), number / number.sum())
-        return votes.weighed(drawn / np.maximum(number, 1))
+        return np.asarray(drawn / np.maximum(number, 1))
     clusters = np.unique(votes.cluster, return_inverse=True)[1]
     count = int(clusters.max()) + 1
     drawn = generator.multinomial(count, np.full(count, 1 / count))
-    return votes.weighed(drawn[clusters].astype(np.float64))
+    return drawn[clusters].astype(np.float64)
 
 
 class Ranks(NamedTuple):

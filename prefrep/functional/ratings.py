@@ -28,7 +28,8 @@ from prefrep.functional.outcomes import Ties, shares, terms
 Floats = NDArray[np.float64]
 Codes = NDArray[np.int64]
 
-_STEPS, _ENOUGH = 100, 1e-9  # Newton steps at most; decrease of the likelihood (nats, by Newton's own estimate) that ends them
+ENOUGH = 1e-9  # nats
+_STEPS = 100  # Newton steps at most
 _NO_TIES = -40.0  # stands for t = -inf
 
 
@@ -110,17 +111,35 @@ class Fit(NamedTuple):
         return self.model.parts(self.theta)[4]
 
 
-class _Cells(NamedTuple):
-    """Groups of battles with equal log-odds, [C], with the sums of their shares [C, 3]."""
+class Cells(NamedTuple):
+    """Groups of battles with equal log-odds, C of them.
+
+    Attributes:
+        votes: One battle of each, [C].
+        share: Weights of wins, ties and losses, [C, 3].
+        group: The group of each battle, [N].
+        shares: Weights of each battle, [N, 3].
+    """
 
     votes: Votes
     share: Floats
+    group: Codes
+    shares: Floats
+
+    def weighed(self, factor: Floats) -> Cells:
+        """Return the groups of battles whose weights are multiplied by a factor, [N]."""
+        return self._replace(share=_summed(self.shares * factor[:, None], self.group, len(self.share)))
 
 
-def _cells(votes: Votes, ties: Ties) -> _Cells:
+def cells_of(votes: Votes, ties: Ties) -> Cells:
+    """Return the groups of battles with equal log-odds, from which fits start."""
     cells, group = grouped(votes, by_cluster=False, by_outcome=False)
-    weighed = shares(votes.outcome, ties) * votes.weight[:, None]
-    return _Cells(cells, np.stack([np.bincount(group, column, len(cells.left)) for column in weighed.T], axis=-1))
+    weights = shares(votes.outcome, ties) * votes.weight[:, None]
+    return Cells(cells, _summed(weights, group, len(cells.left)), group, weights)
+
+
+def _summed(weights: Floats, group: Codes, count: int) -> Floats:
+    return np.stack([np.bincount(group, column, count) if column.any() else np.zeros(count) for column in weights.T], axis=-1)
 
 
 def log_odds(model: Model, theta: Floats, votes: Votes) -> Floats:
@@ -130,26 +149,27 @@ def log_odds(model: Model, theta: Floats, votes: Votes) -> Floats:
     return np.asarray(sharpness[votes.judge] * gap + votes.first * order[votes.judge])
 
 
-def fit(votes: Votes, model: Model, start: Floats | None = None) -> Fit:
+def fit(votes: Votes | Cells, model: Model, start: Floats | None = None, enough: float = ENOUGH) -> Fit:
     """Return maximum-likelihood estimates, by Newton's method.
 
     Args:
         votes: The battles.
         model: The formula.
         start: Parameters to begin with, [P].
+        enough: Decrease of the likelihood in nats, by Newton's own estimate, that ends the search.
     """
-    cells = _cells(votes, model.ties)
+    cells = votes if isinstance(votes, Cells) else cells_of(votes, model.ties)
     theta, free = _start(cells, model)
     if start is not None:
         theta = np.where(free, start, theta)
     if model.sharpness and start is None:  # Newton's method needs a start near the optimum: the sharpness of all is 1 first
-        theta = np.where(free, fit(votes, replace(model, sharpness=False)).theta, theta)
+        theta = np.where(free, fit(cells, replace(model, sharpness=False)).theta, theta)
     value, gradient, hessian, gauss = _value(cells, model, theta, free)
     converged = False
     for _ in range(_STEPS):
         step = _step(gradient, hessian, gauss, free, model.systems)
         decrease = float(-gradient @ step)
-        if decrease < _ENOUGH:
+        if decrease < enough:
             converged = True
             break
         length = 1.0
@@ -167,7 +187,7 @@ def fit(votes: Votes, model: Model, start: Floats | None = None) -> Fit:
     return Fit(model, theta, free, value - penalty, hessian, converged)
 
 
-def _start(cells: _Cells, model: Model) -> tuple[Floats, NDArray[np.bool_]]:
+def _start(cells: Cells, model: Model) -> tuple[Floats, NDArray[np.bool_]]:
     theta, free = np.zeros(model.size), np.zeros(model.size, dtype=bool)
     k, j, f = model.systems, model.judges, model.features
     theta[k + j + f : k + 2 * j + f] = 1.0
@@ -192,13 +212,15 @@ def _start(cells: _Cells, model: Model) -> tuple[Floats, NDArray[np.bool_]]:
 
 def _step(gradient: Floats, hessian: Floats, gauss: Floats, free: NDArray[np.bool_], systems: int) -> Floats:
     """Return Newton's step; where the likelihood is not convex, that of Gauss and Newton."""
+    from scipy.linalg import cho_solve
+
     step = np.zeros_like(gradient)
     for matrix in (hessian, gauss):
         try:
             root = np.linalg.cholesky(_pinned(matrix, systems)[np.ix_(free, free)])
         except np.linalg.LinAlgError:
             continue
-        step[free] = -np.linalg.solve(root.T, np.linalg.solve(root, gradient[free]))
+        step[free] = -cho_solve((root, True), gradient[free])
         return step
     step[free] = -np.linalg.lstsq(_pinned(gauss, systems)[np.ix_(free, free)], gradient[free], rcond=1e-10)[0]
     return step
@@ -234,7 +256,7 @@ def jacobian(model: Model, theta: Floats, votes: Votes) -> tuple[Floats, list[tu
     return gamma, others
 
 
-def _value(cells: _Cells, model: Model, theta: Floats, free: NDArray[np.bool_]) -> tuple[float, Floats, Floats, Floats]:
+def _value(cells: Cells, model: Model, theta: Floats, free: NDArray[np.bool_]) -> tuple[float, Floats, Floats, Floats]:
     """Return the penalised likelihood, its gradient [P], its Hessian [P, P], and the Gauss-Newton part of that."""
     votes, k, j, f = cells.votes, model.systems, model.judges, model.features
     tie = np.maximum(model.parts(theta)[4][votes.judge], _NO_TIES)

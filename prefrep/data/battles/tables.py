@@ -109,8 +109,10 @@ def _coded(column: Any) -> Coded:
         column = column.combine_chunks() if not pyarrow.types.is_dictionary(column.type) else column.unify_dictionaries().combine_chunks()
     if not pyarrow.types.is_dictionary(column.type):
         column = pc.dictionary_encode(column)
-    names = tuple(_flat(each) for each in column.dictionary.to_pylist())
-    return _unique(Coded(pc.fill_null(column.indices, -1).to_numpy(zero_copy_only=False).astype(np.int64), names))
+    codes = pc.fill_null(column.indices, -1).to_numpy(zero_copy_only=False).astype(np.int64)
+    if pyarrow.types.is_string(column.dictionary.type) or pyarrow.types.is_large_string(column.dictionary.type):
+        return Coded(codes, tuple(column.dictionary.to_numpy(zero_copy_only=False)))
+    return _unique(Coded(codes, tuple(_flat(each) for each in column.dictionary.to_pylist())))
 
 
 def _unique(column: Coded) -> Coded:

@@ -249,7 +249,7 @@ def _sets(rated: Rated, fit: ratings.Fit, whole: SkewFit, chosen: str, prior: fl
     counts = {name: np.zeros(size) for name in now}
     for _ in progress(range(rated.settings.resamples), "sets of best systems", "resamples"):
         leave()
-        new = rating_errors.resampled(rows, generator)
+        new = rows.weighed(rating_errors.resampled(rows, generator))
         new = new.take(new.weight > 0)
         own = ratings.fit(new, fit.model, fit.theta)
         found = _members(_margins(new, size), _compared(new, size), _form(new, size, own, chosen, prior, whole))

@@ -26,6 +26,7 @@ Codes = NDArray[np.int64]
 PRIOR_SD = 3.0  # nats: of the prior that keeps systems which never lose finite; 2:1 odds are 0.7 nats, 20:1 are 3
 ENOUGH_PROMPTS = 50  # a sandwich of fewer clusters than this has no room for the ratings of many systems
 _RANK_DRAWS = 2000
+_CLOSE = 1e-5  # nats: a resample lies within 1/200 of a standard error of its optimum
 _FAINT = 1e-3  # ridge of resamples, in which a system can happen never to lose; a variance of 1000 nats^2
 
 
@@ -177,6 +178,7 @@ def won_by(votes: Votes, size: int) -> Floats:
 def resamples(fit: Fit, rows: Votes, count: int, generator: np.random.Generator) -> Iterator[Fit]:
     """Yield fits of resampled clusters."""
     model = replace(fit.model, ridge=max(fit.model.ridge, _FAINT))
+    cells = ratings.cells_of(rows, model.ties)
     for _ in progress(range(count), "resamples", "fits"):
         leave()
-        yield ratings.fit(rating_errors.resampled(rows, generator), model, fit.theta)
+        yield ratings.fit(cells.weighed(rating_errors.resampled(rows, generator)), model, fit.theta, _CLOSE)
