@@ -4,6 +4,7 @@ from prefrep.programs.bestofn import bestofn
 from prefrep.programs.every import every as all
 from prefrep.programs.generate import generate
 from prefrep.programs.intransitivity import intransitivity
+from prefrep.programs.judge import judge
 from prefrep.programs.judgebench import judgebench
 from prefrep.programs.leaderboard import leaderboard
 from prefrep.programs.pairs import pairs
@@ -16,5 +17,5 @@ from prefrep.programs.winrate import winrate
 
 __all__ = (
     "rewardbench", "rewardbench2", "rmbench", "judgebench", "rmb", "ppe", "bestofn", "all", "pairs", "steps", "intransitivity",
-    "leaderboard", "winrate", "generate",
+    "judge", "leaderboard", "winrate", "generate",
 )  # fmt: skip

@@ -12,7 +12,7 @@ from prefrep.evaluation.registry import JUDGED
 from prefrep.evaluation.reliability import reliability_plot
 from prefrep.evaluation.summary import rule_of
 from prefrep.evaluation.tables import read_tables
-from prefrep.reports import labels, leaderboard, samples
+from prefrep.reports import judges, labels, leaderboard, samples
 from prefrep.reports.document import Block, Example, Plot, Section, Text, interval, measured, notes, number, table
 from prefrep.reports.figures import agreement, svg
 from prefrep.reports.found import Evaluation, read_lines
@@ -226,6 +226,7 @@ _ABOUT: Mapping[str, Callable[[Evaluation], list[Block]]] = {
     "intransitivity": _intransitivity,
     "winrate": _winrate,
     "leaderboard": lambda evaluation: leaderboard.blocks(evaluation.results),
+    "judge": lambda evaluation: judges.blocks(evaluation.results),
     "label": labels.blocks,
     "steps": _steps,
 }
