@@ -58,7 +58,7 @@ def judge(
     from dataclasses import replace
 
     from prefrep.data.sources import Source, read
-    from prefrep.disk import replace_json, replace_lines
+    from prefrep.disk import replace_json, replace_lines, replace_text
     from prefrep.errors import ConfigError, UsageError
     from prefrep.evaluation.audit.asked import Asked, of_judgments
     from prefrep.evaluation.audit.audit import audit, lines
@@ -101,7 +101,7 @@ def judge(
     if said:
         replace_lines(folder / VERDICTS, (each.as_dict() for each in said))
     replace_json(folder / RESULTS, results)
-    page.write(report.build(results), folder / "judges.html")
+    replace_text(folder / "judges.html", page.html(report.build(results)))
     print("\n".join(lines(results)))
     print(f"\nwritten: {folder / RESULTS}, judges.html" + (f", {VERDICTS}" if said else ""))
     for one in asks:

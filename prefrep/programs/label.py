@@ -24,7 +24,7 @@ def label(
 
     A step is a class and its arguments, such as `Strength action=flip share=0.2 head.class=GPMHead`; steps run in the order in which they
     are named. Duplicates: near-duplicates, contradictions, label noise, cycles. Strength: margins of an ensemble; flip, soften, drop or
-    give a margin. A label is written as the columns `probability` (a flipped pair has 0), `margin` and `weight`, which prefrep reads. What
+    give a margin. Verdicts: labels of a judge that is asked in words (`Verdicts judge.class=GenerativeJudge judge.model=NAME`). A label is written as the columns `probability` (a flipped pair has 0), `margin` and `weight`, which prefrep reads. What
     was done, with every seed, is in a folder beside the output, which `prefrep report` shows. A killed run resumes and writes the same
     file.
 

@@ -138,8 +138,8 @@ def regression(pairs: Sequence[Pair], systems: bool) -> dict[str, Any] | None:
     """Return what moves a judge at equal strength, in nats with 95 % intervals, from one logistic regression over its questions.
 
     The strength of a pair is its label, else that of the systems, else the lead among people's votes. Plain ties are left out.
-    `position`: the first place; `quality`: the better answer by that label, the judge's sharpness; features per standard deviation of their difference, as logarithms
-    of counts; `own`: an answer of the judge's own. Intervals are sandwich ones over prompts.
+    `position`: the first place; `quality`: the better answer by that label, the judge's sharpness; features per standard deviation of
+    their difference, as logarithms of counts; `own`: an answer of the judge's own. Intervals are sandwich ones over prompts.
 
     Args:
         pairs: The pairs of one judge.
