@@ -127,7 +127,7 @@ def test_rewardbench2_counts_as_its_generative_runner(tmp_path: Path) -> None:
         program("eval", "rewardbench2")(
             ["--data", str(tmp_path / "rb2.jsonl"), "--model", judge, "--bootstrap", "50", "--out", str(tmp_path / "out")]
         )
-        assert len(talk.bodies) == 3 + 5 + 1  # four colours and animals on one prompt: red is asked for once; a drawn answer again
+        assert len(talk.bodies) == 3 + 4  # the two prompts are equal texts, so red and dog are rated once
     found = json.loads((tmp_path / "out" / "results.json").read_text())
     assert found["subsets"]["Math"]["score"] == pytest.approx((0.25 + 1 + 0) / 3)
     from prefrep.evaluation.rows import RankedScore
@@ -193,9 +193,8 @@ def test_signals_and_kills_lose_no_answer_that_was_paid_for(tmp_path: Path) -> N
         environment = {**os.environ, "PREFREP_CACHE": str(tmp_path / "own"), "PYTHONPATH": str(ROOT)}
         kills = 0
         for number, sent in enumerate([signal.SIGTERM, signal.SIGKILL, signal.SIGTERM]):
-            process = subprocess.Popen(
-                [*command, "--bootstrap", "50"], env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
-            )
+            silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+            process = subprocess.Popen([*command, "--bootstrap", "50"], env=environment, **silent)  # type: ignore[call-overload]
             deadline = time.monotonic() + 120
             while sum(talk.answered.values()) < 10 * (number + 1) and process.poll() is None and time.monotonic() < deadline:
                 time.sleep(0.02)

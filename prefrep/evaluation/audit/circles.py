@@ -193,5 +193,5 @@ def _by_distance(found: Sequence[Floats]) -> list[dict[str, Any]]:
         for places in combinations(range(len(table)), 3):
             one = counts.setdefault(places[2] - places[0], [0.0, 0.0])
             one[0] += 1
-            one[1] += counted([ranked[None][:, *np.ix_(places, places)]])["hard"]
+            one[1] += counted([ranked[np.ix_(places, places)][None]])["hard"]
     return [{"distance": each, "triples": int(n), "hard": bad / n} for each, (n, bad) in sorted(counts.items())]
