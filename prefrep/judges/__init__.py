@@ -5,17 +5,31 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from prefrep.judges.base import Comparer, Judge, Verdict
+from prefrep.judges.jurors import circular
 from prefrep.judges.named import comparer
-from prefrep.judges.rules import RuleJudge, concise, conciseness
+from prefrep.judges.panel import PanelJudge
+from prefrep.judges.rules import RuleJudge, concise, conciseness, on_topic
 
 if TYPE_CHECKING:
     from prefrep.judges.generative import GenerativeJudge
     from prefrep.judges.models import ModelJudge, OfficialJudge, SocietyJudge
 
 __all__ = (
-    "Comparer", "GenerativeJudge", "Judge", "ModelJudge", "OfficialJudge", "RuleJudge", "SocietyJudge", "Verdict", "comparer", "concise",
+    "Comparer",
+    "GenerativeJudge",
+    "Judge",
+    "ModelJudge",
+    "OfficialJudge",
+    "PanelJudge",
+    "RuleJudge",
+    "SocietyJudge",
+    "Verdict",
+    "circular",
+    "comparer",
+    "concise",
     "conciseness",
-)  # fmt: skip
+    "on_topic",
+)
 
 
 def __getattr__(name: str) -> Any:

@@ -7,6 +7,7 @@ from prefrep.programs.intransitivity import intransitivity
 from prefrep.programs.judge import judge
 from prefrep.programs.judgebench import judgebench
 from prefrep.programs.leaderboard import leaderboard
+from prefrep.programs.league import league
 from prefrep.programs.pairs import pairs
 from prefrep.programs.ppe import ppe
 from prefrep.programs.rewardbench import rewardbench, rewardbench2
@@ -17,5 +18,5 @@ from prefrep.programs.winrate import winrate
 
 __all__ = (
     "rewardbench", "rewardbench2", "rmbench", "judgebench", "rmb", "ppe", "bestofn", "all", "pairs", "steps", "intransitivity",
-    "judge", "leaderboard", "winrate", "generate",
+    "judge", "leaderboard", "winrate", "league", "generate",
 )  # fmt: skip
