@@ -180,6 +180,7 @@ def test_a_server_that_fails_half_the_time_changes_no_result(tmp_path: Path, mon
     assert found[0] == found[1]
 
 
+@pytest.mark.slow
 def test_signals_and_kills_lose_no_answer_that_was_paid_for(tmp_path: Path) -> None:
     """A run is stopped again and again: after SIGTERM nothing is asked twice, after SIGKILL at most what was in flight."""
 
