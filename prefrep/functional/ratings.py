@@ -9,7 +9,8 @@
 * x . b: differences of features, as LMArena's style control has them.
 * ties: see `functional.outcomes`; with a parameter for each judge.
 
-A ridge adds ridge/2 (sum r^2 + sum b^2): a normal prior with variance 1/ridge, which keeps the ratings of systems that never lose finite.
+A ridge adds ridge/2 (sum r^2 + sum b^2 + sum o^2 + sum (gamma - 1)^2): normal priors with variance 1/ridge, which keep ratings of systems
+that never lose finite, and what is said of judges with few votes.
 
 Letters: `N` battles or groups of equal ones, `K` systems, `J` judges, `F` features, `P` parameters.
 """
@@ -28,7 +29,7 @@ from prefrep.functional.outcomes import Ties, shares, terms
 Floats = NDArray[np.float64]
 Codes = NDArray[np.int64]
 
-ENOUGH = 1e-9  # nats
+ENOUGH = 1e-12  # nats
 _STEPS = 100  # Newton steps at most
 _NO_TIES = -40.0  # stands for t = -inf
 
@@ -182,8 +183,7 @@ def fit(votes: Votes | Cells, model: Model, start: Floats | None = None, enough:
             break
         theta = theta + length * step
         value, gradient, hessian, gauss = new
-    rating, _, style, _, _ = model.parts(theta)
-    penalty = model.ridge / 2 * float(rating @ rating + style @ style)
+    penalty = float(prior(model) @ _from_prior(model, theta) ** 2) / 2
     return Fit(model, theta, free, value - penalty, hessian, converged)
 
 
@@ -278,7 +278,7 @@ def _value(cells: Cells, model: Model, theta: Floats, free: NDArray[np.bool_]) -
             hessian[place, columns] += values
             hessian[columns, place] += values
     weight = prior(model)
-    kept = np.where(weight > 0, theta, 0.0)
+    kept = _from_prior(model, theta)
     for matrix in (hessian, gauss):
         matrix *= np.outer(free, free)
         matrix[np.diag_indices(model.size)] += weight
@@ -289,8 +289,17 @@ def prior(model: Model) -> Floats:
     """Return the weight of the ridge on each parameter, [P]."""
     k, j, f = model.systems, model.judges, model.features
     weight = np.zeros(model.size)
-    weight[:k], weight[k + j : k + j + f] = model.ridge, model.ridge
+    weight[: k + 2 * j + f] = model.ridge
     return weight
+
+
+def _from_prior(model: Model, theta: Floats) -> Floats:
+    """Return the parameters minus the means of their priors, [P]; 0 for those without one."""
+    k, j, f = model.systems, model.judges, model.features
+    away = theta.copy()
+    away[k + j + f : k + 2 * j + f] -= 1.0
+    away[k + 2 * j + f :] = 0.0
+    return away
 
 
 def quadratic(votes: Votes, model: Model, theta: Floats, h: Floats, h_both: Floats, h_tie: Floats) -> Floats:
