@@ -163,8 +163,9 @@ def fit(votes: Votes | Cells, model: Model, start: Floats | None = None, enough:
     theta, free = _start(cells, model)
     if start is not None:
         theta = np.where(free, start, theta)
-    if model.sharpness and start is None:  # Newton's method needs a start near the optimum: the sharpness of all is 1 first
-        theta = np.where(free, fit(cells, replace(model, sharpness=False)).theta, theta)
+    if model.sharpness and start is None:
+        ties = model.size - model.judges
+        theta[:ties] = np.where(free, _signed(cells, model), theta)[:ties]
     value, gradient, hessian, gauss = _value(cells, model, theta, free)
     converged = False
     for _ in range(_STEPS):
@@ -208,6 +209,25 @@ def _start(cells: Cells, model: Model) -> tuple[Floats, NDArray[np.bool_]]:
         theta[k + 2 * j + f :] = ratio
         free[k + 2 * j + f :] = tied > 0
     return theta, free
+
+
+def _signed(cells: Cells, model: Model) -> Floats:
+    """Return a start for sharpness: the ratings of the judge with most votes, and 1 or -1 for each judge, whichever agrees with them.
+
+    The likelihood of judges who contradict each other has two valleys.
+    """
+    judge = cells.votes.judge
+    main = int(np.argmax(np.bincount(judge, cells.share.sum(1), model.judges)))
+    alone = cells.weighed((judge[cells.group] == main).astype(np.float64))
+    theta = fit(alone, replace(model, sharpness=False, order=False, ridge=max(model.ridge, 0.01))).theta
+    gap = log_odds(replace(model, order=False), theta, cells.votes)
+    agreement = np.bincount(judge, gap * (cells.share[:, 0] - cells.share[:, 2]), model.judges)
+    sign = np.where(agreement < 0, -1.0, 1.0)
+    k, j, f = model.systems, model.judges, model.features
+    if sign[0] < 0:  # the first judge has 1, so that the ratings turn
+        theta[:k], sign = -theta[:k], -sign
+    theta[k + j + f : k + 2 * j + f] = sign
+    return theta
 
 
 def _step(gradient: Floats, hessian: Floats, gauss: Floats, free: NDArray[np.bool_], systems: int) -> Floats:

@@ -146,9 +146,8 @@ def test_a_line_needs_one_number_and_a_circle_more() -> None:
     assert circle["tests"]["hodge_share"]["observed"] > 0.9
     assert len(circle["sets"]["top_cycle_certain"]["members"]) == 4
     assert circle["sets"]["top_cycle_certain"]["probability"]["s0"] > 0.9
-    assert {frozenset(each["systems"]) for each in circle["circles"]} <= {
-        frozenset(f"s{i}" for i in range(4) if i != left) for left in range(4)
-    }
+    assert all(len(set(each["systems"])) == 3 for each in circle["circles"])
+    assert all(a > b for each in circle["circles"] for a, b in each["votes"])
 
 
 def test_triples_of_a_prompt() -> None:
@@ -164,18 +163,14 @@ def test_triples_of_a_prompt() -> None:
 def test_judges_that_are_sharper_rank_alike_and_others_do_not() -> None:
     base = battles(ORDERED, 40, judge="a")
     sharper = rated.evaluate(gathered(base + battles(2.5 * ORDERED, 40, 1, "b")), Settings())
-    other = rated.evaluate(gathered(base + battles(ORDERED[::-1, ::-1], 40, 1, "b")), Settings())
+    other = rated.evaluate(gathered(base + battles(ORDERED[np.ix_([2, 0, 3, 1], [2, 0, 3, 1])], 40, 1, "b")), Settings())
     for found, alike in ((sharper, True), (other, False)):
         test = groups.evaluate(found, "judges", found.battles.judge, found.battles.judges, 39)
         assert test is not None
         assert (test["likelihood_ratio"]["p"] > 0.05) == alike
-        own = [
-            fit(
-                found.votes.take(found.votes.judge == j)._replace(judge=np.zeros((found.votes.judge == j).sum(), int)),
-                replace(found.fit.model, judges=1, sharpness=False, ridge=0.01),
-            ).nll
-            for j in (0, 1)
-        ]
+        alone = replace(found.fit.model, judges=1, sharpness=False, ridge=0.01)
+        parts = [found.votes.take(found.votes.judge == j) for j in (0, 1)]
+        own = [fit(part._replace(judge=np.zeros(len(part.left), int)), alone).nll for part in parts]
         common = fit(found.votes, replace(found.fit.model, sharpness=True, ridge=0.01)).nll
         assert test["likelihood_ratio"]["observed"] == pytest.approx(2 * (common - sum(own)), rel=1e-6)
     sharp = sharper.results["judges"][1]["sharpness"]
@@ -185,9 +180,8 @@ def test_judges_that_are_sharper_rank_alike_and_others_do_not() -> None:
 
 @pytest.mark.parametrize("ties", ["half", "davidson", "rao-kupper"])
 def test_the_page_and_the_lines(ties: Any) -> None:
-    made: Battles = gathered(
-        battles(ORDERED, 20, judge="<b>a</b>", prompts=5) + battles(CIRCLE, 20, 1, "$b$", prompts=5) + [Battle("s0", "s1", 0.5)] * 5
-    )
+    votes = battles(ORDERED, 20, judge="<b>a</b>", prompts=5) + battles(CIRCLE, 20, 1, "$b$", prompts=5)
+    made: Battles = gathered([*votes, *[Battle("s0", "s1", 0.5, judge="$b$")] * 5])
     rating = rated.evaluate(made, Settings(ties=ties, resamples=3))
     results = rating.results | {"one_number": circles.evaluate(rating, 5), "groups": [], "data": ["x"]}
     results = json.loads(json.dumps(results, allow_nan=False))

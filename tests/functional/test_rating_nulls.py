@@ -93,7 +93,7 @@ def test_the_gradient_is_that_of_the_likelihood(monkeypatch: pytest.MonkeyPatch)
     votes, _ = circular(300)
     seen = []
 
-    def spy(value, x, **rest):
+    def spy(value, x, **rest) -> object:
         seen.append((value, np.array(x)))
         return minimize(value, x, **rest)
 
