@@ -5,13 +5,29 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from prefrep.judges.base import Comparer, Judge, Verdict
+from prefrep.judges.jurors import circular
 from prefrep.judges.named import comparer
-from prefrep.judges.rules import RuleJudge, concise, conciseness
+from prefrep.judges.panel import PanelJudge
+from prefrep.judges.rules import RuleJudge, concise, conciseness, on_topic
 
 if TYPE_CHECKING:
     from prefrep.judges.models import ModelJudge, OfficialJudge, SocietyJudge
 
-__all__ = ("Comparer", "Judge", "ModelJudge", "OfficialJudge", "RuleJudge", "SocietyJudge", "Verdict", "comparer", "concise", "conciseness")
+__all__ = (
+    "Comparer",
+    "Judge",
+    "ModelJudge",
+    "OfficialJudge",
+    "PanelJudge",
+    "RuleJudge",
+    "SocietyJudge",
+    "Verdict",
+    "circular",
+    "comparer",
+    "concise",
+    "conciseness",
+    "on_topic",
+)
 
 
 def __getattr__(name: str) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -25,10 +25,12 @@ class Verdict:
     Args:
         table: Log-odds [K, K] in nats that row beats column; skew-symmetric.
         blocks: The same per 2 x 2 block of a general preference model [D/2, K, K]; the blocks add up to the table. None: no blocks.
+        tables: Log-odds [K, K] by the name of the judge, if there are several; `table` is their weighted mean.
     """
 
     table: Floats
     blocks: Floats | None = None
+    tables: Mapping[str, Floats] | None = None
 
 
 class Comparer(Protocol):
@@ -36,6 +38,9 @@ class Comparer(Protocol):
 
     def compare(self, comparisons: Iterable[Comparison], *, progress: str | None = None) -> Iterator[float]:
         """Yield log-odds of chosen over rejected in nats, in the order of the comparisons; `progress` labels a progress bar."""
+
+    def tables(self, records: Iterable[RankedResponses], *, progress: str | None = None) -> Iterator[NDArray[np.float32]]:
+        """Yield log-odds [K, K] of the responses of each record, in order; scorers with blocks may yield them by block [D/2, K, K]."""
 
     def describe(self) -> dict[str, Any]:
         """Return all settings that affect a comparison, as plain data."""
@@ -59,6 +64,12 @@ class Judge(Part, ABC):
         for each in tqdm(comparisons, progress, unit=" pairs", disable=progress is None):
             (verdict,) = self.judge([RankedResponses(each.prompt, (each.chosen, each.rejected))])
             yield float(verdict.table[0, 1])
+
+    def tables(self, records: Iterable[RankedResponses], *, progress: str | None = None) -> Iterator[NDArray[np.float32]]:
+        """See `Comparer`; raises what `judge` raises."""
+        for each in tqdm(records, progress, unit=" prompts", disable=progress is None):
+            (verdict,) = self.judge([each])
+            yield verdict.table
 
     @property
     def name(self) -> str:

@@ -6,6 +6,7 @@ from prefrep.programs.generate import generate
 from prefrep.programs.intransitivity import intransitivity
 from prefrep.programs.judgebench import judgebench
 from prefrep.programs.leaderboard import leaderboard
+from prefrep.programs.league import league
 from prefrep.programs.pairs import pairs
 from prefrep.programs.ppe import ppe
 from prefrep.programs.rewardbench import rewardbench, rewardbench2
@@ -16,5 +17,5 @@ from prefrep.programs.winrate import winrate
 
 __all__ = (
     "rewardbench", "rewardbench2", "rmbench", "judgebench", "rmb", "ppe", "bestofn", "all", "pairs", "steps", "intransitivity",
-    "leaderboard", "winrate", "generate",
+    "leaderboard", "winrate", "league", "generate",
 )  # fmt: skip

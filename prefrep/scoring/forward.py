@@ -43,7 +43,8 @@ class Forward:
         # Scoring never drops a record: `drop` is for training data.
         truncation = "keep_end" if model.encode.truncation == "drop" else model.encode.truncation
         length = min(model.encode.max_length, model.backbone.room or model.encode.max_length)
-        self._encoder = Encoder(model.tokenizer, replace(model.encode, truncation=truncation, max_length=length), model.head.layout)
+        encode = replace(model.encode, truncation=truncation, max_length=length)
+        self._encoder = Encoder(model.tokenizer, encode, model.head.layout, gated=model.head.needs_prompt)
         trees = model.backbone.supports_trees() and layout != "padded"  # also if padded: the probe selects the attention kernel
         if layout == "trees" and not trees:
             raise ConfigError(f"{model.backbone.path} does not support tree masks, so branches would leak into each other; use layout auto")
