@@ -9,7 +9,8 @@
 * x . b: differences of features, as LMArena's style control has them.
 * ties: see `functional.outcomes`; with a parameter for each judge.
 
-A ridge adds ridge/2 (sum r^2 + sum b^2): a normal prior with variance 1/ridge, which keeps the ratings of systems that never lose finite.
+A ridge adds ridge/2 (sum r^2 + sum b^2 + sum o^2 + sum (gamma - 1)^2): normal priors with variance 1/ridge, which keep ratings of systems
+that never lose finite, and what is said of judges with few votes.
 
 Letters: `N` battles or groups of equal ones, `K` systems, `J` judges, `F` features, `P` parameters.
 """
@@ -28,7 +29,7 @@ from prefrep.functional.outcomes import Ties, shares, terms
 Floats = NDArray[np.float64]
 Codes = NDArray[np.int64]
 
-ENOUGH = 1e-9  # nats
+ENOUGH = 1e-12  # nats
 _STEPS = 100  # Newton steps at most
 _NO_TIES = -40.0  # stands for t = -inf
 
@@ -162,8 +163,9 @@ def fit(votes: Votes | Cells, model: Model, start: Floats | None = None, enough:
     theta, free = _start(cells, model)
     if start is not None:
         theta = np.where(free, start, theta)
-    if model.sharpness and start is None:  # Newton's method needs a start near the optimum: the sharpness of all is 1 first
-        theta = np.where(free, fit(cells, replace(model, sharpness=False)).theta, theta)
+    if model.sharpness and start is None:
+        ties = model.size - model.judges
+        theta[:ties] = np.where(free, _signed(cells, model), theta)[:ties]
     value, gradient, hessian, gauss = _value(cells, model, theta, free)
     converged = False
     for _ in range(_STEPS):
@@ -182,8 +184,7 @@ def fit(votes: Votes | Cells, model: Model, start: Floats | None = None, enough:
             break
         theta = theta + length * step
         value, gradient, hessian, gauss = new
-    rating, _, style, _, _ = model.parts(theta)
-    penalty = model.ridge / 2 * float(rating @ rating + style @ style)
+    penalty = float(prior(model) @ _from_prior(model, theta) ** 2) / 2
     return Fit(model, theta, free, value - penalty, hessian, converged)
 
 
@@ -208,6 +209,25 @@ def _start(cells: Cells, model: Model) -> tuple[Floats, NDArray[np.bool_]]:
         theta[k + 2 * j + f :] = ratio
         free[k + 2 * j + f :] = tied > 0
     return theta, free
+
+
+def _signed(cells: Cells, model: Model) -> Floats:
+    """Return a start for sharpness: the ratings of the judge with most votes, and 1 or -1 for each judge, whichever agrees with them.
+
+    The likelihood of judges who contradict each other has two valleys.
+    """
+    judge = cells.votes.judge
+    main = int(np.argmax(np.bincount(judge, cells.share.sum(1), model.judges)))
+    alone = cells.weighed((judge[cells.group] == main).astype(np.float64))
+    theta = fit(alone, replace(model, sharpness=False, order=False, ridge=max(model.ridge, 0.01))).theta
+    gap = log_odds(replace(model, order=False), theta, cells.votes)
+    agreement = np.bincount(judge, gap * (cells.share[:, 0] - cells.share[:, 2]), model.judges)
+    sign = np.where(agreement < 0, -1.0, 1.0)
+    k, j, f = model.systems, model.judges, model.features
+    if sign[0] < 0:  # the first judge has 1, so that the ratings turn
+        theta[:k], sign = -theta[:k], -sign
+    theta[k + j + f : k + 2 * j + f] = sign
+    return theta
 
 
 def _step(gradient: Floats, hessian: Floats, gauss: Floats, free: NDArray[np.bool_], systems: int) -> Floats:
@@ -278,7 +298,7 @@ def _value(cells: Cells, model: Model, theta: Floats, free: NDArray[np.bool_]) -
             hessian[place, columns] += values
             hessian[columns, place] += values
     weight = prior(model)
-    kept = np.where(weight > 0, theta, 0.0)
+    kept = _from_prior(model, theta)
     for matrix in (hessian, gauss):
         matrix *= np.outer(free, free)
         matrix[np.diag_indices(model.size)] += weight
@@ -289,8 +309,17 @@ def prior(model: Model) -> Floats:
     """Return the weight of the ridge on each parameter, [P]."""
     k, j, f = model.systems, model.judges, model.features
     weight = np.zeros(model.size)
-    weight[:k], weight[k + j : k + j + f] = model.ridge, model.ridge
+    weight[: k + 2 * j + f] = model.ridge
     return weight
+
+
+def _from_prior(model: Model, theta: Floats) -> Floats:
+    """Return the parameters minus the means of their priors, [P]; 0 for those without one."""
+    k, j, f = model.systems, model.judges, model.features
+    away = theta.copy()
+    away[k + j + f : k + 2 * j + f] -= 1.0
+    away[k + 2 * j + f :] = 0.0
+    return away
 
 
 def quadratic(votes: Votes, model: Model, theta: Floats, h: Floats, h_both: Floats, h_tie: Floats) -> Floats:

@@ -67,7 +67,7 @@ def leaderboard(
         PrefrepError: A file cannot be read, or options do not fit it.
     """
     from prefrep.data.battles import Columns, read
-    from prefrep.disk import replace_lines
+    from prefrep.disk import replace_lines, replace_text
     from prefrep.errors import require_at_least
     from prefrep.evaluation.layout import versions, write_results
     from prefrep.evaluation.leaderboard import circles as circular
@@ -100,7 +100,7 @@ def leaderboard(
         replace_lines(folder / "next.jsonl", ({"left": names[i], "right": names[j], "nats": gain} for i, j, gain in asked))
         files.append("next.jsonl")
     results["versions"] = versions()
-    page.write(board.build(results), folder / "leaderboard.html")
+    replace_text(folder / "leaderboard.html", page.html(board.build(results)))
     path = write_results(folder, results)
     print("\n".join(leaderboard_lines(results)))
     print(f"\nwritten: {path}, {', '.join(files)}")

@@ -104,15 +104,13 @@ def _order(scores: Floats) -> list[int]:
 
 def _heat(name: str, values: Floats, names: Sequence[str], limits: tuple[float, float], bar: str, caption: str) -> Plot:
     def draw(path: Path) -> None:
-        from matplotlib import colormaps
         from matplotlib import pyplot as plt
         from matplotlib.colors import LinearSegmentedColormap
 
         size = len(values)
         side = min(2.6 + 0.16 * size, 11.5) if size <= NAMED else 8.5
         figure, axes = plt.subplots(figsize=(side + 0.9, side), layout="constrained")
-        colors = LinearSegmentedColormap.from_list("wins", [COLORS[1], "#f7f7f7", COLORS[0]]) or colormaps["RdBu"]
-        colors.set_bad("#c9c9c9")
+        colors = LinearSegmentedColormap.from_list("wins", [COLORS[1], "#f7f7f7", COLORS[0]], bad="#c9c9c9")
         shown = values.copy()
         np.fill_diagonal(shown, np.nan)
         picture = axes.imshow(np.ma.masked_invalid(shown), cmap=colors, vmin=limits[0], vmax=limits[1], interpolation="nearest")

@@ -74,14 +74,14 @@ def leaderboard_lines(results: Mapping[str, Any]) -> list[str]:
         lines.append(f"style: {style['feature']} {style['value']:+.3f} [{low:+.3f}, {high:+.3f}] nats a standard deviation")
     if "one_number" in results:
         lines += ["", *textwrap.wrap(verdict(results), 120)]
-        lines.append(f"{'':<50}{'observed':>10}  {'transitive judges':<20}p")
+        lines.append(f"{'':<50}{'observed':>10}  {'transitive judges':<20} p")
         for name, each in results["one_number"]["tests"].items():
             low, high = each["ci95"]
-            lines.append(f"{TESTS[name]:<50}{each['observed']:>10.4g}  {f'[{low:.4g}, {high:.4g}]':<20}{each['p']:.2g}")
+            lines.append(f"{TESTS[name]:<50}{each['observed']:>10.4g}  {f'[{low:.4g}, {high:.4g}]':<20} {each['p']:.2g}")
         for each in results["groups"]:
             test = each["likelihood_ratio"]
             low, high = test["ci95"]
             same = f"{each['of']} rank alike up to sharpness: likelihood ratio"
-            lines.append(f"{same:<50}{test['observed']:>10.4g}  {f'[{low:.4g}, {high:.4g}]':<20}{test['p']:.2g}")
+            lines.append(f"{same:<50}{test['observed']:>10.4g}  {f'[{low:.4g}, {high:.4g}]':<20} {test['p']:.2g}")
     said = [f"assumed: {'; '.join(results['assumed'])}", *(f"note: {note}" for note in results["notes"])]
     return [*lines, "", *(textwrap.fill(note, 120, subsequent_indent="      ", break_on_hyphens=False) for note in said)]

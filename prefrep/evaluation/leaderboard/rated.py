@@ -26,6 +26,7 @@ Codes = NDArray[np.int64]
 PRIOR_SD = 3.0  # nats: of the prior that keeps systems which never lose finite; 2:1 odds are 0.7 nats, 20:1 are 3
 ENOUGH_PROMPTS = 50  # a sandwich of fewer clusters than this has no room for the ratings of many systems
 _RANK_DRAWS = 2000
+_WILD = 8.0  # nats, or times as sharp: no judge is like that, so the votes set no limit
 _CLOSE = 1e-5  # nats: a resample lies within 1/200 of a standard error of its optimum
 _FAINT = 1e-3  # ridge of resamples, in which a system can happen never to lose; a variance of 1000 nats^2
 
@@ -97,7 +98,8 @@ def weighed(battles: Battles, by: Weigh) -> Floats:
     if by == "none":
         return battles.weight
     codes = getattr(battles, by)
-    if (codes < 0).any() or not getattr(battles, {"prompt": "prompts", "category": "categories", "judge": "judges"}[by]):
+    names = {"prompt": battles.prompts, "category": battles.categories, "judge": battles.judges}[by]
+    if (codes < 0).any() or not any(names):
         raise ConfigError(f"--weigh {by}: some battles name no {by}; name its column, or set --weigh none")
     totals = np.bincount(codes, battles.weight)
     there = totals > 0
@@ -148,6 +150,15 @@ def evaluate(battles: Battles, settings: Settings) -> Rated:
     )  # fmt: skip
     rows, _ = grouped(votes)
     fit = ratings.fit(rows, model)
+    judged = np.abs(np.concatenate([fit.order, fit.sharpness])).max()
+    if settings.ridge == 0 and (not fit.converged or judged > _WILD):
+        settings = replace(settings, ridge=1 / PRIOR_SD**2)
+        notes.append(
+            "a judge has too few votes for an order effect or a sharpness of its own: all parameters have normal priors with standard "
+            f"deviation {PRIOR_SD:g} nats"
+        )
+        model = replace(model, ridge=settings.ridge)
+        fit = ratings.fit(rows, model)
     if not fit.converged:
         notes.append("the fit did not converge: leave out an option, or judges with few votes; the numbers below may be wrong")
     whole = rating_errors.covariance(fit, rows)

@@ -175,7 +175,7 @@ def assumed(settings: Settings, fit: Fit, battles: Battles) -> list[str]:
     if settings.weigh != "none":
         found.append(f"each {settings.weigh} counts equally")
     if settings.ridge > 0:
-        found.append(f"normal prior on ratings with standard deviation {settings.ridge**-0.5:.3g} nats")
+        found.append(f"normal priors on ratings, order effects and sharpness with standard deviation {settings.ridge**-0.5:.3g}")
     if fit.model.sharpness:
         found.append(f"sharpness is relative to {battles.judges[0]}")
     if settings.scale == "elo":
