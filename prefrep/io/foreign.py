@@ -47,13 +47,21 @@ class Reading:
         """Return those of the named tensors that a checkpoint has. Raises CheckpointError: it cannot be read."""
         return read_tensors(path, tuple(names), self.revision)
 
-    def backbone(self, path: str) -> Backbone:
-        """Return the language model of a checkpoint, frozen unless `build` decides. Raises CheckpointError: it cannot be read."""
+    def backbone(self, path: str, **place: Any) -> Backbone:
+        """Return the language model of a checkpoint, frozen unless `build` decides.
+
+        Args:
+            path: Of the checkpoint.
+            **place: `pooling`, `marks` and `prefix` of `Backbone`, where they are not its defaults.
+
+        Raises:
+            CheckpointError: It cannot be read.
+        """
         if self.build is not None:
-            return self.build(path=path, revision=self.revision, gguf=None)
+            return self.build(path=path, revision=self.revision, gguf=None, **place)
         options: dict[str, Any] = {"dtype": self.dtype or stored_dtype(self.config(path))}
         options |= {"attention": self.attention, "trust_remote_code": self.trust_remote_code}
-        return Backbone(path=path, frozen=True, revision=self.revision, **options)
+        return Backbone(path=path, frozen=True, revision=self.revision, **options, **place)
 
     def model(
         self, backbone: Backbone, head: PreferenceHead, tau: float, encode: EncodeConfig, tokenizer: PreTrainedTokenizerBase, source: str

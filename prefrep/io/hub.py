@@ -38,7 +38,7 @@ def is_hub_id(name: str | Path) -> bool:
 
 
 def fetched(name: str | Path, revision: str | None = None) -> Path:
-    """Return the local folder of an exported model, downloaded from the hub if need be.
+    """Return the local folder of a model, downloaded from the hub if need be.
 
     Args:
         name: Local folder, or a hub id, with `@revision` or without.
@@ -56,7 +56,8 @@ def fetched(name: str | Path, revision: str | None = None) -> Path:
         raise CheckpointError(
             f"{name}: no such folder, and it cannot be had from the hub ({reason(error)}); check the name, the network and the token"
         ) from error
-    check_complete(folder, str(name))
+    if (folder / "prefrep.json").exists() or not any((folder / each).exists() for each in ("config.json", "adapter_config.json")):
+        check_complete(folder, str(name))  # models of other programs do not list their files
     return folder
 
 

@@ -9,7 +9,9 @@ from prefrep.judges.rules import RuleJudge
 from prefrep.scoring.loading import is_url
 
 
-def comparer(name: str, device: str = "auto", batch_tokens: int = 4096, trust_remote_code: bool = False) -> Comparer:
+def comparer(
+    name: str, device: str = "auto", batch_tokens: int = 4096, trust_remote_code: bool = False, kind: str | None = None
+) -> Comparer:
     """Return a scorer of an exported folder or of a server, or the judge of a rule.
 
     Args:
@@ -18,6 +20,7 @@ def comparer(name: str, device: str = "auto", batch_tokens: int = 4096, trust_re
         device: See `Scorer.from_pretrained`.
         batch_tokens: See `Scorer`.
         trust_remote_code: See `Scorer.from_pretrained`.
+        kind: See `Scorer.from_pretrained`.
 
     Raises:
         CheckpointError: The folder cannot be loaded.
@@ -31,4 +34,4 @@ def comparer(name: str, device: str = "auto", batch_tokens: int = 4096, trust_re
         return RuleJudge(name)
     from prefrep.scoring import Scorer  # imports torch, which rules do not need
 
-    return Scorer.from_pretrained(name, device, batch_tokens=batch_tokens, trust_remote_code=trust_remote_code)
+    return Scorer.from_pretrained(name, device, batch_tokens=batch_tokens, trust_remote_code=trust_remote_code, kind=kind)

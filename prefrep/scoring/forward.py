@@ -184,12 +184,13 @@ class Forward:
         for datum, (sequences, pairs) in zip(data, batch.sizes.tolist(), strict=True):
             who = torch.tensor(self.asking.index(datum.annotator), device=self._device) if asked is None and self.annotators else asked
             e = embedding[sequence : sequence + sequences]
+            own = Context(None if prompt is None else prompt[sequence : sequence + sequences], who)
             if wanted == "embedded":
-                results.append(e[:, 0])
+                results.append(head.alone(e, own))
             elif pairs:
                 a, b = batch.pairs[pair : pair + pairs].unbind(1)
                 scores = head.compare(embedding[a], embedding[b], Context(None if prompt is None else prompt[a], who))
-                results.append(torch.cat([scores, e[:, 0]]) if wanted == "both" else scores)
+                results.append(torch.cat([scores, head.alone(e, own)]) if wanted == "both" else scores)
             else:
                 results.append(self._table(e, Context(None if prompt is None else prompt[sequence], who)))
             sequence, pair = sequence + sequences, pair + pairs

@@ -22,6 +22,8 @@ class Loading:
         trust_remote_code: Run Python code from the folder of the model.
         import_: Module whose heads and other parts the model may name; may be repeated.
         unknown_annotator: Who answers for annotators that the model does not know: the population, or nobody (error).
+        as_: What a model of another program is, if its files do not say: pairrm, better-pairrm, steamshp, rlhflow, armorm, ...
+        objective: The objective that counts, of a model with several (ArmoRM, QRM, ...); default: all, as its authors weigh them.
 
     Raises:
         UsageError: A number is out of range.
@@ -34,10 +36,17 @@ class Loading:
     trust_remote_code: bool = False
     import_: list[str] | None = None
     unknown_annotator: UnknownAnnotator = "population"
+    as_: str | None = None
+    objective: str = ""
 
     def __post_init__(self) -> None:
         require_at_least("--batch-tokens", self.batch_tokens, 1)
         import_modules(self.import_)
+
+    @property
+    def settings(self) -> str:
+        """Options that move scores, in words."""
+        return (f" --as {self.as_}" if self.as_ else "") + (f" --objective {self.objective}" if self.objective else "")
 
     def block_scorer(self, model: str) -> PreferenceScorer:
         """Return a scorer whose tables come by 2 x 2 block where the head of an exported folder has blocks."""
@@ -53,6 +62,8 @@ class Loading:
             batch_tokens=self.batch_tokens,
             trust_remote_code=trusted,
             unknown_annotator=self.unknown_annotator,
+            kind=self.as_,
+            objective=self.objective,
         )
 
 
@@ -73,13 +84,13 @@ class LocalScoring(Loading):
     layout: Literal["auto", "trees", "padded"] = "auto"
 
     def here(self, model: str) -> PreferenceScorer:
-        """Return a scorer of an exported folder in this process. Raises CheckpointError: it cannot be read."""
+        """Return a scorer of a model in this process. Raises CheckpointError: it cannot be read."""
         from prefrep.scoring.scorer import Scorer
 
         trusted = self.trust_remote_code
         return Scorer.from_pretrained(
             model, self.device, self.dtype, self.attention, self.batch_tokens, self.layout, trust_remote_code=trusted,
-            unknown_annotator=self.unknown_annotator,
+            unknown_annotator=self.unknown_annotator, kind=self.as_, objective=self.objective,
         )  # fmt: skip
 
 

@@ -67,7 +67,7 @@ class Reading:
         """
         if self.scorer.pairwise:
             raise ConfigError("this model compares responses and gives no reward to a single one; use rule group or anchor, or tables")
-        return _numbers(self.embeddings[:, 0] / self.scorer.model.tau)
+        return _numbers(self.scorer.model.head.alone(self.embeddings, self.context) / self.scorer.model.tau)
 
     @torch.inference_mode()
     def bilinear(self) -> tuple[Floats, Floats]:

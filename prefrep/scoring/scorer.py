@@ -14,8 +14,7 @@ import torch
 from prefrep.data.encode import EncodeConfig
 from prefrep.errors import ConfigError
 from prefrep.functional.aggregation import Rule, Social, aggregate
-from prefrep.io.folder import load
-from prefrep.io.hub import fetched
+from prefrep.io.readers import opened
 from prefrep.nn.heads import BTHead, PairHead
 from prefrep.records import Comparison, RankedResponses
 from prefrep.scoring.asked import Said, ranked
@@ -49,8 +48,10 @@ class Scorer(Forward):
         revision: str | None = None,
         trust_remote_code: bool = False,
         unknown_annotator: UnknownAnnotator = "population",
+        kind: str | None = None,
+        objective: str = "",
     ) -> Scorer:
-        """Load an exported folder.
+        """Load an exported folder, or a model in any layout that `io.readers` knows.
 
         Args:
             path: The folder; or its id on the hub, `owner/name` or `owner/name@revision`.
@@ -62,6 +63,8 @@ class Scorer(Forward):
             revision: Branch, tag or commit of a hub id.
             trust_remote_code: Run Python code from the folder, see `Backbone`.
             unknown_annotator: See `Scorer`.
+            kind: What a model of another program is (`io.readers.READERS`); None: what its files say.
+            objective: The one that counts, of a model with several; empty: all, as its authors weigh them.
 
         Returns:
             A scorer; for a pair model a `PairScorer`.
@@ -75,9 +78,11 @@ class Scorer(Forward):
             torch.empty(0, device=place)
         except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch raises all three
             raise ConfigError(f"device '{place}' cannot be used here ({str(error).splitlines()[0]:.200}); use cpu or auto") from error
-        model = load(fetched(path, revision), dtype, attention, place, trust_remote_code=trust_remote_code)
-        kind = PairScorer if isinstance(model.head, PairHead) and issubclass(PairScorer, cls) else cls
-        return kind(model, batch_tokens, layout, unknown_annotator)
+        model = opened(
+            path, dtype, attention, place, revision=revision, trust_remote_code=trust_remote_code, kind=kind, objective=objective
+        )
+        made = PairScorer if isinstance(model.head, PairHead) and issubclass(PairScorer, cls) else cls
+        return made(model, batch_tokens, layout, unknown_annotator)
 
     # ---- questions about one prompt
 
