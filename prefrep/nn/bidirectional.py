@@ -45,7 +45,8 @@ def encoder_class(config: Any, pooling: Pooling) -> tuple[Any, dict[str, Any]]:
     if config.model_type in ENCODER_DECODERS:
         return (AutoModelForSeq2SeqLM if pooling == "decoder" else AutoModelForTextEncoding), {}
     # Nothing reads the pooling layers of BERT and RoBERTa, and most checkpoints lack them.
-    pools = "add_pooling_layer" in inspect.signature(MODEL_MAPPING[type(config)]).parameters
+    kind: Any = MODEL_MAPPING[type(config)]
+    pools = "add_pooling_layer" in inspect.signature(kind).parameters
     return AutoModel, {"add_pooling_layer": False} if pools else {}
 
 

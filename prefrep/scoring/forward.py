@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import accumulate, islice
@@ -24,7 +25,9 @@ from prefrep.records import RankedResponses, Record
 from prefrep.scoring.people import Asking, UnknownAnnotator
 
 Floats = NDArray[np.float32]
-Wanted = Literal["scores", "embedded", "both"]
+Wanted = Literal["scores", "embedded", "both", "objectives"]
+Orders = Literal["both", "first"]
+log = logging.getLogger(__name__)
 
 
 class Forward:
@@ -36,6 +39,7 @@ class Forward:
         batch_tokens: int = 4096,
         layout: Literal["auto", "trees", "padded"] = "auto",
         unknown_annotator: UnknownAnnotator = "population",
+        orders: Orders = "both",
     ) -> None:
         if batch_tokens < 1:
             raise ConfigError(f"batch_tokens must be 1 or more, got {batch_tokens}")
@@ -49,6 +53,8 @@ class Forward:
             raise ConfigError(f"{model.backbone.path} does not support tree masks, so branches would leak into each other; use layout auto")
         self._layout: Layout = "trees" if trees else "padded"
         self._device = next(model.head.parameters()).device
+        self.orders = orders
+        self._by_place = [0.0, 0.0]  # number of pairs read in both orders, and the sum of what the first place was worth to an answer
         self.asking = Asking(type(model.head).__name__, annotators_of(model.head), unknown_annotator)
 
     @property
@@ -128,6 +134,14 @@ class Forward:
                         raise DataError(f"{place}: the model gave a score that is not finite; try dtype float32, or train the model again")
                     # A single response makes no pair, so a pair model has nothing to read.
                     yield record, scores[0] if len(scores) == 1 else np.concatenate([np.zeros(0, np.float32), *scores])
+        self._say_order_effect()
+
+    def _say_order_effect(self) -> None:
+        """Log what the place of an answer was worth, of pairs that were read in both orders, and begin anew."""
+        (count, total), self._by_place = self._by_place, [0.0, 0.0]
+        if count:
+            used = "scores are the mean over both orders" if self.orders == "both" else "scores are of one order"
+            log.info("order effect: %+.3f nats for the answer that is read first, over %d pairs; %s", total / count, count, used)
 
     def _pieces(self, datum: Datum) -> list[Datum]:
         """Split a datum into parts that fit a batch: a pair model reads one tree for each of K (K - 1) / 2 pairs."""
@@ -185,11 +199,18 @@ class Forward:
             who = torch.tensor(self.asking.index(datum.annotator), device=self._device) if asked is None and self.annotators else asked
             e = embedding[sequence : sequence + sequences]
             own = Context(None if prompt is None else prompt[sequence : sequence + sequences], who)
-            if wanted == "embedded":
+            if wanted == "objectives":
+                results.append(torch.cat([head.alone(e, own)[:, None], e[:, 1:]], 1))
+            elif wanted == "embedded":
                 results.append(head.alone(e, own))
             elif pairs:
                 a, b = batch.pairs[pair : pair + pairs].unbind(1)
                 scores = head.compare(embedding[a], embedding[b], Context(None if prompt is None else prompt[a], who))
+                if head.layout == "pair":
+                    ways = head.alone(embedding[a]), head.alone(embedding[b])
+                    scores = ways[0] if self.orders == "first" else scores
+                    self._by_place[0] += pairs
+                    self._by_place[1] += float((ways[0] + ways[1]).sum() / (2 * tau))
                 results.append(torch.cat([scores, head.alone(e, own)]) if wanted == "both" else scores)
             else:
                 results.append(self._table(e, Context(None if prompt is None else prompt[sequence], who)))

@@ -24,6 +24,7 @@ class Loading:
         unknown_annotator: Who answers for annotators that the model does not know: the population, or nobody (error).
         as_: What a model of another program is, if its files do not say: pairrm, better-pairrm, steamshp, rlhflow, armorm, ...
         objective: The objective that counts, of a model with several (ArmoRM, QRM, ...); default: all, as its authors weigh them.
+        orders: Of models that read two answers together: the mean over both orders, or the first alone, as the authors of most do.
 
     Raises:
         UsageError: A number is out of range.
@@ -38,6 +39,7 @@ class Loading:
     unknown_annotator: UnknownAnnotator = "population"
     as_: str | None = None
     objective: str = ""
+    orders: Literal["both", "first"] = "both"
 
     def __post_init__(self) -> None:
         require_at_least("--batch-tokens", self.batch_tokens, 1)
@@ -46,7 +48,8 @@ class Loading:
     @property
     def settings(self) -> str:
         """Options that move scores, in words."""
-        return (f" --as {self.as_}" if self.as_ else "") + (f" --objective {self.objective}" if self.objective else "")
+        said = {"as": self.as_, "objective": self.objective, "orders": "" if self.orders == "both" else self.orders}
+        return "".join(f" --{name} {value}" for name, value in said.items() if value)
 
     def block_scorer(self, model: str) -> PreferenceScorer:
         """Return a scorer whose tables come by 2 x 2 block where the head of an exported folder has blocks."""
@@ -64,6 +67,7 @@ class Loading:
             unknown_annotator=self.unknown_annotator,
             kind=self.as_,
             objective=self.objective,
+            orders=self.orders,
         )
 
 
@@ -91,6 +95,7 @@ class LocalScoring(Loading):
         return Scorer.from_pretrained(
             model, self.device, self.dtype, self.attention, self.batch_tokens, self.layout, trust_remote_code=trusted,
             unknown_annotator=self.unknown_annotator, kind=self.as_, objective=self.objective,
+            orders=self.orders,
         )  # fmt: skip
 
 
