@@ -27,6 +27,7 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", message="Total length of `list` across ranks is zero.*")  # no validation data
     warnings.filterwarnings("ignore", message=".*LightningCLI's args parameter.*")
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+    warnings.filterwarnings("ignore", message=".*`training_step` returned `None`.*")  # `LanguageModule.resting`
     warnings.filterwarnings("ignore", message="Found .* in eval mode at the start of training.*")  # frozen backbones, on purpose
     warnings.filterwarnings("ignore", module="jsonargparse")
     ours = logging.getLogger("prefrep")

@@ -56,7 +56,7 @@ class Sampler(Protocol):
 
         Args:
             backbone: The language model, in training or evaluation mode.
-            prompts: N conversations up to the response.
+            prompts: N conversations up to the response, or into it: one that ends in an assistant turn is continued there.
             responses: K, the number of responses per prompt.
             seed: Seed of the draws.
             shorten: Limit responses to the context length that their prompt leaves, instead of raising.

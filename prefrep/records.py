@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import combinations
 from typing import Any
@@ -168,6 +168,11 @@ def as_dict(record: Record) -> dict[str, Any]:
 def responses_of(record: Record) -> tuple[Messages, ...]:
     """Return the responses of a record; of a comparison, the chosen one first."""
     return (record.chosen, record.rejected) if isinstance(record, Comparison) else record.responses
+
+
+def turns(messages: Iterable[Message]) -> list[dict[str, Any]]:
+    """Return messages as chat templates and JSON files have them."""
+    return [message.as_dict() for message in messages]
 
 
 def preferred(scores: Sequence[float]) -> list[tuple[int, int]]:

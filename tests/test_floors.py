@@ -24,7 +24,7 @@ STOREYS = (
     ("io",),
     ("modules",),  # a module may begin with a model that io reads
     ("scoring", "generation"),
-    ("judges",),
+    ("judges", "search"),
     ("callbacks", "evaluation", "labels"),
     ("training",),
     ("sweeps",),

@@ -1,5 +1,7 @@
 """Callbacks: checkpoints, exported folders, metrics on disk, throughput, and the rounds of post-training."""
 
+from prefrep.callbacks.baselines import Baselines
+from prefrep.callbacks.budget import KLBudget
 from prefrep.callbacks.checkpoints import Checkpoints
 from prefrep.callbacks.export import Export
 from prefrep.callbacks.heldout import HeldOut
@@ -13,11 +15,13 @@ from prefrep.callbacks.sampling import SampleResponses
 from prefrep.callbacks.throughput import Throughput
 
 __all__ = (
+    "Baselines",
     "Checkpoints",
     "ExpectTypes",
     "Export",
     "ExportPolicy",
     "HeldOut",
+    "KLBudget",
     "LabelPreferences",
     "MetricsFile",
     "Projector",

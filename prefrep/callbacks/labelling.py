@@ -13,7 +13,7 @@ from prefrep.data.prompts import PromptData
 from prefrep.data.rounds import Line, batches, digest
 from prefrep.errors import ConfigError
 from prefrep.functional.intransitivity import triples
-from prefrep.judges import Judge, ModelJudge, Verdict
+from prefrep.judges import Judge, ModelJudge, PanelJudge, Verdict
 from prefrep.modules.gpo import GPO
 
 log = logging.getLogger(__name__)
@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 
 class LabelPreferences(RoundCallback):
     """Judges the responses of each round into `rounds/t/labels.jsonl`: log-odds tables, mean scores, the best and the worst response.
+
+    A `PanelJudge` adds one table for each of its judges, for objectives that weigh them against each other.
 
     `PreferenceData` reads each line as ranked responses.
 
@@ -87,11 +89,15 @@ def labels(sample: Line, verdict: Verdict) -> Line:
         "table": own.tolist(),
         "initial_table": verdict.table[:count, count:].tolist(),
     }
-    return line if verdict.blocks is None else {**line, "blocks": verdict.blocks[:, :count, :count].tolist()}
+    if verdict.tables is not None:
+        line["tables"] = {name: table[:count, :count].tolist() for name, table in verdict.tables.items()}
+    if verdict.blocks is not None:
+        line["blocks"] = verdict.blocks[:, :count, :count].tolist()
+    return line
 
 
 def check_reading(judge: Judge, data: PromptData) -> None:
-    """Check that a model judge and the policy agree on conversations or plain text.
+    """Check that model judges and the policy agree on conversations or plain text.
 
     Chat templates may differ, since each model reads its own. But a judge that reads plain text cannot judge conversations, nor the other
     way round. Warns once if the judge truncates earlier than the policy.
@@ -99,6 +105,9 @@ def check_reading(judge: Judge, data: PromptData) -> None:
     Raises:
         ConfigError: One reads conversations and the other plain text.
     """
+    if isinstance(judge, PanelJudge):
+        for each in judge.judges.values():
+            check_reading(each, data)
     if not isinstance(judge, ModelJudge):
         return
     theirs, ours = judge.encode_config, data.encode_config

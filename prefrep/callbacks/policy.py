@@ -8,9 +8,11 @@ from typing import Any, cast
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from prefrep.callbacks.rounds import parts
+from prefrep.data.prompts import PromptData
+from prefrep.errors import ConfigError
 from prefrep.io import policy
 from prefrep.io.replacing import check_free
+from prefrep.modules.policy import PolicyModule
 from prefrep.parts import recipe as recipe_of
 from prefrep.room import require
 
@@ -32,10 +34,11 @@ class ExportPolicy(Callback):
         """Check before training that the policy can be exported.
 
         Raises:
-            ConfigError: `weights` is `adapter` without LoRA, a quantized base would have to be merged, or the objective has no recipe.
+            ConfigError: `weights` is `adapter` without LoRA, a quantized base would have to be merged, the objective has no recipe,
+                or the run trains no policy.
             CheckpointError: The target folder exists and does not hold an exported model.
         """
-        module, _ = parts(trainer, pl_module, type(self).__name__)
+        module = self._policy(pl_module)
         policy.check(module.backbone, self.weights)
         recipe_of(module.objective)
         check_free(self._target(trainer))
@@ -46,14 +49,19 @@ class ExportPolicy(Callback):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the folder."""
-        module, data = parts(trainer, pl_module, type(self).__name__)
         if cast(Any, trainer).fast_dev_run or trainer.interrupted or not trainer.is_global_zero:
             return
-        target = self._target(trainer)
-        objective = recipe_of(module.objective)
-        recipe = {"module": type(module).__name__, "objective": objective, "step": trainer.global_step, "rounds": data.round_number}
+        module, data, target = self._policy(pl_module), cast(Any, trainer).datamodule, self._target(trainer)
+        recipe = {"module": type(module).__name__, "objective": recipe_of(module.objective), "step": trainer.global_step}
+        if isinstance(data, PromptData):
+            recipe["rounds"] = data.round_number
         policy.save(target, module.backbone, module.tokenizer, recipe, self.weights)
         log.info("exported the policy to %s", target)
+
+    def _policy(self, module: LightningModule) -> PolicyModule:
+        if not isinstance(module, PolicyModule):
+            raise ConfigError(f"{type(self).__name__} exports policies, and this is a {type(module).__name__}; use the callback Export")
+        return module
 
     def _target(self, trainer: Trainer) -> Path:
         return Path(self.path or Path(trainer.default_root_dir) / "export")

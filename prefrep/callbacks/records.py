@@ -60,7 +60,8 @@ class MetricsFile(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Write the training metrics of a logging step."""
-        if self._stepped < trainer.global_step and trainer.global_step % cast(Any, trainer).log_every_n_steps == 0:
+        due = self._stepped < trainer.global_step and trainer.global_step % cast(Any, trainer).log_every_n_steps == 0
+        if due and not getattr(pl_module, "resting", False):  # else the metrics are those of the last batch that was trained on
             self._write(trainer, "train/")
         self._stepped = trainer.global_step
 

@@ -51,7 +51,7 @@ class RoundCallback(Callback, ABC):
     def _act(self, trainer: Trainer, pl_module: LightningModule) -> None:
         module, data = parts(trainer, pl_module, type(self).__name__)
         number = data.round_number
-        if trainer.max_epochs in (None, -1) or number < trainer.max_epochs:
+        if not trainer.should_stop and (trainer.max_epochs in (None, -1) or number < trainer.max_epochs):
             with reading(trainer, module):
                 self.act(trainer, module, data, number)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, cast
 
 from lightning.pytorch import LightningModule, Trainer
@@ -12,6 +12,7 @@ from prefrep.data.prompts import CALLBACKS, PromptData
 from prefrep.data.rounds import Line, batches, digest, plain
 from prefrep.errors import ConfigError
 from prefrep.generation import Sampled, Sampler, TransformersSampler, VLLMSampler
+from prefrep.metrics.repetition import repetition
 from prefrep.modules.gpo import GPO
 
 
@@ -96,11 +97,8 @@ class SampleResponses(RoundCallback):
             self.fill(trainer, data, number, "opponents", about, groups, oppose)
         if self.first_time(trainer, number):
             lines = data.rounds.read(number, "samples")
-            every = [text for line in lines.values() for text in line["responses"]]
-            flags = [flag for line in lines.values() for flag in line["finished"]]
-            values = {"words": sum(len(text.split()) for text in every) / len(every), "finished": sum(flags) / len(flags)}
             texts = {f"samples/{row}": _shown(lines[row]) for row in sorted(lines)[:3]}
-            report(trainer, data, number, values, texts)
+            report(trainer, data, number, shape(lines.values()), texts)
 
 
 def described(sampler: Sampler) -> Line:
@@ -132,6 +130,18 @@ def check_sampler(sampler: Sampler, data: PromptData) -> None:
             f"max_prompt_length {data.max_prompt_length} plus the sampler's max_new_tokens {longest} exceed max_length "
             f"{config.max_length}; raise --data.max_length, or lower one of them"
         )
+
+
+def shape(lines: Iterable[Line]) -> dict[str, float]:
+    """Return what shows early that a policy games its judge: mean words and repetition of responses, and the share that ended by itself."""
+    lines = list(lines)
+    texts = [text for line in lines for text in line["responses"]]
+    flags = [flag for line in lines for flag in line["finished"]]
+    return {
+        "words": sum(len(text.split()) for text in texts) / len(texts),
+        "repetition": sum(map(repetition, texts)) / len(texts),
+        "finished": sum(flags) / len(flags),
+    }
 
 
 def _shown(line: Line) -> str:

@@ -23,7 +23,9 @@ class Throughput(Callback):
             self._since = time.perf_counter()
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: TreeBatch, batch_idx: int) -> None:
-        """Count a batch, and log at logging steps."""
+        """Count a batch that was trained on, and log at logging steps."""
+        if getattr(pl_module, "resting", False):
+            return
         self._tokens += batch.tokens
         self._prompts += len(batch)
         if (batch_idx + 1) % (trainer.accumulate_grad_batches * cast(Any, trainer).log_every_n_steps) == 0 and self._since is not None:

@@ -5,7 +5,6 @@ Training, evaluation, scoring and labelling share it, so they cannot disagree ab
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -15,10 +14,12 @@ from typing import Literal
 
 from transformers import PreTrainedTokenizerBase
 
+from prefrep.data.across import Across, check_one_prompt, one_prompt, sides
 from prefrep.data.context import told
 from prefrep.data.fidelity import check_differ
 from prefrep.data.pairs import Pair, all_pairs, learnable_pairs
 from prefrep.data.render import FOREIGN, PAIR_FORMATS, Renderer, Template, Text, template_error, transcript
+from prefrep.data.tallies import SPELLED, Tallies
 from prefrep.data.tokens import TextTokenizer
 from prefrep.data.trees import Datum, Ids, Tree
 from prefrep.data.truncation import RESPONSES, Policy, truncate, truncate_official
@@ -27,7 +28,6 @@ from prefrep.records import Messages, RankedResponses, Record, responses_of
 
 ControlTokens = Literal["text", "refuse"]
 
-_SPELLED = "with control tokens in a text"
 _CHUNK = 128  # records per call of the tokenizer, which parallelises over a batch; a server's single records need no thread beside it
 
 
@@ -62,7 +62,7 @@ class EncodeConfig:
             raise ConfigError(f"max_length must be at least 4 tokens, got {self.max_length}")
 
 
-class Encoder:
+class Encoder(Tallies):
     """Renders and tokenises records for one tokenizer and one kind of head.
 
     Args:
@@ -75,10 +75,14 @@ class Encoder:
         control_tokens: What to do about texts that spell out control tokens, such as `<|im_end|>`. `text`: read them as text. `refuse`:
             reject the record. (The templates `official` and `classifier` reproduce recipes that read them as control tokens.)
         unpaired: Encode single responses with a label yes or no (criterion `desirable`), for models with one reward per response.
+        given: The responses of a policy are given, so that the template writes the lead; and what to do about pairs of responses to
+            different prompts (`data.across`). None: they were sampled.
+        gated: Reject comparisons of answers to different prompts, for heads that read the prompt.
 
     Attributes:
         counts: Numbers of records so far: `records`, `truncated prompts`, `truncated responses`, `dropped`, `refused`,
             `without a pair`; and of pairs: `ties` (equal scores, left out).
+        events: Numbers of responses by the way they were rendered, and of what the template left out.
 
     Raises:
         ConfigError: The tokenizer is slow, has no EOS token, or lacks a chat template that `config` needs.
@@ -92,14 +96,18 @@ class Encoder:
         policy: bool = False,
         control_tokens: ControlTokens = "text",
         unpaired: bool = False,
+        given: Across | None = None,
+        gated: bool = False,
     ) -> None:
-        self.counts: Counter[str] = Counter()
-        self._tokenise = TextTokenizer(tokenizer, config.template, self.counts)
+        self._tokenise = TextTokenizer(tokenizer, config.template)
         if config.template in FOREIGN and (config.template in PAIR_FORMATS) != (layout == "pair"):
             has = "only a pair format" if config.template in PAIR_FORMATS else "no pair format"
             raise ConfigError(f"template '{config.template}', a recipe of models from elsewhere, has {has}; use template: auto")
         self.tokenizer, self.config, self.layout = tokenizer, config, layout
-        self._render = Renderer(tokenizer, config.template, self._tokenise.start, policy)
+        self._given, self._gated = given, gated
+        self._render = Renderer(tokenizer, config.template, self._tokenise.start, policy, given is not None)
+        super().__init__(config.template, self._render.events)
+        self._tokenise.counts = self.counts
         self._control_tokens, self._unpaired, self._bos = control_tokens, unpaired, tokenizer.bos_token_id  # looking it up takes long
 
     def encode(self, records: Iterable[Record], refused: list[RecordError] | None = None) -> Iterator[tuple[Record, Datum | None]]:
@@ -163,6 +171,8 @@ class Encoder:
     def prompts(self, prompts: Iterable[Messages]) -> list[Ids]:
         """Return the token ids of prompts that a policy continues: those that `encode` puts before its response, untruncated.
 
+        A prompt that ends in an assistant turn is continued within that turn.
+
         Raises:
             RecordError: A prompt is empty, or the chat template rejects it.
         """
@@ -170,11 +180,8 @@ class Encoder:
 
     @property
     def lead(self) -> str:
-        """The part of the template that the policy has to generate before each response: the space after `Assistant:`.
-
-        Most vocabularies hold words with a leading space, and hardly any word can follow a prompt that ends in one.
-        """
-        return " " if self._render.transcripts else ""
+        """The part of the template that the policy has to generate before each response, see `Renderer`."""
+        return self._render.lead
 
     def continued(self, ids: Sequence[int]) -> str:
         """Decode tokens that a policy generated after a prompt, with the lead and without special tokens."""
@@ -245,6 +252,8 @@ class Encoder:
     def _texts(self, record: Record, pairs: Sequence[Pair]) -> list[Text]:
         """Render one text per response, or two per pair."""
         source, responses = record.source or "a record", responses_of(record)
+        if self._gated or self._given == "refuse":
+            check_one_prompt(record, self._gated)
         if self.config.template == "chat" and self.layout == "single" and not record.prompt and any(len(r) == 1 for r in responses):
             raise RecordError(source, "it has no prompt, so there is no conversation to render", "use template: auto or plain")
         ended = [self._render.mask.ended(response) for response in responses]
@@ -252,10 +261,11 @@ class Encoder:
         if spelled is not None and self._control_tokens == "refuse":
             raise RecordError(source, f"a text spells out the control token {spelled!r}", "remove it, or set control_tokens: text")
         if spelled is not None:
-            self.counts[_SPELLED] += 1
+            self.counts[SPELLED] += 1
         try:
             if self.layout == "single":
-                texts = [self._render.single(record.prompt, response, record.template_kwargs) for response in responses]
+                asked = sides(record) if self._given else [(record.prompt, response) for response in responses]
+                texts = [self._render.single(prompt, response, record.template_kwargs) for prompt, response in asked]
                 check_differ(ended, [text.text for text in texts], self.events)
                 return texts
             check_differ(ended, [transcript(response) for response in ended], self.events)
@@ -267,6 +277,8 @@ class Encoder:
     def _trees(self, record: Record, pairs: Sequence[Pair], texts: Sequence[Text], tokenised: list[tuple[Ids, int]]) -> list[Tree] | None:
         """Return the truncated trees of a record; None: the record is dropped."""
         groups = [tokenised] if self.layout == "single" else [tokenised[i : i + 2] for i in range(0, len(tokenised), 2)]
+        if self._given and not one_prompt(record):
+            groups = [[each] for each in tokenised]
         trees: list[Tree] = []
         events: set[str] = set()  # counts each record once, however many trees it has
         for number, group in enumerate(groups):
@@ -312,30 +324,6 @@ class Encoder:
         places = [(p.a, p.b) for p in pairs] if self.layout == "single" else [(2 * i, 2 * i + 1) for i in range(len(pairs))]
         probability, margin, weight = (tuple(getattr(p, name) for p in pairs) for name in ("probability", "margin", "weight"))
         return Datum(tuple(trees), tuple(places), probability, margin, weight, record.annotator)
-
-    def report(self) -> str:
-        """Return the counts as a sentence."""
-        events = [f"{count} {name}" for name, count in sorted(self.counts.items()) if name != "records" and count]
-        return f"{self.counts['records']} records" + (": " + ", ".join(events) if events else ", none truncated or dropped")
-
-    def reading(self) -> str:
-        """Return how responses were rendered, and what the template left out, as a sentence."""
-        events = ", ".join(f"{n} {name}" for name, n in sorted(self._render.events.items()))
-        return f"template {self.config.template}: {events or 'nothing rendered'}"
-
-    def tallies(self) -> dict[str, dict[str, int]]:
-        """Return the counts and events as plain data."""
-        return {"counts": dict(self.counts), "events": dict(self.events)}
-
-    def findings(self) -> Counter[str]:
-        """Return a copy of the events, with the number of records that have control tokens in a text."""
-        spelled = {name: count for name, count in self.counts.items() if name == _SPELLED}
-        return self.events + Counter(spelled)
-
-    @property
-    def events(self) -> Counter[str]:
-        """Numbers of responses by the way they were rendered, and of what the template left out."""
-        return self._render.events
 
 
 _Job = tuple[Record, "list[Pair]", "list[Text] | None"]  # texts are None if the record was refused

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from prefrep.records import Comparison, Messages
+from prefrep.records import Comparison, turns
 
 
 def explicit_row(comparison: Comparison) -> dict[str, Any]:
     """Return a comparison as a row with the columns prompt, chosen, rejected, subset and id."""
-
-    def turns(messages: Messages) -> list[dict[str, Any]]:
-        return [message.as_dict() for message in messages]
-
     return {
         "prompt": turns(comparison.prompt),
         "chosen": turns(comparison.chosen),

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from prefrep.data.spool import Spool
-from prefrep.records import VALUE, RankedResponses, Record
+from prefrep.records import VALUE, RankedResponses, Record, turns
 
 
 def gathered(records: Iterable[Record]) -> Iterator[RankedResponses]:
@@ -38,7 +38,7 @@ def gathered(records: Iterable[Record]) -> Iterator[RankedResponses]:
 def _key(record: RankedResponses) -> bytes:
     who = [record.annotator, record.group, record.criterion, record.label_source, record.subset]
     who += [record.tags.get("prefix", "")] if record.criterion == VALUE else []  # steps are siblings if all before them is shared, too
-    about = [[message.as_dict() for message in record.prompt], who, record.template_kwargs]
+    about = [turns(record.prompt), who, record.template_kwargs]
     return hashlib.blake2b(json.dumps(about, sort_keys=True, default=str).encode(), digest_size=16).digest()
 
 

@@ -29,7 +29,7 @@ class Reads(Protocol):
         """Its attention kernel."""
 
 
-def identity(backbone: Reads, device: str) -> dict[str, str]:
+def identity(backbone: Reads, device: str, adapters: bool = True) -> dict[str, str]:
     """Return everything but the tokens that hidden states depend on, as plain data: weights, configuration, numerics.
 
     Call it under the autocast of the forward pass, once the attention kernel is selected.
@@ -37,13 +37,14 @@ def identity(backbone: Reads, device: str) -> dict[str, str]:
     Args:
         backbone: The language model; the digest covers names, types, shapes and bytes of all its tensors.
         device: Type of the device that runs it.
+        adapters: Whether adapters are in use; the base of a policy is the same whatever its adapters have learned.
     """
     silent = {"_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache"}
     config = {name: value for name, value in backbone.model.config.to_dict().items() if name not in silent}
     mixed = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
     return {
         "format": str(FORMAT),
-        "weights": _digest(backbone.model),
+        "weights": _digest(backbone.model, adapters),
         "config": hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode()).hexdigest(),
         "attention": backbone.attention,
         "autocast": str(mixed),
@@ -51,14 +52,16 @@ def identity(backbone: Reads, device: str) -> dict[str, str]:
     }
 
 
-def _digest(model: nn.Module) -> str:
+def _digest(model: nn.Module, with_adapters: bool) -> str:
     """Return the SHA-256 of all tensors of a module and of its adapters' state, cached until one of them changes; one thread per core."""
-    tensors = {name: t.detach() for name, t in model.state_dict().items() if isinstance(t, Tensor)}
+    tensors = {
+        name: t.detach() for name, t in model.state_dict().items() if isinstance(t, Tensor) and (with_adapters or ".lora_" not in name)
+    }
     # Adapter layers of peft: whether they are enabled, and their scaling.
     adapters = [
         (name, bool(cast(Any, m).disable_adapters), m.scaling)
         for name, m in model.named_modules()
-        if isinstance(getattr(m, "scaling", None), dict)
+        if with_adapters and isinstance(getattr(m, "scaling", None), dict)
     ]
     # `_version` counts in-place writes. Assigning `.data` does not change it, and the new storage can have the old address.
     now = repr(adapters), tuple((name, t.dtype, t.shape, t._version, t.data_ptr(), _sample(t)) for name, t in tensors.items())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, Literal, NamedTuple, cast
@@ -15,18 +15,20 @@ from torch.utils.data import DataLoader
 
 from prefrep.annotators import Annotators, counted
 from prefrep.console import progress
+from prefrep.data.collating import for_policy, known, together
 from prefrep.data.encode import ControlTokens, EncodeConfig, Encoder, pad_id
 from prefrep.data.features import Features, root
 from prefrep.data.files import ROLES
 from prefrep.data.identity import Reads, identity
 from prefrep.data.kept import About, about_encoding, about_records, kept, read_kept
 from prefrep.data.labels import Labels, Strength
-from prefrep.data.readers import Reader
-from prefrep.data.remember import look_up, remember
+from prefrep.data.offline import PolicyTexts
+from prefrep.data.readers import GivenReader, Reader
+from prefrep.data.remember import remember
 from prefrep.data.render import Template
 from prefrep.data.sampling import BatchOrder, Drawn, ResumableLoader, batches_before
 from prefrep.data.sources import Source, Sources, named
-from prefrep.data.trees import Datum, Layout, TreeBatch, batch_layout, collate
+from prefrep.data.trees import Datum, Layout, TreeBatch, batch_layout
 from prefrep.errors import ConfigError, DataError, RecordError
 from prefrep.records import Comparison, Record, preferred
 
@@ -192,9 +194,11 @@ class PreferenceData(LightningDataModule):
     def encoder(self, name: str) -> Encoder:
         """Return an encoder of a split's records for the model; unpaired labels are left out where it gives single responses no reward."""
         reader = self._reader
+        given = None if reader.reading is None else reader.reading.across
         return Encoder(
-            reader.tokenizer, self.encode_config, reader.layout, control_tokens=self.control_tokens, unpaired=self._unpaired(name)
-        )
+            reader.tokenizer, self.encode_config, reader.layout, given is not None, self.control_tokens, self._unpaired(name), given,
+            reader.needs_prompt,
+        )  # fmt: skip
 
     def _unpaired(self, name: str) -> bool:
         return self._reader.unpaired and name != "predict"  # predictions are of pairs
@@ -214,9 +218,9 @@ class PreferenceData(LightningDataModule):
             asked = self.encode_config.max_length
             raise ConfigError(f"max_length {asked} is more than the {room} tokens that the model can read; set --data.max_length {room}")
         encoder = self.encoder(name)
-        about = about_encoding(encoder.tokenizer, self.encode_config, encoder.layout, self.control_tokens) | {
-            "unpaired": self._unpaired(name)
-        }
+        about = about_encoding(encoder.tokenizer, self.encode_config, encoder.layout, self.control_tokens)
+        about |= {"unpaired": self._unpaired(name), "given": None if self._reader.reading is None else self._reader.reading.across}
+        about |= {"gated": True} if self._reader.needs_prompt else {}
         if self._encoded_for != about:  # another tokenizer, or another layout
             self._encoded_for = about
             self._data.clear()
@@ -300,22 +304,25 @@ class PreferenceData(LightningDataModule):
         if trainer.world_size > 1 and trainer._accelerator_connector.use_distributed_sampler:
             raise ConfigError("PreferenceData distributes batches itself; set trainer.use_distributed_sampler: false")
         data = self._encoded(name)
-        features = self._remembered(name, data)
         order = BatchOrder(
             len(data), self.batch_size, shuffle=name == "train", seed=self.seed, rank=trainer.global_rank, world_size=trainer.world_size,
             done=lambda: batches_before(trainer, -(-len(data) // self.batch_size)),
         )  # fmt: skip
-        if features is not None:
-            together = partial(_known, data=self._rows[name], features=features, annotators=self._reader.annotators)
-        else:
-            together = partial(
-                _together, data=data, pad_id=pad_id(self._reader.tokenizer), layout=self._batch_layout(), row_tokens=self.row_tokens,
-                annotators=self._reader.annotators,
-            )  # fmt: skip
         return ResumableLoader(
-            cast(Any, Drawn()), batch_sampler=order, collate_fn=together, num_workers=self.num_workers, pin_memory=_on_cuda(trainer),
-            persistent_workers=False,
+            cast(Any, Drawn()), batch_sampler=order, collate_fn=self._together(name, data), num_workers=self.num_workers,
+            pin_memory=str(getattr(trainer.strategy, "root_device", "cpu")).startswith("cuda"), persistent_workers=False,
         )  # fmt: skip
+
+    def _together(self, name: str, data: Sequence[Datum]) -> Callable[[list[tuple[int, bool]]], TreeBatch]:
+        """Return the function that collates records by their indices."""
+        reader = self._reader
+        if (features := self._remembered(name, data)) is not None:
+            return partial(known, data=self._rows[name], features=features, annotators=reader.annotators)
+        how = (pad_id(reader.tokenizer), self._batch_layout(), self.row_tokens)
+        if reader.reading is None:
+            return partial(together, data=data, how=how, annotators=reader.annotators)
+        texts = PolicyTexts(data, reader.reading, self.encoder(name).end_ids(), self.encode_config.max_length, *how)
+        return for_policy(texts, cast(GivenReader, reader), self.trainer, self.cache, name)
 
     def train_dataloader(self) -> DataLoader[TreeBatch]:
         """Return training batches, in the seeded order."""
@@ -332,19 +339,3 @@ class PreferenceData(LightningDataModule):
     def predict_dataloader(self) -> DataLoader[TreeBatch]:
         """Return batches to score, in the order of the data."""
         return self._loader("predict")
-
-
-def _known(batch: list[tuple[int, bool]], data: Sequence[Datum], features: Features, annotators: Annotators | None) -> TreeBatch:
-    chosen = [data[i] if counts else data[i].unweighted() for i, counts in batch]
-    return look_up(chosen, features).asking(chosen, annotators)
-
-
-def _together(
-    batch: list[tuple[int, bool]], data: Sequence[Datum], pad_id: int, layout: Layout, row_tokens: int, annotators: Annotators | None
-) -> TreeBatch:
-    chosen = [data[i] if counts else data[i].unweighted() for i, counts in batch]
-    return collate(chosen, pad_id, layout, row_tokens).asking(chosen, annotators)
-
-
-def _on_cuda(trainer: Any) -> bool:
-    return str(getattr(trainer.strategy, "root_device", "cpu")).startswith("cuda")

@@ -237,10 +237,12 @@ class PromptData(LightningDataModule):
             )
         )
         initial_table = initial_table.reshape(len(rows), width, -1)
-        selected = self._policy.selected(Judged(table, initial_table, reference, initial, lengths))
+        by_judge = [list(entry.label["tables"].values()) for entry in entries if "tables" in entry.label]  # of all entries, or of none
+        tables = torch.tensor(by_judge, dtype=torch.float32) if by_judge else None
+        selected = self._policy.selected(Judged(table, initial_table, reference, initial, lengths, tables))
         trees, surplus = self.together([entry.sample.some(places) for entry, places in zip(entries, selected.tolist(), strict=True)])
         weight = torch.tensor([float(counts) for _, counts in rows])
-        return RoundBatch(trees, surplus, selected, table, initial_table, reference, initial, lengths, weight)
+        return RoundBatch(trees, surplus, selected, table, initial_table, reference, initial, lengths, weight, tables)
 
     # ---- the model
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any, Literal, Protocol
 
 import torch
@@ -9,6 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from prefrep.annotators import Annotators
+from prefrep.data.offline import PolicyReading
 from prefrep.data.trees import TreeBatch
 from prefrep.functional.gpo import Judged
 
@@ -40,6 +43,10 @@ class Reader(LanguageReader, Protocol):
         """Whether it reads single responses or pairs."""
 
     @property
+    def needs_prompt(self) -> bool:
+        """Whether its head is gated by the prompt that responses share."""
+
+    @property
     def unpaired(self) -> bool:
         """Whether it gives single responses a reward, so that labels of single responses mean something."""
 
@@ -47,8 +54,19 @@ class Reader(LanguageReader, Protocol):
     def device(self) -> torch.device:
         """Its device."""
 
+    @property
+    def reading(self) -> PolicyReading | None:
+        """How it reads given responses as a policy; None: it is none."""
+
     def hidden(self, batch: TreeBatch) -> Tensor:
         """Return the hidden states of all tokens of a batch [R * L, H]."""
+
+
+class GivenReader(Reader, Protocol):
+    """The part of a policy that `PreferenceData` uses: it reads responses that are given."""
+
+    def initial_logprobs(self) -> AbstractContextManager[tuple[Any, Callable[[TreeBatch], Tensor]]]:
+        """Return a context of pi_0: its language model, and the function from a batch to the log-probabilities of its sequences [M]."""
 
 
 class Policy(LanguageReader, Protocol):

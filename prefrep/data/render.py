@@ -61,13 +61,14 @@ class Renderer:
         template: See `EncodeConfig`.
         start: Text in front of responses that have no prompt.
         policy: See `Encoder`.
+        given: Whether the responses of a policy are given, without the lead that it would sample.
 
     Attributes:
         events: Numbers of responses by the way they were rendered, and of what templates left out (`data.fidelity`).
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, template: Template, start: str, policy: bool) -> None:
-        self._tokenizer, self._template, self._start, self._policy = tokenizer, template, start, policy
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, template: Template, start: str, policy: bool, given: bool = False) -> None:
+        self._tokenizer, self._template, self._start, self._policy, self._given = tokenizer, template, start, policy, given
         self._skeletons = Skeletons(tokenizer)
         self._prompt: tuple[Messages, Mapping[str, Any], str] | None = None
         self.events: Counter[str] = Counter()
@@ -76,6 +77,14 @@ class Renderer:
     def transcripts(self) -> bool:
         """Whether conversations become transcripts, without a chat template."""
         return self._template == "plain" or (self._template != "concat" and not self._tokenizer.chat_template)
+
+    @property
+    def lead(self) -> str:
+        """The part of the template that a policy has to generate before each response: the space after `Assistant:`.
+
+        Most vocabularies hold words with a leading space, and hardly any word can follow a prompt that ends in one.
+        """
+        return " " if self.transcripts else ""
 
     @cached_property
     def mask(self) -> Mask:
@@ -100,7 +109,7 @@ class Renderer:
         return self._skeletons.render(messages, generation, dict(kwargs))
 
     def prompt(self, prompt: Messages) -> Text:
-        """Render a prompt up to the position where its response begins.
+        """Render a prompt up to the position where its response begins, or goes on behind an assistant turn that is already there.
 
         Raises:
             RecordError: The prompt is empty, or the chat template rejects it.
@@ -115,6 +124,8 @@ class Renderer:
         return Text(text, len(text), ends=False, hidden=hidden)
 
     def _before(self, prompt: Messages) -> str:
+        if len(prompt) > 1 and prompt[-1].role == "assistant":  # the beginning of the response
+            return self._before(prompt[:-1]) + self.lead + prompt[-1].content
         if self._template == "concat":
             return _joined(prompt)
         return _open(prompt) if self.transcripts else self.chat(prompt, generation=True)
@@ -191,7 +202,7 @@ class Renderer:
             return Text(self._start + plain(response), len(self._start))
         if self._policy:
             before = _open(prompt, response[0].role)
-            return Text(before + plain(response), len(before))
+            return Text(transcript(prompt + response) if self._given else before + plain(response), len(before))
         return Text(transcript(prompt + response), len(transcript((*prompt, replace(response[0], content="")))))
 
     def pair(self, prompt: Messages, a: Messages, b: Messages, kwargs: Mapping[str, Any] = _NONE) -> Text:

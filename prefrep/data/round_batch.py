@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from prefrep.functional.gpo import Judged
 
 @dataclass(frozen=True)
 class RoundBatch:
-    """Prompts of a round with their K responses, S of which the policy reads. N prompts, M responses of pi_0.
+    """Prompts of a round with their K responses, S of which the policy reads. N prompts, J judges, M responses of pi_0.
 
     Args:
         trees: Prompts with the N * S responses that the policy reads, in order.
@@ -30,6 +31,7 @@ class RoundBatch:
         initial: log pi_0 of the responses [N, K]; NaN if the run does not measure it.
         lengths: Number of sampled tokens of the responses [N, K].
         weight: Weight of each prompt in the loss [N].
+        tables: Log-odds by judge [N, J, K, K]; None: there is one judge.
     """
 
     trees: TreeBatch
@@ -41,6 +43,7 @@ class RoundBatch:
     initial: Tensor
     lengths: Tensor
     weight: Tensor
+    tables: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.weight)
@@ -53,15 +56,19 @@ class RoundBatch:
     @property
     def judged(self) -> Judged:
         """The quantities of all K responses that objectives read."""
-        return Judged(self.table, self.initial_table, self.reference, self.initial, self.lengths)
+        return Judged(self.table, self.initial_table, self.reference, self.initial, self.lengths, self.tables)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> RoundBatch:
         """Return the batch on another device."""
-        return RoundBatch(**{f.name: getattr(self, f.name).to(device, non_blocking=non_blocking) for f in fields(self)})
+        return self._each(lambda part: part.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> RoundBatch:
         """Return the batch in page-locked memory."""
-        return RoundBatch(**{f.name: getattr(self, f.name).pin_memory() for f in fields(self)})
+        return self._each(lambda part: part.pin_memory())
+
+    def _each(self, change: Callable[[Any], Any]) -> RoundBatch:
+        parts = {f.name: getattr(self, f.name) for f in fields(self)}
+        return RoundBatch(**{name: None if part is None else change(part) for name, part in parts.items()})
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,11 +109,11 @@ def encode_samples(encoder: Encoder, prompts: Sequence[Prompt], samples: Sequenc
         assert datum is not None, "prompts leave room for responses"
         sequences = datum.trees[0].sequences
         whole = [flag and len(ids) < encoder.config.max_length for ids, flag in zip(sequences, line["finished"], strict=True)]
-        found.append(Sample(datum, tuple(_trailing(ids, ends) - flag for ids, flag in zip(sequences, whole, strict=True))))
+        found.append(Sample(datum, tuple(trailing(ids, ends) - flag for ids, flag in zip(sequences, whole, strict=True))))
     return found
 
 
-def _trailing(ids: Ids, ends: list[int]) -> int:
+def trailing(ids: Ids, ends: list[int]) -> int:
     """Return the number of end tokens at the end: templates write one of their own before the EOS."""
     others = np.flatnonzero(~np.isin(ids, ends))
     return len(ids) - 1 - int(others[-1])

@@ -17,7 +17,7 @@ from typing import Any
 from jinja2 import nodes
 from transformers import PreTrainedTokenizerBase
 
-from prefrep.records import Messages
+from prefrep.records import Messages, turns
 
 KEPT = 1000  # shapes; roles are the data's, or those of a server's clients
 CHECKED = 3  # conversations of each shape that are rendered both ways
@@ -163,8 +163,7 @@ class Skeletons:
         return filled
 
     def _whole(self, messages: Messages, generation: bool, kwargs: dict[str, Any]) -> str:
-        turns = [message.as_dict() for message in messages]
-        rendered = self._tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=generation, **kwargs)
+        rendered = self._tokenizer.apply_chat_template(turns(messages), tokenize=False, add_generation_prompt=generation, **kwargs)
         assert isinstance(rendered, str)
         return rendered
 
@@ -176,9 +175,9 @@ class Skeletons:
             if not _tracked(template.environment.parse(source)):
                 return None
             record = _Record()
-            turns = [{"role": m.role, "content": _Content.of(f"\ue000{i}r\ue001", record)} for i, m in enumerate(messages)]
+            marked = [{"role": m.role, "content": _Content.of(f"\ue000{i}r\ue001", record)} for i, m in enumerate(messages)]
             names = dict(self._tokenizer.special_tokens_map)
-            written = template.render(messages=turns, tools=None, documents=None, add_generation_prompt=generation, **names)
+            written = template.render(messages=marked, tools=None, documents=None, add_generation_prompt=generation, **names)
             if not record.known:
                 return None
             pieces = _SLOT.split(written)

@@ -21,9 +21,9 @@ class TextTokenizer:
     Args:
         tokenizer: A fast Hugging Face tokenizer with an EOS token.
         template: See `EncodeConfig`.
-        counts: Counts texts whose segments are cut to limits of their own (`data.recipes`).
 
     Attributes:
+        counts: Counts texts whose segments are cut to limits of their own (`data.recipes`).
         bos: Id of the BOS token; None if the tokenizer adds none.
         eos: Id of the EOS token.
         ends: Id that a cut response still ends in; None: texts need not end in one.
@@ -32,7 +32,7 @@ class TextTokenizer:
         ConfigError: The tokenizer is slow, has no EOS token, or no chat template where the template needs one.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, template: Template, counts: Counter[str]) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, template: Template) -> None:
         name = tokenizer.name_or_path
         if not tokenizer.is_fast:
             raise ConfigError(f"{name}: prefrep needs character offsets and this tokenizer is slow; use one with a tokenizer.json")
@@ -40,7 +40,8 @@ class TextTokenizer:
             raise ConfigError(f"{name}: the tokenizer has no EOS token, where responses are read; set one in its folder")
         if template in CHATS and not tokenizer.chat_template:
             raise ConfigError(f"{name}: template '{template}' needs a chat template and this tokenizer has none; use template: plain")
-        self._tokenizer, self._template, self._counts = tokenizer, template, counts
+        self._tokenizer, self._template = tokenizer, template
+        self.counts: Counter[str] = Counter()
         self._pieces = Pieces(tokenizer)
         ids, bos = tokenizer("a")["input_ids"], tokenizer.bos_token_id
         self.bos: int | None = bos if bos is not None and ids[:1] == [bos] else None
@@ -87,7 +88,7 @@ class TextTokenizer:
         left = (how.limits[1] - sum(map(len, whole[: len(before)]))) // 2
         whole[len(before) :] = [self._cut(ids, left, False) for ids in parts[len(before) :]]
         if whole != parts:
-            self._counts["texts with segments cut to their limits"] += 1
+            self.counts["texts with segments cut to their limits"] += 1
         return np.asarray([token for ids in whole for token in ids], np.int32), sum(map(len, whole[: len(before)]))
 
     def _cut(self, ids: list[int], limit: int, left: bool) -> list[int]:

@@ -119,6 +119,9 @@ class TreeBatch:
         padded: One sequence per row without sharing, so that a causal mask suffices.
         states: Hidden states [R, L, H] of the tokens, if they are cached (`data.features`); the model then skips the backbone.
         annotator: Index of who judged each pair [P], -1: the population (`prefrep.annotators`); None: the model does not ask.
+        surplus: Number of final tokens of each sequence that a policy would not sample [M]; None: the model is no policy.
+        reference: log pi_0 of each sequence [M] (`data.offline`); None: the loss needs none.
+        mismatched: Sequence of each datum that is a response to another prompt [data]; None: there is none.
     """
 
     ids: Tensor
@@ -136,6 +139,9 @@ class TreeBatch:
     padded: bool
     states: Tensor | None = None
     annotator: Tensor | None = None
+    surplus: Tensor | None = None
+    reference: Tensor | None = None
+    mismatched: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.sizes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,17 +10,40 @@ import torch
 
 from prefrep.errors import ConfigError
 from prefrep.evaluation import generation
-from prefrep.evaluation.policies import Answering, policy_name
-from prefrep.generation import TransformersSampler, VLLMSampler
+from prefrep.evaluation.policies import Answering, Searching, policy_name
+from prefrep.generation import Sampler, TransformersSampler, VLLMSampler
 from prefrep.io.fingerprint import fingerprint
 from prefrep.io.shards import read_config, stored_dtype
 from prefrep.nn.backbone import Backbone
+from prefrep.scoring.loading import Scoring, fingerprint_of
+from prefrep.scoring.workers import open_scorer
+from prefrep.search import StepBeams
 
 
 def make_sampler(how: Answering, temperature: float, top_p: float) -> TransformersSampler | VLLMSampler:
     """Return the engine. Raises ConfigError: a value is out of range, or vLLM is not installed."""
     kind = VLLMSampler if how.engine == "vllm" else TransformersSampler
     return kind(temperature, top_p, how.max_new_tokens, how.template)
+
+
+def searching(how: Answering) -> tuple[Callable[[Sampler], Sampler], dict[str, Any]]:
+    """Load the value model of a search over steps, if one is named.
+
+    Args:
+        how: How policies answer.
+
+    Returns:
+        What makes a sampler search, or leaves it as it is; and what identifies the value model.
+
+    Raises:
+        PrefrepError: The value model cannot be read, or only compares.
+    """
+    if not isinstance(how, Searching) or how.value is None:
+        return lambda sampler: sampler, {}
+    values = open_scorer(how.value, Scoring(device=how.device, trust_remote_code=how.trust_remote_code))
+    beams, candidates, steps = how.beams, how.candidates, how.steps
+    about = {"value": {"path": how.value, "fingerprint": fingerprint_of(how.value)}}
+    return lambda sampler: StepBeams(sampler, values, beams, candidates, steps), about
 
 
 def load_policy(how: Answering, path: str) -> tuple[Backbone, dict[str, Any]]:
@@ -73,10 +97,11 @@ def alpaca(
     instructions = generation.read_instructions(data)
     if distinct:
         instructions = list({row["instruction"]: row for row in instructions}.values())
+    searched, value = searching(how)
     backbone, model = load_policy(how, path)
-    identity = {"model": model, "temperature": temperature, "top_p": top_p, **how.describe()}
+    identity = {"model": model, "temperature": temperature, "top_p": top_p, **how.describe(), **value}
     file = generation.alpaca_eval(
-        backbone, sampler, instructions, out, name or policy_name(path), identity, batch=how.batch_size,
+        backbone, searched(sampler), instructions, out, name or policy_name(path), identity, batch=how.batch_size,
         seed=how.seed if seed is None else seed, restart=restart,
     )  # fmt: skip
     return file, len(instructions)

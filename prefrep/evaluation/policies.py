@@ -50,6 +50,37 @@ class Answering:
         return {"max_new_tokens": self.max_new_tokens, "template": self.template, "engine": self.engine}
 
 
+class Searching(Answering):
+    """How policies answer prompts, at once or step by step, a step being a line (`prefrep.search`).
+
+    Args:
+        value: Model with a reward (folder, hub id or URL) that reads each step's end; the steps with the highest values go on.
+        beams: With --value: beginnings of an answer that are kept.
+        candidates: With --value: steps that are drawn for each of them.
+        steps: With --value: longest answer in steps, in place of --max-new-tokens.
+        step_tokens: With --value: longest step in tokens.
+        **answering: See `Answering`.
+
+    Raises:
+        ConfigError: A number is out of range, or a module cannot be imported.
+    """
+
+    def __init__(
+        self, value: str | None = None, beams: int = 4, candidates: int = 4, steps: int = 32, step_tokens: int = 64, **answering: Any
+    ) -> None:
+        super().__init__(**answering)
+        for name, number in (("beams", beams), ("candidates", candidates), ("steps", steps), ("step-tokens", step_tokens)):
+            require_at_least(f"--{name}", number, 1)
+        self.value, self.beams, self.candidates, self.steps = value, beams, candidates, steps
+        if value is not None:
+            self.max_new_tokens = step_tokens
+
+    def describe(self) -> dict[str, Any]:
+        """Return the settings that can change an answer, see `Answering`; the value model is described where it is read."""
+        search = {"beams": self.beams, "candidates": self.candidates, "steps": self.steps}
+        return super().describe() | ({} if self.value is None else search)
+
+
 def policy_name(path: str) -> str:
     """Return the last part of a folder, hub id or bundled name."""
     return path.rstrip("/").replace("bundled:", "").rsplit("/", 1)[-1]

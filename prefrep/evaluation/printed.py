@@ -89,7 +89,8 @@ def winrate_lines(results: dict[str, Any]) -> list[str]:
         f"{results['a']} against {results['b']}, judged by {results['judge']['path']}",
         f"{'':<28}{'n':>6}  {'score':>6}  95 % interval",
     ]
-    for label, key in (("win rate", "win_rate"), ("strict wins", "strict_wins"), ("length-controlled", "length_controlled")):
+    labels = {"win_rate": "win rate", "strict_wins": "strict wins", "length_controlled_minimal": "length-controlled (minimal)"}
+    for key, label in labels.items():
         value = results[key]
         low, high = value["ci95"]
         lines.append(f"{label:<28}{value['n']:>6}  {value['score']:>6.3f}  [{low:.3f}, {high:.3f}]")

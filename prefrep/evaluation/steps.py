@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Self
 
@@ -12,7 +13,7 @@ import numpy as np
 from prefrep.errors import ConfigError, DataError
 from prefrep.evaluation.rows import RankedScore, finite
 from prefrep.evaluation.scores import ScoreLog, digest, distinct
-from prefrep.metrics.intervals import accuracy_interval
+from prefrep.metrics.intervals import accuracy_interval, harmonic_mean
 from prefrep.records import VALUE, RankedResponses, Record
 from prefrep.scoring.interface import PreferenceScorer
 
@@ -36,20 +37,33 @@ class StepScore(RankedScore):
 
 
 def solutions(records: Iterable[Record], path: str) -> list[RankedResponses]:
-    """Return solutions of the format `first-wrong` with unique ids.
+    """Return solutions of the formats `first-wrong`, `processbench` and `stepwise` with unique ids.
 
     Raises:
         DataError: There are none, or a record is something else.
     """
     found = []
     for record in records:
-        if not isinstance(record, RankedResponses) or record.criterion != VALUE:
-            raise DataError(f"{record.source}: no solution; eval steps needs rows {{prompt, steps, first_wrong}}")
+        if not isinstance(record, RankedResponses) or record.criterion != VALUE or not _grows(record):
+            raise DataError(
+                f"{record.source}: no solution; eval steps needs rows {{prompt, steps, first_wrong}}, or those of ProcessBench or TRL"
+            )
         found.append(record)
     if not found:
         raise DataError(f"{path}: no rows to evaluate; look at the data with prefrep inspect")
     names = distinct(record.id or str(number) for number, record in enumerate(found, 1))
     return [replace(record, id=name) for record, name in zip(found, names, strict=True)]
+
+
+def _grows(record: RankedResponses) -> bool:
+    """Return whether responses are the beginnings of one solution, each right or wrong, and not sibling steps with estimates."""
+    texts = [response[0].content for response in record.responses]
+    return set(record.scores or ()) <= {0.0, 1.0} and all(b.startswith(a + "\n") for a, b in pairwise(texts))
+
+
+def first_wrong(record: RankedResponses) -> int:
+    """Return the index of the first wrong step of a solution, or the number of its steps."""
+    return next((i for i, value in enumerate(record.scores or ()) if not value), len(record.responses))
 
 
 def score(
@@ -67,7 +81,7 @@ def score(
     with ScoreLog(out, StepScore, identity, [(record.id, record.subset) for record in records], restart) as log:
         rest = records[len(log.rows) :]
         for record, rewards in zip(rest, scorer.rewards(rest, progress="steps") if rest else (), strict=True):
-            log.append(StepScore(record.id, record.subset, int(sum(record.scores or ())), tuple(float(reward) for reward in rewards)))
+            log.append(StepScore(record.id, record.subset, first_wrong(record), tuple(float(reward) for reward in rewards)))
         return log.rows
 
 
@@ -95,7 +109,10 @@ def best_threshold(rows: Sequence[StepScore]) -> float:
 
 
 def evaluate(rows: Sequence[StepScore], others: Sequence[StepScore] | None = None) -> dict[str, Any]:
-    """Return how often the first wrong step is found, with Wilson intervals.
+    """Return how often the first wrong step is found, with Wilson intervals, and ProcessBench's F1.
+
+    F1 is the harmonic mean of the accuracies on wrong and on right solutions. ProcessBench chooses the threshold with the best F1 on one
+    of its subsets; here it is the one that is right for most of `others`.
 
     Args:
         rows: Scored solutions.
@@ -112,10 +129,12 @@ def evaluate(rows: Sequence[StepScore], others: Sequence[StepScore] | None = Non
     if others is not None:
         threshold = best_threshold(others)
         for name, chosen in (("all solutions", rows), ("wrong solutions", wrong), ("right solutions", right)):
-            found[f"threshold, {name}"] = [first_below(row.scores, threshold) == row.wrong for row in chosen]
+            found[f"threshold, {name}"] = _right(chosen, threshold)
     elif right:
         notes.append(f"{len(right)} solutions without a wrong step are left out: a largest drop always names a step; use --calibrate-on")
     subsets = {name: _share(hits) for name, hits in found.items() if hits}
+    if threshold is not None:
+        subsets |= _f1(rows, threshold)
     if not subsets:
         raise DataError("no solution has a wrong step, so there is none to find; name others, or solutions to --calibrate-on")
     overall = subsets["threshold, all solutions"] if others is not None else subsets["largest drop, wrong solutions"]
@@ -125,13 +144,32 @@ def evaluate(rows: Sequence[StepScore], others: Sequence[StepScore] | None = Non
     }  # fmt: skip
 
 
+def _right(rows: Sequence[StepScore], threshold: float) -> list[bool]:
+    return [first_below(row.scores, threshold) == row.wrong for row in rows]
+
+
+def _f1(rows: Sequence[StepScore], threshold: float) -> dict[str, dict[str, Any]]:
+    """Return F1 over all solutions, and by subset where there are several; where a class of solutions is missing, there is none."""
+    subsets = list(dict.fromkeys(row.subset for row in rows))
+    groups = {"F1": list(rows)}
+    if len(subsets) > 1:
+        groups |= {f"F1, {name or '(no subset)'}": [row for row in rows if row.subset == name] for name in subsets}
+    found = {}
+    for name, group in groups.items():
+        sides = [_right([row for row in group if (row.wrong is None) == sound], threshold) for sound in (False, True)]
+        if all(sides):
+            mean, (low, high) = harmonic_mean([(sum(hits), len(hits)) for hits in sides])
+            found[name] = {"n": len(group), "score": mean, "ci95": [low, high]}
+    return found
+
+
 def _share(hits: Sequence[bool]) -> dict[str, Any]:
     return {"n": len(hits), "score": sum(hits) / len(hits), "ci95": list(accuracy_interval(sum(hits), len(hits)))}
 
 
 def lines(results: Mapping[str, Any]) -> list[str]:
     """Return the results as lines for the terminal."""
-    found = [f"{'':<32}{'n':>6}  {'score':>6}  95 % interval (Wilson)"]
+    found = [f"{'':<32}{'n':>6}  {'score':>6}  95 % interval"]
     for name, value in results["subsets"].items():
         low, high = value["ci95"]
         found.append(f"{name:<32}{value['n']:>6}  {value['score']:>6.3f}  [{low:.3f}, {high:.3f}]")

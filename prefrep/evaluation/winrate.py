@@ -13,7 +13,13 @@ from prefrep.errors import DataError, RecordError
 from prefrep.evaluation.generation import read_questions
 from prefrep.evaluation.summary import Bootstrap, entry
 from prefrep.metrics import intervals
-from prefrep.metrics.winrate import bootstrap_length_controlled, length_controlled, length_feature, win_probabilities
+from prefrep.metrics.winrate import (
+    bootstrap_length_controlled,
+    is_extreme_change,
+    length_controlled_minimal,
+    length_feature,
+    win_probabilities,
+)
 from prefrep.records import Comparison, Message, Messages
 
 
@@ -138,25 +144,30 @@ def results(scores: Sequence[float], pairs: Sequence[Comparison], bootstrap: Boo
 
     Returns:
         `win_rate`: mean P(A wins), sigmoid of the log-odds. `strict_wins`: share of pairs with log-odds above 0; a tie is no win.
-        `length_controlled`: see `prefrep.metrics.winrate.length_controlled`. Also the counts and the mean lengths.
+        `length_controlled_minimal`: see `prefrep.metrics.winrate`; a note says where it is beyond belief. Also counts and mean lengths.
     """
     p = win_probabilities(scores)
     lengths = [[answer_length(pair.chosen) for pair in pairs], [answer_length(pair.rejected) for pair in pairs]]
     feature = length_feature(lengths[0], lengths[1])
-    n = len(p)
+    n, minimal = len(p), length_controlled_minimal(p, feature)
     wins, losses = sum(score > 0 for score in scores), sum(score < 0 for score in scores)
 
     def draws(name: str) -> Any:
         return intervals.stream(bootstrap.seed, name)
 
-    controlled = bootstrap_length_controlled(p, feature, bootstrap.draws, draws("length_controlled"))
+    controlled = bootstrap_length_controlled(p, feature, bootstrap.draws, draws("length_controlled_minimal"))
     notes = []
     if not feature.any() and lengths[0] != lengths[1]:
         notes.append("the lengths differ by the same amount in all pairs, so length cannot be controlled for")
+    if is_extreme_change(raw := float(p.mean()), minimal):
+        notes.append(
+            f"the length-controlled win rate is very different from the raw one ({minimal:.3f} against {raw:.3f}), which AlpacaEval takes "
+            "as a sign that its regression failed: answers of equal length are too rare to say who wins them"
+        )
     return {
-        "win_rate": entry(float(p.mean()), n, intervals.bootstrap_means(p, bootstrap.draws, draws("win_rate"))),
+        "win_rate": entry(raw, n, intervals.bootstrap_means(p, bootstrap.draws, draws("win_rate"))),
         "strict_wins": {"score": wins / n, "n": n, "ci95": list(intervals.accuracy_interval(wins, n))},
-        "length_controlled": entry(length_controlled(p, feature), n, controlled),
+        "length_controlled_minimal": entry(minimal, n, controlled),
         "wins": wins,
         "ties": n - wins - losses,
         "losses": losses,

@@ -3,7 +3,8 @@
 In the paper (arXiv 2410.02197, section 5) the policy of round t+1 is pi_t(y) exp(s(y > mu) / beta) / Z, found by regression of the
 log-ratio log pi(y) / pi_t(y) on s(y > mu) / beta - log Z. The opponent mu is pi_t, represented by K samples.
 
-Letters: N prompts, K responses of pi_t to each, M responses of pi_0 to each. Scores are log-odds in nats; positive: the first wins.
+Letters: N prompts, J judges, K responses of pi_t to each prompt, M responses of pi_0. Scores are log-odds in nats; positive: the first
+wins.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ class Judged:
         reference: log pi_t of each response [N, K].
         initial: log pi_0 of each response [N, K]; NaN if it was not computed.
         lengths: Tokens of each response [N, K].
+        tables: Scores by judge [N, J, K, K], of which `table` is the weighted mean; None: one judge, whose scores are `table`.
     """
 
     table: Tensor
@@ -33,6 +35,12 @@ class Judged:
     reference: Tensor
     initial: Tensor
     lengths: Tensor
+    tables: Tensor | None = None
+
+    @property
+    def by_judge(self) -> Tensor:
+        """Scores by judge [N, J, K, K], also of one judge."""
+        return self.table[:, None] if self.tables is None else self.tables
 
 
 def mean_over_opponents(values: Tensor, self_comparison: bool) -> Tensor:
@@ -103,6 +111,15 @@ def dpo(best: Tensor, worst: Tensor, beta: float) -> Tensor:
 def ipo(best: Tensor, worst: Tensor, beta: float) -> Tensor:
     """Return (best - worst - 1 / (2 beta))^2 of log-ratios (arXiv 2310.12036, eq. 17)."""
     return (best - worst - 1 / (2 * beta)) ** 2
+
+
+def divergences(log_ratios: Tensor) -> Tensor:
+    """Return pi / pi_t - 1 - log pi / pi_t of samples from pi_t, whose mean estimates KL(pi_t, pi) [..] -> [..].
+
+    The mean of -log pi / pi_t does too. But these terms are never negative, and near pi_t their variance is far smaller, since the mean of
+    pi / pi_t - 1 is 0 and its first order cancels theirs (a control variate).
+    """
+    return log_ratios.expm1() - log_ratios
 
 
 def pairwise_errors(log_ratios: Tensor, table: Tensor) -> Tensor:

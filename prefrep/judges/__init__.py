@@ -6,12 +6,25 @@ from typing import TYPE_CHECKING, Any
 
 from prefrep.judges.base import Comparer, Judge, Verdict
 from prefrep.judges.named import comparer
+from prefrep.judges.panel import PanelJudge
 from prefrep.judges.rules import RuleJudge, concise, conciseness
 
 if TYPE_CHECKING:
     from prefrep.judges.models import ModelJudge, OfficialJudge, SocietyJudge
 
-__all__ = ("Comparer", "Judge", "ModelJudge", "OfficialJudge", "RuleJudge", "SocietyJudge", "Verdict", "comparer", "concise", "conciseness")
+__all__ = (
+    "Comparer",
+    "Judge",
+    "ModelJudge",
+    "OfficialJudge",
+    "PanelJudge",
+    "RuleJudge",
+    "SocietyJudge",
+    "Verdict",
+    "comparer",
+    "concise",
+    "conciseness",
+)
 
 
 def __getattr__(name: str) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -25,10 +25,12 @@ class Verdict:
     Args:
         table: Log-odds [K, K] in nats that row beats column; skew-symmetric.
         blocks: The same per 2 x 2 block of a general preference model [D/2, K, K]; the blocks add up to the table. None: no blocks.
+        tables: Log-odds [K, K] by the name of the judge, if there are several; `table` is their weighted mean.
     """
 
     table: Floats
     blocks: Floats | None = None
+    tables: Mapping[str, Floats] | None = None
 
 
 class Comparer(Protocol):

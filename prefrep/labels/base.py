@@ -8,17 +8,19 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 import yaml
 from numpy.typing import NDArray
 
+from prefrep.data.across import check_one_prompt
 from prefrep.errors import UsageError
 from prefrep.labels.rows import Labelled
 from prefrep.labels.states import States, read
 from prefrep.nn.backbone import Backbone
+from prefrep.nn.heads import PreferenceHead
 from prefrep.parts import Part, Recipe
 from prefrep.records import Comparison, Messages, text
 from prefrep.writers import leave
@@ -72,8 +74,19 @@ class Work:
         self._backbone: Backbone | None = None
         self._known: dict[object, tuple[torch.Tensor, torch.Tensor]] = {}
 
-    def states(self, pairs: Sequence[Comparison], layout: Literal["single", "pair"] = "single") -> States:
-        """Return the states of pairs, see `labels.states.read`; each pair is read once, whatever steps leave out or add."""
+    def states(self, pairs: Sequence[Comparison], head: PreferenceHead | None = None) -> States:
+        """Return the states of pairs, see `labels.states.read`; each pair is read once, whatever steps leave out or add.
+
+        Args:
+            pairs: The pairs.
+            head: A head of the kind that will read them; None: one that reads single responses.
+
+        Raises:
+            RecordError: The head is gated by the prompt, and a pair has none in common.
+        """
+        layout = "single" if head is None else head.layout
+        for each in pairs if head is not None and head.needs_prompt else ():
+            check_one_prompt(each, gated=True)
         keys = [(layout, each.prompt, each.chosen, each.rejected, repr(each.template_kwargs)) for each in pairs]
         new = {key: each for key, each in zip(keys, pairs, strict=True) if key not in self._known}
         if new:

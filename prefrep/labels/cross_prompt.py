@@ -23,8 +23,8 @@ class CrossPrompt(LabelStep):
     A judge gives P(chosen > rejected). Without one, the winner of one prompt is preferred to the loser of another, which is an assumption:
     a loser can be better than the winner of a harder prompt. Such pairs help where the answers to one prompt are nearly identical, and do
     not help at normal diversity. A pair is written as two conversations that share no turn; reward models read each as they read an answer
-    after its prompt. Models that only compare can read them, but no published method trains them so; a head gated by the
-    prompt reads the first token there, so that its gate is the same for all.
+    after its prompt. Models that only compare can read them, but no published method trains them so; heads that are gated by the prompt
+    refuse them.
 
     Args:
         share: New pairs, as a share of the pairs with a winner; 1: as many.

@@ -90,8 +90,7 @@ class Route(LabelStep):
             raise ConfigError(f"Route: {len(both)} pairs have labels of {self.dear!r} and of another source; check the column label_source")
         names, table = indicators(self.features, [each.pair for each in items], self.bins)
         tests = [each.comparison if each.sign > 0 else swapped(each.comparison) for each in read_pairs(Source(self.test)) if each.sign]
-        layout = self.head(2).layout
-        states, held = work.states([items[i].pair for i in both], layout), work.states(tests, layout)
+        states, held = work.states([items[i].pair for i in both], self.head(2)), work.states(tests, self.head(2))
         labels = np.array([items[i].probabilities for i in both])
         routed = mixes(table[both], self.mixes, self.seed)
         settings = (routed, labels, states.ends.numpy(), held.ends.numpy(), sorted(recipe(self).items()))

@@ -13,7 +13,7 @@ from prefrep.data.files import parts
 from prefrep.data.formats import to_records
 from prefrep.data.sources import Source, files_of, located, read
 from prefrep.errors import PrefrepError, RecordError
-from prefrep.records import Comparison, Messages, Record, preferred
+from prefrep.records import Comparison, Record, preferred, turns
 
 _NUMBERS = ("probability", "margin", "weight")
 _NAMES = ("id", "subset", "annotator", "group", "criterion", "label_source", "strength")
@@ -130,10 +130,6 @@ def _read_back(rows: Sequence[Mapping[str, Any]], labelled: Sequence[Labelled], 
 
 def _conversation(labelled: Labelled) -> dict[str, Any]:
     pair = labelled.comparison
-
-    def turns(messages: Messages) -> list[dict[str, Any]]:
-        return [message.as_dict() for message in messages]
-
     names = {name: value for name in _NAMES if (value := getattr(pair, name)) not in ("", None)}
     names |= {"tags": dict(pair.tags)} if pair.tags else {}
     names |= {"chat_template_kwargs": dict(pair.template_kwargs)} if pair.template_kwargs else {}

@@ -135,8 +135,7 @@ class Strength(LabelStep):
         return np.stack([work.kept("scores", partial(scores, model), fingerprint_of(model), texts) for model in self.models or ()])
 
     def _trained(self, pairs: Sequence[Labelled], work: Work) -> Floats:
-        layout = self.head(2).layout
-        states = work.states([each.comparison for each in pairs], layout)
+        states = work.states([each.comparison for each in pairs], self.head(2))
         labels = np.array([(each.comparison.probability, each.comparison.margin, each.comparison.weight) for each in pairs])
         prompts = groups([each.comparison for each in pairs])
         if self.folds > len(set(prompts.tolist())):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -44,6 +45,27 @@ def percentile_interval(draws: Floats, level: float = 0.95) -> Interval:
     """Return the central interval of bootstrap draws [B] that holds the share `level`."""
     low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
+
+
+def harmonic_mean(shares: Sequence[tuple[int, int]], level: float = 0.95) -> tuple[float, Interval]:
+    """Return the harmonic mean of two independent accuracies, such as the F1 of ProcessBench (arXiv:2412.06559), and its interval.
+
+    The interval recovers variances from Wilson's (MOVER; Zou and Donner 2008), weighted by the gradient, 2 b^2 / (a + b)^2 for a.
+
+    Args:
+        shares: (successes, trials) of both.
+        level: Confidence level.
+
+    Example:
+        >>> harmonic_mean([(30, 40), (20, 40)])[0]
+        0.6
+    """
+    (a, b), ends = (np.array([wins / n for wins, n in shares]), np.array([accuracy_interval(wins, n, level) for wins, n in shares]))
+    total = a + b
+    weights = np.array([0.5, 0.5]) if not total else 2 * np.array([b, a]) ** 2 / total**2
+    mean = 2 * a * b / total if total else 0.0
+    down, up = (float(np.hypot(*(weights * (ends[:, side] - [a, b])))) for side in (0, 1))
+    return float(mean), (max(0.0, float(mean) - down), min(1.0, float(mean) + up))
 
 
 def stream(seed: int, name: str) -> np.random.Generator:

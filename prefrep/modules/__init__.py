@@ -1,5 +1,6 @@
 """LightningModules."""
 
+from prefrep.modules.alignment import DirectAlignment
 from prefrep.modules.base import Schedule
 from prefrep.modules.gpo import GPO
 from prefrep.modules.models import BradleyTerry, GeneralPreference, HybridPreference, PairPreference
@@ -9,6 +10,7 @@ from prefrep.modules.preference import PreferenceModule
 __all__ = (
     "GPO",
     "BradleyTerry",
+    "DirectAlignment",
     "GeneralPreference",
     "HybridPreference",
     "MixturePreference",

@@ -58,6 +58,7 @@ class LanguageModule(LightningModule, ABC):
     """
 
     backbone: Backbone
+    resting = False  # a callback has ended the epoch's training: its other batches pass without a step
 
     def __init__(self, optimizer: OptimizerCallable, schedule: Schedule) -> None:
         super().__init__()
@@ -117,7 +118,9 @@ class LanguageModule(LightningModule, ABC):
         """Return the loss of a batch."""
 
     def training_step(self, batch: Any) -> Tensor:
-        """Return the loss of a batch and keep it until the optimizer step."""
+        """Return the loss of a batch and keep it until the optimizer step; None, which Lightning takes for no step, while `resting`."""
+        if self.resting:
+            return None  # type: ignore[return-value]
         loss = self.training_loss(batch)
         self._losses.append(loss.detach())
         return loss
@@ -144,7 +147,8 @@ class LanguageModule(LightningModule, ABC):
         finite, self._losses = math.isfinite(float(sum(self._losses))), []  # synchronises with the device, once per step
         if not finite:
             raise self._diverged("the loss is not finite", self.trainer.global_step + 1)
-        if (self.trainer.global_step + 1) % cast(Any, self.trainer).log_every_n_steps == 0:  # the step that the loggers write
+        due = (self.trainer.global_step + 1) % cast(Any, self.trainer).log_every_n_steps == 0  # the step that the loggers write
+        if due and not self.resting:
             self.log("train/grad_norm", gradient_norm(self))
 
     def on_train_epoch_end(self) -> None:

@@ -12,9 +12,9 @@ from typing import Any, ClassVar, Literal, get_args, get_type_hints
 import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
-from torchmetrics import MeanMetric
 
 from prefrep.annotators import Annotators
+from prefrep.data.offline import PolicyReading
 from prefrep.data.render import Template
 from prefrep.data.trees import TreeBatch
 from prefrep.errors import ConfigError
@@ -22,14 +22,13 @@ from prefrep.functional.logprobs import token_logprobs
 from prefrep.io.start import start
 from prefrep.modules.annotating import meet, note, recall
 from prefrep.modules.base import LanguageModule, Schedule
+from prefrep.modules.pair_metrics import PairMetrics, Stage
 from prefrep.modules.sharding import shard
 from prefrep.nn.backbone import Backbone
 from prefrep.nn.context import Context
 from prefrep.nn.heads import PreferenceHead
 from prefrep.nn.losses import PreferenceLoss
 from prefrep.nn.people import annotators_of, penalty
-
-Stage = Literal["train", "val", "test"]
 
 
 def adamw(lr: float) -> OptimizerCallable:
@@ -83,9 +82,7 @@ class PreferenceModule(LanguageModule):
         self._make = (backbone, head, loss)
         self.sft, self.init = sft, init
         self.template: Template | None = None  # that `init` was trained in
-        self.metrics = torch.nn.ModuleDict(
-            {f"{stage}_{name}": MeanMetric() for stage in ("val", "test") for name in ("loss", "accuracy", "probability")}
-        )
+        self.metrics = PairMetrics()
 
     @classmethod
     def head_type(cls) -> type[PreferenceHead]:
@@ -147,6 +144,11 @@ class PreferenceModule(LanguageModule):
         return self.head.layout
 
     @property
+    def needs_prompt(self) -> bool:
+        """Whether the head is gated by the prompt that responses share."""
+        return self.head.needs_prompt
+
+    @property
     def annotators(self) -> Annotators | None:
         """Whom the head knows; None: it answers everybody alike."""
         return annotators_of(self.head)
@@ -162,6 +164,7 @@ class PreferenceModule(LanguageModule):
         recall(checkpoint, self.head)
         super().on_load_checkpoint(checkpoint)
 
+    reading: ClassVar[PolicyReading | None] = None
     unpaired: ClassVar[bool] = False  # whether labels of single responses mean something: P(yes) = sigmoid(reward / tau)
 
     # ---- forward
@@ -204,26 +207,8 @@ class PreferenceModule(LanguageModule):
             source, target, sequence = batch.labels[weight[batch.labels[:, 2]] > 0].unbind(1)
             logprobs = token_logprobs(hidden[source], batch.ids.flatten()[target], self.backbone.logits)
             loss = loss - self.sft * self.weighted_mean(logprobs, weight[sequence])
-        self._record(stage, loss.detach(), losses.detach(), scores.detach(), batch)
+        self.metrics.record(self, stage, loss.detach(), losses.detach(), self.loss.log_odds(scores.detach()).detach(), batch)
         return loss
-
-    def _record(self, stage: Stage, loss: Tensor, losses: Tensor, scores: Tensor, batch: TreeBatch) -> None:
-        """Log the means of a batch in training, and exact weighted means over all batches and processes otherwise."""
-        log_odds = self.loss.log_odds(scores)
-        decided = batch.weight * (batch.probability != 0.5)  # a tie has no correct answer
-        correct = torch.where(batch.probability > 0.5, scores > 0, scores < 0).float()
-        favoured = torch.where(batch.probability >= 0.5, log_odds, -log_odds).sigmoid()
-        if stage == "train":
-            values = {"loss": loss, "accuracy": self.weighted_mean(correct, decided), "probability": self.weighted_mean(favoured, decided)}
-            for name, value in values.items():
-                self.log(f"train/{name}", value, batch_size=len(batch), prog_bar=name != "probability", sync_dist=True)
-            return
-        weighted = {"loss": (losses, batch.weight), "accuracy": (correct, decided), "probability": (favoured, decided)}
-        for name, (numbers, weight) in weighted.items():
-            metric = self.metrics[f"{stage}_{name}"]
-            assert isinstance(metric, MeanMetric)
-            metric.update(numbers, weight)
-            self.log(f"{stage}/{name}", metric, batch_size=len(batch), prog_bar=name != "probability", on_step=False, on_epoch=True)
 
     def training_loss(self, batch: TreeBatch) -> Tensor:
         """Return the loss of a batch."""

@@ -11,12 +11,13 @@ from prefrep.writers import writes
 
 @writes("out", folder=True, stops=True)
 def steps(
-    *, model: str, data: str, out: str, calibrate_on: str | None = None, format: str = "first-wrong", restart: bool = False, **loading: Any
+    *, model: str, data: str, out: str, calibrate_on: str | None = None, format: str = "auto", restart: bool = False, **loading: Any
 ) -> dict[str, Any]:
     """Where solutions first go wrong: the model's value after each step.
 
-    Rows are {"prompt", "steps": [TEXT], "first_wrong": INDEX or null}. The first wrong step is the one with the largest drop of value, and
-    with --calibrate-on also the first whose value is below a threshold. For models with a reward, such as those trained with ValueLoss.
+    Rows are {"prompt", "steps": [TEXT], "first_wrong": INDEX or null}, ProcessBench's, or TRL's with a label for each step (PRM800K,
+    Math-Shepherd). The first wrong step is the one with the largest drop of value, and with --calibrate-on also the first whose value is
+    below a threshold, which gives ProcessBench's F1. For models with a reward, such as those trained with ValueLoss.
 
     Examples:
         prefrep eval steps --model runs/mine/export --data test.jsonl --calibrate-on val.jsonl --out runs/mine/steps

@@ -27,8 +27,9 @@ def winrate(
 ) -> dict[str, Any]:
     r"""Two policies or two answer files, compared by a preference model.
 
-    The output has the win rate of A (--model) against B (--against), raw and length-controlled, each with an interval. Answers come from
-    files (AlpacaEval's model_outputs.json, FastChat's answers), or are generated for the prompts of --data.
+    The output has the win rate of A (--model) against B (--against), raw and length-controlled, each with an interval. The latter is what
+    AlpacaEval calls length_controlled_minimal, not the number of its leaderboard. Answers come from files (AlpacaEval's model_outputs.json,
+    FastChat's answers), or are generated for the prompts of --data.
 
     Examples:
         prefrep eval winrate --model A.json --against B.json --judge runs/mine/export --out runs/winrate

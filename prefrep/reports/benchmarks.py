@@ -204,7 +204,7 @@ def _most_cyclic(evaluation: Evaluation) -> list[Block]:
 def _winrate(evaluation: Evaluation) -> list[Block]:
     results = evaluation.results
     length = results["mean_length"]
-    labels = (("win rate", "win_rate"), ("strict wins", "strict_wins"), ("length-controlled", "length_controlled"))
+    labels = (("win rate", "win_rate"), ("strict wins", "strict_wins"), ("length-controlled (minimal)", "length_controlled_minimal"))
     said = (
         f"{results['a']} against {results['b']}, judged by {results['judge']['path']}: {results['wins']} wins, {results['ties']} ties, "
         f"{results['losses']} losses; mean length {length['a']:.0f} and {length['b']:.0f} characters."

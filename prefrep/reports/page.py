@@ -11,8 +11,8 @@ from jinja2 import Environment, StrictUndefined, Template
 
 from prefrep.disk import replace_text
 from prefrep.errors import DataError
-from prefrep.reports import benchmarks, comparison, markdown, sweep
-from prefrep.reports.document import Block, Folded, Section, Text, interval, notes, number, table
+from prefrep.reports import benchmarks, comparison, markdown, rounds, sweep
+from prefrep.reports.document import Block, Folded, Section, Text, notes, number, table
 from prefrep.reports.figures import Lines, curves
 from prefrep.reports.found import Run
 
@@ -44,7 +44,7 @@ def _run(run: Run) -> Section:
     if (plot := curves({run.name: run.metrics})) is not None:
         blocks.append(Section("Training", (plot,)))
     if run.rounds:
-        blocks.append(Section("Rounds of post-training", (_rounds(run.rounds),)))
+        blocks.append(Section("Rounds of post-training", (*rounds.tables(run.rounds), *rounds.answers(run.folder))))
     blocks += [benchmarks.section(evaluation) for evaluation in run.evaluations]
     blocks += [sweep.section(folder, _sweep_title(run, folder)) for folder in run.sweeps]
     return Section(run.name, tuple(blocks))
@@ -80,23 +80,6 @@ def _overview(runs: Sequence[Run]) -> Section:
     keys = [key for key in next(iter(facts.values())) if any(found[key] for found in facts.values())]
     rows = [(name, *(found[key] or "-" for key in keys)) for name, found in facts.items()]
     return Section("Runs", (table(("run", *keys), rows),))
-
-
-def _rounds(rounds: Mapping[int, Mapping[str, float]]) -> Block:
-    """Return the held-out metrics of each round of GPO, from `callbacks.HeldOut`."""
-    rows = []
-    for name, found in rounds.items():
-        won = [
-            f"{number(found[f'held_out_win_rate_{against}'])} "
-            + interval((found[f"held_out_win_rate_low_{against}"], found[f"held_out_win_rate_high_{against}"]))
-            if f"held_out_win_rate_{against}" in found
-            else "-"
-            for against in ("initial", "previous")
-        ]
-        others = [f"{found[key]:.3g}" if key in found else "-" for key in ("held_out_kl_initial", "held_out_words", "held_out_entropy")]
-        rows.append((str(name), *won, *others))
-    won_against = ("wins against the start, 95 %", "wins against the round before, 95 %")
-    return table(("round", *won_against, "KL to the start, nats", "words", "entropy, nats"), rows)
 
 
 @cache

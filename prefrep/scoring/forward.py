@@ -47,7 +47,8 @@ class Forward:
         # Scoring never drops a record: `drop` is for training data.
         truncation = "keep_end" if model.encode.truncation == "drop" else model.encode.truncation
         length = min(model.encode.max_length, model.backbone.room or model.encode.max_length)
-        self._encoder = Encoder(model.tokenizer, replace(model.encode, truncation=truncation, max_length=length), model.head.layout)
+        encode = replace(model.encode, truncation=truncation, max_length=length)
+        self._encoder = Encoder(model.tokenizer, encode, model.head.layout, gated=model.head.needs_prompt)
         trees = model.backbone.supports_trees() and layout != "padded"  # also if padded: the probe selects the attention kernel
         if layout == "trees" and not trees:
             raise ConfigError(f"{model.backbone.path} does not support tree masks, so branches would leak into each other; use layout auto")
@@ -105,7 +106,7 @@ class Forward:
         Returns:
             Embeddings [M, D] of all sequences in the order of the trees and, for heads with a gate, prompt states [M, H].
         """
-        return self._embed(collate([Datum((tree,)) for tree in trees], pad_id(self.model.tokenizer), self._layout).to(self._device))
+        return self._embed(self._collated([Datum((tree,)) for tree in trees]))
 
     # ---- work
 
@@ -191,7 +192,7 @@ class Forward:
         `asked` are the annotators of all tables, [U]; None: each datum has its own.
         """
         head, tau = self.model.head, self.model.tau
-        batch = collate(data, pad_id(self.model.tokenizer), self._layout).to(self._device)
+        batch = self._collated(data)
         embedding, prompt = self._embed(batch)
         results: list[Tensor] = []
         sequence = pair = 0
@@ -216,6 +217,10 @@ class Forward:
                 results.append(self._table(e, Context(None if prompt is None else prompt[sequence], who)))
             sequence, pair = sequence + sequences, pair + pairs
         return [(result / tau).cpu().numpy() for result in results]
+
+    def _collated(self, data: Sequence[Datum]) -> TreeBatch:
+        """Return the batch of some records."""
+        return collate(data, pad_id(self.model.tokenizer), self._layout).to(self._device)
 
     def _table(self, e: Tensor, context: Context) -> Tensor:
         """Return the scores [K, K] of embeddings [K, D], not yet divided by tau."""

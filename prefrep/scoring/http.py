@@ -15,6 +15,7 @@ import httpx
 from prefrep.errors import PrefrepError
 
 AGAIN = (429, 502, 503, 504)  # statuses of servers that are busy, starting or gone
+_answered: set[tuple[str, int | None]] = set()  # hosts and ports that have answered this process
 
 
 class ServerError(PrefrepError):
@@ -49,13 +50,13 @@ def request(client: httpx.Client, method: str, url: str, body: dict[str, Any] | 
 
     Raises:
         RefusedError: The server has refused the request.
-        ServerError: There is no answer within `patience`.
+        ServerError: There is no answer within `patience`; at once where nothing listens, and nothing there has answered before.
     """
     attempts = _Attempts(url, patience)
     while True:
         try:
             found = client.request(method, url, json=body)
-            if found.is_success:
+            if attempts.answered(found):
                 return found.json()
             wait = attempts.refused(found)
         except (httpx.TransportError, ValueError) as failure:  # ValueError: half an answer, or no JSON
@@ -69,7 +70,7 @@ async def post(client: httpx.AsyncClient, url: str, body: dict[str, Any], patien
     while True:
         try:
             found = await client.post(url, json=body)
-            if found.is_success:
+            if attempts.answered(found):
                 return found.json()
             wait = attempts.refused(found)
         except (httpx.TransportError, ValueError) as failure:
@@ -83,6 +84,13 @@ class _Attempts:
     def __init__(self, url: str, patience: float) -> None:
         self._url, self._patience = url, patience
         self._until, self._pause = time.monotonic() + patience, 0.1
+        address = httpx.URL(url)
+        self._place = address.host, address.port
+
+    def answered(self, found: httpx.Response) -> bool:
+        """Return whether an answer is the one that was asked for, and note that somebody is there."""
+        _answered.add(self._place)
+        return found.is_success
 
     def refused(self, found: httpx.Response) -> float:
         """Return seconds to wait after an answer that is no success; raises RefusedError where asking again is useless."""
@@ -93,7 +101,9 @@ class _Attempts:
         return self._wait(sentence, min(float(after), 10.0) if after and after.isdecimal() else 0.0)
 
     def failed(self, failure: Exception) -> float:
-        """Return seconds to wait after no answer."""
+        """Return seconds to wait after no answer; raises ServerError where nothing listens, and nothing did before."""
+        if isinstance(failure, httpx.ConnectError) and self._place not in _answered:
+            raise ServerError(f"{self._url}: nothing listens there ({failure}); start `prefrep serve`, or correct the address") from None
         return self._wait(f"{type(failure).__name__}: {failure}", 0.0)
 
     def _wait(self, why: str, least: float) -> float:

@@ -25,6 +25,10 @@ class Loading:
         as_: What a model of another program is, if its files do not say: pairrm, better-pairrm, steamshp, rlhflow, armorm, ...
         objective: The objective that counts, of a model with several (ArmoRM, QRM, ...); default: all, as its authors weigh them.
         orders: Of models that read two answers together: the mean over both orders, or the first alone, as the authors of most do.
+        reference: The model is a policy, and its rewards are beta * log pi / pi_ref of this reference.
+        implicit: The model is a policy; ratio: with --reference, the default there. Without one: the sum of log-probabilities, their
+            average per token, or norm: minus their Euclidean norm.
+        beta: Factor of a policy's rewards.
 
     Raises:
         UsageError: A number is out of range.
@@ -40,21 +44,47 @@ class Loading:
     as_: str | None = None
     objective: str = ""
     orders: Literal["both", "first"] = "both"
+    reference: str | None = None
+    implicit: Literal["ratio", "sum", "average", "norm"] | None = None
+    beta: float = 1.0
 
     def __post_init__(self) -> None:
         require_at_least("--batch-tokens", self.batch_tokens, 1)
+        if self.reference is not None and self.implicit not in (None, "ratio"):
+            raise UsageError(f"--implicit {self.implicit} has no reference; drop --reference, or use ratio")
+        if self.reference is None and self.implicit == "ratio":
+            raise UsageError("--implicit ratio needs --reference; name it, or use sum, average or norm")
+        if not self.beta > 0 or (self.beta != 1 and not self.policy):
+            raise UsageError(f"--beta {self.beta} is a positive factor of a policy's rewards, with --reference or --implicit; leave it out")
         import_modules(self.import_)
+
+    @property
+    def policy(self) -> bool:
+        """Whether the model is a policy, whose log-probabilities are rewards."""
+        return self.reference is not None or self.implicit is not None
+
+    def implicit_scorer(self, model: str, attention: str = "auto", layout: Literal["auto", "trees", "padded"] = "auto") -> PreferenceScorer:
+        """Return a scorer of a policy. Raises CheckpointError: a model cannot be read."""
+        from prefrep.scoring.implicit import ImplicitScorer
+
+        form = self.implicit or "ratio"
+        return ImplicitScorer.of(
+            model, self.reference, form, self.beta, self.device, self.dtype, attention, self.batch_tokens, layout, self.trust_remote_code
+        )
 
     @property
     def settings(self) -> str:
         """Options that move scores, in words."""
-        said = {"as": self.as_, "objective": self.objective, "orders": "" if self.orders == "both" else self.orders}
+        said: dict[str, object] = {"reference": self.reference, "implicit": self.implicit, "beta": self.beta if self.policy else ""}
+        said |= {"as": self.as_, "objective": self.objective, "orders": "" if self.orders == "both" else self.orders}
         return "".join(f" --{name} {value}" for name, value in said.items() if value)
 
     def block_scorer(self, model: str) -> PreferenceScorer:
         """Return a scorer whose tables come by 2 x 2 block where the head of an exported folder has blocks."""
         if is_url(model):
             return remote(model, self.dtype, blocks=True)
+        if self.policy:
+            return self.implicit_scorer(model)
         from prefrep.scoring.blocks import BlockScorer
 
         trusted = self.trust_remote_code
@@ -89,6 +119,8 @@ class LocalScoring(Loading):
 
     def here(self, model: str) -> PreferenceScorer:
         """Return a scorer of a model in this process. Raises CheckpointError: it cannot be read."""
+        if self.policy:
+            return self.implicit_scorer(model, self.attention, self.layout)
         from prefrep.scoring.scorer import Scorer
 
         trusted = self.trust_remote_code

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prefrep.errors import ConfigError, RecordError
-from prefrep.records import Comparison, Messages, RankedResponses
+from prefrep.records import Comparison, RankedResponses, turns
 from prefrep.scoring.asked import Said, ranked
 from prefrep.scoring.http import RefusedError, ServerError, authorities, headers, request
 
@@ -180,7 +180,7 @@ class RemoteScorer:
 
     def _plain(self, record: RankedResponses) -> dict[str, Any]:
         """Return a record as the server reads it; models that answer everybody alike are not told who judged."""
-        plain: dict[str, Any] = {"prompt": _turns(record.prompt), "responses": [_turns(each) for each in record.responses]}
+        plain: dict[str, Any] = {"prompt": turns(record.prompt), "responses": [turns(each) for each in record.responses]}
         if record.template_kwargs:
             plain["chat_template_kwargs"] = dict(record.template_kwargs)
         if record.annotator and "annotators" in self.about["describe"]:
@@ -211,7 +211,3 @@ def _both(pair: Comparison) -> RankedResponses:
         pair.prompt, (pair.chosen, pair.rejected), id=pair.id, source=pair.source, template_kwargs=pair.template_kwargs,
         annotator=pair.annotator,
     )  # fmt: skip
-
-
-def _turns(said: Messages) -> list[dict[str, Any]]:
-    return [message.as_dict() for message in said]

@@ -20,13 +20,13 @@ from prefrep import generation, judges
 from prefrep.data import preference, prompts
 from prefrep.errors import UsageError
 from prefrep.modules import PreferenceModule
-from prefrep.nn import heads, losses, objectives, skew
+from prefrep.nn import alignment, heads, losses, objectives, skew
 from prefrep.parts import class_names
 from prefrep.shipped import config_file
 
 # Classes of these modules can be named without their module.
 CATALOGUE: tuple[ModuleType, ...] = (
-    heads, losses, skew, objectives, generation, judges, preference, prompts, prefrep.modules, prefrep.callbacks,
+    heads, losses, skew, objectives, alignment, generation, judges, preference, prompts, prefrep.modules, prefrep.callbacks,
 )  # fmt: skip
 
 

@@ -29,6 +29,7 @@ _FREE = (
 _TRAINER = (
     "accumulate_grad_batches", "precision", "gradient_clip_val", "gradient_clip_algorithm", "limit_train_batches", "overfit_batches",
     "deterministic", "callbacks.SampleResponses", "callbacks.LabelPreferences", "callbacks.UpdateReference",
+    "callbacks.KLBudget", "callbacks.HeldOut.patience",
 )  # fmt: skip
 _NOTED = ("trainer.max_epochs", "trainer.max_steps", "trainer.devices", "trainer.num_nodes", "trainer.strategy", "data.num_workers")
 

@@ -83,7 +83,7 @@ def test_winrate_is_what_the_judge_says(tmp_path: Path, judge: str, capsys: pyte
     wanted = [float(scorer.table("Why?", ["Because.", "No."])[0, 1]), float(scorer.table("Who?", ["Me", "You, and him"])[0, 1])]
     one, two = (json.loads((tmp_path / out / "results.json").read_text()) for out in ("ab", "ba"))
     assert one["win_rate"]["score"] == pytest.approx(sum(expit(wanted)) / 2, abs=1e-5)
-    for key in ("win_rate", "length_controlled"):
+    for key in ("win_rate", "length_controlled_minimal"):
         assert one[key]["score"] + two[key]["score"] == pytest.approx(1, abs=1e-5)
     assert "A against B" in capsys.readouterr().out
 

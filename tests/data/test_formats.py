@@ -80,7 +80,7 @@ def test_pairs_are_detected_and_read(format: str, row: dict[str, Any], record: C
 def test_every_format_that_can_be_detected_is_tested() -> None:
     ranked = {"ultrafeedback", "ranked", "rewardbench2"}  # below
     benchmarks = {"rmbench", "judgebench", "rmb", "ppe"}  # tests/data/test_benchmark_formats.py
-    steps = {"steps", "first-wrong"}  # tests/labels/test_steps.py
+    steps = {"steps", "first-wrong", "processbench", "stepwise"}  # tests/labels/test_steps.py
     named_only = {"openrlhf", "rlhflow"}
     assert {format for format, _, _ in PAIRS} | ranked | benchmarks | steps | named_only | set(test_public_formats.ROWS) == set(FORMATS)
 

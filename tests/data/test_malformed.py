@@ -164,7 +164,14 @@ def fitted(path: str) -> None:
 @cache
 def reader() -> Any:
     encode = encoder()
-    return SimpleNamespace(tokenizer=encode.tokenizer, layout="single", unpaired=True, backbone=SimpleNamespace(room=None, frozen=False))
+    return SimpleNamespace(
+        tokenizer=encode.tokenizer,
+        layout="single",
+        unpaired=True,
+        reading=None,
+        needs_prompt=False,
+        backbone=SimpleNamespace(room=None, frozen=False),
+    )
 
 
 @cache

@@ -36,6 +36,8 @@ def attach(
         supports_trees=lambda: trees,
         backbone=backbone,
         unpaired=False,
+        needs_prompt=False,
+        reading=None,
         annotators=None,
     )
     total = SimpleNamespace(processed=done)

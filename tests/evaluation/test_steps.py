@@ -67,7 +67,7 @@ def test_a_planted_model_finds_them(tmp_path: Path) -> None:
     assert planted.read == 60
     assert {name: (each["n"], each["score"]) for name, each in results["subsets"].items()} == {
         "largest drop, wrong solutions": (20, 1.0), "threshold, all solutions": (30, 1.0), "threshold, wrong solutions": (20, 1.0),
-        "threshold, right solutions": (10, 1.0),
+        "threshold, right solutions": (10, 1.0), "F1": (30, 1.0),
     }  # fmt: skip
     assert -3 < results["threshold"] < 0 and results["overall"] == results["subsets"]["threshold, all solutions"]
     low, high = binomtest(30, 30).proportion_ci(method="wilson")
@@ -112,6 +112,38 @@ def test_the_threshold_is_the_best_one() -> None:
     assert first_below(impossible[0].scores, best_threshold(impossible)) is None
 
 
+def test_f1_of_processbench_by_hand() -> None:
+    """Threshold 0: of four wrong solutions one is found and of two right ones one, in one subset; all in another."""
+    first = [
+        ("w", 0, (-1.0, 1.0)),
+        ("w", 1, (-1.0, -1.0)),
+        ("w", 1, (1.0, 1.0)),
+        ("w", 0, (1.0, -1.0)),
+        ("r", 2, (1.0, 1.0)),
+        ("r", 2, (1.0, -1.0)),
+    ]
+    second = [("w", 1, (1.0, -1.0)), ("r", 2, (1.0, 1.0)), ("r", 2, (1.0, 1.0))]
+    rows = [
+        StepScore(f"{i}", name, wrong, scores) for name, some in (("a", first), ("b", second)) for i, (_, wrong, scores) in enumerate(some)
+    ]
+    others = [StepScore("c", "", 0, (-0.5,)), StepScore("d", "", 1, (0.5,))]
+    results = evaluate(rows, others)
+    assert results["threshold"] == 0.0
+    f1 = {name: (value["n"], value["score"]) for name, value in results["subsets"].items() if name.startswith("F1")}
+    # a: 1/4 and 1/2; b: 1 and 1; together 2/5 and 3/4.
+    assert f1 == {"F1": (9, pytest.approx(12 / 23)), "F1, a": (6, pytest.approx(1 / 3)), "F1, b": (3, 1.0)}
+    assert "F1" not in evaluate([row for row in rows if row.wrong is None], others)["subsets"], "no wrong solution: no F1"
+
+
+def test_trees_are_no_solutions(tmp_path: Path) -> None:
+    """Siblings of a tree have values of steps, too, but no first wrong one."""
+    path = tmp_path / "tree.jsonl"
+    rows = [{"prompt": "p", "prefix": "a", "step": step, "Q": q} for step, q in (("b", 1.0), ("c", 0.0))]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(DataError, match="no solution; eval steps needs rows"):
+        solutions(read(Source(str(path))), "tree")
+
+
 def test_nothing_to_find() -> None:
     """Solutions that are right throughout."""
     with pytest.raises(DataError, match="no solution has a wrong step"):
@@ -142,6 +174,21 @@ def test_the_program(exports: dict[str, str], tmp_path: Path, capsys: pytest.Cap
     for row, record in zip(rows, solutions(read(Source(data)), data), strict=True):
         alone = [float(next(scorer.rewards([RankedResponses(record.prompt, (each,))]))[0]) for each in record.responses]
         assert row.scores == pytest.approx(alone, abs=1e-4)
+    processbench = tmp_path / "processbench.jsonl"
+    found = [json.loads(line) for line in Path(data).read_text().splitlines()]
+    renamed = [
+        {
+            "id": f"gsm8k-{i}",
+            "problem": row["prompt"],
+            "steps": row["steps"],
+            "label": -1 if row["first_wrong"] is None else row["first_wrong"],
+        }
+        for i, row in enumerate(found)
+    ]
+    processbench.write_text("".join(json.dumps(row) + "\n" for row in renamed))
+    assert main([*arguments[:3], "--data", str(processbench), "--out", str(tmp_path / "pb"), "--calibrate-on", other]) == 0
+    again = json.loads((tmp_path / "pb" / "results.json").read_text())
+    assert again["subsets"] == results["subsets"] and "F1" in again["subsets"]
     assert "threshold, all solutions" in capsys.readouterr().out
     assert report([str(out), "--out", str(tmp_path / "page.html")]) == 0
     assert "threshold, right solutions" in (tmp_path / "page.html").read_text()

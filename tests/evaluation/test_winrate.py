@@ -96,11 +96,11 @@ def test_numbers() -> None:
     pairs = [comparison("p", "same", "size") for _ in scores]
     found = results(scores, pairs, Bootstrap(500))
     mean = sum(expit(scores)) / 4
-    assert found["win_rate"]["score"] == pytest.approx(mean) == found["length_controlled"]["score"]
+    assert found["win_rate"]["score"] == pytest.approx(mean) == found["length_controlled_minimal"]["score"]
     assert found["strict_wins"]["score"] == 0.5
     assert (found["wins"], found["ties"], found["losses"]) == (2, 1, 1)
     assert found["mean_length"] == {"a": 4.0, "b": 4.0} and found["notes"] == []
-    for key in ("win_rate", "strict_wins", "length_controlled"):
+    for key in ("win_rate", "strict_wins", "length_controlled_minimal"):
         low, high = found[key]["ci95"]
         assert 0 < low < found[key]["score"] < high < 1
     rows = sample_rows(scores, pairs)
@@ -119,4 +119,12 @@ def test_length_counts_assistant_messages_only() -> None:
 def test_constant_length_difference_is_said() -> None:
     found = results([1.0, 2.0], [comparison("p", "long", "no"), comparison("q", "more", "to")], Bootstrap(10))
     assert "cannot be controlled" in found["notes"][0]
-    assert found["length_controlled"]["score"] == pytest.approx(found["win_rate"]["score"])
+    assert found["length_controlled_minimal"]["score"] == pytest.approx(found["win_rate"]["score"])
+
+
+def test_a_length_controlled_win_rate_beyond_belief_is_said() -> None:
+    """Short answers that lose where they are shortest: the fit at equal lengths, which never occur, is far from what was seen."""
+    pairs = [comparison(f"p{i}", "x" * (100 + 20 * (i % 5)), "y" * 200) for i in range(40)]
+    found = results([i % 5 - 4.0 for i in range(40)], pairs, Bootstrap(10))
+    raw, controlled = found["win_rate"]["score"], found["length_controlled_minimal"]["score"]
+    assert controlled > raw + (1 - raw) / 4 and f"({controlled:.3f} against {raw:.3f})" in found["notes"][0]

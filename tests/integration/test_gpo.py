@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from serving import export, serving
 from transformers import AutoModelForCausalLM
 
 from prefrep.cli.friendly import run
@@ -207,6 +208,26 @@ def test_a_preference_model_judges_and_its_blocks_are_kept(prompts: Path, tmp_pa
     torch.testing.assert_close(blocks.sum(0), torch.tensor(line["table"]), atol=1e-5, rtol=0)
 
 
+def test_a_panel_with_a_judge_behind_a_server(prompts: Path, tmp_path: Path) -> None:
+    """Labels carry the table of each judge and their weighted mean, training reads them, and a server answers as its folder does."""
+    folder = export(tmp_path, "gpm")
+    rule = {"class_path": "RuleJudge", "init_args": {"rule": "prefrep.judges.concise"}}
+    with serving({"gpm": folder}) as served:
+        model = {"class_path": "ModelJudge", "init_args": {"path": served.url}}
+        judges = {"judges": {"rule": rule, "model": model}, "weights": {"model": 3}}
+        more = ("--config", judged_by(tmp_path, {"class_path": "PanelJudge", "init_args": judges}), "--trainer.max_epochs", "1")
+        fit(prompts, tmp_path / "run", *more, "--model.objective", "CaPOObjective")
+    scorer = Scorer.from_pretrained(folder)
+    for line in lines(tmp_path / "run", 0, "labels"):
+        own, served_table = (torch.tensor(line["tables"][name]) for name in ("rule", "model"))
+        expected = [[concise("", a, b) for b in line["responses"]] for a in line["responses"]]
+        torch.testing.assert_close(own, torch.tensor(expected))
+        table = torch.from_numpy(scorer.table(line["prompt"][0]["content"], line["responses"]))
+        torch.testing.assert_close(served_table, table, atol=1e-4, rtol=0)
+        torch.testing.assert_close(torch.tensor(line["table"]), 0.25 * own + 0.75 * served_table)
+    assert lines(tmp_path / "run", 1, "verdicts"), "held-out answers were compared by the same panel"
+
+
 def overlay(folder: Path, change: Callable[[list[dict[str, Any]]], list[dict[str, Any]]]) -> str:
     """A configuration whose only content are other callbacks, to be named after the tiny one."""
     callbacks = yaml.safe_load(TINY.read_text())["trainer"]["callbacks"]
@@ -230,7 +251,8 @@ def judged_by(folder: Path, judge: dict[str, Any], **sampling: Any) -> str:
 
 
 @pytest.mark.parametrize(
-    "objective", ["SPPOObjective", "LNGPOObjective", "DPOObjective", "IPOObjective", "DistillObjective", "NashMDObjective"]
+    "objective",
+    ["SPPOObjective", "LNGPOObjective", "DPOObjective", "IPOObjective", "DistillObjective", "NashMDObjective", "CaPOObjective"],
 )
 def test_every_objective_trains(objective: str, prompts: Path, tmp_path: Path) -> None:
     rule = {"class_path": "RuleJudge", "init_args": {"rule": "prefrep.judges.concise"}}

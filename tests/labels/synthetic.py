@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ import torch
 from prefrep.labels.base import Work
 from prefrep.labels.rows import Labelled
 from prefrep.labels.states import States
+from prefrep.nn.heads import PreferenceHead
 from prefrep.records import Comparison, Message
 
 
@@ -32,9 +33,9 @@ class Given(Work):
         super().__init__("none", folder)
         self._vectors = {name: torch.as_tensor(value, dtype=torch.float32) for name, value in vectors.items()}
 
-    def states(self, pairs: Sequence[Comparison], layout: Literal["single", "pair"] = "single") -> States:
+    def states(self, pairs: Sequence[Comparison], head: PreferenceHead | None = None) -> States:
         """The given states."""
-        assert layout == "single"
+        assert head is None or head.layout == "single"
         ends = [torch.stack([self._vectors[side[-1].content] for side in (each.chosen, each.rejected)]) for each in pairs]
         nothing = torch.zeros_like(ends[0][0])
         prompts = [self._vectors.get(each.prompt[-1].content, nothing) if each.prompt else nothing for each in pairs]

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import sys
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -12,14 +15,23 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # the checks are no part of the package
 from benchmarks import label_checks
+from prefrep.data.encode import EncodeConfig
+from prefrep.data.preference import PreferenceData
 from prefrep.data.sources import Source
-from prefrep.errors import ConfigError
+from prefrep.errors import ConfigError, RecordError
+from prefrep.io.folder import PreferenceModel
 from prefrep.judges import RuleJudge
-from prefrep.labels import CrossPrompt, Evidence, Labelled, LabelStep, Relevance, Thoroughness, Usefulness, Work
+from prefrep.labels import CrossPrompt, Evidence, Labelled, LabelStep, Relevance, Strength, Thoroughness, Usefulness, Work
 from prefrep.labels.axioms import nearest
 from prefrep.labels.rows import read_pairs, written
+from prefrep.modules import GeneralPreference
+from prefrep.nn.backbone import Backbone
+from prefrep.nn.heads import GPMHead
+from prefrep.nn.loading import load_tokenizer
 from prefrep.nn.losses import LogisticLoss
-from prefrep.records import Comparison, Message, text
+from prefrep.nn.skew import BlockSkew, GatedSkew
+from prefrep.records import Comparison, Message, RankedResponses, text
+from prefrep.scoring import Scorer
 from tests.labels.synthetic import Given, pair
 
 PAIRS = [pair(f"p{i}", f"good {i}", f"bad {i}", probability=float(i % 3 > 0)) for i in range(30)]
@@ -58,8 +70,6 @@ def test_across_prompts_by_a_judge(tmp_path: Path) -> None:
 
 def test_pairs_across_prompts_are_read_back(tmp_path: Path) -> None:
     """In a file with the pairs they were made of."""
-    import json
-
     path = tmp_path / "out.jsonl"
     every = CrossPrompt().apply(PAIRS, Work("none", tmp_path)).pairs
     path.write_text("".join(json.dumps(row) + "\n" for row in written(every)))
@@ -68,6 +78,44 @@ def test_pairs_across_prompts_are_read_back(tmp_path: Path) -> None:
     assert [[getattr(each, name) for name in fields] for each in again] == [
         [getattr(each.comparison, name) for name in fields] for each in every
     ]
+
+
+def test_gated_heads_refuse_pairs_across_prompts(tmp_path: Path) -> None:
+    """Where they are trained, scored and labelled; texts without any prompt are no such pairs, and other heads read both."""
+    pairs = CrossPrompt(alone=True).apply(PAIRS, Work("none", tmp_path)).pairs
+    path = tmp_path / "across.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in written(pairs[:3])))
+    refused = r"across.jsonl:1: its responses answer different prompts, and this head is gated"
+    records = [each.comparison for each in read_pairs(Source(str(path)))]
+    backbone, tokenizer = Backbone("bundled:tiny-llama").eval(), load_tokenizer("bundled:tiny-llama")
+    bare = Comparison((), (Message("assistant", "a"),), (Message("assistant", "b"),))
+    same = replace(records[0], rejected=(*records[0].chosen[:-1], Message("assistant", "b")))
+    longer = (Message("assistant", "a"), Message("user", "and?"), Message("assistant", "c"))
+    turns = Comparison((Message("user", "p"),), longer, (Message("assistant", "b"), *longer[1:]))
+    instructed = replace(records[0], prompt=(Message("system", "Be brief."),))
+    for gated in (True, False):
+        head = GPMHead(backbone.hidden_size, 4, GatedSkew if gated else BlockSkew)
+        scorer = Scorer(PreferenceModel(backbone, head, 1.0, EncodeConfig(), tokenizer, {}))
+        data = PreferenceData(train=str(path), cache=str(tmp_path / "cache"))
+        module = GeneralPreference(lambda: backbone, lambda _, head=head: head)
+        module.configure_model()
+        data.trainer = cast(Any, SimpleNamespace(lightning_module=module))
+        data.setup("fit")
+        assert len(list(scorer.compare([bare, same, turns]))) == 3
+        (table,) = scorer.tables([RankedResponses((), (records[0].chosen,))])
+        assert table.shape == (1, 1), "one conversation is no comparison"
+        if not gated:
+            assert len(list(scorer.compare(records))) == len(data._encoded("train")) == 3
+            continue
+        with pytest.raises(RecordError, match=refused):
+            list(scorer.compare(records))
+        with pytest.raises(RecordError, match="answer different prompts"):
+            list(scorer.compare([instructed]))
+        with pytest.raises(RecordError, match=refused):
+            data._encoded("train")
+        with pytest.raises(RecordError, match=refused):
+            step = Strength(folds=2, members=1, head=lambda size: GPMHead(size, 4, GatedSkew))
+            step.apply([Labelled(each) for each in records], Work("bundled:tiny-llama", tmp_path))
 
 
 def test_usefulness_is_a_log_ratio_of_votes(tmp_path: Path) -> None:

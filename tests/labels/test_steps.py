@@ -21,6 +21,7 @@ from prefrep.data.formats import detect, to_record
 from prefrep.data.sources import Source, read
 from prefrep.data.trees import NOBODY, collate
 from prefrep.errors import ConfigError, DataError, RecordError
+from prefrep.evaluation.steps import first_wrong as first_wrong_of
 from prefrep.labels import Steps, Work
 from prefrep.labels.rows import read_pairs
 from prefrep.labels.run import run
@@ -121,6 +122,29 @@ def test_solutions_with_a_first_wrong_step() -> None:
     for wrong in (3, -1, True, "b", 0.5):
         with pytest.raises(RecordError, match="'first_wrong' must be the index of a step, 0 to 2, or null"):
             to_record({**row, "first_wrong": wrong}, "auto", "here:1")
+
+
+def test_processbench_and_stepwise_supervision() -> None:
+    """Their columns say the same as `first-wrong`; labels of steps that are right behind a wrong one stay as they are."""
+    ours = to_record({"prompt": "p", "steps": ["a", "b", "c"], "first_wrong": 1, "id": "gsm8k-7", "subset": "gsm8k"}, "auto", "here:1")
+    row: dict[str, Any] = {"id": "gsm8k-7", "generator": "g", "problem": "p", "steps": ["a", "b", "c"], "final_answer_correct": False}
+    assert to_record({**row, "label": 1}, "auto", "here:1") == ours
+    for label, values in ((-1, (1, 1, 1)), (0, (0, 0, 0)), (2.0, (1, 1, 0))):
+        assert cast(RankedResponses, to_record({**row, "label": label}, "auto", "here:1")).scores == values
+    assert to_record({**row, "id": "7", "label": 1}, "auto", "here:1").subset == ""
+    assert to_record({**row, "subset": "mine", "label": 1}, "auto", "here:1").subset == "mine"
+    for label in (3, -2, True, "x", 0.5):
+        with pytest.raises(RecordError, match="'label' must be the index of a step, 0 to 2, or -1 where none is wrong"):
+            to_record({**row, "label": label}, "auto", "here:1")
+    trl: dict[str, Any] = {"prompt": "p", "completions": ["a", "b", "c"]}
+    assert detect({**trl, "labels": [True] * 3}, "here:1") == "stepwise"
+    for labels, wrong in (([True, False, True], 1), ([True] * 3, 3), ([0, 1, 1], 0)):
+        record = cast(RankedResponses, to_record({**trl, "labels": labels}, "auto", "here:1"))
+        assert record.scores == tuple(map(float, labels)) and first_wrong_of(record) == wrong
+        assert record.responses == cast(RankedResponses, ours).responses
+    for bad in ([True], [True, False, 2], "yes", [True, False, None]):
+        with pytest.raises(RecordError, match="'labels' must be true or false for each of the 3 'completions'"):
+            to_record({**trl, "labels": bad}, "auto", "here:1")
 
 
 def _module(kind: type[PreferenceModule], loss: ValueLoss) -> PreferenceModule:

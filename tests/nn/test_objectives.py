@@ -12,6 +12,7 @@ from torch import Tensor
 from prefrep.errors import ConfigError
 from prefrep.functional.gpo import Judged
 from prefrep.nn.objectives import (
+    CaPOObjective,
     DistillObjective,
     DPOObjective,
     GPOObjective,
@@ -147,6 +148,61 @@ def test_distillation_recovers_rewards_up_to_a_constant() -> None:
     loss(DistillObjective(1.0), ratios, judged).sum().backward()
     assert ratios.grad is not None
     torch.testing.assert_close(ratios.grad, torch.zeros(1, 3), atol=1e-6, rtol=0)
+
+
+def of_judges(seed: int = 4) -> tuple[Tensor, Judged]:
+    """A batch with tables of three judges on very different scales."""
+    logprobs, judged = example(seed)
+    tables = torch.randn(N, 3, K, K, generator=torch.Generator().manual_seed(seed)) * torch.tensor([0.3, 1.0, 20.0])[:, None, None]
+    tables = tables - tables.mT
+    return logprobs, Judged(tables.mean(1), judged.initial_table, judged.reference, judged.initial, judged.lengths, tables)
+
+
+def test_capo_is_the_mean_over_the_pairs_of_the_fronts() -> None:
+    logprobs, judged = of_judges()
+    beta, expected = 0.3, []
+    for n in range(N):
+        assert judged.tables is not None
+        wins = [
+            [sum(1 / (1 + math.exp(-float(t[i, j]))) for j in range(K) if j != i) / (K - 1) for i in range(K)] for t in judged.tables[n]
+        ]
+        points = list(zip(*wins, strict=True))
+        beats = [[all(a >= b for a, b in zip(p, q, strict=True)) and p != q for q in points] for p in points]
+        upper = [i for i in range(K) if not any(beats[j][i] for j in range(K))]
+        lower = [j for j in range(K) if not any(beats[j])]
+        rate, ratio = [sum(p) / 3 for p in points], (logprobs - judged.reference)[n].tolist()
+        errors = [(rate[i] - rate[j] - beta * (ratio[i] - ratio[j])) ** 2 for i in upper for j in lower if i != j]
+        expected.append(sum(errors) / len(errors))
+    torch.testing.assert_close(loss(CaPOObjective(beta), logprobs, judged), torch.tensor(expected))
+
+
+def test_capo_is_zero_where_log_ratios_are_its_targets() -> None:
+    _, judged = of_judges(5)
+    for objective in (CaPOObjective(0.2), CaPOObjective(0.2, pairs="best_worst")):
+        at = judged.reference + objective.targets(judged) + 3.0  # any constant: log Z cancels
+        torch.testing.assert_close(loss(objective, at, judged), torch.zeros(N), atol=1e-10, rtol=0)
+
+
+def test_capo_with_equal_targets_is_ipo() -> None:
+    """One judge who is certain of two responses: the win rates are 1 and 0, and (1 - beta d)^2 = beta^2 (d - 1 / (2 (beta / 2)))^2."""
+    table = torch.tensor([[[0.0, 200.0], [-200.0, 0.0]]]).repeat(N, 1, 1)
+    logprobs, judged = example(6)
+    two = Judged(table, torch.zeros(N, 2, 0), judged.reference[:, :2], judged.initial[:, :2], judged.lengths[:, :2])
+    for pairs in ("fronts", "best_worst"):
+        found = loss(CaPOObjective(0.3, pairs), logprobs[:, :2], two)
+        torch.testing.assert_close(found, 0.3**2 * loss(IPOObjective(0.15), logprobs[:, :2], two))
+
+
+def test_capo_does_not_ask_how_loud_a_judge_is() -> None:
+    """A judge who is certain and ten times louder gives the same loss; the mean of tables is another one."""
+    logprobs, judged = of_judges(7)
+    assert judged.tables is not None
+    loud = 50 * judged.tables.sign()
+    once, again = (
+        Judged((f * loud).mean(1), judged.initial_table, judged.reference, judged.initial, judged.lengths, f * loud) for f in (1, 10)
+    )
+    torch.testing.assert_close(loss(CaPOObjective(), logprobs, once), loss(CaPOObjective(), logprobs, again))
+    assert not torch.allclose(loss(DistillObjective(), logprobs, once), loss(DistillObjective(), logprobs, again))
 
 
 @pytest.mark.parametrize(

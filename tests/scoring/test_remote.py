@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from socket import socket
 from typing import Any
 
 import numpy as np
@@ -139,6 +140,11 @@ def test_tokens_models_and_addresses(folders: dict[str, Path], tmp_path: Path, m
             RemoteScorer(f"{it.url}#other")
     with pytest.raises(ServerError, match=r"no answer for 0\.3 s \(ConnectError.*is `prefrep serve` running there"):
         RemoteScorer(it.url, patience=0.3)
+    with socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with pytest.raises(ServerError, match=f"{port}/.*: nothing listens there"):  # at once: nobody has answered there before
+        RemoteScorer(f"http://127.0.0.1:{port}", patience=10**9)
 
 
 def test_a_busy_server_is_asked_again(folders: dict[str, Path], scorers: dict[str, Scorer]) -> None:

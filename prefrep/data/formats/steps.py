@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from prefrep.data.fields import named, number, prompt_of, text, text_response
 from prefrep.data.formats.base import Format, has, is_texts
 from prefrep.data.turns import MisfitError, Row, kind, need
-from prefrep.records import VALUE, RankedResponses, Record
+from prefrep.records import VALUE, Messages, RankedResponses, Record
 
 
 def solution(steps: Sequence[str]) -> str:
@@ -38,18 +40,48 @@ def _tree(row: Row) -> Record:
     return RankedResponses(prompt_of(row), (text_response(solution([*before, step]), "step"),), (value,), **names)
 
 
+def _solution(prompt: Messages, steps: Sequence[str], values: Sequence[float], names: Mapping[str, Any]) -> Record:
+    """Return a solution as its beginnings, each a response with its value."""
+    beginnings = tuple(text_response(solution(steps[: i + 1]), "steps") for i in range(len(steps)))
+    return RankedResponses(prompt, beginnings, tuple(values), **{**names, "criterion": VALUE})
+
+
+def _until(wrong: int, count: int) -> list[float]:
+    """Return the values of a solution's steps: 1 before the first wrong one, and 0 from there on."""
+    return [float(i < wrong) for i in range(count)]
+
+
 def _first_wrong(row: Row) -> Record:
-    """Read a solution as its beginnings, each a response: value 1 before the first wrong step, and 0 from there on."""
     need(row, "steps")
     steps, wrong = _steps(row["steps"], "steps"), row.get("first_wrong")
     if wrong is None:
         wrong = len(steps)
     elif isinstance(wrong, bool) or wrong not in range(len(steps)):
         raise MisfitError(f"'first_wrong' must be the index of a step, 0 to {len(steps) - 1}, or null, found {wrong!r:.60}")
-    beginnings = tuple(text_response(solution(steps[: i + 1]), "steps") for i in range(len(steps)))
-    values = tuple(float(i < wrong) for i in range(len(steps)))
-    return RankedResponses(prompt_of(row), beginnings, values, **(named(row) | {"criterion": VALUE}))
+    return _solution(prompt_of(row), steps, _until(wrong, len(steps)), named(row))
+
+
+def _processbench(row: Row) -> Record:
+    """Read a row of ProcessBench (arXiv:2412.06559); its subset is what precedes the number in its id, such as gsm8k-12."""
+    need(row, "steps", "label")
+    steps, wrong, names = _steps(row["steps"], "steps"), row["label"], named(row)
+    if isinstance(wrong, bool) or wrong not in range(-1, len(steps)):
+        raise MisfitError(f"'label' must be the index of a step, 0 to {len(steps) - 1}, or -1 where none is wrong, found {wrong!r:.60}")
+    if match := re.fullmatch(r"(\w+)-\d+", names["id"]):
+        names["subset"] = names["subset"] or match[1]
+    return _solution(prompt_of(row, "problem"), steps, _until(len(steps) if wrong == -1 else wrong, len(steps)), names)
+
+
+def _stepwise(row: Row) -> Record:
+    """Read TRL's stepwise supervision, in which PRM800K and Math-Shepherd are published too: whether each step is right."""
+    need(row, "completions", "labels")
+    steps, labels = _steps(row["completions"], "completions"), row["labels"]
+    if not isinstance(labels, list) or len(labels) != len(steps) or any(label not in (0, 1) for label in labels):
+        raise MisfitError(f"'labels' must be true or false for each of the {len(steps)} 'completions', found {labels!r:.60}")
+    return _solution(prompt_of(row), steps, [float(label) for label in labels], named(row))
 
 
 STEPS = Format('{"prompt", "prefix": [STEPS] or TEXT, "step": TEXT, "Q": 0..1}', has("prompt", "prefix", "step", "Q"), _tree, gathers=True)
 FIRST_WRONG = Format('{"prompt", "steps": [TEXT], "first_wrong": INDEX or null}', has("prompt", "steps", "first_wrong"), _first_wrong)
+PROCESSBENCH = Format('{"problem", "steps": [TEXT], "label": INDEX or -1}', has("problem", "steps", "label"), _processbench)
+STEPWISE = Format('{"prompt", "completions": [TEXT], "labels": [true or false]}', has("prompt", "completions", "labels"), _stepwise)

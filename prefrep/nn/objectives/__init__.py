@@ -5,10 +5,12 @@ replaces pi_t.
 """
 
 from prefrep.nn.objectives.base import PolicyObjective
+from prefrep.nn.objectives.calibrated import CaPOObjective
 from prefrep.nn.objectives.pairs import DistillObjective, DPOObjective, IPOObjective
 from prefrep.nn.objectives.regression import GPOObjective, LNGPOObjective, NashMDObjective, SPPOObjective
 
 __all__ = [
+    "CaPOObjective",
     "DPOObjective",
     "DistillObjective",
     "GPOObjective",

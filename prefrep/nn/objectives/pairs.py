@@ -24,9 +24,14 @@ class _BestAgainstWorst(PolicyObjective):
 
     def __call__(self, logprobs: Tensor, judged: Judged, selected: Tensor) -> Tensor:
         """Return the loss of each prompt [N]; 0 if all responses are equally good."""
-        best, worst = (logprobs - judged.reference.gather(-1, selected)).unbind(-1)
+        ratios = logprobs - judged.reference.gather(-1, selected)
+        best, worst = self.scaled(ratios, judged.lengths.gather(-1, selected)).unbind(-1)
         better, worse = gpo.mean_over_opponents(judged.table, True).gather(-1, selected).unbind(-1)
         return torch.where(better > worse, self.formula(best, worst), 0.0)
+
+    def scaled(self, ratios: Tensor, lengths: Tensor) -> Tensor:
+        """Return what the formula reads of log-ratios [.., 2] of responses of some tokens [.., 2]."""
+        return ratios
 
     @abstractmethod
     def formula(self, best: Tensor, worst: Tensor) -> Tensor:
@@ -50,7 +55,15 @@ class IPOObjective(_BestAgainstWorst):
 
     Args:
         beta: The target difference of the log-ratios is 1 / (2 beta).
+        per_token: Divide log-ratios by the number of tokens, as TRL's `ipo` does; its beta then means the same here.
     """
+
+    def __init__(self, beta: float = 0.1, per_token: bool = False) -> None:
+        super().__init__(beta)
+        self.per_token = per_token
+
+    def scaled(self, ratios: Tensor, lengths: Tensor) -> Tensor:  # noqa: D102
+        return ratios / lengths.clamp_min(1) if self.per_token else ratios
 
     def formula(self, best: Tensor, worst: Tensor) -> Tensor:
         """Return `functional.gpo.ipo`."""

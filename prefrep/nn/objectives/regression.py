@@ -165,6 +165,9 @@ class NashMDObjective(_Regression):
 class SPPOObjective(_Regression):
     """Self-play preference optimization: regress log pi / pi_t on (P(y > pi_t) - 1/2) / beta (arXiv 2405.00675, eq. 4.4).
 
+    TRL's `sppo_hard` is the sum over the two responses of a pair, and this the mean: of a certain judge and without self-comparison it is
+    half of TRL's for the same beta, so twice the learning rate gives the same steps of plain gradient descent.
+
     Args:
         beta: Divisor of the win rates.
         select: See `GPOObjective`.

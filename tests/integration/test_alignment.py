@@ -1,0 +1,177 @@
+"""Policies on given responses as people train them: every YAML and loss, a run that is killed and goes on, an export that answers."""
+
+from __future__ import annotations
+
+import gc
+import json
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from conftest import program
+from safetensors.torch import load_file
+
+from prefrep.cli.main import main
+from prefrep.errors import ConfigError, DataError, PrefrepError, RecordError
+from prefrep.modules import DirectAlignment
+from prefrep.modules.base import LanguageModule
+from prefrep.nn import alignment
+
+ROOT = Path(__file__).parents[2]
+TINY = ROOT / "configs" / "tiny" / "dpo.yaml"
+CONFIGS = [TINY, *sorted((ROOT / "configs" / "policy").glob("*.yaml"))]
+ROWS = [{"prompt": f"Say {i}", "chosen": f"{i} it is", "rejected": f"no {i * 7 % 5}, thanks"} for i in range(6)]
+UNPAIRED = [{"prompt": f"Say {i}", "completion": f"{i} it is" if i % 2 else "no, thanks", "label": bool(i % 2)} for i in range(6)]
+LOSSES = sorted(name for name in vars(alignment) if name.endswith("Loss") and name not in ("AlignmentLoss",))
+
+
+def written(file: Path, rows: list[dict[str, Any]]) -> Path:
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return file
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return written(tmp_path / "data.jsonl", ROWS)
+
+
+def fit(data: Path, out: Path, *more: str, config: Path = TINY) -> None:
+    main(
+        [
+            "fit", "--config", str(config), "--data.train", str(data), "--data.val", str(data), "--trainer.default_root_dir", str(out),
+            "--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false", *more,
+        ]
+    )  # fmt: skip
+
+
+def metrics(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_every_yaml_runs(config: Path, data: Path, tmp_path: Path) -> None:
+    fit(data, tmp_path, "--model.backbone.path", "bundled:tiny-llama", "--data.batch_size", "2", config=config)
+    found = metrics(tmp_path)
+    assert {"train/loss", "train/accuracy", "train/preferred_logprob", "lr"} <= set(found[0]) and "val/accuracy" in found[-1]
+    about = json.loads((tmp_path / "export" / "policy.json").read_text())
+    assert about["recipe"]["module"] == "DirectAlignment" and about["recipe"]["objective"]["class"] == "DPOLoss"
+
+
+def test_the_tiny_configuration_has_the_shape_of_the_real_one() -> None:
+    tiny, real = (yaml.safe_load(file.read_text()) for file in (TINY, ROOT / "configs" / "policy" / "dpo.yaml"))
+    assert tiny["model"].keys() == real["model"].keys() and tiny["trainer"]["callbacks"] == real["trainer"]["callbacks"]
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_every_loss_learns_what_is_preferred(loss: str, data: Path, tmp_path: Path) -> None:
+    """A class on the command line; after a few epochs the pairs of the training data are ranked rightly."""
+    fit(data, tmp_path, "--model.loss", loss, "--trainer.max_epochs", "4")
+    found = metrics(tmp_path)
+    assert found[-1]["val/accuracy"] == 1.0
+    if loss in ("DPOLoss", "RobustDPOLoss", "KTOLoss"):
+        assert found[0]["train/preferred_reward"] == pytest.approx(0, abs=1e-4), "the policy begins as its reference"
+
+
+def test_single_responses_train_kto_alone(tmp_path: Path) -> None:
+    data = written(tmp_path / "kto.jsonl", UNPAIRED)
+    fit(data, tmp_path / "run", "--model.loss", "KTOLoss")
+    assert "train/divergence" in metrics(tmp_path / "run")[0]
+    with pytest.raises(DataError, match="without a pair"):
+        fit(data, tmp_path / "dpo")
+
+
+def killed(go: Callable[[], None], step: int) -> None:
+    def die(run: LanguageModule, optimizer: Any) -> None:
+        if run.trainer.global_step == step:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def target() -> None:
+        LanguageModule.on_before_optimizer_step = die  # type: ignore[method-assign]
+        go()
+
+    gc.collect()  # temporary files of earlier runs, which the process would delete a second time
+    process = multiprocessing.get_context("fork").Process(target=target)
+    process.start()
+    process.join(timeout=120)
+    assert process.exitcode == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("more", [(), ("--model.backbone.lora", "null", "--model.optimizer.lr", "1e-4", "--model.loss", "KTOLoss")])
+def test_a_killed_run_ends_as_if_nothing_had_happened(
+    more: tuple[str, ...], data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed in step 5 of 6, in the middle of an epoch; log pi_0 is not measured again, also where it is kept in the run's folder."""
+    config = yaml.safe_load(TINY.read_text())
+    config["data"]["cache"] = None
+    config["trainer"]["callbacks"][0]["init_args"]["train_time_interval"] = "0:00:00.000001"
+    (file := tmp_path / "often.yaml").write_text(yaml.safe_dump(config))
+    fit(data, tmp_path / "whole", *more, config=file)
+    killed(lambda: fit(data, tmp_path / "run", *more, config=file), 4)
+
+    measured = DirectAlignment.initial_logprobs
+
+    @contextmanager
+    def unread(module: DirectAlignment) -> Iterator[Any]:
+        def never(batch: Any) -> None:
+            raise AssertionError("log pi_0 is measured again")
+
+        with measured(module) as (backbone, _):
+            yield backbone, never
+
+    monkeypatch.setattr(DirectAlignment, "initial_logprobs", unread)
+    with pytest.raises(AssertionError, match="measured again"):
+        fit(data, tmp_path / "fresh", *more, config=file)
+    fit(data, tmp_path / "run", *more, config=file)
+    whole, found = (load_file(tmp_path / name / "export" / "model.safetensors") for name in ("whole", "run"))
+    assert whole.keys() == found.keys() and all(torch.equal(whole[name], found[name]) for name in whole)
+    steps = [line["step"] for line in metrics(tmp_path / "run") if "train/loss" in line]
+    assert steps == [1, 2, 3, 4, 5, 6]
+
+
+def test_an_export_answers_and_is_judged(data: Path, tmp_path: Path) -> None:
+    fit(data, tmp_path / "run")
+    prompts = written(tmp_path / "prompts.jsonl", [{"instruction": row["prompt"]} for row in ROWS[:2]])
+    quick = ["--max-new-tokens", "6", "--device", "cpu"]
+    assert program("eval", "generate")(
+        ["--model", str(tmp_path / "run" / "export"), "--benchmark", "alpaca_eval", "--data", str(prompts), "--out", str(tmp_path / "a"), *quick]
+    ) == 0  # fmt: skip
+    assert len(json.loads((tmp_path / "a" / "model_outputs.json").read_text())) == 2
+    assert program("eval", "winrate")(
+        [
+            "--model", str(tmp_path / "run" / "export"), "--against", "bundled:tiny-llama", "--judge", "prefrep.judges.concise",
+            "--data", str(prompts), "--out", str(tmp_path / "w"), *quick,
+        ]
+    ) == 0  # fmt: skip
+    assert 0 <= json.loads((tmp_path / "w" / "results.json").read_text())["win_rate"]["score"] <= 1
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "says"),
+    [
+        (("--model.loss.beta", "0"), ConfigError, "DPOLoss.beta must be a positive number"),
+        (("--model.backbone.lora", "null", "--model.backbone.frozen", "true"), ConfigError, "trains its backbone"),
+        (("--model.loss", "KTOLoss", "--model.across", "joint"), ConfigError, "set across to refuse"),
+        (("--model.loss", "LogisticLoss"), PrefrepError, "LogisticLoss"),
+    ],
+)
+def test_wrong_options_get_a_sentence(options: tuple[str, ...], error: type[PrefrepError], says: str, data: Path, tmp_path: Path) -> None:
+    with pytest.raises(error, match=says):
+        fit(data, tmp_path, *options)
+
+
+def test_rows_across_prompts(tmp_path: Path) -> None:
+    def side(i: int, text: str) -> list[dict[str, str]]:
+        return [{"role": "user", "content": f"Say {i}"}, {"role": "assistant", "content": text}]
+
+    data = written(tmp_path / "across.jsonl", [{"chosen": side(i, f"{i} it is"), "rejected": side(i + 1, "no, thanks")} for i in range(6)])
+    with pytest.raises(RecordError, match=r"across.jsonl:1: its responses answer different prompts; set --model.across joint"):
+        fit(data, tmp_path / "refused")
+    fit(data, tmp_path / "run", "--model.across", "joint")
+    assert metrics(tmp_path / "run")[-1]["val/accuracy"] == 1.0
