@@ -10,10 +10,12 @@ from prefrep.judges.panel import PanelJudge
 from prefrep.judges.rules import RuleJudge, concise, conciseness
 
 if TYPE_CHECKING:
+    from prefrep.judges.implicit import ImplicitJudge
     from prefrep.judges.models import ModelJudge, OfficialJudge, SocietyJudge
 
 __all__ = (
     "Comparer",
+    "ImplicitJudge",
     "Judge",
     "ModelJudge",
     "OfficialJudge",
@@ -31,7 +33,8 @@ def __getattr__(name: str) -> Any:
     """Import the judges that need torch on first use."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from prefrep.judges import models
+    from prefrep.judges import implicit, models
 
+    globals().update(ImplicitJudge=implicit.ImplicitJudge)
     globals().update(ModelJudge=models.ModelJudge, OfficialJudge=models.OfficialJudge, SocietyJudge=models.SocietyJudge)
     return globals()[name]
