@@ -11,12 +11,26 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from prefrep.data.encode import EncodeConfig
+from prefrep.errors import ConfigError
 from prefrep.io.folder import PreferenceModel
 from prefrep.io.heads import describe_head
 from prefrep.io.language_model import Build
 from prefrep.io.shards import read_config, read_tensors, stored_dtype
 from prefrep.nn.backbone import Backbone
 from prefrep.nn.heads import PreferenceHead
+
+
+def check_last(backbone: Backbone) -> None:
+    """Check that a model reads the last token of a text, as the layouts of other programs do.
+
+    Raises:
+        ConfigError: It reads something else.
+    """
+    if not backbone.shares_prompts:
+        raise ConfigError(
+            f"this model reads {'both ways' if backbone.both_ways else 'its text'}, pooling {backbone.pooling}, and other layouts read the "
+            "last token of a causal model; use the exported folder itself"
+        )
 
 
 @dataclass(frozen=True)

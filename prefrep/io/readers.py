@@ -97,7 +97,7 @@ def opened(
     if kind is not None and kind not in READERS:
         raise UsageError(f"--as {kind}: no such kind; there are {', '.join(READERS)}")
     place = hub.fetched(name, revision)
-    if kind is None and ((place / "prefrep.json").exists() or not any((place / each).exists() for each in CONFIGS)):
+    if kind is None and not hub.is_foreign(place):
         _one(name, objective)
         return folder.load(place, dtype, attention, device, trust_remote_code=trust_remote_code)
     found = kind or kind_of(str(place), trust_remote_code=trust_remote_code)
@@ -109,9 +109,6 @@ def opened(
     several = {"objective": objective} if found in FAMILIES else _one(name, objective)
     options = {"dtype": dtype, "attention": attention, "device": device, "trust_remote_code": trust_remote_code}
     return READERS[found](str(place), **several, **options)
-
-
-CONFIGS = ("config.json", "adapter_config.json")
 
 
 def _one(name: str | Path, objective: str) -> dict[str, str]:

@@ -233,13 +233,18 @@ class Backbone(nn.Module):
             return torch.get_autocast_dtype(device.type)
         return cast(torch.dtype, self.model.dtype)
 
+    @property
+    def shares_prompts(self) -> bool:
+        """Whether the state of a prompt's last token is that of the prompt alone, whatever follows."""
+        return not self.both_ways and self.pooling == "last"
+
     def supports_trees(self) -> bool:
         """Return whether the model respects a tree mask, and select the first kernel that does.
 
         If it does not, batches need `layout: padded`. Models that do not use transformers' attention interface build masks of their own
         and never support trees.
         """
-        if self.both_ways or self.pooling != "last" or not type(self.model)._can_set_attn_implementation():
+        if not self.shares_prompts or not type(self.model)._can_set_attn_implementation():
             return False
         device = next(self.parameters()).device
         if device.type not in self._trees:

@@ -64,14 +64,14 @@ def resolved(pooling: Pooling, marks: list[int] | None, config: Any) -> Pooling:
         ConfigError: The model cannot be read there.
     """
     both, t5 = reads_both_ways(config), config.model_type in ENCODER_DECODERS
+    if (pooling == "marked") != bool(marks):
+        raise ConfigError("Backbone.marks lists the ids of the tokens that pooling: marked reads; give both or neither")
     if pooling == "auto":
         return "last" if not both else "mean" if t5 else "first"
     if pooling == "first" and not both:
         raise ConfigError("Backbone.pooling first reads a token that a causal model writes before it has read the text; use last or mean")
     if pooling == "decoder" and not t5:
         raise ConfigError("Backbone.pooling decoder reads the decoder of a T5 model, and this model has none; use auto")
-    if (pooling == "marked") != bool(marks):
-        raise ConfigError("Backbone.marks lists the ids of the tokens that pooling: marked reads; give both or neither")
     return pooling
 
 
