@@ -238,7 +238,7 @@ def load(
 def _backbone(folder: Path, about: About, options: dict[str, Any], build: Build | None) -> Backbone:
     """Return the language model of a folder. Raises CheckpointError: it cannot be read, or needs code that the caller does not trust."""
     made = about.backbone
-    place = {name: made[name] for name in ("pooling", "marks") if made.get(name) not in (None, "last")}
+    place = {name: made[name] for name in ("pooling", "marks") if made.get(name) is not None}
     if about.weights == "full":
         if (folder / "adapter_config.json").exists():  # transformers would load the base that it names instead of the folder
             raise CheckpointError(f"{folder}: adapter_config.json names another model than the one here; export the model again")

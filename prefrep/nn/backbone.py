@@ -287,7 +287,8 @@ class Backbone(nn.Module):
             CheckpointError: It has none, as that of a classifier, so that the output layer is random.
         """
         if self._random_output:
-            raise CheckpointError(f"{self.path}: the checkpoint has no language-model head, which this run needs; use a causal model")
+            way = "use a causal model" + (", or readout: linear with a pair model" if self.both_ways else "")
+            raise CheckpointError(f"{self.path}: the checkpoint has no language-model head, which this run needs; {way}")
 
     def check_logits(self) -> None:
         """Check that there is an output layer and that `logits` agrees with the model.

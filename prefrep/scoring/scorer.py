@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from prefrep.data.encode import EncodeConfig
+from prefrep.data.recipes import SEGMENTS
 from prefrep.errors import ConfigError
 from prefrep.functional.aggregation import Rule, Social, aggregate
 from prefrep.io.readers import opened
@@ -151,8 +152,8 @@ class Scorer(Forward):
 
     @property
     def chats(self) -> bool:
-        """Whether the model reads conversations in a chat template, and not plain texts."""
-        return self.encode.template != "plain" and bool(self.model.tokenizer.chat_template)
+        """Whether the model reads conversations, in a chat template or a format of its own, and not plain texts."""
+        return self.encode.template in SEGMENTS or (self.encode.template != "plain" and bool(self.model.tokenizer.chat_template))
 
     def compare(self, comparisons: Iterable[Comparison], *, progress: str | None = None) -> Iterator[float]:
         """Yield the log-odds of chosen over rejected, in order.

@@ -57,6 +57,7 @@ def test_heads_learn_64_pairs(head: str, kind: str, more: dict[str, str], tmp_pa
     data = str(pairs(tmp_path / "d.jsonl"))
     backbone = [f"--model.backbone.{name}={value}" for name, value in more.items()]
     skew = ["--model.head.skew", "BlockSkew"] if head in ("gpm", "hybrid") else []
+    skew += ["--model.head.readout", "linear"] if head == "pairpm" else []
     options = ["--data.train", data, "--data.val", data, "--data.batch_size", "8", "--model.optimizer.lr", "0.005"]
     options += ["--trainer.accumulate_grad_batches", "1", "--trainer.enable_model_summary", "false"]
     options += ["--trainer.default_root_dir", str(tmp_path / "run"), "--trainer.max_epochs", "6", "--trainer.enable_progress_bar", "false"]
