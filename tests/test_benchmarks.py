@@ -148,3 +148,47 @@ def test_trainers_agree_on_losses_and_gradients() -> None:
     first = ours.loss
     ours.step(pairs.generated(tokenizer, 3, shared=True, scale=0.2, seed=1))
     assert abs(ours.loss - first) > 1e-3
+
+
+def test_a_league_of_objectives_sets_up_equal_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs of a league differ in objective, judge and seed alone, and are started where they are not finished."""
+    import yaml
+
+    from benchmarks import league
+
+    started: list[Path] = []
+
+    def fit(command: list[str], **_: object) -> Namespace:
+        started.append(Path(command[-1]).parent)
+        return Namespace(returncode=0)
+
+    monkeypatch.setattr(league.subprocess, "run", fit)
+    options = Namespace(out=tmp_path, rounds=2, prompts=8, model="bundled:tiny-llama")
+    held_out = league.prompts_of(3, tmp_path / "held-out.txt")
+    assert len(held_out.read_text().splitlines()) == 3
+    for name, objective in league.OBJECTIVES.items():
+        league.train(options, "circular", name, objective, 1, held_out)
+    assert [folder.name for folder in started] == [f"{name}-1" for name in league.OBJECTIVES]
+    contents = {folder.name: yaml.safe_load((folder / "run.yaml").read_text()) for folder in started}
+    whole = contents["GPO-1"]
+    assert [each["class_path"] for each in whole["trainer"]["callbacks"]].count("Baselines") == 1
+    for name, content in contents.items():
+        judges = [each["init_args"]["judge"] for each in content["trainer"]["callbacks"] if each["class_path"] == "LabelPreferences"]
+        (kind,) = (judge["class_path"] for judge in judges)
+        assert kind == ("PanelJudge" if name == "CaPO-1" else "RuleJudge")
+        assert content["data"] == whole["data"] and content["seed_everything"] == 1
+        assert content["model"]["init_args"].keys() == whole["model"]["init_args"].keys()
+    done = tmp_path / "circular" / "GPO-1"
+    for folder in (done / "export", done / "rounds" / "2"):
+        folder.mkdir(parents=True)
+    (done / "rounds" / "2" / "metrics.json").write_text(json.dumps({"held_out_win_rate_initial": 0.75}))
+    started.clear()
+    league.train(options, "circular", "GPO", league.OBJECTIVES["GPO"], 1, held_out)
+    assert started == [] and league.metrics(done, 2) == {"held_out_win_rate_initial": 0.75}
+
+
+def test_means_over_seeds_of_a_league() -> None:
+    """Student's t of two degrees of freedom at 97.5 %: 4.303; the standard error of 1, 2, 3 is 1 / sqrt(3)."""
+    from benchmarks import league
+
+    assert league.mean([1.0, 2.0, 3.0]) == "2 ± 2.5" and league.mean([0.5]) == "0.5" and league.mean([]) == "-"

@@ -57,6 +57,7 @@ def _outputs(sums: list[float], lengths: list[int]) -> tuple[Any, torch.Tensor]:
 
 
 def dpo(kind: str, beta: float, pair: Any) -> float:
+    """Return the loss of a pair by TRL's DPO trainer."""
     (a, ref_a, n), (b, ref_b, m) = pair
     outputs, mask = _outputs([a, b], [n, m])
     inputs = {
@@ -68,11 +69,13 @@ def dpo(kind: str, beta: float, pair: Any) -> float:
 
 
 def cpo(kind: str, beta: float, first: float, second: float, gamma: float = 0.0, smoothing: float = 0.0) -> float:
+    """Return the loss of two (mean) log-probabilities by its CPO trainer."""
     trainer = _trainer(beta=beta, loss_type=kind, simpo_gamma=gamma, label_smoothing=smoothing)
     return float(CPOTrainer.cpo_loss(trainer, torch.tensor([first], dtype=torch.float64), torch.tensor([second], dtype=torch.float64))[0])
 
 
 def odds(beta: float, pair: Any) -> float:
+    """Return the weighted log sigmoid of ORPO's odds ratio."""
     (a, _, n), (b, _, m) = pair
     return float(ORPOTrainer.odds_ratio_loss(_trainer(beta=beta), torch.tensor([a / n]), torch.tensor([b / m]))[0])
 

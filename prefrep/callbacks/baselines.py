@@ -19,6 +19,7 @@ from prefrep.errors import ConfigError
 from prefrep.generation import TransformersSampler, VLLMSampler
 from prefrep.judges import Judge
 from prefrep.metrics.intervals import stream
+from prefrep.metrics.repetition import repetition
 from prefrep.modules.gpo import GPO
 
 Floats = NDArray[np.float64]
@@ -122,8 +123,9 @@ class Baselines(RoundCallback):
                 second = key.removesuffix("initial")
                 values = averages(wins, odds, self.resamples, stream(self.seed, f"{name}{key}"))
                 found |= {f"{name}_{second}{each}_initial": value for each, value in values.items()}
-            words = [np.array([len(text.split()) for text in line["responses"]]) for line in lines]
-            found[f"{name}_words"] = float(np.mean([w @ count for w, count in zip(weights, words, strict=True)]))
+            for measure, value in (("words", lambda text: len(text.split())), ("repetition", repetition)):
+                of = [np.array([value(text) for text in line["responses"]]) for line in lines]
+                found[f"{name}_{measure}"] = float(np.mean([w @ each for w, each in zip(weights, of, strict=True)]))
         found["best_of_n_kl_initial"] = math.log(self.responses) - (self.responses - 1) / self.responses
         found["rejection_kl_initial"] = float(np.mean([(w * np.log(np.maximum(self.responses * w, 1e-300))).sum() for w in accepted]))
         return found

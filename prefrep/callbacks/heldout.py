@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from prefrep.callbacks import reference
 from prefrep.callbacks.labelling import check_reading
-from prefrep.callbacks.rounds import RoundCallback, parts, reading, report, seed_of
+from prefrep.callbacks.rounds import RoundCallback, more_rounds, parts, reading, report, seed_of
 from prefrep.callbacks.sampling import check_sampler, described, line_of, shape
 from prefrep.data.prompt_sources import Prompt
 from prefrep.data.prompts import PromptData
@@ -125,7 +125,9 @@ class HeldOut(RoundCallback):
                 self.fill(trainer, data, number, name, judged, groups, partial(_compared, judge, prompts, own, rivals))
         if self.first_time(trainer, number):
             self._report(trainer, data, number)
-        if self.patience is not None and (rounds := self._without_gain(data, number)) >= self.patience:
+        if self.patience is None or not more_rounds(trainer, number):
+            return
+        if (rounds := self._without_gain(data, number)) >= self.patience:
             log.info("stopped early: %d rounds without a higher held-out win rate than that of round %d", rounds, number - rounds)
             trainer.should_stop = True
 

@@ -48,20 +48,23 @@ class LabelPreferences(RoundCallback):
         """
         prompts = data.round_prompts(number)
         samples = data.rounds.read(number, "samples")
-        opponents = data.rounds.read(number, "opponents")
+        opponents, earlier = data.rounds.read(number, "opponents"), data.rounds.read(number, "earlier")
+        size: int | None = None
+        if module.objective.needs_earlier_responses:  # none were sampled if the earlier policy is pi_t itself
+            size = len(earlier[0]["responses"]) if earlier else 0
         if len(samples) < len(prompts):
             raise ConfigError("LabelPreferences found no responses; SampleResponses must come before it in trainer.callbacks")
 
         def make(rows: Sequence[int]) -> Iterator[Line]:
-            others = [opponents[row]["responses"] if opponents else [] for row in rows]
-            records = [prompts[row].answered(samples[row]["responses"] + other) for row, other in zip(rows, others, strict=True)]
+            texts = [[line for table in (samples, opponents, earlier) if table for line in table[row]["responses"]] for row in rows]
+            records = [prompts[row].answered(each) for row, each in zip(rows, texts, strict=True)]
             for row, verdict in zip(rows, self.judge.judge(records), strict=True):
-                yield labels(samples[row], verdict)
+                yield labels(samples[row], verdict, size)
 
         about = {
             "judge": self.judge.describe(),
             "batch_size": self.batch_size,
-            "samples": digest(str(table[row]) for table in (samples, opponents) for row in sorted(table)),
+            "samples": digest(str(table[row]) for table in (samples, opponents, earlier) for row in sorted(table)),
         }
         groups = batches(len(prompts), self.batch_size)
         self.fill(trainer, data, number, "labels", about, groups, make)
@@ -69,14 +72,15 @@ class LabelPreferences(RoundCallback):
             report(trainer, data, number, summary(list(data.rounds.read(number, "labels").values())))
 
 
-def labels(sample: Line, verdict: Verdict) -> Line:
-    """Return a line of labels: the K responses of pi_t with their log-odds against each other and against the M responses of pi_0.
+def labels(sample: Line, verdict: Verdict, earlier: int | None = None) -> Line:
+    """Return a line of labels: the K responses of pi_t with their log-odds against each other and against those of other policies.
 
     Args:
         sample: The line of `samples.jsonl`.
-        verdict: The judgement of the K + M responses, those of pi_t first.
+        verdict: The judgement of all responses: K of pi_t, then M of pi_0, then those of an earlier round's policy.
+        earlier: Number of the last ones; 0: that policy is pi_t, so that its responses are the K. None: no log-odds against it are needed.
     """
-    count = len(sample["responses"])
+    count, last = len(sample["responses"]), len(verdict.table) - (earlier or 0)
     own = verdict.table[:count, :count]
     scores = own.mean(axis=1)
     line = {
@@ -87,8 +91,10 @@ def labels(sample: Line, verdict: Verdict) -> Line:
         "best": int(scores.argmax()),
         "worst": int(count - 1 - scores[::-1].argmin()),
         "table": own.tolist(),
-        "initial_table": verdict.table[:count, count:].tolist(),
+        "initial_table": verdict.table[:count, count:last].tolist(),
     }
+    if earlier is not None:
+        line["earlier_table"] = (verdict.table[:count, last:] if earlier else own).tolist()
     if verdict.tables is not None:
         line["tables"] = {name: table[:count, :count].tolist() for name, table in verdict.tables.items()}
     if verdict.blocks is not None:

@@ -10,7 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from prefrep.data.preference import PreferenceData
 from prefrep.errors import ConfigError, require_at_least
-from prefrep.modules.personal import MixturePreference
+from prefrep.modules.mixture import Mixture
 
 log = logging.getLogger(__name__)
 
@@ -38,8 +38,10 @@ class ExpectTypes(Callback):
         Raises:
             ConfigError: The model is no mixture.
         """
-        if not isinstance(pl_module, MixturePreference):
-            raise ConfigError(f"ExpectTypes is for MixturePreference, and this is a {type(pl_module).__name__}; remove the callback")
+        if not isinstance(pl_module, Mixture):
+            raise ConfigError(
+                f"ExpectTypes is for MixturePreference or MixtureAlignment, and this is a {type(pl_module).__name__}; remove the callback"
+            )
         types = pl_module.types
         if not types.told_apart():
             single = sum(count == 1 for count in types.annotators.labels.values())
@@ -50,7 +52,8 @@ class ExpectTypes(Callback):
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Update responsibilities."""
-        module, epoch = cast(MixturePreference, pl_module), trainer.current_epoch
+        module, epoch = pl_module, trainer.current_epoch
+        assert isinstance(module, Mixture)
         if epoch == 0 or epoch % self.every:
             return
         types = module.types

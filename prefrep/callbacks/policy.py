@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 class ExportPolicy(Callback):
-    """Export of the policy as a Hugging Face folder when training ends.
+    """Export of the policy as a Hugging Face folder when training ends; of a mixture, a folder for each type: `export-type-0`, ...
 
     Args:
         path: The folder; if empty, `export` in the trainer's default_root_dir.
@@ -41,7 +41,8 @@ class ExportPolicy(Callback):
         module = self._policy(pl_module)
         policy.check(module.backbone, self.weights)
         recipe_of(module.objective)
-        check_free(self._target(trainer))
+        for name in module.policies():
+            check_free(_folder(self._target(trainer), name))
         if trainer.is_global_zero and not cast(Any, trainer).fast_dev_run:
             kept = [each for each in module.backbone.parameters() if each.requires_grad or self.weights == "merged"]
             needs = sum(each.numel() * each.element_size() for each in kept)
@@ -55,8 +56,12 @@ class ExportPolicy(Callback):
         recipe = {"module": type(module).__name__, "objective": recipe_of(module.objective), "step": trainer.global_step}
         if isinstance(data, PromptData):
             recipe["rounds"] = data.round_number
-        policy.save(target, module.backbone, module.tokenizer, recipe, self.weights)
-        log.info("exported the policy to %s", target)
+        if data.encode_config.context:
+            recipe["context"] = data.encode_config.context
+        for name, backbone in module.policies().items():
+            folder = _folder(target, name)
+            policy.save(folder, backbone, module.tokenizer, recipe | module.described(), self.weights)
+            log.info("exported the policy to %s", folder)
 
     def _policy(self, module: LightningModule) -> PolicyModule:
         if not isinstance(module, PolicyModule):
@@ -65,3 +70,7 @@ class ExportPolicy(Callback):
 
     def _target(self, trainer: Trainer) -> Path:
         return Path(self.path or Path(trainer.default_root_dir) / "export")
+
+
+def _folder(target: Path, name: str) -> Path:
+    return target.with_name(f"{target.name}-{name}") if name else target

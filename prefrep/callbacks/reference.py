@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -12,14 +13,16 @@ from prefrep.data.prompts import PromptData
 from prefrep.data.round_batch import Sample
 from prefrep.data.rounds import Line, batches
 from prefrep.errors import ConfigError
+from prefrep.modules.earlier import weights_of
 from prefrep.modules.gpo import GPO
 
 
 class UpdateReference(RoundCallback):
     """Update of the reference at the start of a round: log pi_t of its responses (nats), in `rounds/t/reference.jsonl`.
 
-    Training needs nothing else of pi_t, so no copy of its weights is kept. log pi_0 is stored too: LoRA models compute it with adapters
-    disabled, fully fine-tuned ones reload the initial weights for the duration.
+    Training needs nothing else of pi_t. log pi_0 is stored too: LoRA models compute it with adapters disabled, fully fine-tuned ones reload
+    the initial weights for the duration. If the objective refers to an earlier round, log-probabilities under its policy are in
+    `earlier_reference.jsonl`.
 
     Args:
         initial: Whether to compute log pi_0, for anchored objectives and for the logged distance from pi_0.
@@ -62,6 +65,18 @@ class UpdateReference(RoundCallback):
         about = {"weights": module.weights_digest(), "initial": self.initial}  # the batch size affects rounding only
         groups = batches(len(prompts), self.batch_size)
         self.fill(trainer, data, number, "reference", about, groups, make, fresh=data.round_begins)
+        before = module.objective.earlier(number)
+        if before is not None:
+            own = data.rounds.read(number, "reference")
+
+            def look_back(rows: Sequence[int]) -> Iterator[Line]:
+                lines = iter([own[row] for row in rows])
+                if before != number:
+                    lines = measured(module, data, [samples[row] for row in rows], False, number)
+                return ({"logprobs": line["logprobs"]} for line in lines)
+
+            with nullcontext() if before == number else weights_of(module, data.rounds.weights(before)):
+                self.fill(trainer, data, number, "earlier_reference", {"weights": about["weights"], "round": before}, groups, look_back)
         if self.first_time(trainer, number):
             report(trainer, data, number, summary(list(data.rounds.read(number, "reference").values())))
 

@@ -51,7 +51,7 @@ class RoundCallback(Callback, ABC):
     def _act(self, trainer: Trainer, pl_module: LightningModule) -> None:
         module, data = parts(trainer, pl_module, type(self).__name__)
         number = data.round_number
-        if not trainer.should_stop and (trainer.max_epochs in (None, -1) or number < trainer.max_epochs):
+        if not trainer.should_stop and more_rounds(trainer, number):
             with reading(trainer, module):
                 self.act(trainer, module, data, number)
 
@@ -102,6 +102,11 @@ def parts(trainer: Trainer, module: LightningModule, who: str) -> tuple[GPO, Pro
     if not isinstance(module, GPO) or not isinstance(data, PromptData):
         raise ConfigError(f"{who} belongs to post-training: it needs the model GPO and the data PromptData")
     return module, data
+
+
+def more_rounds(trainer: Trainer, number: int) -> bool:
+    """Return whether a round is one of those that the run is to train."""
+    return trainer.max_epochs in (None, -1) or number < trainer.max_epochs
 
 
 @contextmanager

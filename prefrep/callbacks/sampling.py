@@ -13,11 +13,15 @@ from prefrep.data.rounds import Line, batches, digest, plain
 from prefrep.errors import ConfigError
 from prefrep.generation import Sampled, Sampler, TransformersSampler, VLLMSampler
 from prefrep.metrics.repetition import repetition
+from prefrep.modules.earlier import keep_weights, weights_of
 from prefrep.modules.gpo import GPO
 
 
 class SampleResponses(RoundCallback):
     """K responses of pi_t to every prompt of a round, in `rounds/t/samples.jsonl`, and M responses of pi_0, in `opponents.jsonl`.
+
+    If the objective refers to earlier rounds, each round also keeps its policy, one copy of the trainable weights in
+    `rounds/t/policy.safetensors`; K responses of an earlier policy are sampled into `earlier.jsonl` if the objective plays against it.
 
     Args:
         sampler: Builds the sampler.
@@ -90,9 +94,23 @@ class SampleResponses(RoundCallback):
             "batch_size": self.batch_size,
             "responses": [self.responses, self.initial],
         }
+
+        def look_back(rows: Sequence[int]) -> Iterator[Line]:
+            asked = [prompts[row].messages for row in rows]
+            for own in self.sampler.sample(module.backbone, asked, self.responses, seed_of(self.seed, number, rows[0], 3)):
+                yield {"responses": [each.text for each in own]}
+
         groups = batches(len(prompts), self.batch_size)
         own = {"weights": module.weights_digest(), **about}
         self.fill(trainer, data, number, "samples", own, groups, make, fresh=data.round_begins)
+        before = module.objective.earlier(number)
+        if before is not None and data.round_begins:
+            if trainer.is_global_zero and not data.rounds.weights(number).exists():  # the samples belong to these weights
+                keep_weights(module, data.rounds.weights(number))
+            trainer.strategy.barrier()
+        if before is not None and before != number and module.objective.needs_earlier_responses:
+            with weights_of(module, data.rounds.weights(before)):
+                self.fill(trainer, data, number, "earlier", {**about, "round": before}, groups, look_back)
         if self.initial:  # last, since an engine such as vLLM is rebuilt for each policy
             self.fill(trainer, data, number, "opponents", about, groups, oppose)
         if self.first_time(trainer, number):

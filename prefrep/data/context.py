@@ -13,7 +13,7 @@ from typing import Literal, TypeVar
 import numpy as np
 
 from prefrep.errors import DataError
-from prefrep.records import Record
+from prefrep.records import Messages, Record
 
 R = TypeVar("R", bound=Record)
 Control = Literal["wrong-group", "shuffled-groups"]
@@ -26,12 +26,23 @@ def told(record: R, column: str) -> R:
         record: The record.
         column: `group`, `annotator`, `criterion`, or the name of a tag; empty: none.
     """
-    value = _value(record, column)
-    turn = next((i for i, message in enumerate(record.prompt) if message.role == "user"), None)
+    prompt = asked_by(record.prompt, column, _value(record, column))
+    return record if prompt is record.prompt else replace(record, prompt=prompt)
+
+
+def asked_by(prompt: Messages, column: str, value: str) -> Messages:
+    """Return a prompt that names a value of a column; it stays as it is without a value, or without a user's message.
+
+    Args:
+        prompt: The prompt.
+        column: Name of the column.
+        value: Who asks; empty: nobody in particular.
+    """
+    turn = next((i for i, message in enumerate(prompt) if message.role == "user"), None)
     if not value or turn is None:
-        return record
-    message = replace(record.prompt[turn], content=f"[{column}: {value}]\n{record.prompt[turn].content}")
-    return replace(record, prompt=(*record.prompt[:turn], message, *record.prompt[turn + 1 :]))
+        return prompt
+    message = replace(prompt[turn], content=f"[{column}: {value}]\n{prompt[turn].content}")
+    return (*prompt[:turn], message, *prompt[turn + 1 :])
 
 
 def _value(record: Record, column: str) -> str:

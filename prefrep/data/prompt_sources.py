@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from prefrep.data.context import asked_by, told
 from prefrep.data.files import Row, parts
 from prefrep.data.formats import detect, to_records
 from prefrep.data.sources import located
@@ -39,7 +40,7 @@ class Prompt:
         return RankedResponses(self.messages, tuple((Message("assistant", text),) for text in responses), id=self.id, source=self.source)
 
 
-def read_prompts(path: str, role: str = "") -> Iterator[Prompt | RecordError]:
+def read_prompts(path: str, role: str = "", context: str = "") -> Iterator[Prompt | RecordError]:
     """Read prompts from a text file with one prompt per line, or from rows.
 
     Rows of preference data give the prompt that training reads (`data.formats`): conversations `chosen` and `rejected`, for one, the turns
@@ -49,6 +50,7 @@ def read_prompts(path: str, role: str = "") -> Iterator[Prompt | RecordError]:
     Args:
         path: A file (.txt, .jsonl, .json, .parquet, .gz), a folder, a hub id, or `bundled:NAME`.
         role: Purpose of the prompts, see `files.parts`.
+        context: Column that prompts name, see `data.context`; empty: none.
 
     Yields:
         A prompt, or the error of a bad row.
@@ -58,13 +60,13 @@ def read_prompts(path: str, role: str = "") -> Iterator[Prompt | RecordError]:
     """
     for _, found in parts(located(path), None, False, role):
         for row, place in found:
-            yield from [row] if isinstance(row, RecordError) else _prompts(row, place)
+            yield from [row] if isinstance(row, RecordError) else _prompts(row, place, context)
 
 
-def _prompts(row: Row, place: str) -> list[Prompt | RecordError]:
+def _prompts(row: Row, place: str, context: str) -> list[Prompt | RecordError]:
     """Return the distinct prompts of a row, or its error."""
     try:
-        found = _of_row(row, place)
+        found = _of_row(row, place, context)
     except RecordError as error:
         return [error]
     except ValueError as error:
@@ -80,7 +82,7 @@ def _checked(messages: Messages, id: str, place: str) -> Prompt | RecordError:
     return Prompt(messages, id, place)
 
 
-def _of_row(row: Row, place: str) -> list[Messages]:
+def _of_row(row: Row, place: str, context: str) -> list[Messages]:
     """Return the prompts of a row of preference data, or else of a column of its own."""
     own = next((column for column in COLUMNS if row.get(column) is not None), None)
     try:
@@ -92,7 +94,7 @@ def _of_row(row: Row, place: str) -> list[Messages]:
     if format is not None:
         try:
             records = to_records(row, format, place)
-            if prompts := list(dict.fromkeys(record.prompt for record in records if record.prompt)):
+            if prompts := list(dict.fromkeys(told(record, context).prompt for record in records if record.prompt)):
                 return prompts
         except RecordError:
             if own is None:
@@ -102,4 +104,5 @@ def _of_row(row: Row, place: str) -> list[Messages]:
         raise RecordError(place, f"no prompt (found: {', '.join(map(str, row)) or 'nothing'})", remedy)
     value = row[own]
     messages = (Message("user", value),) if isinstance(value, str) else conversation(value, own)
-    return [messages[:-1] if own == "messages" and messages[-1].role == "assistant" else messages]
+    asked = messages[:-1] if own == "messages" and messages[-1].role == "assistant" else messages
+    return [asked_by(asked, context, str(row.get(context) or "")) if context else asked]

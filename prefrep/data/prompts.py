@@ -39,6 +39,7 @@ class PromptData(LightningDataModule):
         val: Held-out prompts, for `HeldOut`.
         batch_size: Prompts per batch, over all processes.
         round_size: Prompts per round; rounds go through all prompts in a seeded order. null: all prompts in every round.
+        context: Column that prompts name, see `data.context`; a judge that was trained with it reads the same words.
         suffix: Text appended to the last turn of every prompt, such as an instruction about the form of responses.
         on_bad_row: What to do about a bad row, a prompt that is too long, or one that the chat template rejects. `error`: stop. `skip`:
             count and list it.
@@ -57,6 +58,7 @@ class PromptData(LightningDataModule):
         val: str | list[str] | None = None,
         batch_size: int = 8,
         round_size: int | None = None,
+        context: str = "",
         suffix: str = "",
         on_bad_row: Literal["error", "skip"] = "error",
         template: Literal["auto", "chat", "plain"] = "auto",
@@ -72,7 +74,7 @@ class PromptData(LightningDataModule):
         if not 0 < max_prompt_length < max_length:
             raise ConfigError(f"max_prompt_length {max_prompt_length} must leave room for a response in max_length {max_length}")
         # Truncation may only shorten responses: policy and reference must read the same prompt.
-        self.encode_config = EncodeConfig(template, max_length, "keep_start")
+        self.encode_config = EncodeConfig(template, max_length, "keep_start", context)
         self.batch_size, self.max_prompt_length, self.on_bad_row = batch_size, max_prompt_length, on_bad_row
         self.layout, self.row_tokens, self.seed = layout, row_tokens, seed
         self._round_size, self.suffix = round_size, suffix
@@ -102,7 +104,7 @@ class PromptData(LightningDataModule):
     def _read(self, name: str) -> list[Prompt]:
         given = self._sources[name]
         paths = [given] if isinstance(given, str) else given or []
-        read = (each for path in paths for each in read_prompts(path, ROLES[name]))
+        read = (each for path in paths for each in read_prompts(path, ROLES[name], self.encode_config.context))
         found = [each.longer(self.suffix) if isinstance(each, Prompt) else each for each in read]
         return self._without_bad(name, found)
 
@@ -201,7 +203,9 @@ class PromptData(LightningDataModule):
             prompts = self.round_prompts(number)
             samples, reference, labels = (self._complete(number, name, len(prompts)) for name in ("samples", "reference", "labels"))
             encoded = self.encoded(prompts, samples)
-            entries = [_Entry(each, r, label) for each, r, label in zip(encoded, reference, labels, strict=True)]
+            refers = self.rounds.read(number, "earlier_reference")  # there if the objective refers to earlier rounds
+            earlier = self._complete(number, "earlier_reference", len(prompts)) if refers else [None] * len(prompts)
+            entries = [_Entry(*each) for each in zip(encoded, reference, labels, earlier, strict=True)]
             self._round = number, entries
         return self._round[1]
 
@@ -237,12 +241,18 @@ class PromptData(LightningDataModule):
             )
         )
         initial_table = initial_table.reshape(len(rows), width, -1)
-        by_judge = [list(entry.label["tables"].values()) for entry in entries if "tables" in entry.label]  # of all entries, or of none
-        tables = torch.tensor(by_judge, dtype=torch.float32) if by_judge else None
-        selected = self._policy.selected(Judged(table, initial_table, reference, initial, lengths, tables))
+        by_judge = [list(entry.label["tables"].values()) for entry in entries if "tables" in entry.label]
+        logprobs = [entry.earlier["logprobs"] for entry in entries if entry.earlier]
+        before = [entry.label["earlier_table"] for entry in entries if "earlier_table" in entry.label]
+        tables, earlier, earlier_table = (  # each of all entries, or of none
+            torch.tensor(values, dtype=torch.float32) if values else None for values in (by_judge, logprobs, before)
+        )
+        judged = Judged(table, initial_table, reference, initial, lengths, tables, earlier, earlier_table)
+        selected = self._policy.selected(judged)
         trees, surplus = self.together([entry.sample.some(places) for entry, places in zip(entries, selected.tolist(), strict=True)])
         weight = torch.tensor([float(counts) for _, counts in rows])
-        return RoundBatch(trees, surplus, selected, table, initial_table, reference, initial, lengths, weight, tables)
+        given = (table, initial_table, reference, initial, lengths)
+        return RoundBatch(trees, surplus, selected, *given, weight, tables, earlier, earlier_table)
 
     # ---- the model
 
@@ -267,6 +277,7 @@ class _Entry:
     sample: Sample
     reference: Line
     label: Line
+    earlier: Line | None
 
 
 def _collated(data: PromptData, rows: list[tuple[int, bool]]) -> RoundBatch:

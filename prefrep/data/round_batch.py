@@ -32,6 +32,8 @@ class RoundBatch:
         lengths: Number of sampled tokens of the responses [N, K].
         weight: Weight of each prompt in the loss [N].
         tables: Log-odds by judge [N, J, K, K]; None: there is one judge.
+        earlier: log-probabilities of the responses under an earlier round's policy [N, K]; None if the objective refers to none.
+        earlier_table: Log-odds against responses of that policy [N, K, M]; None if the objective needs none.
     """
 
     trees: TreeBatch
@@ -44,6 +46,8 @@ class RoundBatch:
     lengths: Tensor
     weight: Tensor
     tables: Tensor | None = None
+    earlier: Tensor | None = None
+    earlier_table: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.weight)
@@ -56,7 +60,9 @@ class RoundBatch:
     @property
     def judged(self) -> Judged:
         """The quantities of all K responses that objectives read."""
-        return Judged(self.table, self.initial_table, self.reference, self.initial, self.lengths, self.tables)
+        return Judged(
+            self.table, self.initial_table, self.reference, self.initial, self.lengths, self.tables, self.earlier, self.earlier_table
+        )
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> RoundBatch:
         """Return the batch on another device."""
@@ -68,7 +74,8 @@ class RoundBatch:
 
     def _each(self, change: Callable[[Any], Any]) -> RoundBatch:
         parts = {f.name: getattr(self, f.name) for f in fields(self)}
-        return RoundBatch(**{name: None if part is None else change(part) for name, part in parts.items()})
+        changed: dict[str, Any] = {name: None if part is None else change(part) for name, part in parts.items()}
+        return RoundBatch(**changed)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,8 +3,11 @@
     rounds/0/samples.jsonl      K responses of pi_0 to each prompt, whether they are finished, and the space that a plain template
                                 puts in front of them, if it was sampled (`leads`)
     rounds/0/opponents.jsonl    M responses of pi_0 to each prompt, for objectives with a mixture as the opponent
+    rounds/1/earlier.jsonl      K responses of an earlier round's policy to each prompt, for objectives that play against it
     rounds/0/reference.jsonl    log-probabilities of these responses under pi_0 (round t: under pi_t, and under pi_0)
+    rounds/1/earlier_reference.jsonl    log-probabilities of the samples under an earlier round's policy, likewise
     rounds/0/labels.jsonl       prompt, responses, scores, best, worst, table: ranked responses that PreferenceData reads
+    rounds/0/policy.safetensors the trainable weights of pi_0 (round t: of pi_t), for objectives that refer to earlier rounds
     rounds/0/about.json         the settings behind each of them
 
 Callbacks write the files batch by batch, and training reads them. An interrupted run resumes after the last complete batch. Every batch
@@ -41,6 +44,10 @@ class Rounds:
     def folder(self, number: int) -> Path:
         """Return the folder of a round."""
         return self.root / str(number)
+
+    def weights(self, number: int) -> Path:
+        """Return the file of a round's policy."""
+        return self.folder(number) / "policy.safetensors"
 
     def read(self, number: int, name: str) -> dict[int, Line]:
         """Return the complete lines of a table so far, by row. Raises DataError: a line is broken."""

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from prefrep.errors import ConfigError
+from prefrep.data.context import asked_by
+from prefrep.errors import CheckpointError, ConfigError
 from prefrep.evaluation import generation
 from prefrep.evaluation.policies import Answering, Searching, policy_name
-from prefrep.generation import Sampler, TransformersSampler, VLLMSampler
+from prefrep.generation import Sampled, Sampler, TransformersSampler, VLLMSampler
 from prefrep.io.fingerprint import fingerprint
 from prefrep.io.shards import read_config, stored_dtype
 from prefrep.nn.backbone import Backbone
+from prefrep.records import Messages
 from prefrep.scoring.loading import Scoring, fingerprint_of
 from prefrep.scoring.workers import open_scorer
 from prefrep.search import StepBeams
@@ -46,6 +49,52 @@ def searching(how: Answering) -> tuple[Callable[[Sampler], Sampler], dict[str, A
     return lambda sampler: StepBeams(sampler, values, beams, candidates, steps), about
 
 
+class Asking:
+    """A sampler whose prompts name who asks, as the policy's training data did.
+
+    Args:
+        sampler: The sampler.
+        column: Column that the policy was trained with (`data.context`).
+        community: A value of it.
+    """
+
+    def __init__(self, sampler: Sampler, column: str, community: str) -> None:
+        self._sampler, self._column, self._community = sampler, column, community
+
+    def sample(
+        self, backbone: Backbone, prompts: Sequence[Messages], responses: int, seed: int, shorten: bool = False
+    ) -> Iterator[tuple[Sampled, ...]]:
+        """Sample responses, see `generation.Sampler`."""
+        asked = [asked_by(prompt, self._column, self._community) for prompt in prompts]
+        return self._sampler.sample(backbone, asked, responses, seed, shorten)
+
+
+def asking(how: Answering, path: str, needed: bool = True) -> Callable[[Sampler], Sampler]:
+    """Return what makes the prompts of a sampler name who asks.
+
+    Args:
+        how: How policies answer.
+        path: The policy.
+        needed: Whether it must have been trained to read who asks; other policies answer everybody alike.
+
+    Raises:
+        ConfigError: It was not.
+        CheckpointError: Its folder is damaged.
+    """
+    column = _context(Path(path) / "policy.json") if how.community else ""
+    if how.community and needed and not column:
+        raise ConfigError(f"{path}: was not trained to read who asks; drop --community, or train it with --data.context COLUMN")
+    return (lambda sampler: Asking(sampler, column, how.community)) if column else lambda sampler: sampler
+
+
+def _context(file: Path) -> str:
+    """Return the column that a policy was trained to read; empty: none, or no such file."""
+    try:
+        return str(json.loads(file.read_text())["recipe"].get("context", "")) if file.exists() else ""
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{file}: does not say how the policy was trained ({error!r}); export it again") from error
+
+
 def load_policy(how: Answering, path: str) -> tuple[Backbone, dict[str, Any]]:
     """Load a language model.
 
@@ -71,7 +120,7 @@ def load_policy(how: Answering, path: str) -> tuple[Backbone, dict[str, Any]]:
 
 def alpaca(
     how: Answering, path: str, data: str, out: Path, temperature: float, top_p: float, *, name: str | None = None, seed: int | None = None,
-    distinct: bool = False, restart: bool = False,
+    distinct: bool = False, restart: bool = False, alike: bool = False,
 ) -> tuple[Path, int]:  # fmt: skip
     """Answer instructions into AlpacaEval's `model_outputs.json`, resuming an interrupted run.
 
@@ -86,6 +135,7 @@ def alpaca(
         seed: Seed of the sampling, instead of the one of `how`.
         distinct: Answer an instruction that occurs again only once.
         restart: Discard the answers that the folder holds.
+        alike: Whether a policy that does not read who asks may answer a community.
 
     Returns:
         The file, and the number of its answers.
@@ -93,7 +143,7 @@ def alpaca(
     Raises:
         PrefrepError: Data or model cannot be read.
     """
-    sampler = make_sampler(how, temperature, top_p)
+    sampler, asked = make_sampler(how, temperature, top_p), asking(how, path, not alike)
     instructions = generation.read_instructions(data)
     if distinct:
         instructions = list({row["instruction"]: row for row in instructions}.values())
@@ -101,7 +151,7 @@ def alpaca(
     backbone, model = load_policy(how, path)
     identity = {"model": model, "temperature": temperature, "top_p": top_p, **how.describe(), **value}
     file = generation.alpaca_eval(
-        backbone, searched(sampler), instructions, out, name or policy_name(path), identity, batch=how.batch_size,
+        backbone, asked(searched(sampler)), instructions, out, name or policy_name(path), identity, batch=how.batch_size,
         seed=how.seed if seed is None else seed, restart=restart,
     )  # fmt: skip
     return file, len(instructions)

@@ -21,6 +21,7 @@ class Answering:
         dtype: Type of the weights; default: as stored.
         trust_remote_code: Run Python code from the folders of the models.
         import_: Module whose parts the models may name; may be repeated.
+        community: Who asks, for policies that were trained with `data.context`: a value of that column.
 
     Raises:
         ConfigError: A number is out of range, or a module cannot be imported.
@@ -37,17 +38,20 @@ class Answering:
         dtype: Literal["float32", "bfloat16", "float16"] | None = None,
         trust_remote_code: bool = False,
         import_: list[str] | None = None,
+        community: str = "",
     ) -> None:
         import_modules(import_)
         require_at_least("--batch-size", batch_size, 1)
         require_at_least("--max-new-tokens", max_new_tokens, 1)
         require_at_least("--seed", seed, 0)
         self.max_new_tokens, self.batch_size, self.seed, self.template = max_new_tokens, batch_size, seed, template
+        self.community = community
         self.engine, self.device, self.dtype, self.trust_remote_code = engine, device, dtype, trust_remote_code
 
     def describe(self) -> dict[str, Any]:
         """Return the settings that can change an answer, except seed and batch size, which `generation` records itself."""
-        return {"max_new_tokens": self.max_new_tokens, "template": self.template, "engine": self.engine}
+        asked = {"community": self.community} if self.community else {}
+        return {"max_new_tokens": self.max_new_tokens, "template": self.template, "engine": self.engine} | asked
 
 
 class Searching(Answering):

@@ -100,6 +100,36 @@ def winrate_lines(results: dict[str, Any]) -> list[str]:
     return lines + [f"note: {note}" for note in results["notes"]]
 
 
+def league_lines(results: Mapping[str, Any]) -> list[str]:
+    """Return the results as lines of a table, best mean win rate first, followed by cycles and notes."""
+    names = sorted(results["policies"], key=lambda name: -results["mean"][name]["score"])
+    title, count = "row wins against", results["triples"]
+    width = max(*map(len, names), len(title)) + 2
+    lines = [
+        f"{results['n']} prompts, judged by {results['judge']['path']}",
+        f"{'':<{width}}{'KL':>6}  {'mean win':>8}  {'95 % interval':<16}{'lottery':>9}  95 % interval",
+    ]
+
+    def shown(value: Mapping[str, Any]) -> str:
+        low, high = value["ci95"]
+        return f"{value['score']:>8.3f}  [{low:.3f}, {high:.3f}]"
+
+    for name in names:
+        kl = results["kl"][name]
+        start = f"{name:<{width}}{'-' if kl is None else f'{kl:.2f}':>6}  "
+        lines.append(f"{start}{shown(results['mean'][name])}  {shown(results['lottery'][name])}")
+    columns = {name: max(len(name), 5) + 2 for name in names}
+    lines += ["", f"{title:<{width}}" + "".join(f"{name:>{size}}" for name, size in columns.items())]
+    for name in names:
+        cells = {other: f"{results['win'][name][other]['score']:.3f}" if other != name else "-" for other in names}
+        lines.append(f"{name:<{width}}" + "".join(f"{cells[other]:>{size}}" for other, size in columns.items()))
+    lines += ["", f"{count['cyclic']} of {count['n']} triples are cycles, {count['each_beyond_chance']} of them beyond chance in each pair"]
+    for cycle in results["cycles"]:
+        members, rates = cycle["policies"], ", ".join(f"{rate:.3f}" for rate in cycle["win"])
+        lines.append(f"  {' > '.join([*members, members[0]])} ({rates}; in {cycle['share_of_resamples']:.0%} of resamples)")
+    return lines + [f"note: {note}" for note in results["notes"]]
+
+
 def intransitivity_lines(results: Mapping[str, Any]) -> list[str]:
     """Return the results as lines of a table, followed by their notes."""
     found, null = results["tables"], results["null"]

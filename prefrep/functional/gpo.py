@@ -3,8 +3,8 @@
 In the paper (arXiv 2410.02197, section 5) the policy of round t+1 is pi_t(y) exp(s(y > mu) / beta) / Z, found by regression of the
 log-ratio log pi(y) / pi_t(y) on s(y > mu) / beta - log Z. The opponent mu is pi_t, represented by K samples.
 
-Letters: N prompts, J judges, K responses of pi_t to each prompt, M responses of pi_0. Scores are log-odds in nats; positive: the first
-wins.
+Letters: N prompts, J judges, K responses of pi_t to each prompt, M responses of another policy. Scores are log-odds in nats; positive: the
+first wins.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ class Judged:
         initial: log pi_0 of each response [N, K]; NaN if it was not computed.
         lengths: Tokens of each response [N, K].
         tables: Scores by judge [N, J, K, K], of which `table` is the weighted mean; None: one judge, whose scores are `table`.
+        earlier: log-probabilities of each response under the policy of an earlier round [N, K]; None if no round is referred to.
+        earlier_table: Scores of the K responses against responses of that policy [N, K, M]; None if nothing needs them.
     """
 
     table: Tensor
@@ -36,6 +38,8 @@ class Judged:
     initial: Tensor
     lengths: Tensor
     tables: Tensor | None = None
+    earlier: Tensor | None = None
+    earlier_table: Tensor | None = None
 
     @property
     def by_judge(self) -> Tensor:
@@ -111,6 +115,16 @@ def dpo(best: Tensor, worst: Tensor, beta: float) -> Tensor:
 def ipo(best: Tensor, worst: Tensor, beta: float) -> Tensor:
     """Return (best - worst - 1 / (2 beta))^2 of log-ratios (arXiv 2310.12036, eq. 17)."""
     return (best - worst - 1 / (2 * beta)) ** 2
+
+
+def semi_policy(winner: Tensor, loser: Tensor, beta: float) -> Tensor:
+    """Return -log sigmoid(beta (winner - sign loser)) of log-ratios log pi / pi_s (arXiv 2410.05255).
+
+    The sign is -1 where the reference pi_s explains the winner better than pi does (winner < 0), else 1; with sign 1 this is DPO, and SPIN
+    (arXiv 2401.01335) if pi_s is the last checkpoint.
+    """
+    sign = torch.where(winner.detach() < 0, -1.0, 1.0)
+    return -logsigmoid(beta * (winner - sign * loser))
 
 
 def divergences(log_ratios: Tensor) -> Tensor:

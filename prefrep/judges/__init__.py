@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from prefrep.judges.base import Comparer, Judge, Verdict
+from prefrep.judges.jurors import circular
 from prefrep.judges.named import comparer
 from prefrep.judges.panel import PanelJudge
-from prefrep.judges.rules import RuleJudge, concise, conciseness
+from prefrep.judges.rules import RuleJudge, concise, conciseness, on_topic
 
 if TYPE_CHECKING:
     from prefrep.judges.implicit import ImplicitJudge
@@ -23,9 +24,11 @@ __all__ = (
     "RuleJudge",
     "SocietyJudge",
     "Verdict",
+    "circular",
     "comparer",
     "concise",
     "conciseness",
+    "on_topic",
 )
 
 

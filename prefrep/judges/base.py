@@ -39,6 +39,9 @@ class Comparer(Protocol):
     def compare(self, comparisons: Iterable[Comparison], *, progress: str | None = None) -> Iterator[float]:
         """Yield log-odds of chosen over rejected in nats, in the order of the comparisons; `progress` labels a progress bar."""
 
+    def tables(self, records: Iterable[RankedResponses], *, progress: str | None = None) -> Iterator[NDArray[np.float32]]:
+        """Yield log-odds [K, K] of the responses of each record, in order; scorers with blocks may yield them by block [D/2, K, K]."""
+
     def describe(self) -> dict[str, Any]:
         """Return all settings that affect a comparison, as plain data."""
 
@@ -61,6 +64,12 @@ class Judge(Part, ABC):
         for each in tqdm(comparisons, progress, unit=" pairs", disable=progress is None):
             (verdict,) = self.judge([RankedResponses(each.prompt, (each.chosen, each.rejected))])
             yield float(verdict.table[0, 1])
+
+    def tables(self, records: Iterable[RankedResponses], *, progress: str | None = None) -> Iterator[NDArray[np.float32]]:
+        """See `Comparer`; raises what `judge` raises."""
+        for each in tqdm(records, progress, unit=" prompts", disable=progress is None):
+            (verdict,) = self.judge([each])
+            yield verdict.table
 
     @property
     def name(self) -> str:

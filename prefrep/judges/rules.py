@@ -1,4 +1,4 @@
-"""Python functions as judges, and `concise`, a rule with a known best answer."""
+"""Python functions as judges, and two rules: `concise`, with a known best answer, and `on_topic`, of another kind."""
 
 from __future__ import annotations
 
@@ -92,6 +92,22 @@ def conciseness(response: str) -> float:
     The best responses have 5 to 10 words and end in a full stop, a question mark or an exclamation mark. Every ten words above that cost
     1, every missing word costs 1, and a missing end mark costs 1. The content does not count.
     """
-    count = len(re.findall(r"\w+(?:['\u2019]\w+)*", response))
+    count = len(words(response))
     whole = response.rstrip().endswith((".", "!", "?"))
     return -max(count - LONGEST, 0) / 10 - max(SHORTEST - count, 0) - (not whole)
+
+
+def on_topic(prompt: str, response: str, other: str) -> float:
+    """Return the log-odds that a response keeps to the prompt more than the other: the difference of their shares, in nats, times 4.
+
+    The share is of the different words of five letters and more in the prompt that occur in the response; 0 if the prompt has none. Nothing
+    else counts, so a policy that is trained on another rule, such as `concise`, may lose by this one.
+    """
+    asked = {word.lower() for word in words(prompt) if len(word) >= 5}
+    ours, theirs = (len(asked & {word.lower() for word in words(text)}) for text in (response, other))
+    return 4 * (ours - theirs) / max(len(asked), 1)
+
+
+def words(text: str) -> list[str]:
+    """Return the words of a text without punctuation; those with an apostrophe are one."""
+    return re.findall(r"\w+(?:['\u2019]\w+)*", text)

@@ -3,6 +3,7 @@
 from prefrep.modules.alignment import DirectAlignment
 from prefrep.modules.base import Schedule
 from prefrep.modules.gpo import GPO
+from prefrep.modules.mixture import MixtureAlignment
 from prefrep.modules.models import BradleyTerry, GeneralPreference, HybridPreference, PairPreference
 from prefrep.modules.personal import MixturePreference, PersonalPreference
 from prefrep.modules.preference import PreferenceModule
@@ -13,6 +14,7 @@ __all__ = (
     "DirectAlignment",
     "GeneralPreference",
     "HybridPreference",
+    "MixtureAlignment",
     "MixturePreference",
     "PairPreference",
     "PersonalPreference",

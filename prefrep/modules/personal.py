@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from prefrep.data.trees import TreeBatch
+from prefrep.modules.mixture import Mixture
 from prefrep.modules.preference import PreferenceModule
 from prefrep.nn.backbone import Backbone
 from prefrep.nn.context import Context
@@ -39,7 +40,7 @@ class PersonalPreference(PreferenceModule):
         super().__init__(backbone, head, loss, **options)
 
 
-class MixturePreference(PreferenceModule):
+class MixturePreference(PreferenceModule, Mixture):
     """Latent types of people (arXiv 2405.15065): each type's head learns from the labels of people, weighed by p(type | person).
 
     An epoch is an M-step; the callback `ExpectTypes` makes the E-steps. Records name who judged in `annotator`.

@@ -57,6 +57,14 @@ class PolicyModule(LanguageModule):
         self.backbone.train_output()
         self.strict_loading = not self.backbone.lora
 
+    def policies(self) -> dict[str, Backbone]:
+        """Return what is exported: the language models by their names, of which a single policy needs none."""
+        return {"": self.backbone}
+
+    def described(self) -> dict[str, Any]:
+        """Return what an exported folder says of the policy beside its training, as plain data."""
+        return {}
+
     # ---- log-probabilities
 
     def response_logprobs(self, trees: TreeBatch, surplus: Tensor) -> Tensor:

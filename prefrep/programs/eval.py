@@ -5,6 +5,7 @@ from prefrep.programs.every import every as all
 from prefrep.programs.generate import generate
 from prefrep.programs.intransitivity import intransitivity
 from prefrep.programs.judgebench import judgebench
+from prefrep.programs.league import league
 from prefrep.programs.pairs import pairs
 from prefrep.programs.ppe import ppe
 from prefrep.programs.rewardbench import rewardbench, rewardbench2
@@ -15,5 +16,5 @@ from prefrep.programs.winrate import winrate
 
 __all__ = (
     "rewardbench", "rewardbench2", "rmbench", "judgebench", "rmb", "ppe", "bestofn", "all", "pairs", "steps", "intransitivity", "winrate",
-    "generate",
+    "league", "generate",
 )  # fmt: skip

@@ -66,11 +66,11 @@ def generate(
     else:
         sampler = answers.make_sampler(how, temperature or 0.0, nucleus)
         questions = generation.read_questions(data)
-        searched, value = answers.searching(how)
+        asked, (searched, value) = answers.asking(how, model), answers.searching(how)
         backbone, described = answers.load_policy(how, model)
         identity = {"model": described, "top_p": nucleus, **how.describe(), **value}
         path = generation.mt_bench(
-            backbone, lambda warmth: searched(sampler.at(warmth)), questions, folder, shown, identity, temperature=temperature,
+            backbone, lambda warmth: asked(searched(sampler.at(warmth))), questions, folder, shown, identity, temperature=temperature,
             batch=how.batch_size, seed=how.seed, restart=restart,
         )  # fmt: skip
         count = len(questions)

@@ -84,7 +84,7 @@ def winrate(
         if side not in files:
             file, _ = alpaca(
                 how, sides[side], str(data), folder / f"answers-{side}", temperature, top_p, seed=how.seed + number, distinct=True,
-                restart=restart,
+                restart=restart, alike=side == "b",
             )  # fmt: skip
             answers[side] = evaluation.read_answers(str(file))
     pairs, notes = evaluation.paired(answers["a"], answers["b"])

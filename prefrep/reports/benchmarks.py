@@ -212,6 +212,32 @@ def _winrate(evaluation: Evaluation) -> list[Block]:
     return [Text(said), table(SCORED, [_scored(label, results[key]) for label, key in labels]), *notes(results["notes"])]
 
 
+# ------------------------------------------------------------------------------------------------------------------------- league
+def _league(evaluation: Evaluation) -> list[Block]:
+    results = evaluation.results
+    names = sorted(results["policies"], key=lambda name: -results["mean"][name]["score"])
+    rows = []
+    for name in names:
+        kl, lottery = results["kl"][name], results["lottery"][name]
+        _, *mean = measured(results["mean"][name])
+        rows.append((name, "-" if kl is None else f"{kl:.3g}", *mean, number(lottery["score"]), interval(lottery["ci95"])))
+    wins = [(a, *("-" if a == b else number(results["win"][a][b]["score"]) for b in names)) for a in names]
+    count = results["triples"]
+    said = f"{count['cyclic']} of {count['n']} triples are cycles, {count['each_beyond_chance']} of them beyond chance in each pair."
+    cycles = [
+        (" > ".join([*each["policies"], each["policies"][0]]), *map(number, each["win"]), number(each["share_of_resamples"]))
+        for each in results["cycles"]
+    ]
+    circles = [table(("cycle", "first win", "second", "third", "in resamples"), cycles)] if cycles else []
+    return [
+        Text(f"{results['n']} prompts, judged by {results['judge']['path']}. {said}"),
+        table(("policy", "KL to the start, nats", "mean win rate", "95 %", "maximal lottery", "95 %"), rows),
+        table(("wins against", *names), wins),
+        *circles,
+        *notes(results["notes"]),
+    ]
+
+
 # -------------------------------------------------------------------------------------------------------------------------- steps
 def _steps(evaluation: Evaluation) -> list[Block]:
     results = evaluation.results
@@ -225,6 +251,7 @@ _ABOUT: Mapping[str, Callable[[Evaluation], list[Block]]] = {
     **dict.fromkeys(JUDGED, _rewardbench),
     "intransitivity": _intransitivity,
     "winrate": _winrate,
+    "league": _league,
     "label": labels.blocks,
     "steps": _steps,
 }

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from conftest import program
 from scipy.special import expit
+from serving import serving
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from prefrep.data.encode import EncodeConfig
@@ -86,6 +87,19 @@ def test_winrate_is_what_the_judge_says(tmp_path: Path, judge: str, capsys: pyte
     for key in ("win_rate", "length_controlled_minimal"):
         assert one[key]["score"] + two[key]["score"] == pytest.approx(1, abs=1e-5)
     assert "A against B" in capsys.readouterr().out
+
+
+def test_winrate_by_a_server_is_that_of_its_folder(tmp_path: Path, judge: str) -> None:
+    ours, theirs = (
+        _write(tmp_path / f"{name}.jsonl", [{"instruction": q, "output": f"{q} {name}"} for q in ("Why?", "Who?")]) for name in "AB"
+    )
+    sides = ["winrate", "--model", ours, "--against", theirs, "--bootstrap", "20"]
+    main([*sides, "--judge", judge, "--out", str(tmp_path / "folder")])
+    with serving({"judge": Path(judge)}) as served:
+        main([*sides, "--judge", served.url, "--out", str(tmp_path / "server")])
+    here, there = (json.loads((tmp_path / out / "results.json").read_text()) for out in ("folder", "server"))
+    assert there["win_rate"]["score"] == pytest.approx(here["win_rate"]["score"], abs=1e-5)
+    assert there["judge"]["fingerprint"] == here["judge"]["fingerprint"]
 
 
 def test_winrate_of_two_models_and_a_rule(tmp_path: Path, prompts: str) -> None:

@@ -232,3 +232,17 @@ def test_tokens_that_nobody_sampled_are_counted(tmp_path: Path, llama: Backbone)
     (sample,) = data.encoded(data.round_prompts(0), [line])
     assert sample.surplus == (0, 1, 1)
     assert [len(ids) for ids in sample.datum.trees[0].sequences][2] == 128
+
+
+def test_prompts_name_who_asks(tmp_path: Path) -> None:
+    """Rows of preference data, rows with a prompt alone, and rows of nobody in particular."""
+    rows = [
+        {"prompt": "Hi", "chosen": "a", "rejected": "b", "group": "r/x"},
+        {"prompt": "Ho", "group": "r/y"},
+        {"messages": [{"role": "user", "content": "Hm"}]},
+    ]
+    for number, row in enumerate(rows):
+        (tmp_path / f"{number}.jsonl").write_text(json.dumps(row) + "\n")
+    found = [each for n in range(3) for each in read_prompts(str(tmp_path / f"{n}.jsonl"), context="group")]
+    texts = [each.messages[0].content for each in found if isinstance(each, Prompt)]
+    assert texts == ["[group: r/x]\nHi", "[group: r/y]\nHo", "Hm"]

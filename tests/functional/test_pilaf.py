@@ -80,7 +80,7 @@ def test_the_exact_mixture_weighs_pairs_by_the_inverse_slope_of_the_sigmoid(spre
     found = pair_distribution(policy, reference, 1.0, "exact")
     torch.testing.assert_close(found, expected / expected.sum())
     for kind in ("plain", "half", "exact"):
-        pairs = pair_distribution(policy, reference, 1.0, kind)  # type: ignore[arg-type]
+        pairs = pair_distribution(policy, reference, 1.0, kind)
         assert float(pairs.sum()) == pytest.approx(1) and torch.equal(pairs, pairs.T)
 
 

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -138,17 +139,11 @@ def test_a_killed_run_ends_as_if_nothing_had_happened(
 def test_an_export_answers_and_is_judged(data: Path, tmp_path: Path) -> None:
     fit(data, tmp_path / "run")
     prompts = written(tmp_path / "prompts.jsonl", [{"instruction": row["prompt"]} for row in ROWS[:2]])
-    quick = ["--max-new-tokens", "6", "--device", "cpu"]
-    assert program("eval", "generate")(
-        ["--model", str(tmp_path / "run" / "export"), "--benchmark", "alpaca_eval", "--data", str(prompts), "--out", str(tmp_path / "a"), *quick]
-    ) == 0  # fmt: skip
+    policy, quick = str(tmp_path / "run" / "export"), ["--data", str(prompts), "--max-new-tokens", "6", "--device", "cpu"]
+    assert program("eval", "generate")(["--model", policy, "--benchmark", "alpaca_eval", "--out", str(tmp_path / "a"), *quick]) == 0
     assert len(json.loads((tmp_path / "a" / "model_outputs.json").read_text())) == 2
-    assert program("eval", "winrate")(
-        [
-            "--model", str(tmp_path / "run" / "export"), "--against", "bundled:tiny-llama", "--judge", "prefrep.judges.concise",
-            "--data", str(prompts), "--out", str(tmp_path / "w"), *quick,
-        ]
-    ) == 0  # fmt: skip
+    sides = ["--model", policy, "--against", "bundled:tiny-llama", "--judge", "prefrep.judges.concise"]
+    assert program("eval", "winrate")([*sides, "--out", str(tmp_path / "w"), *quick]) == 0
     assert 0 <= json.loads((tmp_path / "w" / "results.json").read_text())["win_rate"]["score"] <= 1
 
 
@@ -175,3 +170,75 @@ def test_rows_across_prompts(tmp_path: Path) -> None:
         fit(data, tmp_path / "refused")
     fit(data, tmp_path / "run", "--model.across", "joint")
     assert metrics(tmp_path / "run")[-1]["val/accuracy"] == 1.0
+
+
+def test_a_mixture_is_trained_killed_and_exported(tmp_path: Path) -> None:
+    """A policy for each type; the run that is killed between two E-steps ends with the same policies and the same types of people."""
+    rows = [
+        {"prompt": f"Say {i}", "chosen": "yes" if u % 2 else "no", "rejected": "no" if u % 2 else "yes", "annotator": f"p{u}"}
+        for i in range(2) for u in range(4)
+    ]  # fmt: skip
+    data = written(tmp_path / "people.jsonl", rows)
+    config = yaml.safe_load(TINY.read_text())
+    config["trainer"]["callbacks"][0]["init_args"]["train_time_interval"] = "0:00:00.000001"
+    (file := tmp_path / "often.yaml").write_text(yaml.safe_dump(config))
+    more = ["--model", "MixtureAlignment", "--model.types", "2", "--trainer.callbacks+=ExpectTypes", "--data.batch_size", "4"]
+    fit(data, tmp_path / "whole", *more, config=file)
+    killed(lambda: fit(data, tmp_path / "run", *more, config=file), 3)
+    fit(data, tmp_path / "run", *more, config=file)
+    for kind in ("export-type-0", "export-type-1"):
+        whole, found = (load_file(tmp_path / name / kind / "model.safetensors") for name in ("whole", "run"))
+        assert all(torch.equal(whole[name], found[name]) for name in whole)
+        recipes = [json.loads((tmp_path / name / kind / "policy.json").read_text())["recipe"] for name in ("whole", "run")]
+        assert recipes[0] == recipes[1] and set(recipes[0]["annotators"]) == {"p0", "p1", "p2", "p3"}
+    types = [load_file(tmp_path / "whole" / f"export-type-{z}" / "model.safetensors") for z in (0, 1)]
+    assert any(not torch.equal(types[0][name], types[1][name]) for name in types[0]), "types have learned different things"
+
+
+def test_a_community_asks(tmp_path: Path) -> None:
+    """Two groups of opposite taste on the same prompts: each gets its own answers only where the policy reads who asks."""
+    rows = [
+        {"prompt": f"Say {i}", "chosen": "yes" if own else "no", "rejected": "no" if own else "yes", "group": "a" if own else "b"}
+        for i in range(4) for own in (True, False)
+    ]  # fmt: skip
+    data = written(tmp_path / "groups.jsonl", rows)
+    quick = ["--trainer.max_epochs", "12", "--data.batch_size", "8", "--model.loss.beta", "1.0", "--model.backbone.lora.rank", "8"]
+    fit(data, tmp_path / "told", "--data.context", "group", *quick)
+    fit(data, tmp_path / "alike", *quick)
+    accuracy = {name: metrics(tmp_path / name)[-1]["val/accuracy"] for name in ("told", "alike")}
+    assert accuracy["told"] == 1.0 and accuracy["alike"] <= 0.75
+    wrong = written(tmp_path / "wrong.jsonl", [row | {"group": "b" if row["group"] == "a" else "a"} for row in rows])
+    fit(data, tmp_path / "wrong", "--data.context", "group", "--data.val", str(wrong), *quick)
+    assert metrics(tmp_path / "wrong")[-1]["val/accuracy"] == 0.0, "the control: a wrong group gets the answers of the other"
+    prompts = written(tmp_path / "prompts.jsonl", [{"instruction": "Say 1"}])
+    ask = ["--benchmark", "alpaca_eval", "--data", str(prompts), "--max-new-tokens", "4", "--device", "cpu", "--community", "a"]
+    generate = program("eval", "generate")
+    assert generate(["--model", str(tmp_path / "told" / "export"), "--out", str(tmp_path / "o"), *ask]) == 0
+    with pytest.raises(ConfigError, match="was not trained to read who asks; drop --community"):
+        generate(["--model", str(tmp_path / "alike" / "export"), "--out", str(tmp_path / "p"), *ask])
+
+
+@pytest.mark.parametrize("across", ["joint", "conditional"])
+def test_pairs_across_prompts_teach_to_rank_answers_to_one_prompt(across: str, tmp_path: Path) -> None:
+    """Answers are better the higher their words; training compares answers to different questions only, with noisy labels (related work:
+    an accuracy of 0.7 on held-out answers to one question was proposed for a tiny model)."""
+    words = "cat dog bird fish horse cow pig hen fox owl ant bee".split()
+    value = np.linspace(-1.5, 1.5, len(words))
+    draw = np.random.default_rng(0)
+
+    def drawn(noisy: bool) -> tuple[str, str]:
+        first, second = (draw.integers(0, len(words), 3) for _ in range(2))
+        better = value[first].sum() - value[second].sum()
+        won = draw.random() < 1 / (1 + np.exp(-2 * better)) if noisy else better > 0
+        a, b = (" ".join(words[i] for i in each) for each in (first, second))
+        return (a, b) if won else (b, a)
+
+    def side(answer: str) -> list[dict[str, str]]:
+        return [{"role": "user", "content": "Say " + " ".join(draw.choice(words, 3))}, {"role": "assistant", "content": answer}]
+
+    train = [{"chosen": side(a), "rejected": side(b)} for a, b in (drawn(True) for _ in range(320))]
+    held = [{"prompt": side("")[0]["content"], "chosen": a, "rejected": b} for a, b in (drawn(False) for _ in range(160)) if a != b]
+    files = [written(tmp_path / f"{name}.jsonl", rows) for name, rows in (("train", train), ("held", held))]
+    quick = ["--model.loss.beta", "0.5", "--model.optimizer.lr", "3e-3", "--model.backbone.lora", "null", "--data.batch_size", "16"]
+    fit(files[0], tmp_path / "run", "--data.val", str(files[1]), "--model.across", across, "--trainer.max_epochs", "4", *quick)
+    assert metrics(tmp_path / "run")[-1]["val/accuracy"] >= 0.7

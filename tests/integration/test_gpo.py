@@ -295,7 +295,7 @@ def test_plain_responses_count_from_the_colon_on(prompts: Path, tmp_path: Path) 
     assert all(line["leads"] for line in lines(tmp_path / "run", 0, "held_out"))
 
 
-@pytest.mark.parametrize("name", ["gpo", "sppo", "quickstart", "quickstart-gpm"])
+@pytest.mark.parametrize("name", ["gpo", "sppo", "quickstart", "quickstart-gpm", "several-judges"])
 def test_every_yaml_runs(name: str, prompts: Path, tmp_path: Path) -> None:
     """One round on a tiny random Llama, with a rule as the judge; the recipe is as the file says."""
     config = ROOT / "configs" / "gpo" / f"{name}.yaml"
@@ -313,7 +313,8 @@ def test_every_yaml_runs(name: str, prompts: Path, tmp_path: Path) -> None:
     file.write_text(yaml.safe_dump(content))
     fit(prompts, tmp_path / "run", "--trainer.precision", "32-true", config=file)
     assert (tmp_path / "run" / "export" / "config.json").exists()
-    count = content["trainer"]["callbacks"][0]["init_args"]["responses"]
+    (sampling,) = (each["init_args"] for each in content["trainer"]["callbacks"] if each["class_path"] == "SampleResponses")
+    count = sampling["responses"]
     assert all(len(line["responses"]) == count for line in lines(tmp_path / "run", 0, "samples"))
 
 

@@ -150,7 +150,7 @@ def test_processbench_and_stepwise_supervision() -> None:
 def _module(kind: type[PreferenceModule], loss: ValueLoss) -> PreferenceModule:
     module = kind(lambda: Backbone("bundled:tiny-llama"), loss=lambda: loss)  # type: ignore[call-arg]
     module.configure_model()
-    module._record = lambda *_: None  # type: ignore[method-assign, assignment]
+    module.metrics.record = lambda *_: None  # type: ignore[method-assign]
     module.trainer = cast(Trainer, SimpleNamespace(world_size=1))
     return module
 

@@ -283,7 +283,7 @@ def test_a_frozen_backbone_is_refused() -> None:
         module(frozen=True)
 
 
-def test_the_schedule_of_records_is_one_tree_each() -> None:
+def test_a_prompt_is_read_once_for_all_its_responses() -> None:
     """K ranked responses to a prompt are read with one copy of the prompt, whatever the number of pairs."""
     ranked = RankedResponses((Message("user", "Say " + "x" * 50),), tuple((Message("assistant", t),) for t in "abc"), (2.0, 1.0, 0.0))
     read = texts([ranked])

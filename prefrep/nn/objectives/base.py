@@ -40,6 +40,18 @@ class PolicyObjective(Part, ABC):
         """Whether the loss needs log pi_0 of the responses."""
         return False
 
+    def earlier(self, number: int) -> int | None:
+        """Return the round whose policy the loss of round `number` refers to beside pi_t, at most `number`; None: never any.
+
+        Its log-probabilities are `Judged.earlier`. If there is one, every round keeps a copy of the trainable weights (`modules.earlier`).
+        """
+        return None
+
+    @property
+    def needs_earlier_responses(self) -> bool:
+        """Whether the loss needs scores against responses of the earlier round's policy (`Judged.earlier_table`)."""
+        return False
+
     def selected(self, judged: Judged) -> Tensor:
         """Return the indices of the responses whose log pi enters the loss [N, S]; the policy reads no others. By default all K."""
         count, width = judged.reference.shape
