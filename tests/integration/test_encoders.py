@@ -26,7 +26,7 @@ from prefrep.scoring import Scorer
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from benchmarks.reliability import Case, Trials  # noqa: E402
+from benchmarks.reliability import Case, Trials
 
 fit, score = program("fit"), program("score")
 
@@ -67,7 +67,9 @@ def test_heads_learn_64_pairs(head: str, kind: str, more: dict[str, str], tmp_pa
     assert losses[-1] < losses[0]
     scorer = Scorer.from_pretrained(tmp_path / "run" / "export")
     rows = [json.loads(line) for line in Path(data).read_text().splitlines()]
-    records = [Comparison(*((Message(role, row[key]),) for role, key in zip(("user", "assistant", "assistant"), row, strict=True))) for row in rows]
+    records = [
+        Comparison(*((Message(role, row[key]),) for role, key in zip(("user", "assistant", "assistant"), row, strict=True))) for row in rows
+    ]
     found = np.array(list(scorer.compare(records)))
     if more.get("lora") == "null" and "frozen" not in more:
         assert (found > 0).mean() > 0.95

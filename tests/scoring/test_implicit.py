@@ -70,9 +70,7 @@ def test_ratios(layout: Any, reference: str) -> None:
     assert not scorer.pairwise
 
 
-@pytest.mark.parametrize(
-    ("form", "rule"), [("sum", lambda x: x.sum()), ("average", lambda x: x.mean()), ("norm", lambda x: -x.norm())]
-)
+@pytest.mark.parametrize(("form", "rule"), [("sum", lambda x: x.sum()), ("average", lambda x: x.mean()), ("norm", lambda x: -x.norm())])
 def test_forms_without_a_reference(form: Form, rule: Any) -> None:
     scorer = ImplicitScorer.of(POLICY, None, form)
     for record, found in zip(RECORDS, scorer.rewards(RECORDS), strict=True):
@@ -105,7 +103,11 @@ def test_what_does_not_go_together(reference: str, tmp_path: Path) -> None:
         ImplicitScorer.of(POLICY, reference, beta=0)
     with pytest.raises(ConfigError, match="different vocabularies"):
         ImplicitScorer.of(POLICY, "bundled:tiny-qwen2")
-    for options, words in (({"beta": 2.0}, "--beta"), ({"implicit": "ratio"}, "needs --reference"), ({"reference": "x", "implicit": "sum"}, "no reference")):
+    for options, words in (
+        ({"beta": 2.0}, "--beta"),
+        ({"implicit": "ratio"}, "needs --reference"),
+        ({"reference": "x", "implicit": "sum"}, "no reference"),
+    ):
         with pytest.raises(UsageError, match=words):
             Scoring(**options)  # type: ignore[arg-type]
 
