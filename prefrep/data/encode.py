@@ -18,7 +18,7 @@ from prefrep.data.across import Across, check_one_prompt, one_prompt, sides
 from prefrep.data.context import told
 from prefrep.data.fidelity import check_differ
 from prefrep.data.pairs import Pair, all_pairs, learnable_pairs
-from prefrep.data.render import FOREIGN, Renderer, Template, Text, template_error, transcript
+from prefrep.data.render import FOREIGN, PAIR_FORMATS, Renderer, Template, Text, template_error, transcript
 from prefrep.data.tallies import SPELLED, Tallies
 from prefrep.data.tokens import TextTokenizer
 from prefrep.data.trees import Datum, Ids, Tree
@@ -43,7 +43,9 @@ class EncodeConfig:
             overwritten by EOS, the gate read after the first message). `classifier`: the token that transformers' sequence classifiers
             read, the last one of the chat template that is not the pad token. `openrlhf`: OpenRLHF's recipe, the chat template without line
             breaks at its end, then a space and an EOS unless it ends in one; BOS only where the template writes it. `rlhflow`: the
-            published example of RLHFlow's pair models, without BOS and generation prompt. The last four are for models from there.
+            published example of RLHFlow's pair models, without BOS and generation prompt. `framed`: the chat template as it is, with the
+            special tokens that the tokenizer adds. `segments`, `pairrm`, `better_pairrm`, `steamshp`: see `data.recipes`. All from
+            `official` on are for models from there.
         max_length: Maximum sequence length in tokens.
         truncation: What to cut from longer sequences. `keep_end`: the beginning of the prompt down to max_length / 8 tokens, then the ends
             of responses. `keep_start`: the ends of responses. `drop`: the whole record. `Encoder.counts` counts all of it.
@@ -98,13 +100,14 @@ class Encoder(Tallies):
         gated: bool = False,
     ) -> None:
         self._tokenise = TextTokenizer(tokenizer, config.template)
-        if config.template in FOREIGN and (config.template == "rlhflow") != (layout == "pair"):
-            has = "only a pair format" if config.template == "rlhflow" else "no pair format"
+        if config.template in FOREIGN and (config.template in PAIR_FORMATS) != (layout == "pair"):
+            has = "only a pair format" if config.template in PAIR_FORMATS else "no pair format"
             raise ConfigError(f"template '{config.template}', a recipe of models from elsewhere, has {has}; use template: auto")
         self.tokenizer, self.config, self.layout = tokenizer, config, layout
         self._given, self._gated = given, gated
         self._render = Renderer(tokenizer, config.template, self._tokenise.start, policy, given is not None)
         super().__init__(config.template, self._render.events)
+        self._tokenise.counts = self.counts
         self._control_tokens, self._unpaired, self._bos = control_tokens, unpaired, tokenizer.bos_token_id  # looking it up takes long
 
     def encode(self, records: Iterable[Record], refused: list[RecordError] | None = None) -> Iterator[tuple[Record, Datum | None]]:
@@ -297,7 +300,7 @@ class Encoder(Tallies):
         if self.config.template == "official":
             return truncate_official(tree, self.config.max_length, self._tokenise.eos)
         policy = self.config.truncation
-        eos = None if self.config.template in ("classifier", "rlhflow") else self._tokenise.eos
+        eos = None if self.config.template in ("classifier", "rlhflow") else self._tokenise.ends
         shorter, gave_way = truncate(tree, self.config.max_length, policy, bos=self._bos, eos=eos, responses=self.layout == "single")
         events |= gave_way
         return shorter

@@ -11,15 +11,23 @@ from typing import Any, Literal
 
 from transformers import PreTrainedTokenizerBase
 
+from prefrep.data import recipes
 from prefrep.data.control import Mask
 from prefrep.data.fidelity import Unshown, check, unshown_in_transcripts
 from prefrep.data.skeletons import Skeletons
 from prefrep.errors import RecordError
 from prefrep.records import Message, Messages
 
-Template = Literal["auto", "chat", "plain", "concat", "official", "classifier", "openrlhf", "rlhflow"]
+Template = Literal[
+    "auto", "chat", "plain", "concat", "official", "classifier", "openrlhf", "rlhflow", "framed", "segments", "pairrm", "better_pairrm",
+    "steamshp",
+]  # fmt: skip
 # Recipes of other programs, which read control tokens in texts as such.
-FOREIGN: tuple[Template, ...] = ("official", "classifier", "openrlhf", "rlhflow")
+FOREIGN: tuple[Template, ...] = (
+    "official", "classifier", "openrlhf", "rlhflow", "framed", "segments", "pairrm", "better_pairrm", "steamshp"
+)  # fmt: skip
+PAIR_FORMATS = ("rlhflow", *recipes.PAIRS)
+CHATS = ("chat", "official", "classifier", "openrlhf", "rlhflow", "framed")  # need a chat template
 NAMES = {"user": "Human", "assistant": "Assistant", "system": "System", "tool": "Tool"}  # of roles in transcripts
 _NONE: Mapping[str, Any] = {}
 
@@ -34,6 +42,7 @@ class Text:
         first: Its part up to the end of the first message, for template `official`.
         ends: Whether an EOS follows.
         hidden: Whether control tokens are hidden in it (`data.control`).
+        parts: The segments that make it up, which the tokenizer joins with special tokens (`data.recipes`); empty: it adds none.
     """
 
     text: str
@@ -41,6 +50,7 @@ class Text:
     first: str = ""
     ends: bool = True
     hidden: bool = False
+    parts: tuple[str, ...] = ()
 
 
 class Renderer:
@@ -149,6 +159,11 @@ class Renderer:
             self.events["as continuations"] += 1
             before = _joined(prompt)
             return Text(before + _joined(response, "response"), len(before))
+        if self._template == "segments":
+            self.events["as pairs of texts"] += 1
+            unshown_in_transcripts(prompt + response, kwargs, self.events)
+            parts = recipes.question_and_answer(prompt, response)
+            return Text("".join(parts), len(parts[0]), parts=parts)
         if prompt and response[0].content[:1] in (" ", "\n"):
             self.events["that begin with a blank (continuations? template: concat)"] += 1
         if self.transcripts or (self._template not in FOREIGN and not prompt and len(response) == 1):
@@ -161,8 +176,13 @@ class Renderer:
         if self._template == "openrlhf":
             whole, eos = whole.rstrip("\n"), str(self._tokenizer.eos_token)
             whole = whole if whole.endswith(eos) else f"{whole} {eos}"
-        elif self._template != "classifier":
+        elif self._template not in ("classifier", "framed"):
             whole = whole.rstrip()
+        if self._template == "framed":  # the gates of such models read where the user's last turn ends
+            before = os.path.commonprefix([whole, self.chat(prompt, kwargs=kwargs) if prompt else ""])
+            bos = str(self._tokenizer.bos_token or "")
+            cut = len(bos) if bos and not self._start and whole.startswith(bos) else 0  # the tokenizer adds it
+            return Text(whole[cut:], max(len(before) - cut, 0), parts=(whole[cut:],))
         if not prompt:  # whole conversations
             return Text(whole, 0)
         before = self._opened(prompt, kwargs)
@@ -194,6 +214,9 @@ class Renderer:
             Unshown: A response calls a tool, or the template gets tools, which this format has no place for.
         """
         unshown_in_transcripts(prompt + a + b, kwargs, self.events)
+        if self._template in recipes.PAIRS:
+            parts = recipes.PAIRS[self._template](prompt, a, b)
+            return Text("".join(parts), 0, parts=parts)
         (prompt, x), (a, y), (b, z) = self._masked(prompt), self._answer(a), self._answer(b)
         hidden = x or y or z
         published = self._template == "rlhflow"

@@ -42,7 +42,7 @@ The head is in `head.safetensors` and its meaning in `prefrep.json`; only prefre
 """
 
 CAUSAL = (
-    "* `AutoModelForCausalLM` gives the language model under the head.\n"
+    "* `AutoModelForCausalLM`, or of an encoder `AutoModel`, gives the language model under the head.\n"
     "* `AutoModelForSequenceClassification` gives **random scores**: it finds no head of its own, makes a random one with two labels, and "
     "says so only in its load report. "
 )

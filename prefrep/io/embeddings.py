@@ -16,6 +16,7 @@ from prefrep.data.encode import Encoder
 from prefrep.errors import CheckpointError, ConfigError
 from prefrep.io.classifier_tokenizer import add_nothing, classifier_template
 from prefrep.io.folder import PreferenceModel
+from prefrep.io.foreign import check_last
 from prefrep.io.probes import check_rendered
 from prefrep.io.replacing import replacing
 from prefrep.nn.heads import BTHead, GPMHead, HybridHead, PreferenceHead
@@ -61,6 +62,7 @@ def write(folder: str | Path, model: PreferenceModel) -> None:
     """
     head, backbone, encode = model.head, model.backbone, model.encode
     weight, normalize, client = _parts(head, model.tau)
+    check_last(backbone)
     if backbone.settings["quantize"] != "none":
         raise ConfigError(
             "sentence-transformers folders hold plain weights and this language model is quantised; load it with quantize: none"

@@ -13,11 +13,12 @@ def fingerprint(folder: str | Path) -> str:
     bytes, so they are in the page cache.
 
     Args:
-        folder: The folder, with its sub-folders; or a hub id, with `@revision` or without.
+        folder: The folder, with its sub-folders; a hub id, with `@revision` or without; or a bundled model.
     """
     from prefrep.io.hub import fetched  # programs import this module to parse their options
+    from prefrep.nn.bundled import resolve
 
-    folder, found = fetched(folder), hashlib.sha256()
+    folder, found = fetched(resolve(str(folder))), hashlib.sha256()
     for file in sorted(Path(folder).rglob("*")):
         if file.is_file() and file.relative_to(folder) != Path("README.md"):
             with file.open("rb") as stream:

@@ -238,18 +238,19 @@ def load(
 def _backbone(folder: Path, about: About, options: dict[str, Any], build: Build | None) -> Backbone:
     """Return the language model of a folder. Raises CheckpointError: it cannot be read, or needs code that the caller does not trust."""
     made = about.backbone
+    place = {name: made[name] for name in ("pooling", "marks") if made.get(name) is not None}
     if about.weights == "full":
         if (folder / "adapter_config.json").exists():  # transformers would load the base that it names instead of the folder
             raise CheckpointError(f"{folder}: adapter_config.json names another model than the one here; export the model again")
         whole: dict[str, Any] = {"path": str(folder), "revision": None, "gguf": None}
-        backbone = Backbone(frozen=True, **whole, **options) if build is None else build(**whole)
+        backbone = Backbone(frozen=True, **whole, **options, **place) if build is None else build(**whole, **place)
     else:
         path, lora = made.get("path", ""), made.get("lora")
         for file, kind in (("prefrep.json", "an exported folder"), ("adapter_config.json", "an adapter, whose weights are elsewhere")):
             if find_file(path, file, made.get("revision")):
                 raise CheckpointError(f"{folder}: its base {path} is {kind}, which no export refers to; export the model again")
         log.info("%s: the weights of its language model are those of %s", folder, path)
-        kept = {name: made[name] for name in ("quantize", "revision", "gguf") if name in made}
+        kept = {name: made[name] for name in ("quantize", "revision", "gguf") if name in made} | place
         try:
             backbone = Backbone(path=path, lora=lora, frozen=lora is None, **kept, **options)
         except RuntimeError as error:  # torch: adapters that no memory holds
@@ -257,7 +258,7 @@ def _backbone(folder: Path, about: About, options: dict[str, Any], build: Build 
         _fill(backbone.model, folder, about.trained)
         backbone.requires_grad_(False)
         if build is not None:
-            base = {name: made.get(name) for name in ("path", "revision", "gguf")}
+            base = {name: made.get(name) for name in ("path", "revision", "gguf")} | place
             backbone = rebuilt(build, base, backbone.merged_state(), str(folder))
     if made.get("trust_remote_code") and not backbone.settings["trust_remote_code"] and getattr(backbone.model.config, "auto_map", None):
         raise CheckpointError(f"{folder}: was trained with {UNTRUSTED}")

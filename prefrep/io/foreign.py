@@ -11,12 +11,26 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from prefrep.data.encode import EncodeConfig
+from prefrep.errors import ConfigError
 from prefrep.io.folder import PreferenceModel
 from prefrep.io.heads import describe_head
 from prefrep.io.language_model import Build
 from prefrep.io.shards import read_config, read_tensors, stored_dtype
 from prefrep.nn.backbone import Backbone
 from prefrep.nn.heads import PreferenceHead
+
+
+def check_last(backbone: Backbone) -> None:
+    """Check that a model reads the last token of a text, as the layouts of other programs do.
+
+    Raises:
+        ConfigError: It reads something else.
+    """
+    if not backbone.shares_prompts:
+        raise ConfigError(
+            f"this model reads {'both ways' if backbone.both_ways else 'its text'}, pooling {backbone.pooling}, and other layouts read the "
+            "last token of a causal model; use the exported folder itself"
+        )
 
 
 @dataclass(frozen=True)
@@ -47,13 +61,21 @@ class Reading:
         """Return those of the named tensors that a checkpoint has. Raises CheckpointError: it cannot be read."""
         return read_tensors(path, tuple(names), self.revision)
 
-    def backbone(self, path: str) -> Backbone:
-        """Return the language model of a checkpoint, frozen unless `build` decides. Raises CheckpointError: it cannot be read."""
+    def backbone(self, path: str, **place: Any) -> Backbone:
+        """Return the language model of a checkpoint, frozen unless `build` decides.
+
+        Args:
+            path: Of the checkpoint.
+            **place: `pooling`, `marks` and `prefix` of `Backbone`, where they are not its defaults.
+
+        Raises:
+            CheckpointError: It cannot be read.
+        """
         if self.build is not None:
-            return self.build(path=path, revision=self.revision, gguf=None)
+            return self.build(path=path, revision=self.revision, gguf=None, **place)
         options: dict[str, Any] = {"dtype": self.dtype or stored_dtype(self.config(path))}
         options |= {"attention": self.attention, "trust_remote_code": self.trust_remote_code}
-        return Backbone(path=path, frozen=True, revision=self.revision, **options)
+        return Backbone(path=path, frozen=True, revision=self.revision, **options, **place)
 
     def model(
         self, backbone: Backbone, head: PreferenceHead, tau: float, encode: EncodeConfig, tokenizer: PreTrainedTokenizerBase, source: str

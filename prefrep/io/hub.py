@@ -38,7 +38,7 @@ def is_hub_id(name: str | Path) -> bool:
 
 
 def fetched(name: str | Path, revision: str | None = None) -> Path:
-    """Return the local folder of an exported model, downloaded from the hub if need be.
+    """Return the local folder of a model, downloaded from the hub if need be.
 
     Args:
         name: Local folder, or a hub id, with `@revision` or without.
@@ -56,8 +56,15 @@ def fetched(name: str | Path, revision: str | None = None) -> Path:
         raise CheckpointError(
             f"{name}: no such folder, and it cannot be had from the hub ({reason(error)}); check the name, the network and the token"
         ) from error
-    check_complete(folder, str(name))
+    if not is_foreign(folder):
+        check_complete(folder, str(name))
     return folder
+
+
+def is_foreign(folder: Path) -> bool:
+    """Return whether a folder is a model of another program, which lists no files, and not a part of an exported one."""
+    ours = any((folder / name).exists() for name in ("prefrep.json", "head.safetensors"))
+    return not ours and any((folder / name).exists() for name in ("config.json", "adapter_config.json"))
 
 
 def check_complete(folder: Path, name: str) -> None:

@@ -19,7 +19,7 @@ from prefrep.data.encode import EncodeConfig
 from prefrep.errors import CheckpointError, ConfigError
 from prefrep.functional.skew import GateVariant
 from prefrep.io.folder import PreferenceModel
-from prefrep.io.foreign import Reading
+from prefrep.io.foreign import Reading, check_last
 from prefrep.io.replacing import replacing
 from prefrep.nn.heads import BTHead, GPMHead, PreferenceHead
 from prefrep.nn.quietly import quietly
@@ -85,6 +85,7 @@ def write(folder: str | Path, model: PreferenceModel) -> dict[str, Any]:
         ConfigError: The layout cannot express the model.
     """
     head, backbone = model.head, model.backbone
+    check_last(backbone)
     if backbone.settings["quantize"] != "none":
         raise ConfigError("the official layout holds plain weights and this language model is quantised; load it with quantize: none")
     if type(head) is GPMHead and type(head.skew) in (BlockSkew, GatedSkew):  # classes derived from them may compare in another way

@@ -19,7 +19,7 @@ from prefrep.data.encode import EncodeConfig, Encoder
 from prefrep.errors import CheckpointError, ConfigError
 from prefrep.io.classifier_tokenizer import add_nothing, choose_pad, classifier_template
 from prefrep.io.folder import PreferenceModel
-from prefrep.io.foreign import Reading
+from prefrep.io.foreign import Reading, check_last
 from prefrep.io.probes import PROBES, as_written, check_tokenizer, ours, same_reading
 from prefrep.io.replacing import replacing
 from prefrep.nn import probes
@@ -65,6 +65,7 @@ def write(folder: str | Path, model: PreferenceModel) -> None:
         raise ConfigError(f"a sequence classifier gives one reward per text and {kind} compares texts; only BTHead can be exported")
     if backbone.settings["quantize"] != "none":
         raise ConfigError("a sequence classifier holds plain weights and this language model is quantised; load it with quantize: none")
+    check_last(backbone)
     if encode.template == "official":
         raise ConfigError("template 'official' overwrites the last token of a text, which an exported tokenizer cannot express")
     config = copy.deepcopy(backbone.model.config)

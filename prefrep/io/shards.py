@@ -10,14 +10,13 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
-from transformers import AutoConfig
 from transformers.utils.hub import cached_file
 
 from prefrep.disk import expanded
 from prefrep.errors import CheckpointError
 from prefrep.io.hub import reason
 from prefrep.nn.bundled import resolve
-from prefrep.nn.loading import UNTRUSTED
+from prefrep.nn.loading import UNTRUSTED, config_of
 
 SINGLE = "model.safetensors"
 
@@ -51,7 +50,7 @@ def read_config(path: str, revision: str | None, trust_remote_code: bool = False
     if path.startswith((".", "/", "~")) and not expanded(path).is_dir():
         raise CheckpointError(f"{path}: no such folder; give a local folder with safetensors, or a hub id")
     try:
-        return AutoConfig.from_pretrained(resolve(path), revision=revision, trust_remote_code=trust_remote_code)
+        return config_of(resolve(path), revision=revision, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
         if not trust_remote_code and "trust_remote_code" in str(error):
             raise CheckpointError(f"{path}: the model is {UNTRUSTED}") from error

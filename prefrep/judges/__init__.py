@@ -12,11 +12,13 @@ from prefrep.judges.rules import RuleJudge, concise, conciseness, on_topic
 
 if TYPE_CHECKING:
     from prefrep.judges.generative import GenerativeJudge
+    from prefrep.judges.implicit import ImplicitJudge
     from prefrep.judges.models import ModelJudge, OfficialJudge, SocietyJudge
 
 __all__ = (
     "Comparer",
     "GenerativeJudge",
+    "ImplicitJudge",
     "Judge",
     "ModelJudge",
     "OfficialJudge",
@@ -36,8 +38,8 @@ def __getattr__(name: str) -> Any:
     """Import the judges that need torch on first use."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from prefrep.judges import generative, models
+    from prefrep.judges import generative, implicit, models
 
     globals().update({each: getattr(models, each) for each in ("ModelJudge", "OfficialJudge", "SocietyJudge")})
-    globals()["GenerativeJudge"] = generative.GenerativeJudge
+    globals().update(GenerativeJudge=generative.GenerativeJudge, ImplicitJudge=implicit.ImplicitJudge)
     return globals()[name]

@@ -23,15 +23,17 @@ from prefrep.scoring.loading import fingerprint_of, is_url
 
 
 class ModelJudge(Judge):
-    """An exported preference model of any kind. It renders prompts and responses with its own template, not the policy's.
+    """A preference model of any kind and layout. It renders prompts and responses with its own template, not the policy's.
 
     Args:
-        path: The exported folder, its id on the hub (`owner/name` or `owner/name@revision`), or the URL of a server (`prefrep serve`),
+        path: The folder, its id on the hub (`owner/name` or `owner/name@revision`), or the URL of a server (`prefrep serve`),
             which has chosen dtype, device and batches.
         dtype: Type of its weights; null: the type it was trained in.
         device: `auto`: CUDA if available.
         batch_tokens: Tokens per forward pass.
         trust_remote_code: Run Python code from the folder, see `Backbone`.
+        kind: What a model of another program is (`--as`), if its files do not say.
+        objective: The objective that counts, of a model with several; empty: all, as its authors weigh them.
     """
 
     def __init__(
@@ -41,9 +43,11 @@ class ModelJudge(Judge):
         device: str = "auto",
         batch_tokens: int = 4096,
         trust_remote_code: bool = False,
+        kind: str | None = None,
+        objective: str = "",
     ) -> None:
         self.path, self.dtype, self.device, self.batch_tokens = path, dtype, device, batch_tokens
-        self.trust_remote_code = trust_remote_code
+        self.trust_remote_code, self.kind, self.objective = trust_remote_code, kind, objective
         self._scorer: Scorer | RemoteScorer | None = None
         self.warned = False
 
@@ -61,7 +65,10 @@ class ModelJudge(Judge):
         if is_url(self.path):
             return RemoteScorer(self.path, blocks=True)
         trusted = self.trust_remote_code
-        return BlockScorer.from_pretrained(self.path, self.device, self.dtype, batch_tokens=self.batch_tokens, trust_remote_code=trusted)
+        return BlockScorer.from_pretrained(
+            self.path, self.device, self.dtype, batch_tokens=self.batch_tokens, trust_remote_code=trusted, kind=self.kind,
+            objective=self.objective,
+        )  # fmt: skip
 
     @property
     def name(self) -> str:
@@ -91,11 +98,18 @@ class ModelJudge(Judge):
         return self.scorer.compare(comparisons, progress=progress)
 
     def describe(self) -> dict[str, Any]:
-        """Return path, dtype and a digest of the head's weights; of a server, the fingerprint of its model."""
+        """Return path, dtype and a digest of the head's weights; of a server or another program's model, the fingerprint of the model."""
         if is_url(self.path):
             return {"model": self.path, "fingerprint": fingerprint_of(self.path)}
         head = self._folder() / "head.safetensors"
+        if not head.exists() and self.stated is not None:
+            return {"model": self.path, "dtype": self.dtype, "fingerprint": fingerprint_of(self.path), **self.stated}
         return {"model": self.path, "dtype": self.dtype, "head": digest([head.read_bytes()]) if head.exists() else None}
+
+    @property
+    def stated(self) -> dict[str, Any] | None:
+        """What the caller said of another program's model; None: the judge says it itself."""
+        return {"kind": self.kind, "objective": self.objective}
 
 
 class SocietyJudge(ModelJudge):
@@ -187,6 +201,10 @@ class OfficialJudge(ModelJudge):
 
     def _folder(self) -> Path:
         return Path(self.path)  # its head is in a shard
+
+    @property
+    def stated(self) -> None:
+        """See `ModelJudge`."""
 
     def _load(self) -> Scorer:
         place = ("cuda" if torch.cuda.is_available() else "cpu") if self.device == "auto" else self.device

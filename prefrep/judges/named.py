@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 WRITES = "GenerativeJudge"
 
 
-def comparer(name: str, device: str = "auto", batch_tokens: int = 4096, trust_remote_code: bool = False) -> Comparer:
+def comparer(
+    name: str, device: str = "auto", batch_tokens: int = 4096, trust_remote_code: bool = False, kind: str | None = None
+) -> Comparer:
     """Return a scorer of an exported folder or of a server, the judge of a rule, or a judge that writes.
 
     Args:
@@ -29,6 +31,7 @@ def comparer(name: str, device: str = "auto", batch_tokens: int = 4096, trust_re
         device: See `Scorer.from_pretrained`.
         batch_tokens: See `Scorer`.
         trust_remote_code: See `Scorer.from_pretrained`.
+        kind: See `Scorer.from_pretrained`.
 
     Raises:
         CheckpointError: The folder cannot be loaded.
@@ -44,7 +47,7 @@ def comparer(name: str, device: str = "auto", batch_tokens: int = 4096, trust_re
         return RuleJudge(name)
     from prefrep.scoring import Scorer  # imports torch, which rules do not need
 
-    return Scorer.from_pretrained(name, device, batch_tokens=batch_tokens, trust_remote_code=trust_remote_code)
+    return Scorer.from_pretrained(name, device, batch_tokens=batch_tokens, trust_remote_code=trust_remote_code, kind=kind)
 
 
 def is_recipe(name: str) -> bool:

@@ -77,18 +77,18 @@ class PolicyModule(LanguageModule):
         Returns:
             Sums of log-probabilities in nats [M], fp32.
         """
-        source, target, sequence = _sampled(trees, surplus)
+        source, target, sequence = sampled(trees, surplus)
         logprobs = token_logprobs(self.hidden(trees)[source], trees.ids.flatten()[target], self.backbone.logits, self.chunk)
-        return _sums(logprobs, sequence, len(trees.end))
+        return sums(logprobs, sequence, len(trees.end))
 
     def response_lengths(self, trees: TreeBatch, surplus: Tensor) -> Tensor:
         """Return the numbers of tokens that `response_logprobs` sums [M]; arguments as there."""
-        return torch.bincount(_sampled(trees, surplus)[2], minlength=len(trees.end))
+        return torch.bincount(sampled(trees, surplus)[2], minlength=len(trees.end))
 
     @torch.no_grad()
     def measure(self, trees: TreeBatch, surplus: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return log-probabilities as `response_logprobs`, numbers of tokens, and mean next-token entropies in nats; each [M]."""
-        source, target, sequence = _sampled(trees, surplus)
+        source, target, sequence = sampled(trees, surplus)
         hidden, ids, count = self.hidden(trees), trees.ids.flatten(), len(trees.end)
         chosen, entropies = [], []
         for where, token in zip(source.split(self.chunk), target.split(self.chunk), strict=True):
@@ -96,7 +96,7 @@ class PolicyModule(LanguageModule):
             chosen.append(logprobs.gather(-1, ids[token][:, None])[:, 0])
             entropies.append(-(logprobs.exp() * logprobs).sum(-1))
         lengths = torch.bincount(sequence, minlength=count)
-        return _sums(torch.cat(chosen), sequence, count), lengths, _sums(torch.cat(entropies), sequence, count) / lengths.clamp_min(1)
+        return sums(torch.cat(chosen), sequence, count), lengths, sums(torch.cat(entropies), sequence, count) / lengths.clamp_min(1)
 
     # ---- pi_0
 
@@ -165,7 +165,7 @@ class PolicyModule(LanguageModule):
         return f"{settings.pop('class')} {settings}"
 
 
-def _sampled(trees: TreeBatch, surplus: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def sampled(trees: TreeBatch, surplus: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return next-token pairs without surplus: index of the predicting token, of the predicted token, and sequence; each [T]."""
     source, target, sequence = trees.labels.unbind(1)
     after = torch.bincount(sequence, minlength=len(trees.end)).cumsum(0)  # labels are ordered by sequence
@@ -174,6 +174,6 @@ def _sampled(trees: TreeBatch, surplus: Tensor) -> tuple[Tensor, Tensor, Tensor]
     return source[kept], target[kept], sequence[kept]
 
 
-def _sums(values: Tensor, sequence: Tensor, count: int) -> Tensor:
+def sums(values: Tensor, sequence: Tensor, count: int) -> Tensor:
     """Sum token values [T] by sequence [T] -> [count]."""
     return torch.zeros(count, device=values.device, dtype=values.dtype).index_add(0, sequence, values)

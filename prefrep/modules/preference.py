@@ -118,6 +118,10 @@ class PreferenceModule(LanguageModule):
         if loss.needs_reward and not self.unpaired:
             name = type(loss).__name__
             raise ConfigError(f"{name} needs one reward per response, and {type(self).__name__} compares; use BradleyTerry or LogisticLoss")
+        if head.needs_prompt and not backbone.shares_prompts:
+            raise ConfigError(
+                f"{backbone.path} reads a prompt together with its answer, so a gate has no state of the prompt alone; choose another skew"
+            )
         if self.sft > 0:
             if backbone.frozen:
                 raise ConfigError("sft regularises the backbone's weights, and this backbone is frozen; set sft: 0 or frozen: false")

@@ -16,8 +16,9 @@ from transformers import PreTrainedTokenizerBase
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from prefrep.errors import CheckpointError, ConfigError
-from prefrep.nn import families, probes
+from prefrep.nn import bidirectional, families, probes
 from prefrep.nn.attention import TREES
+from prefrep.nn.bidirectional import Pooling
 from prefrep.nn.loading import DType, load_causal, load_tokenizer
 from prefrep.nn.lora import LoRA, add_adapters, merged_state, twin
 from prefrep.nn.masks import BlockIndex, dense_masks, flex_masks, tree_biases
@@ -26,7 +27,7 @@ log = logging.getLogger(__name__)
 
 
 class Backbone(nn.Module):
-    """A causal language model that reads token trees.
+    """A language model that reads token trees, or rows of one sequence each if it is an encoder (`nn.bidirectional`).
 
     Args:
         path: `bundled:smollm2-135m`, a local folder, or a hub id.
@@ -43,6 +44,11 @@ class Backbone(nn.Module):
         trust_remote_code: Run Python code from the folder of the model.
         revision: Branch, tag or commit of a hub id.
         gguf: Name of a GGUF file inside `path` to read the weights from.
+        pooling: What is read of a sequence: the `last` token, the `first` one, the `mean`, the `marked` tokens, or the state from which
+            the `decoder` of a T5 model predicts its first token. `auto`: last, of encoders first, of T5's encoder mean. Only last shares
+            prefixes.
+        marks: Ids of the marked tokens.
+        prefix: Names of tensors in the checkpoint, as regular expressions, and what they stand for.
 
     Raises:
         ConfigError: Settings exclude each other, or the model does not support them.
@@ -62,6 +68,9 @@ class Backbone(nn.Module):
         trust_remote_code: bool = False,
         revision: str | None = None,
         gguf: str | None = None,
+        pooling: Pooling = "auto",
+        marks: list[int] | None = None,
+        prefix: dict[str, str] | None = None,
     ) -> None:
         super().__init__()
         if frozen and lora is not None:
@@ -75,7 +84,10 @@ class Backbone(nn.Module):
             "dtype": dtype, "quantize": quantize, "trust_remote_code": trust_remote_code, "revision": revision, "gguf": gguf
         }  # fmt: skip
         initial = "auto" if attention in (TREES, "flex_attention") else attention  # `_use` sets those two on the loaded model
-        model, self._random_output = load_causal(path, dtype, initial, quantize, trust_remote_code, revision, gguf)
+        model, self._random_output = load_causal(path, dtype, initial, quantize, trust_remote_code, revision, gguf, pooling, prefix)
+        self.both_ways = bidirectional.reads_both_ways(model.config)
+        self.pooling, self.marks = bidirectional.resolved(pooling, marks, model.config), marks
+        self.settings |= {"pooling": self.pooling, "marks": marks}
         self._routers = families.remove_dropout(model)
         self._names = frozenset(model.state_dict())  # of the plain model
         if gradient_checkpointing:
@@ -91,7 +103,8 @@ class Backbone(nn.Module):
             log.warning("full fine-tuning of %s weights rounds away most small updates; use dtype: float32 with bf16-mixed", dtype)
         # nn.Module.__setattr__ would register the parameters a second time under `transformer`; a name and a property do not.
         self.model = model
-        self._body = next(name for name, part in model.named_children() if inputs in set(part.modules()))
+        whole = self.both_ways or inputs is None
+        self._body = "" if whole else next(name for name, part in model.named_children() if inputs in set(part.modules()))
         self._trees: dict[str, bool] = {}
         self._tokenizer: PreTrainedTokenizerBase | None = None
         self._kernels = self._candidates(attention)
@@ -106,7 +119,9 @@ class Backbone(nn.Module):
     def _candidates(self, attention: str) -> list[str]:
         """Return the kernels to try, fastest first."""
         loaded = self.attention
-        if attention not in ("auto", TREES, "flex_attention"):
+        if self.both_ways and attention in (TREES, "flex_attention"):
+            raise ConfigError(f"{self.path}: reads both ways, so attention: {attention} has no trees to read; use auto")
+        if self.both_ways or attention not in ("auto", TREES, "flex_attention"):
             return [loaded]
         if not type(self.model)._can_set_attn_implementation():
             if attention == "auto":
@@ -130,13 +145,13 @@ class Backbone(nn.Module):
 
     @property
     def transformer(self) -> nn.Module:
-        """The model without its output layer: the part that holds the input embeddings."""
-        return cast(nn.Module, getattr(self.model, self._body))
+        """The model without its output layer: the part that holds the input embeddings; of an encoder, all of it."""
+        return cast(nn.Module, getattr(self.model, self._body) if self._body else self.model)
 
     @property
     def hidden_size(self) -> int:
-        """Width H of the hidden states."""
-        return families.hidden_size(self._config)
+        """Width H of what is read of a sequence."""
+        return families.hidden_size(self._config) * len(self.marks or (0,))
 
     @property
     def room(self) -> int | None:
@@ -157,6 +172,8 @@ class Backbone(nn.Module):
         if self._tokenizer is None:
             known = {name: self.settings[name] for name in ("trust_remote_code", "revision", "gguf")}
             self._tokenizer = load_tokenizer(self.path, **known)
+            if self.both_ways and self._tokenizer.eos_token is None:  # BERT's separators end texts as others' EOS does
+                self._tokenizer.eos_token, self._tokenizer.bos_token = self._tokenizer.sep_token, self._tokenizer.cls_token
         return self._tokenizer
 
     def train(self, mode: bool = True) -> Backbone:
@@ -179,10 +196,12 @@ class Backbone(nn.Module):
             padded: Whether each row holds one sequence, so that a padding mask suffices.
 
         Returns:
-            Hidden states [R, L, H].
+            Hidden states [R, L, H]; what `pooling` reads of a row stands at each of its tokens.
         """
         if padded:
-            return self._read(ids, positions, (tree >= 0).long())
+            mask = (tree >= 0).long()
+            hidden = self._rows(ids, mask) if self.both_ways else self._read(ids, positions, mask)
+            return bidirectional.pooled(hidden, ids, mask, self.pooling, self.marks)
         if self.attention not in (TREES, "flex_attention"):
             dtype = self._compute_dtype(ids.device) if self.attention == "eager" else None
             return self._read(ids, positions, dense_masks(self._config, tree, branch, positions, dtype=dtype))
@@ -205,10 +224,20 @@ class Backbone(nn.Module):
         hidden: Tensor = result.last_hidden_state
         return hidden
 
+    def _rows(self, ids: Tensor, mask: Tensor) -> Tensor:
+        types = bidirectional.segments(self._config, ids, self.tokenizer().sep_token_id)
+        with torch.no_grad() if self.frozen else nullcontext():
+            return bidirectional.read(self.model, ids, mask, types, self.pooling)
+
     def _compute_dtype(self, device: torch.device) -> torch.dtype:
         if torch.is_autocast_enabled(device.type):
             return torch.get_autocast_dtype(device.type)
         return cast(torch.dtype, self.model.dtype)
+
+    @property
+    def shares_prompts(self) -> bool:
+        """Whether the state of a prompt's last token is that of the prompt alone, whatever follows."""
+        return not self.both_ways and self.pooling == "last"
 
     def supports_trees(self) -> bool:
         """Return whether the model respects a tree mask, and select the first kernel that does.
@@ -216,7 +245,7 @@ class Backbone(nn.Module):
         If it does not, batches need `layout: padded`. Models that do not use transformers' attention interface build masks of their own
         and never support trees.
         """
-        if not type(self.model)._can_set_attn_implementation():
+        if not self.shares_prompts or not type(self.model)._can_set_attn_implementation():
             return False
         device = next(self.parameters()).device
         if device.type not in self._trees:
@@ -259,7 +288,8 @@ class Backbone(nn.Module):
             CheckpointError: It has none, as that of a classifier, so that the output layer is random.
         """
         if self._random_output:
-            raise CheckpointError(f"{self.path}: the checkpoint has no language-model head, which this run needs; use a causal model")
+            way = "use a causal model" + (", or readout: linear with a pair model" if self.both_ways else "")
+            raise CheckpointError(f"{self.path}: the checkpoint has no language-model head, which this run needs; {way}")
 
     def check_logits(self) -> None:
         """Check that there is an output layer and that `logits` agrees with the model.

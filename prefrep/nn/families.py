@@ -12,7 +12,7 @@ from torch import nn
 
 Effect = Literal[
     "logit factor", "logit divisor", "logit cap", "attention cap", "hidden size", "rope", "experts", "dropout", "noise", "router mode",
-    "router class",
+    "router class", "relative positions", "position offset",
 ]  # fmt: skip
 
 
@@ -54,6 +54,10 @@ QUIRKS: tuple[Quirk, ...] = (
     Quirk("mixtral", "noise", "jitter_noise", "multiplies the inputs of its router by random numbers"),
     Quirk("phimoe", "noise", "input_jitter_noise", "multiplies the inputs of its router by random numbers"),
     Quirk("phimoe", "router mode", "router_jitter_noise", "samples experts in training mode; must not be 0, since evaluation uses it, too"),
+    Quirk("deberta", "relative positions", "position_biased_input", "DeBERTa-v2 and -v3 without it read texts of any length"),
+    Quirk("roberta", "position offset", "pad_token_id", "positions begin after the pad id, so the table holds that many fewer tokens"),
+    Quirk("xlm-roberta", "position offset", "pad_token_id", "as RoBERTa"),
+    Quirk("camembert", "position offset", "pad_token_id", "as RoBERTa"),
     Quirk("phimoe", "router class", "Router", "its router is a `Linear` that returns two tensors, so it cannot carry an adapter"),
 )  # fmt: skip
 
@@ -117,6 +121,11 @@ def max_length(config: Any) -> int | None:
         config: Text configuration of a model.
     """
     limits = [getattr(config, "max_position_embeddings", None)]
+    if any(getattr(config, name, None) is False for name in _attributes("relative positions")):
+        return None
+    for family, effect, attribute, _ in QUIRKS:
+        if effect == "position offset" and config.model_type == family and limits[0]:
+            limits.append(limits[0] - int(getattr(config, attribute)) - 1)
     for rope in (getattr(config, name, None) or {} for name in _attributes("rope")):
         for kind in (rope, *(each for each in rope.values() if isinstance(each, dict))):  # layer types may have one each
             if kind.get("rope_type") == "longrope" and kind["short_factor"] != kind["long_factor"]:

@@ -77,6 +77,18 @@ class PreferenceHead(Part, nn.Module, ABC):
             [.., K, K].
         """
 
+    def alone(self, e: Tensor, context: Context = ANYBODY) -> Tensor:
+        """Return what one reading says: the reward of a Bradley-Terry model, f of one order of a pair model.
+
+        Args:
+            e: Embeddings, [.., D].
+            context: The prompts, and who is asked.
+
+        Returns:
+            [..].
+        """
+        return functional.widen(e)[..., 0]
+
 
 class BTHead(PreferenceHead):
     """Bradley-Terry: one reward per response, s = r_a - r_b.

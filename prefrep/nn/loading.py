@@ -7,15 +7,17 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 from transformers.utils.hub import cached_file
 
 from prefrep.disk import expanded
 from prefrep.errors import CheckpointError
+from prefrep.nn.bidirectional import Pooling, encoder_class, reads_both_ways
 from prefrep.nn.bundled import resolve
 from prefrep.nn.families import caps_attention
 from prefrep.nn.quietly import quietly
 
+ALIASES = {"gpt_neox_reward_model": "gpt_neox"}  # names that only foreign code knows
 DType = Literal["float32", "bfloat16", "float16"]
 UNTRUSTED = (
     "Python code from its folder, which runs only if you trust it: read it, then add --trust-remote-code (of prefrep fit: "
@@ -33,6 +35,17 @@ class CausalLM(NamedTuple):
 
     model: Any
     random_output: bool
+
+
+def config_of(place: str | Path, **common: Any) -> Any:
+    """Return the configuration of a checkpoint; arguments and errors are those of `AutoConfig.from_pretrained`.
+
+    Configurations of reward models with a `model_type` of their own are those of the language model that they are.
+    """
+    data, _ = PreTrainedConfig.get_config_dict(place, revision=common.get("revision"))
+    if (name := ALIASES.get(data.get("model_type", ""))) is None:
+        return AutoConfig.from_pretrained(place, **common)
+    return CONFIG_MAPPING[name].from_dict(data | {"model_type": name})
 
 
 def load_tokenizer(
@@ -57,6 +70,9 @@ def load_tokenizer(
             if gguf is None:
                 raise
             tokenizer = AutoTokenizer.from_pretrained(place, gguf_file=gguf, **common)
+        # Without files, transformers makes the tokenizer of the family with special tokens alone, or hardly more.
+        if len(tokenizer) - len(tokenizer.added_tokens_decoder) < 26:
+            raise ValueError("it has no vocabulary: there are no files of a tokenizer")
     except Exception as error:  # tokenizers raises bare exceptions, and a damaged file anything
         raise _unreadable(path, "tokenizer", error, trust_remote_code) from error
     assert isinstance(tokenizer, PreTrainedTokenizerBase)
@@ -71,8 +87,10 @@ def load_causal(
     trust_remote_code: bool = False,
     revision: str | None = None,
     gguf: str | None = None,
+    pooling: Pooling = "auto",
+    prefix: dict[str, str] | None = None,
 ) -> CausalLM:
-    """Load a causal language model from safetensors or GGUF, never from pickles.
+    """Load a language model from safetensors or GGUF, never from pickles: a causal one, or an encoder.
 
     Args:
         path: `bundled:...`, local folder or hub id.
@@ -82,15 +100,23 @@ def load_causal(
         trust_remote_code: Passed to `transformers`.
         revision: Branch, tag or commit of a hub id.
         gguf: Name of a GGUF file inside the folder.
+        pooling: What will be read of the model, which decides whether a T5 model needs its decoder.
+        prefix: Names of tensors in the checkpoint, as regular expressions, and what they stand for.
 
     Raises:
         CheckpointError: The model cannot be loaded, or its checkpoint is incomplete.
     """
     place = resolve(path)
-    common = {"trust_remote_code": trust_remote_code, "revision": revision}
+    common: dict[str, Any] = {"trust_remote_code": trust_remote_code, "revision": revision}
+    kind, made = AutoModelForCausalLM, dict[str, Any]()
     try:
+        if gguf is None:
+            config = config_of(place, **common)
+            if reads_both_ways(config):
+                kind, made = encoder_class(config, pooling)
+            if config.model_type in ALIASES.values():  # else transformers would not know the name that config.json has
+                made = made | {"config": config}
         if gguf is None and attention == "auto":
-            config = AutoConfig.from_pretrained(place, **common)
             if "/" in str(config._attn_implementation):
                 raise ValueError(f"its config.json names the attention {config._attn_implementation}, which is code from the hub")
             if caps_attention(config):
@@ -106,13 +132,16 @@ def load_causal(
         if gguf is None:
             _check_shards(place, revision)
         options |= {"use_safetensors": True} if gguf is None else {"gguf_file": gguf}
+        options |= made | ({"key_mapping": prefix} if prefix else {})
         with quietly():  # missing weights are checked below
-            loaded: Any = AutoModelForCausalLM.from_pretrained(place, **common, **options, output_loading_info=True)
+            loaded: Any = kind.from_pretrained(place, **common, **options, output_loading_info=True)
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # a damaged config.json makes transformers raise anything
         raise _unreadable(path, "model", error, trust_remote_code) from error
     model, info = loaded
+    if prefix:  # else saving would give tensors the names that they had in the checkpoint
+        model._weight_conversions = None
     if gguf is not None:  # the weights are dequantised by now, but transformers would refuse to save a model with these attributes
         model.hf_quantizer = None
         model.is_quantized = False
@@ -125,7 +154,7 @@ def load_causal(
         raise CheckpointError(
             f"{path}: the checkpoint lacks {len(missing)} tensors ({missing[0]}, ...), which would be random; download the model again"
         )
-    return CausalLM(model, random_output=bool(info["missing_keys"]))
+    return CausalLM(model, random_output=bool(info["missing_keys"]) or kind is not AutoModelForCausalLM)
 
 
 def _check_shards(place: Path | str, revision: str | None) -> None:

@@ -12,7 +12,7 @@ def export(
     model: str,
     out: str | None = None,
     to: Literal["seqcls", "official", "sentence-transformers"] | None = None,
-    from_: Literal["seqcls", "peft", "openrlhf", "rlhflow", "official"] | None = None,
+    from_: str | None = None,
     push: str | None = None,
     dtype: Literal["float32", "bfloat16", "float16"] | None = None,
     max_length: int | None = None,
@@ -41,7 +41,7 @@ def export(
         to: Write an exported folder as AutoModelForSequenceClassification (Bradley-Terry), in the official GPM layout, or as
             sentence-transformers modules (models without a gate that read single responses).
         from_: Read the model in this layout and write an exported folder. peft: a LoRA adapter on a sequence classifier, as TRL saves it.
-            openrlhf: a reward model of OpenRLHF. rlhflow: a language model that answers A or B.
+            openrlhf: a reward model of OpenRLHF. rlhflow: a language model that answers A or B. Or a family of prefrep/io/README.md.
         push: Upload what was written, or without --to and --from the model itself, to this repository on the hub: owner/name.
         dtype: Type of the language model's weights; default: as stored.
         max_length: With --from: longest sequence in tokens; default: 2048, with official 4096.
@@ -84,7 +84,8 @@ def export(
     from prefrep.parts import import_modules
 
     import_modules(import_)
-
+    if from_ is not None and from_ not in READERS:
+        raise UsageError(f"--from {from_}: no such layout; there are {', '.join(READERS)}")
     written = expanded(out or model).absolute()
     if not (to or from_) and not written.is_dir():
         raise CheckpointError(f"{model}: no such folder, so there is nothing to push; name an exported folder with --model")

@@ -59,5 +59,5 @@ def score(
     from prefrep.scoring.workers import open_scorer
 
     how, asks = Scoring(**loading), Asks(tuple(annotators or ()), aggregate, alpha)
-    settings = f"--format {format}{' --tables' if tables else ''} --dtype {how.dtype}{asks.settings}"
+    settings = f"--format {format}{' --tables' if tables else ''} --dtype {how.dtype}{asks.settings}{how.settings}"
     return output.write(Path(out), model, Source(data, format), settings, tables, lambda: open_scorer(model, how), asks)

@@ -20,6 +20,7 @@ def winrate(
     restart: bool = False,
     bootstrap: int = 1000,
     judge_batch_tokens: int = 4096,
+    judge_as: str | None = None,
     temperature: float = 0.7,
     top_p: float = 0.9,
     **answering: Any,
@@ -38,13 +39,14 @@ def winrate(
     Args:
         model: Answer file of A, or a language model.
         against: Answer file of B, or a language model.
-        judge: Exported folder, its id on the hub, URL of a server, package.module.function(prompt, a, b) -> log-odds of a over b, or a
+        judge: Preference model, its id on the hub, URL of a server, package.module.function(prompt, a, b) -> log-odds of a over b, or a
             judge that writes (YAML file or `GenerativeJudge model=NAME ...`).
         out: Folder for the results; an interrupted run there is resumed.
         data: Prompts for language models, or the questions of FastChat's answers.
         restart: Discard the answers and scores that the output folder holds.
         bootstrap: Resamples for the intervals.
         judge_batch_tokens: Tokens that the judge reads at a time.
+        judge_as: What a judge of another program is, if its files do not say: pairrm, steamshp, ...
         temperature: Sampling temperature of generated answers; 0: greedy.
         top_p: Nucleus of the sampling.
         **answering: See `prefrep.evaluation.policies.Answering`.
@@ -75,7 +77,7 @@ def winrate(
     how, folder = Answering(**answering), Path(out)
     draws = Bootstrap(bootstrap, how.seed)
     # Files first and models last: a wrong path should not cost a generation.
-    referee = comparer(judge, how.device, judge_batch_tokens, how.trust_remote_code)
+    referee = comparer(judge, how.device, judge_batch_tokens, how.trust_remote_code, judge_as)
     described = identity_of(judge, referee)
     answers = {side: evaluation.read_side(sides[side], data) for side in sorted(files)}
     # Two models with one seed would share their luck: the same model against itself should not tie on every prompt.

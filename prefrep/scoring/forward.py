@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import accumulate, islice
@@ -24,7 +25,9 @@ from prefrep.records import RankedResponses, Record
 from prefrep.scoring.people import Asking, UnknownAnnotator
 
 Floats = NDArray[np.float32]
-Wanted = Literal["scores", "embedded", "both"]
+Wanted = Literal["scores", "embedded", "both", "objectives"]
+Orders = Literal["both", "first"]
+log = logging.getLogger(__name__)
 
 
 class Forward:
@@ -36,6 +39,7 @@ class Forward:
         batch_tokens: int = 4096,
         layout: Literal["auto", "trees", "padded"] = "auto",
         unknown_annotator: UnknownAnnotator = "population",
+        orders: Orders = "both",
     ) -> None:
         if batch_tokens < 1:
             raise ConfigError(f"batch_tokens must be 1 or more, got {batch_tokens}")
@@ -50,6 +54,8 @@ class Forward:
             raise ConfigError(f"{model.backbone.path} does not support tree masks, so branches would leak into each other; use layout auto")
         self._layout: Layout = "trees" if trees else "padded"
         self._device = next(model.head.parameters()).device
+        self.orders = orders
+        self._by_place = [0.0, 0.0]  # number of pairs read in both orders, and the sum of what the first place was worth to an answer
         self.asking = Asking(type(model.head).__name__, annotators_of(model.head), unknown_annotator)
 
     @property
@@ -100,7 +106,7 @@ class Forward:
         Returns:
             Embeddings [M, D] of all sequences in the order of the trees and, for heads with a gate, prompt states [M, H].
         """
-        return self._embed(collate([Datum((tree,)) for tree in trees], pad_id(self.model.tokenizer), self._layout).to(self._device))
+        return self._embed(self._collated([Datum((tree,)) for tree in trees]))
 
     # ---- work
 
@@ -129,6 +135,14 @@ class Forward:
                         raise DataError(f"{place}: the model gave a score that is not finite; try dtype float32, or train the model again")
                     # A single response makes no pair, so a pair model has nothing to read.
                     yield record, scores[0] if len(scores) == 1 else np.concatenate([np.zeros(0, np.float32), *scores])
+        self._say_order_effect()
+
+    def _say_order_effect(self) -> None:
+        """Log what the place of an answer was worth, of pairs that were read in both orders, and begin anew."""
+        (count, total), self._by_place = self._by_place, [0.0, 0.0]
+        if count:
+            used = "scores are the mean over both orders" if self.orders == "both" else "scores are of one order"
+            log.info("order effect: %+.3f nats for the answer that is read first, over %d pairs; %s", total / count, count, used)
 
     def _pieces(self, datum: Datum) -> list[Datum]:
         """Split a datum into parts that fit a batch: a pair model reads one tree for each of K (K - 1) / 2 pairs."""
@@ -178,23 +192,35 @@ class Forward:
         `asked` are the annotators of all tables, [U]; None: each datum has its own.
         """
         head, tau = self.model.head, self.model.tau
-        batch = collate(data, pad_id(self.model.tokenizer), self._layout).to(self._device)
+        batch = self._collated(data)
         embedding, prompt = self._embed(batch)
         results: list[Tensor] = []
         sequence = pair = 0
         for datum, (sequences, pairs) in zip(data, batch.sizes.tolist(), strict=True):
             who = torch.tensor(self.asking.index(datum.annotator), device=self._device) if asked is None and self.annotators else asked
             e = embedding[sequence : sequence + sequences]
-            if wanted == "embedded":
-                results.append(e[:, 0])
+            own = Context(None if prompt is None else prompt[sequence : sequence + sequences], who)
+            if wanted == "objectives":
+                results.append(torch.cat([head.alone(e, own)[:, None], e[:, 1:]], 1))
+            elif wanted == "embedded":
+                results.append(head.alone(e, own))
             elif pairs:
                 a, b = batch.pairs[pair : pair + pairs].unbind(1)
                 scores = head.compare(embedding[a], embedding[b], Context(None if prompt is None else prompt[a], who))
-                results.append(torch.cat([scores, e[:, 0]]) if wanted == "both" else scores)
+                if head.layout == "pair":
+                    ways = head.alone(embedding[a]), head.alone(embedding[b])
+                    scores = ways[0] if self.orders == "first" else scores
+                    self._by_place[0] += pairs
+                    self._by_place[1] += float((ways[0] + ways[1]).sum() / (2 * tau))
+                results.append(torch.cat([scores, head.alone(e, own)]) if wanted == "both" else scores)
             else:
                 results.append(self._table(e, Context(None if prompt is None else prompt[sequence], who)))
             sequence, pair = sequence + sequences, pair + pairs
         return [(result / tau).cpu().numpy() for result in results]
+
+    def _collated(self, data: Sequence[Datum]) -> TreeBatch:
+        """Return the batch of some records."""
+        return collate(data, pad_id(self.model.tokenizer), self._layout).to(self._device)
 
     def _table(self, e: Tensor, context: Context) -> Tensor:
         """Return the scores [K, K] of embeddings [K, D], not yet divided by tau."""

@@ -75,6 +75,10 @@ def lines(scorer: PreferenceScorer, records: Iterator[Record], tables: bool, ask
                     "id": read.popleft().id,
                     **_society(people, [(name, _by(scorer, name)) for name in names], asks, kind is Comparison, tables),
                 }
+        elif names := getattr(scorer, "objectives", ()):
+            for rewards in cast(Any, scorer).objective_rewards(map(_both, noted)):
+                record = read.popleft()
+                yield {"id": record.id, **_by_objective(rewards, names, kind is Comparison, tables), **_said(scorer, record)}
         elif kind is Comparison:
             for score in scorer.compare(cast(Iterator[Comparison], noted)):
                 record = read.popleft()
@@ -106,6 +110,15 @@ def _said(scorer: PreferenceScorer, record: Record) -> dict[str, str]:
 
 def _by(scorer: PreferenceScorer, name: str) -> str:
     return "population" if scorer.annotators is None else scorer.annotators.answering(name)
+
+
+def _by_objective(rewards: NDArray[np.float32], names: Sequence[str], pair: bool, tables: bool) -> dict[str, Any]:
+    """Return the line of a model with several objectives: of pairs differences, of K responses the rewards of each."""
+    if pair:
+        score, *each = (rewards[0] - rewards[1]).tolist()
+        return {"score": score, "objectives": dict(zip(names, each, strict=True))}
+    own = rewards[:, 0]
+    return _ranked(own[:, None] - own[None], tables) | {"objectives": dict(zip(names, rewards[:, 1:].T.tolist(), strict=True))}
 
 
 def _ranked(table: NDArray[np.float32], tables: bool) -> dict[str, Any]:

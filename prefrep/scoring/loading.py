@@ -22,6 +22,13 @@ class Loading:
         trust_remote_code: Run Python code from the folder of the model.
         import_: Module whose heads and other parts the model may name; may be repeated.
         unknown_annotator: Who answers for annotators that the model does not know: the population, or nobody (error).
+        as_: What a model of another program is, if its files do not say: pairrm, better-pairrm, steamshp, rlhflow, armorm, ...
+        objective: The objective that counts, of a model with several (ArmoRM, QRM, ...); default: all, as its authors weigh them.
+        orders: Of models that read two answers together: the mean over both orders, or the first alone, as the authors of most do.
+        reference: The model is a policy, and its rewards are beta * log pi / pi_ref of this reference.
+        implicit: The model is a policy; ratio: with --reference, the default there. Without one: the sum of log-probabilities, their
+            average per token, or norm: minus their Euclidean norm.
+        beta: Factor of a policy's rewards.
 
     Raises:
         UsageError: A number is out of range.
@@ -34,15 +41,50 @@ class Loading:
     trust_remote_code: bool = False
     import_: list[str] | None = None
     unknown_annotator: UnknownAnnotator = "population"
+    as_: str | None = None
+    objective: str = ""
+    orders: Literal["both", "first"] = "both"
+    reference: str | None = None
+    implicit: Literal["ratio", "sum", "average", "norm"] | None = None
+    beta: float = 1.0
 
     def __post_init__(self) -> None:
         require_at_least("--batch-tokens", self.batch_tokens, 1)
+        if self.reference is not None and self.implicit not in (None, "ratio"):
+            raise UsageError(f"--implicit {self.implicit} has no reference; drop --reference, or use ratio")
+        if self.reference is None and self.implicit == "ratio":
+            raise UsageError("--implicit ratio needs --reference; name it, or use sum, average or norm")
+        if not self.beta > 0 or (self.beta != 1 and not self.policy):
+            raise UsageError(f"--beta {self.beta} is a positive factor of a policy's rewards, with --reference or --implicit; leave it out")
         import_modules(self.import_)
+
+    @property
+    def policy(self) -> bool:
+        """Whether the model is a policy, whose log-probabilities are rewards."""
+        return self.reference is not None or self.implicit is not None
+
+    def implicit_scorer(self, model: str, attention: str = "auto", layout: Literal["auto", "trees", "padded"] = "auto") -> PreferenceScorer:
+        """Return a scorer of a policy. Raises CheckpointError: a model cannot be read."""
+        from prefrep.scoring.implicit import ImplicitScorer
+
+        form = self.implicit or "ratio"
+        return ImplicitScorer.of(
+            model, self.reference, form, self.beta, self.device, self.dtype, attention, self.batch_tokens, layout, self.trust_remote_code
+        )
+
+    @property
+    def settings(self) -> str:
+        """Options that move scores, in words."""
+        said: dict[str, object] = {"reference": self.reference, "implicit": self.implicit, "beta": self.beta if self.policy else ""}
+        said |= {"as": self.as_, "objective": self.objective, "orders": "" if self.orders == "both" else self.orders}
+        return "".join(f" --{name} {value}" for name, value in said.items() if value)
 
     def block_scorer(self, model: str) -> PreferenceScorer:
         """Return a scorer whose tables come by 2 x 2 block where the head of an exported folder has blocks."""
         if is_url(model):
             return remote(model, self.dtype, blocks=True)
+        if self.policy:
+            return self.implicit_scorer(model)
         from prefrep.scoring.blocks import BlockScorer
 
         trusted = self.trust_remote_code
@@ -53,6 +95,9 @@ class Loading:
             batch_tokens=self.batch_tokens,
             trust_remote_code=trusted,
             unknown_annotator=self.unknown_annotator,
+            kind=self.as_,
+            objective=self.objective,
+            orders=self.orders,
         )
 
 
@@ -73,13 +118,16 @@ class LocalScoring(Loading):
     layout: Literal["auto", "trees", "padded"] = "auto"
 
     def here(self, model: str) -> PreferenceScorer:
-        """Return a scorer of an exported folder in this process. Raises CheckpointError: it cannot be read."""
+        """Return a scorer of a model in this process. Raises CheckpointError: it cannot be read."""
+        if self.policy:
+            return self.implicit_scorer(model, self.attention, self.layout)
         from prefrep.scoring.scorer import Scorer
 
         trusted = self.trust_remote_code
         return Scorer.from_pretrained(
             model, self.device, self.dtype, self.attention, self.batch_tokens, self.layout, trust_remote_code=trusted,
-            unknown_annotator=self.unknown_annotator,
+            unknown_annotator=self.unknown_annotator, kind=self.as_, objective=self.objective,
+            orders=self.orders,
         )  # fmt: skip
 
 

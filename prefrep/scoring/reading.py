@@ -46,7 +46,8 @@ class Reading:
         """Return log-odds [K, K] that row beats column, exactly skew-symmetric."""
         head, tau = self.scorer.model.head, self.scorer.model.tau
         if head.layout == "pair":
-            scores = head.compare(self.embeddings[0::2], self.embeddings[1::2]) / tau
+            first, second = self.embeddings[0::2], self.embeddings[1::2]
+            scores = (head.alone(first) if self.scorer.orders == "first" else head.compare(first, second)) / tau
             return skew_table(scores.cpu().numpy(), self.count)
         return _numbers(head.table(self.embeddings, self.context) / tau)
 
@@ -67,7 +68,7 @@ class Reading:
         """
         if self.scorer.pairwise:
             raise ConfigError("this model compares responses and gives no reward to a single one; use rule group or anchor, or tables")
-        return _numbers(self.embeddings[:, 0] / self.scorer.model.tau)
+        return _numbers(self.scorer.model.head.alone(self.embeddings, self.context) / self.scorer.model.tau)
 
     @torch.inference_mode()
     def bilinear(self) -> tuple[Floats, Floats]:

@@ -12,14 +12,15 @@ import numpy as np
 import torch
 
 from prefrep.data.encode import EncodeConfig
+from prefrep.data.recipes import SEGMENTS
 from prefrep.errors import ConfigError
 from prefrep.functional.aggregation import Rule, Social, aggregate
-from prefrep.io.folder import load
-from prefrep.io.hub import fetched
+from prefrep.io.readers import opened
 from prefrep.nn.heads import BTHead, PairHead
+from prefrep.nn.rewards import ObjectivesHead
 from prefrep.records import Comparison, RankedResponses
 from prefrep.scoring.asked import Said, ranked
-from prefrep.scoring.forward import Floats, Forward, skew_table
+from prefrep.scoring.forward import Floats, Forward, Orders, skew_table
 from prefrep.scoring.people import UnknownAnnotator
 
 
@@ -32,6 +33,7 @@ class Scorer(Forward):
         layout: `trees` (prefix sharing), `padded` (one sequence per row), or `auto`: trees if the backbone supports tree masks.
         unknown_annotator: Who answers for annotators that the model does not know: the `population`, which a warning says, or nobody
             (`error`).
+        orders: Of pair models: the mean over `both` orders, or the `first` alone, as the authors of most do.
 
     Raises:
         ConfigError: batch_tokens is below 1, or the backbone does not support the layout.
@@ -49,8 +51,11 @@ class Scorer(Forward):
         revision: str | None = None,
         trust_remote_code: bool = False,
         unknown_annotator: UnknownAnnotator = "population",
+        kind: str | None = None,
+        objective: str = "",
+        orders: Orders = "both",
     ) -> Scorer:
-        """Load an exported folder.
+        """Load an exported folder, or a model in any layout that `io.readers` knows.
 
         Args:
             path: The folder; or its id on the hub, `owner/name` or `owner/name@revision`.
@@ -62,6 +67,9 @@ class Scorer(Forward):
             revision: Branch, tag or commit of a hub id.
             trust_remote_code: Run Python code from the folder, see `Backbone`.
             unknown_annotator: See `Scorer`.
+            kind: What a model of another program is (`io.readers.READERS`); None: what its files say.
+            objective: The one that counts, of a model with several; empty: all, as its authors weigh them.
+            orders: See `Scorer`.
 
         Returns:
             A scorer; for a pair model a `PairScorer`.
@@ -75,9 +83,11 @@ class Scorer(Forward):
             torch.empty(0, device=place)
         except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch raises all three
             raise ConfigError(f"device '{place}' cannot be used here ({str(error).splitlines()[0]:.200}); use cpu or auto") from error
-        model = load(fetched(path, revision), dtype, attention, place, trust_remote_code=trust_remote_code)
-        kind = PairScorer if isinstance(model.head, PairHead) and issubclass(PairScorer, cls) else cls
-        return kind(model, batch_tokens, layout, unknown_annotator)
+        model = opened(
+            path, dtype, attention, place, revision=revision, trust_remote_code=trust_remote_code, kind=kind, objective=objective
+        )
+        made = PairScorer if isinstance(model.head, PairHead) and issubclass(PairScorer, cls) else cls
+        return made(model, batch_tokens, layout, unknown_annotator, orders)
 
     # ---- questions about one prompt
 
@@ -142,8 +152,8 @@ class Scorer(Forward):
 
     @property
     def chats(self) -> bool:
-        """Whether the model reads conversations in a chat template, and not plain texts."""
-        return self.encode.template != "plain" and bool(self.model.tokenizer.chat_template)
+        """Whether the model reads conversations, in a chat template or a format of its own, and not plain texts."""
+        return self.encode.template in SEGMENTS or (self.encode.template != "plain" and bool(self.model.tokenizer.chat_template))
 
     def compare(self, comparisons: Iterable[Comparison], *, progress: str | None = None) -> Iterator[float]:
         """Yield the log-odds of chosen over rejected, in order.
@@ -180,6 +190,19 @@ class Scorer(Forward):
         for _, found in self._stream(self._encoder.encode_tables(records), progress, asked=asked):
             yield found
 
+    @property
+    def objectives(self) -> tuple[str, ...]:
+        """Names of the objectives of a model with several."""
+        head = self.model.head
+        return head.objectives if isinstance(head, ObjectivesHead) else ()
+
+    def objective_rewards(self, records: Iterable[RankedResponses], *, progress: str | None = None) -> Iterator[Floats]:
+        """Yield rewards [K, 1 + O], the one that counts before those of the O objectives; arguments and errors as in `rewards`."""
+        if not self.objectives:
+            raise ConfigError(f"{type(self.model.head).__name__} has one objective; use rewards or tables")
+        for _, found in self._stream(self._encoder.encode_tables(records), progress, "objectives"):
+            yield found
+
     def rewards(self, records: Iterable[RankedResponses], *, progress: str | None = None) -> Iterator[Floats]:
         """Yield the rewards [K] of a Bradley-Terry model, divided by tau; arguments and errors as in `compare`.
 
@@ -204,6 +227,8 @@ class Scorer(Forward):
             "encode": asdict(self._encoder.config),
             "encoded": dict(self._encoder.counts),
             "pairwise": self.pairwise,
+            **({"orders": self.orders} if self.model.head.layout == "pair" else {}),
+            **({"objectives": list(self.objectives)} if self.objectives else {}),
             **({} if self.annotators is None else {"annotators": len(self.annotators), "unknown_annotator": self.asking.unknown}),
             "versions": {name: version(name) for name in ("prefrep", "torch", "transformers", "tokenizers")},
         }

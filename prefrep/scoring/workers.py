@@ -94,6 +94,15 @@ class Workers:
         """See `Scorer.tables_of`."""
         return self._stream("tables_of", records, progress, annotators)
 
+    @property
+    def objectives(self) -> tuple[str, ...]:
+        """See `Scorer.objectives`."""
+        return tuple(self._described.get("objectives", ()))
+
+    def objective_rewards(self, records: Iterable[RankedResponses], *, progress: str | None = None) -> Iterator[Floats]:
+        """See `Scorer.objective_rewards`."""
+        return self._stream("objective_rewards", records, progress)
+
     def rewards(self, records: Iterable[RankedResponses], *, progress: str | None = None) -> Iterator[Floats]:
         """See `Scorer.rewards`."""
         if self.pairwise:
