@@ -60,9 +60,7 @@ def league(
     from prefrep.evaluation.printed import league_lines
     from prefrep.evaluation.summary import Bootstrap
     from prefrep.judges import comparer
-    from prefrep.judges.named import is_recipe
-    from prefrep.judges.rules import RuleJudge
-    from prefrep.scoring.loading import fingerprint_of
+    from prefrep.judges.named import identity_of, is_recipe
 
     if is_recipe(judge):
         raise UsageError(f"--judge {judge}: a judge that writes may give no verdict, and a league needs all; see eval winrate")
@@ -70,7 +68,7 @@ def league(
     how, folder = Answering(**answering), Path(out)
     draws = Bootstrap(bootstrap, how.seed)
     referee = comparer(judge, how.device, judge_batch_tokens, how.trust_remote_code)
-    described = {"path": judge} | ({} if isinstance(referee, RuleJudge) else {"fingerprint": fingerprint_of(judge)}) | referee.describe()
+    described = identity_of(judge, referee)
     generated = 0
 
     def generate(path: str, name: str) -> Path:

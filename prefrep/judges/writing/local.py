@@ -111,7 +111,9 @@ class LocalWriter:
     def _reasons(self, questions: Sequence[Question], lengths: Sequence[int]) -> list[Reply]:
         first = questions[0]
         sampler = TransformersSampler(temperature=first.temperature, top_p=1.0, max_new_tokens=first.max_tokens)
-        drawn = [texts[0] for texts in sampler.sample(self.backbone, [each.messages for each in questions], 1, first.seed)]
+        drawn = [
+            texts[0] for texts in sampler.sample(self.backbone, [each.messages for each in questions], 1, [each.seed for each in questions])
+        ]
         tokenizer, found = self.backbone.tokenizer(), []
         for each, sampled, length in zip(questions, drawn, lengths, strict=True):
             said = list(tokenizer(sampled.lead + sampled.text, add_special_tokens=False)["input_ids"])
