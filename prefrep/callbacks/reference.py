@@ -85,7 +85,7 @@ def measured(module: GPO, data: PromptData, samples: Sequence[Sample], lines: Se
     """Yield log-probabilities, lengths and entropies of each sample's responses, and log pi_0 if `initial`.
 
     What the sampler said about the tokens is taken over where it read in float32, as the policy does, and the texts are encoded to those
-    tokens. It differs from a pass of its own by rounding alone, which is below 1e-4 nats per response of the models that tests use.
+    tokens. It differs from a pass of its own by rounding alone: 1e-4 nats per response of tiny models, 3e-4 of SmolLM2-135M.
 
     Args:
         module: The policy that sampled.
