@@ -15,6 +15,7 @@ import pytest
 from prefrep import declared, parts, typed
 from prefrep.errors import ConfigError
 from prefrep.generation import TransformersSampler
+from prefrep.io import heads as every_head  # noqa: F401 - recipes may name all of them
 from prefrep.judges import Judge, RuleJudge
 from prefrep.nn.heads import BTHead, GPMHead, HybridHead, PairHead, PreferenceHead
 from prefrep.nn.losses import LogisticLoss, PreferenceLoss, RegressionLoss
@@ -123,7 +124,7 @@ def test_a_factory_is_a_recipe_too() -> None:
         ({"class": 3}, "no recipe"),
         (
             {"class": "NoHead"},
-            "unknown head 'NoHead'; prefrep has BTHead, GPMHead, HybridHead, IdealPointHead, MixtureHead, PairHead, PersonalHead",
+            "unknown head 'NoHead'; prefrep has BTHead, GPMHead, HybridHead, IdealPointHead, LayeredHead, MarkedPairHead, MixtureHead, ObjectivesHead, PairHead, PersonalHead",
         ),
         ({"class": "BlockSkew"}, "unknown head"),
         ({"class": "PreferenceHead"}, "unknown head"),

@@ -6,6 +6,7 @@ from typing import Any
 
 from prefrep.nn import mixture as mixture  # recipes name their parts
 from prefrep.nn import personal as personal
+from prefrep.nn import rewards as rewards
 from prefrep.nn.heads import PreferenceHead
 from prefrep.parts import Recipe, factory, make, recipe
 
