@@ -256,15 +256,11 @@ class Backbone(nn.Module):
         return self._trees[device.type]
 
     def _isolates_branches(self, attention: str, device: torch.device) -> bool:
-        try:
+        def probe() -> bool:
             self._use(attention)
-            with probes.trial(self):
-                return probes.isolates_branches(self, device, families.has_experts(self._config))
-        except torch.OutOfMemoryError:
-            raise  # not a property of the kernel
-        except probes.UNSUPPORTED as error:
-            log.info("%s: attention %s does not support a tree mask (%s)", self.path, attention, error)
-            return False
+            return probes.isolates_branches(self, device, families.has_experts(self._config))
+
+        return probes.passes(self, probe, f"{self.path}: attention {attention} does not support a tree mask")
 
     # ---- logits
 
@@ -300,17 +296,15 @@ class Backbone(nn.Module):
         """
         self.check_output()
         kernel = self.attention
-        try:
+
+        def probe() -> bool:
             if type(self.model)._can_set_attn_implementation():
                 self._use("eager")  # other kernels need a GPU, and the model is not there yet
             bodies = {self.transformer, self.model.get_decoder()} - {self.model}  # OPT calls its decoder directly
-            with probes.trial(self):
-                same = probes.logits_match(self.model, bodies, self.hidden_size, self.logits)
-        except probes.UNSUPPORTED as error:
-            log.info("%s: the output layer cannot be probed (%s)", self.path, error)
-            same = False
-        finally:
-            self._use(kernel)
+            return probes.logits_match(self.model, bodies, self.hidden_size, self.logits)
+
+        same = probes.passes(self, probe, f"{self.path}: the output layer cannot be probed")
+        self._use(kernel)
         if not same:
             raise ConfigError(
                 f"{self.path}: {type(self.model).__name__} transforms its hidden states before or after its output layer, so"

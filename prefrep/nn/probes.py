@@ -5,6 +5,7 @@ Probes raise what the model raises; `trial` prepares a model for them.
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -12,6 +13,8 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+
+log = logging.getLogger(__name__)
 
 # What models raise that do not support what a probe tries. Mamba, for example, has no attention heads.
 UNSUPPORTED = (TypeError, ValueError, RuntimeError, IndexError, AttributeError)
@@ -41,6 +44,18 @@ def trial(model: nn.Module) -> Iterator[None]:
             yield
     finally:
         model.train(mode)
+
+
+def passes(model: nn.Module, probe: Callable[[], bool], otherwise: str) -> bool:
+    """Return the result of a probe; False, with a line in the log, if the model does not support what it tries."""
+    try:
+        with trial(model):
+            return probe()
+    except torch.OutOfMemoryError:
+        raise  # not a property of the model
+    except UNSUPPORTED as error:
+        log.info("%s (%s)", otherwise, error)
+        return False
 
 
 def isolates_branches(read: TreeReader, device: torch.device, experts: bool) -> bool:
