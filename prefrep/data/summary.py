@@ -92,6 +92,7 @@ class Summary:
         # The digest covers the label: two nameless annotators who agree make a duplicate, two who disagree a cycle.
         said = record.probability if isinstance(record, Comparison) else record.scores
         row = _digest(prompt_key, *keys, repr((said, record.annotator, record.criterion)).encode())
+        self.counts["duplicates"] += 0  # results say so where there are none
         if row in self._seen:
             self._repeated(record, prompt_key, keys)
         self._seen.add(row)

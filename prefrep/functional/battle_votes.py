@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from prefrep.functional.outcomes import Ties, shares
+
 Floats = NDArray[np.float64]
 Codes = NDArray[np.int64]
 
@@ -96,3 +98,34 @@ def grouped(votes: Votes, by_cluster: bool = True, by_outcome: bool = True) -> t
         outcome = np.bincount(group, votes.weight * votes.outcome, count) / np.where(weight > 0, weight, 1)
     squared = np.bincount(group, votes.squared, count).astype(np.float64)
     return votes.take(one)._replace(weight=weight, squared=squared, outcome=outcome), group
+
+
+class Cells(NamedTuple):
+    """Groups of battles with equal log-odds, C of them.
+
+    Attributes:
+        votes: One battle of each, [C].
+        share: Weights of wins, ties and losses, [C, 3].
+        group: The group of each battle, [N].
+        shares: Weights of each battle, [N, 3].
+    """
+
+    votes: Votes
+    share: Floats
+    group: Codes
+    shares: Floats
+
+    def weighed(self, factor: Floats) -> Cells:
+        """Return the groups of battles whose weights are multiplied by a factor, [N]."""
+        return self._replace(share=_summed(self.shares * factor[:, None], self.group, len(self.share)))
+
+
+def cells_of(votes: Votes, ties: Ties) -> Cells:
+    """Return the groups of battles with equal log-odds, from which fits start."""
+    cells, group = grouped(votes, by_cluster=False, by_outcome=False)
+    weights = shares(votes.outcome, ties) * votes.weight[:, None]
+    return Cells(cells, _summed(weights, group, len(cells.left)), group, weights)
+
+
+def _summed(weights: Floats, group: Codes, count: int) -> Floats:
+    return np.stack([np.bincount(group, column, count) if column.any() else np.zeros(count) for column in weights.T], axis=-1)

@@ -23,8 +23,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from prefrep.functional.battle_votes import Votes, grouped
-from prefrep.functional.outcomes import Ties, shares, terms
+from prefrep.functional.battle_votes import Cells, Votes, cells_of
+from prefrep.functional.outcomes import Ties, terms
 
 Floats = NDArray[np.float64]
 Codes = NDArray[np.int64]
@@ -110,37 +110,6 @@ class Fit(NamedTuple):
     def tie(self) -> Floats:
         """t, [J]; -inf for judges without ties."""
         return self.model.parts(self.theta)[4]
-
-
-class Cells(NamedTuple):
-    """Groups of battles with equal log-odds, C of them.
-
-    Attributes:
-        votes: One battle of each, [C].
-        share: Weights of wins, ties and losses, [C, 3].
-        group: The group of each battle, [N].
-        shares: Weights of each battle, [N, 3].
-    """
-
-    votes: Votes
-    share: Floats
-    group: Codes
-    shares: Floats
-
-    def weighed(self, factor: Floats) -> Cells:
-        """Return the groups of battles whose weights are multiplied by a factor, [N]."""
-        return self._replace(share=_summed(self.shares * factor[:, None], self.group, len(self.share)))
-
-
-def cells_of(votes: Votes, ties: Ties) -> Cells:
-    """Return the groups of battles with equal log-odds, from which fits start."""
-    cells, group = grouped(votes, by_cluster=False, by_outcome=False)
-    weights = shares(votes.outcome, ties) * votes.weight[:, None]
-    return Cells(cells, _summed(weights, group, len(cells.left)), group, weights)
-
-
-def _summed(weights: Floats, group: Codes, count: int) -> Floats:
-    return np.stack([np.bincount(group, column, count) if column.any() else np.zeros(count) for column in weights.T], axis=-1)
 
 
 def log_odds(model: Model, theta: Floats, votes: Votes) -> Floats:

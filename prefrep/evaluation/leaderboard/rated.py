@@ -16,7 +16,7 @@ from prefrep.errors import ConfigError, DataError
 from prefrep.evaluation.leaderboard.settings import Cluster, Settings, Weigh
 from prefrep.evaluation.leaderboard.told import results_of, unbounded_notes
 from prefrep.functional import dominance, rating_errors, ratings
-from prefrep.functional.battle_votes import Votes, grouped
+from prefrep.functional.battle_votes import Votes, cells_of, grouped
 from prefrep.functional.ratings import Fit, Model
 from prefrep.metrics import intervals
 from prefrep.writers import leave
@@ -189,7 +189,7 @@ def won_by(votes: Votes, size: int) -> Floats:
 def resamples(fit: Fit, rows: Votes, count: int, generator: np.random.Generator) -> Iterator[Fit]:
     """Yield fits of resampled clusters."""
     model = replace(fit.model, ridge=max(fit.model.ridge, _FAINT))
-    cells = ratings.cells_of(rows, model.ties)
+    cells = cells_of(rows, model.ties)
     for _ in progress(range(count), "resamples", "fits"):
         leave()
         yield ratings.fit(cells.weighed(rating_errors.resampled(rows, generator)), model, fit.theta, _CLOSE)
