@@ -153,11 +153,14 @@ def test_published_shapes_of_saved_scores_are_read(tmp_path: Path) -> None:
     first, second, third = read_scores(path, JudgedScore)
     assert rmbench.matrix(first).tolist() == WINS and first.subset == "math"
     assert second.wins().tolist() == [0.0] and third == rewarded([1, 0.5], [1, 2], "s", "3", "p")
+    path.write_text('{"id": 1, "subset": "s", "gold": [1, 0], "log_odds": [[0, 1, null]]}')
+    (silent,) = read_scores(path, JudgedScore)  # no verdict, which is not right
+    assert silent.unanswered == 1 and silent.wins().tolist() == [0.0]
     for broken, message in [
         ({"id": 1, "subset": "s", "gold": [1, 0], "scores": [1]}, "1 scores for 2 responses"),
         ({"id": 1, "subset": "s", "gold": [1, 0], "log_odds": [[0, 2, 1.0]]}, "a response that is not among 2"),
         ({"id": 1, "subset": "s", "gold": [1, 0]}, "no 'scores'"),
-        ({"id": 1, "subset": "s", "gold": [1, 0], "scores": [1, None]}, "must be a finite number"),
+        ({"id": 1, "subset": "s", "gold": [1, 0], "scores": [1, "x"]}, "must be a finite number"),
     ]:
         path.write_text(json.dumps(broken))
         with pytest.raises(RecordError, match=message):
