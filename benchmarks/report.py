@@ -9,7 +9,19 @@ from typing import Any
 
 from benchmarks.common import QUICK_RESULTS, RESULTS, Goal
 
-ORDER = ("train_throughput", "utilisation", "ranking", "frozen_sweep", "memory", "start", "serve", "kernels", "sampling", "cyclic")
+ORDER = (
+    "train_throughput",
+    "utilisation",
+    "ranking",
+    "frozen_sweep",
+    "memory",
+    "start",
+    "serve",
+    "kernels",
+    "sampling",
+    "rounds",
+    "cyclic",
+)
 
 
 def main(args: list[str] | None = None) -> None:

@@ -58,7 +58,7 @@ def main(args: list[str] | None = None) -> None:
     sampler = Endless(1.0, 1.0, options.new)
     for k in options.k:
         runs = {
-            OURS: timed(lambda k=k: list(sampler.sample(backbone, prompts, k, seed=0))),  # type: ignore[misc]
+            OURS: timed(lambda k=k: list(sampler.sample(backbone, prompts, k, range(len(prompts))))),  # type: ignore[misc]
             PLAIN: timed(lambda k=k: plain(backbone, sampler, prompts, k, options.new)),  # type: ignore[misc]
         }
         for run in runs.values():

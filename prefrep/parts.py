@@ -29,6 +29,7 @@ import collections.abc
 import dataclasses
 import functools
 import inspect
+import shlex
 import sys
 import types
 from collections.abc import Callable, Iterator, Mapping
@@ -41,7 +42,7 @@ from prefrep.declared import import_declared as import_declared
 from prefrep.declared import import_modules as import_modules
 from prefrep.declared import imported as imported
 from prefrep.declared import named as named
-from prefrep.errors import ConfigError
+from prefrep.errors import ConfigError, UsageError
 from prefrep.typed import arguments, checked, parameters
 
 Recipe = dict[str, Any]
@@ -164,6 +165,39 @@ def _factory(value: Any) -> tuple[type[Part], dict[str, Any]] | None:
 
 
 # ---- from a recipe to a part
+
+
+def parse(part: str | Mapping[str, Any], option: str = "--step") -> Recipe:
+    """Return the recipe that a command line or a YAML file means by a part.
+
+    Args:
+        part: A recipe, or `Strength action=flip head.class=GPMHead head.dim=4`: the class, and arguments as YAML under dotted names.
+        option: How the command line calls it, for errors.
+
+    Raises:
+        UsageError: It is neither.
+    """
+    if isinstance(part, Mapping):
+        return dict(part)
+    import yaml  # for command lines alone
+
+    kind, *options = shlex.split(part) or [""]
+    found: Recipe = {"class": kind}
+    for each in options:
+        key, equals, value = each.partition("=")
+        inner: dict[str, Any] = found
+        *outer, last = key.split(".")
+        for name in outer:
+            inner = inner.setdefault(name, {})
+            if not isinstance(inner, dict):
+                raise UsageError(f"{option} '{part}': {name} has a value and arguments; write {name}.class=NAME for a part")
+        if not equals or not last:
+            raise UsageError(f"{option} '{part}': arguments are written NAME=VALUE, not '{each}'")
+        try:
+            inner[last] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise UsageError(f"{option} '{part}': the value of {key} cannot be read ({str(error).splitlines()[0]})") from None
+    return found
 
 
 def make(data: Any, kind: type[P], *supplied: Any) -> P:

@@ -6,6 +6,7 @@ A step is a line, as in the data of `prefrep.data.formats.steps`, and a value is
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import inf
@@ -77,22 +78,22 @@ class StepBeams:
         self.sampler, self.values, self.beams, self.candidates, self.steps = sampler, values, beams, candidates, steps
 
     def sample(
-        self, backbone: Backbone, prompts: Sequence[Messages], responses: int, seed: int, shorten: bool = False
+        self, backbone: Backbone, prompts: Sequence[Messages], responses: int, seeds: Sequence[int], shorten: bool = False
     ) -> Iterator[tuple[Sampled, ...]]:
         """See `Sampler`. The K best answers of each search, K at most `beams`; the last one again where fewer differ."""
         if responses > self.beams:
             raise ConfigError(f"{responses} responses are more than the {self.beams} beams of the search; raise beams")
-        for found in self.search(backbone, prompts, seed, shorten):
+        for found in self.search(backbone, prompts, seeds, shorten):
             best = [Sampled(beam.text, beam.finished, beam.lead) for beam in found[:responses]]
             yield (*best, *[best[-1]] * (responses - len(best)))
 
-    def search(self, backbone: Backbone, prompts: Sequence[Messages], seed: int, shorten: bool = False) -> list[list[Beam]]:
+    def search(self, backbone: Backbone, prompts: Sequence[Messages], seeds: Sequence[int], shorten: bool = False) -> list[list[Beam]]:
         """Search for answers to N prompts.
 
         Args:
             backbone: The language model.
             prompts: N conversations up to the response.
-            seed: Seed of the draws.
+            seeds: Seed of the draws of each prompt.
             shorten: See `Sampler`, for first steps. Later ones are as long as the context allows, and an answer that fills it ends there.
 
         Returns:
@@ -108,7 +109,8 @@ class StepBeams:
             if not asked:
                 break
             begun = [(*prompts[n], Message("assistant", beam.text)) if beam.text else prompts[n] for n, beam in asked]
-            drawn = self._drawn(backbone, begun, int(stream(seed, f"step {depth}").integers(2**31)), shorten, depth == 0)
+            own = [int(stream(seeds[n], f"step {depth}, {place}").integers(2**31)) for n, place in _places(asked)]
+            drawn = self._drawn(backbone, begun, own, shorten, depth == 0)
             pools = [[beam for beam in beams if beam.ended] for beams in held]
             for (n, beam), proposals in zip(asked, drawn, strict=True):
                 longer = [each for proposal in proposals if (each := beam.longer(proposal)) is not None]
@@ -116,16 +118,18 @@ class StepBeams:
             held = [sorted(pool, key=lambda beam: -beam.value)[: self.beams] for pool in self._valued(prompts, pools)]
         return [sorted(beams, key=lambda beam: not beam.finished) for beams in held]
 
-    def _drawn(self, backbone: Backbone, begun: Sequence[Messages], seed: int, shorten: bool, first: bool) -> Sequence[tuple[Sampled, ...]]:
+    def _drawn(
+        self, backbone: Backbone, begun: Sequence[Messages], seeds: Sequence[int], shorten: bool, first: bool
+    ) -> Sequence[tuple[Sampled, ...]]:
         """Return the proposals for each beginning; none where its context is full."""
         try:
-            return list(self.sampler.sample(backbone, begun, self.candidates, seed, shorten or not first))
+            return list(self.sampler.sample(backbone, begun, self.candidates, seeds, shorten or not first))
         except RecordError:
             if first:
                 raise
             if len(begun) == 1:
                 return [()]
-            alone = (self._drawn(backbone, [each], seed + i, shorten, first) for i, each in enumerate(begun))
+            alone = (self._drawn(backbone, [each], [seed], shorten, first) for each, seed in zip(begun, seeds, strict=True))
             return [proposals for (proposals,) in alone]
 
     def _valued(self, prompts: Sequence[Messages], pools: Sequence[Sequence[Beam]]) -> Iterator[list[Beam]]:
@@ -137,3 +141,11 @@ class StepBeams:
         for pool, own in zip(pools, texts, strict=True):
             known = dict(zip(own, map(float, next(rewards)), strict=True)) if own else {}
             yield [replace(beam, value=known.get(beam.text.rstrip(), beam.value)) for beam in pool]
+
+
+def _places(asked: Sequence[tuple[int, Beam]]) -> Iterator[tuple[int, int]]:
+    """Yield the prompt of each beginning, and its place among those of the prompt."""
+    counts = Counter[int]()
+    for n, _ in asked:
+        yield n, counts[n]
+        counts[n] += 1

@@ -46,6 +46,11 @@ def writes(option: str, *, folder: bool = False, stops: bool = False) -> Callabl
     return decorate
 
 
+def is_asked_to_leave() -> bool:
+    """Return whether a signal has asked the program to stop, so that nothing new should be begun before `leave`."""
+    return _running is not None and _running[0].received is not None
+
+
 def leave() -> None:
     """End the program here if a signal has asked for it. Call it where all that is finished is on disk.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -56,12 +56,22 @@ def program(*name: str) -> Callable[[list[str]], int]:
     return lambda args: main([*name, *args])
 
 
+@pytest.fixture(scope="session", autouse=True)
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The same for what fixtures of whole modules run."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("prefrep.callbacks.first.cache_folder", lambda: folder)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def features(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A cache of hidden states for each test: none may pass on what another one, or older code, has read."""
     folder = tmp_path_factory.mktemp("cache")
     monkeypatch.setattr("prefrep.data.features.cache_folder", lambda: folder)
     monkeypatch.setattr("prefrep.data.kept.cache_folder", lambda: folder)
+    monkeypatch.setattr("prefrep.callbacks.first.cache_folder", lambda: folder)
     return folder / "features"
 
 

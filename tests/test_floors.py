@@ -13,7 +13,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "prefrep"
 # From the ground up; rooms on one floor do not import each other.
 STOREYS = (
-    ("records", "errors"),
+    ("records", "battles", "errors"),
     ("annotators", "cache", "console", "signals"),
     ("room",),
     ("disk", "locks"),

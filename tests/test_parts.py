@@ -79,7 +79,10 @@ CASES: list[tuple[Any, type[Part], tuple[Any, ...], dict[str, Any]]] = [
     (RuleJudge("prefrep.judges.concise"), Judge, (), {"class": "RuleJudge", "rule": "prefrep.judges.concise"}),
     (
         TransformersSampler(0.5), Part, (),
-        {"class": "prefrep.generation.TransformersSampler", "temperature": 0.5, "top_p": 0.9, "max_new_tokens": 256, "template": "auto"},
+        {
+            "class": "prefrep.generation.transformers.TransformersSampler", "temperature": 0.5, "top_p": 0.9, "max_new_tokens": 256,
+            "template": "auto", "top_k": 0, "dtype": "auto", "tokens": 2**18,
+        },
     ),
     (Saw(12, ("b", "c")), Tool, (), {"class": f"{__name__}.Saw", "teeth": 12, "names": ["b", "c"]}),
     (

@@ -43,7 +43,7 @@ class Tree:
         self.width, self.depth, self.calls = width, depth, 0
 
     def sample(
-        self, backbone: Backbone, prompts: Sequence[Messages], responses: int, seed: int, shorten: bool = False
+        self, backbone: Backbone, prompts: Sequence[Messages], responses: int, seeds: Sequence[int], shorten: bool = False
     ) -> Iterator[tuple[Sampled, ...]]:
         """See `Sampler`."""
         self.calls += 1
@@ -94,7 +94,7 @@ def test_against_exhaustive_searches(seed: int) -> None:
             children = [(*node, str(k)) for node in layer for k in range(width)]
             layer = sorted(children, key=lambda node: -values[node])[:beams]
         rule = Values(lambda _, answer: values[tuple(answer.split("\n"))])
-        (found,) = search(Tree(width, depth), rule, beams=beams, candidates=width).search(NONE, [ASKED], 0)
+        (found,) = search(Tree(width, depth), rule, beams=beams, candidates=width).search(NONE, [ASKED], [0])
         assert [(tuple(beam.text.split("\n")), beam.value) for beam in found] == [(node, values[node]) for node in layer]
         assert all(beam.finished and beam.ended for beam in found)
     leaves = {node: value for node, value in values.items() if len(node) == depth}
@@ -104,10 +104,10 @@ def test_against_exhaustive_searches(seed: int) -> None:
 
 def test_one_beam_and_one_candidate_are_the_sampler() -> None:
     """Its own answer, step by step; other proposals are read and chosen from."""
-    (whole,), (other,) = (next(Tree(2, 5).sample(NONE, [ASKED], k, 0))[-1:] for k in (1, 2))
+    (whole,), (other,) = (next(Tree(2, 5).sample(NONE, [ASKED], k, [0]))[-1:] for k in (1, 2))
     values = Values(lambda _, answer: answer.count("1"))
-    assert list(search(Tree(2, 5), values, beams=1, candidates=1).sample(NONE, [ASKED, ASKED], 1, 0)) == [(whole,), (whole,)]
-    ((best,),) = search(Tree(2, 5), values, beams=1, candidates=2).sample(NONE, [ASKED], 1, 0)
+    assert list(search(Tree(2, 5), values, beams=1, candidates=1).sample(NONE, [ASKED, ASKED], 1, [0, 0])) == [(whole,), (whole,)]
+    ((best,),) = search(Tree(2, 5), values, beams=1, candidates=2).sample(NONE, [ASKED], 1, [0])
     assert whole.text == "0\n0\n0\n0\n0" and other.text == "1\n0\n0\n0\n0" and best.text == "1\n1\n1\n1\n1"
 
 
@@ -118,11 +118,11 @@ class Sums:
         self.right = right
 
     def sample(
-        self, backbone: Backbone, prompts: Sequence[Messages], responses: int, seed: int, shorten: bool = False
+        self, backbone: Backbone, prompts: Sequence[Messages], responses: int, seeds: Sequence[int], shorten: bool = False
     ) -> Iterator[tuple[Sampled, ...]]:
         """See `Sampler`."""
-        draw = np.random.default_rng(seed)
-        for prompt in prompts:
+        for prompt, seed in zip(prompts, seeds, strict=True):
+            draw = np.random.default_rng(seed)
             numbers, lines = [int(each) for each in prompt[0].content.split(" + ")], begun(prompt)
             total = int(lines[-1]) if lines else numbers[0]
             answers = []
@@ -156,7 +156,7 @@ def test_an_arithmetic_chain_has_closed_forms() -> None:
             return sums_right(prompt, answer) + early * noise * noisy.standard_normal()
 
         values = Values(value)
-        found = search(Sums(r), values, beams=beams, candidates=candidates).sample(NONE, prompts, 1, 7)
+        found = search(Sums(r), values, beams=beams, candidates=candidates).sample(NONE, prompts, 1, range(len(prompts)))
         return float(np.mean([sums_right(text(prompt), best.text) for prompt, (best,) in zip(prompts, found, strict=True)]))
 
     for beams, candidates in ((1, 1), (1, 2), (1, 4), (3, 2)):
@@ -170,7 +170,7 @@ def test_seeds_decide() -> None:
     values = Values(lambda _, answer: 0.0)
     prompts = [(Message("user", " + ".join(["1"] * 40)),)]
     answers = [
-        [each.text for (each,) in search(Sums(0.5), values, beams=1, candidates=1, steps=39).sample(NONE, prompts, 1, seed)]
+        [each.text for (each,) in search(Sums(0.5), values, beams=1, candidates=1, steps=39).sample(NONE, prompts, 1, [seed])]
         for seed in (0, 0, 1)
     ]
     assert answers[0] == answers[1] != answers[2]
@@ -185,7 +185,7 @@ class Said:
         self.known = known
 
     def sample(
-        self, backbone: Backbone, prompts: Sequence[Messages], responses: int, seed: int, shorten: bool = False
+        self, backbone: Backbone, prompts: Sequence[Messages], responses: int, seeds: Sequence[int], shorten: bool = False
     ) -> Iterator[tuple[Sampled, ...]]:
         """See `Sampler`."""
         found = []
@@ -205,17 +205,19 @@ def test_how_answers_end() -> None:
         "c": [Sampled("d\nmore", False, " ")],
         "c d\n": [Sampled(" \n", False)],
     }
-    (found,) = search(Said(known), Values(lambda _, answer: len(answer)), beams=9, candidates=3).search(NONE, [ASKED], 0)
+    (found,) = search(Said(known), Values(lambda _, answer: len(answer)), beams=9, candidates=3).search(NONE, [ASKED], [0])
     ends = {beam.text: (beam.finished, beam.lead, beam.value) for beam in found}
     assert ends == {"\n a\n indented": (True, " ", 13), "b\n\n": (True, "", 1), "c d\n": (False, "", 3)}
     assert [beam.finished for beam in found] == [True, True, False]
     del known["\n a\n"], known["c d\n"]  # their contexts are full: the answers stay as they are, and the others go on
-    (found,) = search(Said(known), Values(lambda _, answer: len(answer)), beams=9, candidates=3).search(NONE, [ASKED], 0)
+    (found,) = search(Said(known), Values(lambda _, answer: len(answer)), beams=9, candidates=3).search(NONE, [ASKED], [0])
     assert {beam.text: beam.finished for beam in found} == {"b\n\n": True, "c d\n": False, "\n a\n": False}
-    ((first, second, third, fourth),) = search(Said(known), Values(lambda _, answer: len(answer)), candidates=3).sample(NONE, [ASKED], 4, 0)
+    ((first, second, third, fourth),) = search(Said(known), Values(lambda _, answer: len(answer)), candidates=3).sample(
+        NONE, [ASKED], 4, [0]
+    )
     assert third == fourth != second != first
     with pytest.raises(RecordError, match="no room"):
-        search(Said({}), Values(len)).search(NONE, [ASKED], 0)
+        search(Said({}), Values(len)).search(NONE, [ASKED], [0])
 
 
 def test_what_is_refused() -> None:
@@ -225,7 +227,7 @@ def test_what_is_refused() -> None:
         with pytest.raises(UsageError, match=f"{name} must be at least 1"):
             search(Tree(2, 2), values, **{name: 0})
     with pytest.raises(ConfigError, match="3 responses are more than the 2 beams"):
-        list(search(Tree(2, 2), values, beams=2).sample(NONE, [ASKED], 3, 0))
+        list(search(Tree(2, 2), values, beams=2).sample(NONE, [ASKED], 3, [0]))
     values.pairwise = True
     with pytest.raises(ConfigError, match="needs a reward after each step, and this model compares"):
         search(Tree(2, 2), values)
@@ -264,8 +266,8 @@ def test_a_language_model_searches(llama: Backbone, exports: dict[str, str]) -> 
     sampler = TransformersSampler(1.0, 1.0, 5, "plain")
     prompts = [(Message("user", "Name a prime."),), (Message("user", "x " * 40),)]
     beams = StepBeams(sampler, scorer, beams=2, candidates=3, steps=4)
-    found = beams.search(llama, prompts, 3)
-    assert found == beams.search(llama, prompts, 3) != beams.search(llama, prompts, 4)
+    found = beams.search(llama, prompts, [3] * len(prompts))
+    assert found == beams.search(llama, prompts, [3] * len(prompts)) != beams.search(llama, prompts, [4] * len(prompts))
     for prompt, each in zip(prompts, found, strict=True):
         assert len(each) == 2 and each[0] != each[1]
         rewards = next(scorer.rewards([ranked(prompt, [beam.text.rstrip() for beam in each])]))
@@ -274,7 +276,7 @@ def test_a_language_model_searches(llama: Backbone, exports: dict[str, str]) -> 
     long = (Message("user", "x" * (llama.room - 60)),)
     left = llama.room - len(sampler.encoder(llama)[0].prompts([long])[0])
     assert 5 < left < 60
-    (full,) = StepBeams(sampler, scorer, beams=1, candidates=2, steps=60).search(llama, [long], 0)
+    (full,) = StepBeams(sampler, scorer, beams=1, candidates=2, steps=60).search(llama, [long], [0])
     assert full[0].ended
 
 

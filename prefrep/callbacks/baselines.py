@@ -89,7 +89,8 @@ class Baselines(RoundCallback):
 
         def make(rows: Sequence[int]) -> Iterator[Line]:
             asked = [prompts[row] for row in rows]
-            drawn = self.sampler.sample(module.backbone, [p.messages for p in asked], self.responses, seed_of(self.seed, 0, rows[0], 3))
+            seeds = [seed_of(self.seed, 0, row, 3) for row in rows]
+            drawn = self.sampler.sample(module.backbone, [p.messages for p in asked], self.responses, seeds)
             lines = [line_of(own) for own in drawn]
             records = [p.answered(line["responses"] + rivals[row]["responses"]) for p, line, row in zip(asked, lines, rows, strict=True)]
             tables = {name: [verdict.table for verdict in judge.judge(records)] for name, judge in self.judges.items()}

@@ -13,6 +13,7 @@ from lightning.pytorch import LightningModule, Trainer
 from numpy.typing import NDArray
 
 from prefrep.callbacks import reference
+from prefrep.callbacks.first import FirstAnswers
 from prefrep.callbacks.labelling import check_reading
 from prefrep.callbacks.rounds import RoundCallback, more_rounds, parts, reading, report, seed_of
 from prefrep.callbacks.sampling import check_sampler, described, line_of, shape
@@ -25,6 +26,7 @@ from prefrep.judges import Judge
 from prefrep.metrics.intervals import bootstrap_means, percentile_interval, stream
 from prefrep.metrics.overoptimisation import overoptimised
 from prefrep.modules.gpo import GPO
+from prefrep.records import Messages
 
 log = logging.getLogger(__name__)
 
@@ -99,13 +101,18 @@ class HeldOut(RoundCallback):
         """Sample and judge the missing responses."""
         prompts = data.prompts("val")
 
+        first = self._first(module, data, number, [prompt.messages for prompt in prompts])
+        known = first.lines() if first else {}
+
         def make(rows: Sequence[int]) -> Iterator[Line]:
+            if known:
+                yield from (known[row] for row in rows)
+                return
             asked = [prompts[row] for row in rows]
-            drawn = self.sampler.sample(
-                module.backbone, [p.messages for p in asked], self.responses, seed_of(self.seed, number, rows[0], 2)
-            )
+            seeds = [seed_of(self.seed, number, row, 2) for row in rows]
+            drawn = self.sampler.sample(module.backbone, [p.messages for p in asked], self.responses, seeds)
             lines = [line_of(row) for row in drawn]
-            found = reference.measured(module, data, data.encoded(asked, lines), True, number)
+            found = reference.measured(module, data, data.encoded(asked, lines), lines, True, number)
             for prompt, line, measured in zip(asked, lines, found, strict=True):
                 yield {"id": prompt.id, "prompt": prompt.messages[-1].content, **line, **measured}
 
@@ -117,6 +124,8 @@ class HeldOut(RoundCallback):
         }
         groups = batches(len(prompts), self.batch_size)
         self.fill(trainer, data, number, "held_out", about, groups, make, fresh=data.round_begins)
+        if first and not known and trainer.is_global_zero:
+            first.keep(data.rounds.read(number, "held_out"))
         if number > 0:
             rivals = [held_out(data, earlier) for earlier in (0, number - 1)]
             own = held_out(data, number)
@@ -130,6 +139,17 @@ class HeldOut(RoundCallback):
         if (rounds := self._without_gain(data, number)) >= self.patience:
             log.info("stopped early: %d rounds without a higher held-out win rate than that of round %d", rounds, number - rounds)
             trainer.should_stop = True
+
+    def _first(self, module: GPO, data: PromptData, number: int, prompts: list[Messages]) -> FirstAnswers | None:
+        """Return the shared answers of pi_0, in round 0 and as long as its own are not complete."""
+        if number > 0 or not data.round_begins or len(data.rounds.read(number, "held_out")) == len(prompts):
+            return None
+        settings = {
+            "sampler": described(self.sampler),
+            "settings": [self.seed, self.batch_size, self.responses],
+            "data": [data.encode_config.template, data.encode_config.max_length, data.layout, data.row_tokens],
+        }
+        return FirstAnswers(module.backbone, self.sampler, prompts, settings)
 
     def _report(self, trainer: Trainer, data: PromptData, number: int) -> None:
         lines = list(data.rounds.read(number, "held_out").values())

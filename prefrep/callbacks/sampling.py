@@ -71,7 +71,8 @@ class SampleResponses(RoundCallback):
 
         def make(rows: Sequence[int]) -> Iterator[Line]:
             asked = [prompts[row].messages for row in rows]
-            drawn = self.sampler.sample(module.backbone, asked, self.responses, seed_of(self.seed, number, rows[0], 0))
+            seeds = [seed_of(self.seed, number, row, 0) for row in rows]
+            drawn = self.sampler.sample(module.backbone, asked, self.responses, seeds)
             for row, own in zip(rows, drawn, strict=True):
                 prompt = prompts[row]
                 yield {
@@ -82,8 +83,9 @@ class SampleResponses(RoundCallback):
 
         def oppose(rows: Sequence[int]) -> Iterator[Line]:
             asked = [prompts[row].messages for row in rows]
+            seeds = [seed_of(self.seed, number, row, 1) for row in rows]
             with module.initial_policy() as initial:
-                for own in self.sampler.sample(initial, asked, self.initial, seed_of(self.seed, number, rows[0], 1)):
+                for own in self.sampler.sample(initial, asked, self.initial, seeds):
                     yield {"responses": [each.text for each in own]}
 
         about = {
@@ -97,7 +99,8 @@ class SampleResponses(RoundCallback):
 
         def look_back(rows: Sequence[int]) -> Iterator[Line]:
             asked = [prompts[row].messages for row in rows]
-            for own in self.sampler.sample(module.backbone, asked, self.responses, seed_of(self.seed, number, rows[0], 3)):
+            seeds = [seed_of(self.seed, number, row, 3) for row in rows]
+            for own in self.sampler.sample(module.backbone, asked, self.responses, seeds):
                 yield {"responses": [each.text for each in own]}
 
         groups = batches(len(prompts), self.batch_size)
@@ -121,16 +124,24 @@ class SampleResponses(RoundCallback):
 
 def described(sampler: Sampler) -> Line:
     """Return the settings that determine the responses of a sampler."""
-    return {name: value for name, value in plain(sampler).items() if name != "gpu_memory"}
+    return {name: value for name, value in plain(sampler).items() if name not in ("gpu_memory", "tokens")}
 
 
 def line_of(responses: Sequence[Sampled]) -> Line:
-    """Return the responses to a prompt as `PromptData.encoded` reads them."""
-    return {
+    """Return the responses to a prompt as `PromptData.encoded` reads them, with their tokens and log-probabilities if these are known."""
+    line: Line = {
         "responses": [each.text for each in responses],
         "finished": [each.finished for each in responses],
         "leads": [each.lead for each in responses],
     }
+    if all(each.ids is not None for each in responses):
+        line |= {
+            "ids": [list(each.ids or ()) for each in responses],
+            "logprobs": [each.logprob for each in responses],
+            "entropies": [each.entropy for each in responses],
+            "exact": all(each.exact for each in responses),
+        }
+    return line
 
 
 def check_sampler(sampler: Sampler, data: PromptData) -> None:

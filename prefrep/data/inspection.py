@@ -117,6 +117,8 @@ def _cells(summary: Summary, unit: str, max_length: int | None) -> dict[str, str
         "chosen == rejected": _share(counts["chosen == rejected"], counts["comparisons"]),
         "empty responses": _share(counts["empty responses"], counts["responses"]),
     }
+    if votes := counts["repeated votes"]:
+        cells["equal votes on pairs that others judged otherwise"] = _share(votes, counts["records"])
     for what, found in summary.percentiles().items():
         cells[f"{what}, {unit}: {' / '.join(found)}"] = " / ".join(f"{length:,}" for length in found.values())
     if max_length is not None:

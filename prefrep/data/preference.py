@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 _NOTHING_LEFT = {
     "dropped": "raise max_length or change truncation",
     "refused": "correct what the skipped rows lack",
-    "without a pair": "labels of single responses train preference/bt, other models need two responses of unequal quality to a prompt",
+    "without a pair": "labels of single responses train preference/bt and KTOLoss, others need two responses of unequal quality",
 }
 
 

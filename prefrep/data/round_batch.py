@@ -90,6 +90,14 @@ class Sample:
     datum: Datum
     surplus: tuple[int, ...]
 
+    def holds(self, sampled: Sequence[Sequence[int]]) -> bool:
+        """Return whether the responses are encoded to the tokens that were sampled, each with its end."""
+        (tree,) = self.datum.trees
+        return all(
+            ids[tree.prompt : len(ids) - surplus].tolist() == list(own)
+            for ids, surplus, own in zip(tree.sequences, self.surplus, sampled, strict=True)
+        )
+
     def some(self, places: Sequence[int]) -> Sample:
         """Return the responses at the given indices, in that order."""
         (tree,) = self.datum.trees

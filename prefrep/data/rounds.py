@@ -1,7 +1,8 @@
 """The rounds of a post-training run on disk: samples, reference log-probabilities, labels.
 
     rounds/0/samples.jsonl      K responses of pi_0 to each prompt, whether they are finished, and the space that a plain template
-                                puts in front of them, if it was sampled (`leads`)
+                                puts in front of them, if it was sampled (`leads`); from samplers that tell, their tokens (`ids`),
+                                log-probabilities and mean entropies (nats, at temperature 1), and whether these are of float32 (`exact`)
     rounds/0/opponents.jsonl    M responses of pi_0 to each prompt, for objectives with a mixture as the opponent
     rounds/1/earlier.jsonl      K responses of an earlier round's policy to each prompt, for objectives that play against it
     rounds/0/reference.jsonl    log-probabilities of these responses under pi_0 (round t: under pi_t, and under pi_0)
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -106,19 +108,31 @@ class Rounds:
         file = self.folder(number) / (f"{name}.jsonl" if rank == 0 else f"{name}.{rank}.jsonl")
         file.parent.mkdir(parents=True, exist_ok=True)  # this process can be the first
         keep_lines(file)
+        began, tokens = time.perf_counter(), 0
         total, had = sum(map(len, groups[rank::world_size])), sum(map(len, groups[rank::world_size])) - sum(map(len, missing))
         with (
             saving(file),
             file.open("a") as out,
-            tqdm(total=total, initial=had, desc=f"round {number}: {name}", unit=" prompts", disable=None if rank == 0 else True) as bar,
+            tqdm(
+                total=total,
+                initial=had,
+                desc=f"round {number}: {name}",
+                unit=" prompts",
+                disable=None if rank == 0 else True,
+                ncols=80,
+                bar_format="{desc} {n_fmt}/{total_fmt} left {remaining}{postfix}",
+            ) as bar,
         ):
             for group in missing:
                 if stopping():
                     break
-                lines = [json.dumps({"row": row, **line}) + "\n" for row, line in zip(group, make(group), strict=True) if row not in done]
-                out.write("".join(lines))
+                made = {row: line for row, line in zip(group, make(group), strict=True) if row not in done}
+                out.write("".join(json.dumps({"row": row, **line}) + "\n" for row, line in made.items()))
                 out.flush()
                 bar.update(len(group))
+                tokens += sum(_tokens(line) for line in made.values())
+                if tokens:
+                    bar.set_postfix_str(f"{tokens / (time.perf_counter() - began):.0f} tok/s")
 
     def _parts(self, number: int, name: str) -> list[Path]:
         folder = self.folder(number)
@@ -141,6 +155,11 @@ class Rounds:
                 )
         elif write:
             replace_text(file, json.dumps({**known, name: settings}, indent=1, sort_keys=True) + "\n")
+
+
+def _tokens(line: Line) -> int:
+    """Return the number of tokens of a line's responses, 0 if it does not tell."""
+    return sum(line["lengths"]) if "lengths" in line else sum(map(len, line.get("ids", ())))
 
 
 def batches(rows: int, size: int) -> list[range]:

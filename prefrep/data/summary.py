@@ -32,7 +32,8 @@ class Summary:
         name: Name of the source.
 
     Attributes:
-        counts: Rows of each kind: `records`, `comparisons`, `ranked`, `duplicates`, `chosen == rejected`, ...
+        counts: Rows of each kind: `records`, `comparisons`, `ranked`, `duplicates`, `repeated votes` (of
+            people without names who also disagree on the pair), `chosen == rejected`, ...
         notes: Formats, columns that no field takes, and criteria, from reading.
         about: Records by who judged and how: by `annotator`, `group`, `criterion`, `label_source`, `strength`, and by name of `ratings` and
             `tags`.
@@ -55,6 +56,9 @@ class Summary:
     prompts: Counter[Key] = field(default_factory=Counter)
     edges: defaultdict[Key, set[tuple[Key, Key]]] = field(default_factory=lambda: defaultdict(set))
     _seen: set[Key] = field(default_factory=set)
+    _first: dict[Key, Key] = field(default_factory=dict)  # the first verdict on each pair by nobody in particular
+    _contested: set[Key] = field(default_factory=set)  # pairs with other verdicts, too
+    _again: Counter[Key] = field(default_factory=Counter)  # equal verdicts on the pairs that are not contested
 
     def add(self, record: Record, prompt: int, whole: Sequence[int], max_length: int | None = None) -> None:
         """Add a record to the statistics.
@@ -88,8 +92,11 @@ class Summary:
         # The digest covers the label: two nameless annotators who agree make a duplicate, two who disagree a cycle.
         said = record.probability if isinstance(record, Comparison) else record.scores
         row = _digest(prompt_key, *keys, repr((said, record.annotator, record.criterion)).encode())
-        self.counts["duplicates"] += row in self._seen
+        if row in self._seen:
+            self._repeated(record, prompt_key, keys)
         self._seen.add(row)
+        if isinstance(record, Comparison) and not record.annotator:
+            self._voted(_digest(prompt_key, *sorted(keys)), row)
         if record.prompt:
             self.prompts[prompt_key] += 1
         if isinstance(record, Comparison):
@@ -105,6 +112,23 @@ class Summary:
             self.labels["equal" if alone[better] == alone[worse] else "longer" if alone[better] > alone[worse] else "shorter"] += 1
             if keys[better] != keys[worse]:
                 self.edges[prompt_key].add((keys[better], keys[worse]))
+
+    def _repeated(self, record: Record, prompt: Key, keys: Sequence[Key]) -> None:
+        """Count an equal row: a vote, if somebody said otherwise on the same pair, since copies of a file do not disagree."""
+        pair = _digest(prompt, *sorted(keys)) if isinstance(record, Comparison) and not record.annotator else None
+        if pair is not None and pair in self._contested:
+            self.counts["repeated votes"] += 1
+            return
+        self.counts["duplicates"] += 1
+        if pair is not None:
+            self._again[pair] += 1
+
+    def _voted(self, pair: Key, row: Key) -> None:
+        if self._first.setdefault(pair, row) != row and pair not in self._contested:
+            self._contested.add(pair)
+            moved = self._again.pop(pair, 0)
+            self.counts["repeated votes"] += moved
+            self.counts["duplicates"] -= moved
 
     def cycles(self) -> tuple[int, int]:
         """Return the numbers of prompts with a directed cycle, and with a cycle of three or more (without pairs labelled both ways)."""

@@ -62,11 +62,11 @@ class Asking:
         self._sampler, self._column, self._community = sampler, column, community
 
     def sample(
-        self, backbone: Backbone, prompts: Sequence[Messages], responses: int, seed: int, shorten: bool = False
+        self, backbone: Backbone, prompts: Sequence[Messages], responses: int, seeds: Sequence[int], shorten: bool = False
     ) -> Iterator[tuple[Sampled, ...]]:
         """Sample responses, see `generation.Sampler`."""
         asked = [asked_by(prompt, self._column, self._community) for prompt in prompts]
-        return self._sampler.sample(backbone, asked, responses, seed, shorten)
+        return self._sampler.sample(backbone, asked, responses, seeds, shorten)
 
 
 def asking(how: Answering, path: str, needed: bool = True) -> Callable[[Sampler], Sampler]:

@@ -18,7 +18,7 @@ from prefrep.evaluation.scores import described as sidecar_of
 from prefrep.evaluation.summary import Bootstrap
 from prefrep.records import Comparison, Record
 from prefrep.scoring.interface import PreferenceScorer
-from prefrep.scoring.loading import Scoring, fingerprint_of
+from prefrep.scoring.loading import Scoring
 from prefrep.writers import writes
 
 
@@ -67,7 +67,8 @@ def run(
     Args:
         benchmark: The benchmark.
         out: Folder for the results; an interrupted run there is resumed.
-        model: Exported folder of a model, its id on the hub or URL of a server.
+        model: Exported folder of a model, its id on the hub, URL of a server, or a judge that writes (YAML file or
+            `GenerativeJudge model=NAME ...`).
         scores: `scores.jsonl` of an earlier evaluation, evaluated again without a model.
         data: File, folder or hub data set, or several; default: the benchmark's own on the hub.
         restart: Discard the scores that the output folder holds.
@@ -91,10 +92,10 @@ def run(
     if scores is not None:
         return again(benchmark, scores, folder, draws, name)
     assert model is not None
-    from prefrep.scoring.workers import open_scorer
+    from prefrep.judges.named import open_model
 
     records = read_records(benchmark, data)  # before the model: a wrong path should not cost the time to load it
-    scorer = open_scorer(model, how)
+    scorer = open_model(model, how)
     return evaluate(benchmark, scorer, model, records, data, folder, draws, restart=restart, name=name, also_swap=also_swap)
 
 
@@ -155,19 +156,24 @@ def evaluate(
     """
     from prefrep.evaluation.layout import model_name
     from prefrep.evaluation.rewardbench import swap_consistency
+    from prefrep.evaluation.verdicts import check, keep_verdicts
+    from prefrep.judges.named import identity_of
 
     before = dict(scorer.describe().get("encoded", {}))  # counted by the same scorer for other benchmarks
-    about = {"path": str(model), "fingerprint": fingerprint_of(model), **scorer.describe(), "encoded": dict.fromkeys(before, 0)}
+    about = identity_of(str(model), scorer) | ({"encoded": dict.fromkeys(before, 0)} if before else {})
     rows = benchmark.score(scorer, records, out, about, restart)
     counted = {what: n - before.get(what, 0) for what, n in scorer.describe().get("encoded", {}).items()}
-    described = add_counts(out, {**about, **scorer.describe(), "encoded": counted})  # before the swapped comparisons, which are encoded too
+    encoded = {"encoded": counted} if counted else {}
+    described = add_counts(out, {**about, **scorer.describe(), **encoded})  # before the swapped comparisons, which are encoded too
+    keep_verdicts(scorer, records, out)
     sources = _sources(benchmark, data)
     results = benchmark.results(rows, {"pairwise": described.get("pairwise")}, bootstrap) | {
         "data": sources[0] if len(sources) == 1 else sources
     }
     if also_swap:
         results["swap"] = swap_consistency(scorer, benchmark.pairs(records))
-    _write(benchmark, out, results, rows, records, described, name or model_name(model))
+    _write(benchmark, out, results, rows, records, described, name or model_name(about["path"]))
+    check(scorer)
     return results
 
 

@@ -94,7 +94,7 @@ def alpaca_eval(
         out: Output folder.
         name: The model's name, `generator` in the file.
         identity: What the answers depend on beside the instructions: model and settings.
-        batch: Instructions per batch. Sampled answers depend on it, greedy ones do not.
+        batch: Instructions per batch; answers depend on it by rounding only.
         seed: Seed of the sampling.
         restart: Discard the answers that the folder holds.
 
@@ -108,7 +108,7 @@ def alpaca_eval(
 
     def answer(group: Sequence[Row], start: int) -> Iterator[Row]:
         prompts = [(Message("user", row["instruction"]),) for row in group]
-        found = sampler.sample(backbone, prompts, 1, _seed(seed, start))
+        found = sampler.sample(backbone, prompts, 1, [_seed(seed, start + i) for i in range(len(group))])
         for row, (response,) in zip(group, found, strict=True):
             yield {"instruction": row["instruction"], "output": response.text, "generator": name, "dataset": row["dataset"]}
 
@@ -169,7 +169,8 @@ def mt_bench(
             asked = [i for i, row in enumerate(group) if turn < len(row["turns"])]
             for i in asked:
                 talks[i].append(Message("user", group[i]["turns"][turn]))
-            found = drawing.sample(backbone, [tuple(talks[i]) for i in asked], 1, _seed(seed, start, turn), shorten=turn > 0)
+            seeds = [_seed(seed, start + i, turn) for i in asked]
+            found = drawing.sample(backbone, [tuple(talks[i]) for i in asked], 1, seeds, shorten=turn > 0)
             for i, (response,) in zip(asked, found, strict=True):
                 talks[i].append(Message("assistant", response.text.strip()))
         for row, talk in zip(group, talks, strict=True):
@@ -195,9 +196,9 @@ def mt_bench(
     return path
 
 
-def _seed(seed: int, start: int, turn: int = 0) -> int:
-    """Return the seed of a batch and turn, so that a resumed run samples what an uninterrupted one would have sampled."""
-    return int(stream(seed, f"{start}/{turn}").integers(2**31))
+def _seed(seed: int, number: int, turn: int = 0) -> int:
+    """Return the seed of a question and turn, so that a resumed run samples what an uninterrupted one would have sampled."""
+    return int(stream(seed, f"{number}/{turn}").integers(2**31))
 
 
 def _fill(

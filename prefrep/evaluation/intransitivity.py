@@ -232,7 +232,7 @@ def _notes(rows: Sequence[TableRow], described: Sequence[dict[str, Any]]) -> lis
     if large:
         notes.append(
             f"{large} prompts have more than {feedback_arcs.EXACT} responses: their feedback arcs are the best of a local search, and the "
-            "minimum lies between that and the lower bound beside it; the null leaves them out"
+            "minimum lies between that and the lower bound beside it; there is no null of feedback arcs"
         )
     incomplete = sum(not found["complete"] for found in described)
     if incomplete:

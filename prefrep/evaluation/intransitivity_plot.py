@@ -15,6 +15,11 @@ from prefrep.evaluation.tables import TableRow
 
 # Okabe and Ito's palette, which is distinguishable with red-green blindness and in greyscale.
 FORWARD, BACK, NEUTRAL = "#0072B2", "#D55E00", "#999999"
+ARROWS = 26  # responses that are drawn with arrows; more are a picture of the table
+_MATRIX = (
+    "Blue: the row beats the column; orange: loses; grey: not compared. Rows and columns are in the best order,\n"
+    "so that orange above the diagonal goes against it."
+)
 
 
 def label(i: int) -> str:
@@ -76,6 +81,17 @@ def cycle_graph(axes: Any, table: NDArray[np.float64], compared: NDArray[np.bool
     axes.axis("off")
 
 
+def matrix(axes: Any, table: NDArray[np.float64], compared: NDArray[np.bool_], order: Sequence[int]) -> None:
+    """Draw a table in the best order as a picture; arguments as in `cycle_graph`."""
+    from matplotlib.colors import LinearSegmentedColormap
+
+    colors = LinearSegmentedColormap.from_list("beats", [BACK, "#f7f7f7", FORWARD], bad="#c9c9c9")
+    largest = float(np.abs(table).max()) or 1.0
+    shown = np.ma.masked_array(table, ~compared)[np.ix_(order, order)]
+    axes.imshow(shown, cmap=colors, vmin=-largest, vmax=largest, interpolation="nearest")
+    axes.set(xticks=[], yticks=[])
+
+
 def draw(path: Path, row: TableRow, found: Mapping[str, Any], texts: Sequence[str], results: Mapping[str, Any]) -> None:
     """Draw the figure of an evaluation.
 
@@ -93,7 +109,8 @@ def draw(path: Path, row: TableRow, found: Mapping[str, Any], texts: Sequence[st
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(12, 6), width_ratios=[1, 1.1])
     figure.subplots_adjust(left=0.03, right=0.97, top=0.93, bottom=0.33, wspace=0.12)
-    cycle_graph(left, row.array(), row.graph(), found["feedback_arcs"]["order"])
+    drawn = len(row.table) <= ARROWS
+    (cycle_graph if drawn else matrix)(left, row.array(), row.graph(), found["feedback_arcs"]["order"])
     triples, count = found["triples"], sum(found["triples"].values())
     tied = f", {triples['tied_cyclic']} but for a tie" if triples["tied_cyclic"] else ""
     title = f"The most cyclic prompt: {triples['cyclic']} of {count} triples are cyclic{tied}"
@@ -101,7 +118,11 @@ def draw(path: Path, row: TableRow, found: Mapping[str, Any], texts: Sequence[st
     lines = [f"Prompt {found['id']}: {_short(texts[0], 88)}"]
     lines += [f"{label(i)}: {_short(text, 88)}" for i, text in list(enumerate(texts[1:]))[:8]]
     lines += [f"... and {len(texts) - 9} more"] if len(texts) > 9 else []
-    caption = "Arrow: beats; width: margin; dashed: against the best order, which runs clockwise from the top.\nGrey line: a tie."
+    caption = (
+        _MATRIX
+        if not drawn
+        else "Arrow: beats; width: margin; dashed: against the best order, which runs clockwise from the top.\nGrey line: a tie."
+    )
     figure.text(0.03, 0.29, "\n".join([caption, *lines]), fontsize=8, va="top")
 
     held = results["null"]["triples.intransitive"]

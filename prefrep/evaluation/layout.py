@@ -5,6 +5,7 @@ Layout of the latter: rewardbench/utils.py (save_to_hub), scripts/run_rm.py and 
 
 from __future__ import annotations
 
+import math
 import platform
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -13,7 +14,7 @@ from typing import Any
 
 from prefrep.disk import replace_json
 from prefrep.evaluation.rows import PairScore, RankedScore, RewardScore
-from prefrep.evaluation.summary import Scalarisation, credit
+from prefrep.evaluation.summary import Scalarisation, credit, rated
 from prefrep.metrics.rewardbench import PRIOR_SUBSETS
 from prefrep.records import Comparison, Message, RankedResponses, Record
 
@@ -107,8 +108,8 @@ def _columns(
         known = [row.rewards for row in pairs if isinstance(row, RewardScore) and row.rewards is not None]
         rewards = known if len(known) == len(pairs) else [(row.score, 0.0) for row in pairs]
         return columns | {
-            "results": [int(row.score > 0) for row in pairs],
-            "scores_chosen": [chosen for chosen, _ in rewards],
+            "results": [0.5 if math.isnan(row.score) else int(row.score > 0) for row in pairs],
+            "scores_chosen": [None if math.isnan(chosen) else chosen for chosen, _ in rewards],
             "scores_rejected": [rejected for _, rejected in rewards],
             "text_chosen": [rendered(record.prompt, record.chosen) for record in texts] or [""] * len(pairs),
             "text_rejected": [rendered(record.prompt, record.rejected) for record in texts] or [""] * len(pairs),
@@ -118,7 +119,7 @@ def _columns(
     return columns | {
         # Ties rows hold their best-of-K value here, as in the official files, although the Ties score does not use it.
         "results": [credit(row, scalarisation) for row in ranked],
-        "scores": [list(row.scores) for row in ranked],
+        "scores": [list(rated(row.scores)) for row in ranked],
         "num_correct": [row.num_correct for row in ranked],
         "text": [[rendered(record.prompt, each) for each in record.responses] for record in prompts] or [[] for _ in ranked],
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -152,6 +153,12 @@ def evaluate(rows: Sequence[PairRow], held_out: Sequence[PairRow] | None = None,
     boot = bootstrap or Bootstrap()
     decided = [row for row in rows if row.probability != 0.5]
     notes = []
+    known = _with_verdict(rows)
+    if not known:
+        raise DataError("no comparison has a verdict; look at what the judge wrote in verdicts.jsonl")
+    silent = len(rows) - len(known)
+    if silent:
+        notes.append(f"{silent} comparisons have no verdict: accuracies count them as not right, calibration leaves them out")
     if len(decided) < len(rows):
         notes.append(
             f"{len(rows) - len(decided)} comparisons are ties in the data, which have no correct verdict: accuracies leave them out"
@@ -171,7 +178,7 @@ def evaluate(rows: Sequence[PairRow], held_out: Sequence[PairRow] | None = None,
     subsets: dict[str, list[bool]] = {}
     for row, won in zip(decided, right, strict=True):
         subsets.setdefault(row.subset, []).append(bool(won))
-    measured, said = reliability(_columns(rows), None if held_out is None else _columns(held_out), boot)
+    measured, said = reliability(_columns(known), None if held_out is None else _columns(_with_verdict(held_out)), boot)
     fitted_on = len(set(_prompts(held_out or ())))
     if held_out and fitted_on < len(held_out) and measured["temperature"] is not None:
         on, goes = (f"{fitted_on} prompts", "resamples prompts") if fitted_on > 1 else ("one prompt", "is for other comparisons on it")
@@ -182,10 +189,21 @@ def evaluate(rows: Sequence[PairRow], held_out: Sequence[PairRow] | None = None,
         "overall": share(right),
         "subsets": {name: share(np.array(won)) for name, won in subsets.items()},
         "agreement": {"length": _by_length(decided, right), "margin": _by_margin(decided, right)},
+        **({"no_verdict": _silence(rows, decided, right)} if silent else {}),
         "calibration": measured,
         "bootstrap": {"draws": boot.draws, "seed": boot.seed},
         "notes": notes + said,
     }
+
+
+def _with_verdict(rows: Sequence[PairRow]) -> list[PairRow]:
+    return [row for row in rows if not math.isnan(row.score)]
+
+
+def _silence(rows: Sequence[PairRow], decided: Sequence[PairRow], right: NDArray[np.bool_]) -> dict[str, Any]:
+    """Return the share of comparisons without a verdict, and the accuracy of the verdicts that there are."""
+    silent = np.array([math.isnan(row.score) for row in rows])
+    return {**share(silent), "accuracy_of_verdicts": share(right[[not math.isnan(row.score) for row in decided]])}
 
 
 def share(hits: NDArray[np.bool_]) -> dict[str, Any]:
@@ -207,7 +225,7 @@ def _by_length(rows: Sequence[PairRow], right: NDArray[np.bool_]) -> dict[str, A
     """Return accuracy by length difference, in characters, and how often model and data choose the longer answer."""
     longer = np.array([row.length_difference if row.probability > 0.5 else -row.length_difference for row in rows], dtype=np.float64)
     scores = np.array([row.score for row in rows])
-    signed = np.sign(scores * [row.length_difference for row in rows])
+    signed = np.sign(np.nan_to_num(scores) * [row.length_difference for row in rows])
     return {
         "preferred_longer": share(right[longer > 0]),
         "preferred_shorter": share(right[longer < 0]),
@@ -247,7 +265,8 @@ def mistakes(rows: Sequence[PairRow], comparisons: Sequence[Comparison], limit: 
         comparisons: What was scored, in the order of the rows.
         limit: Maximum number of verdicts.
     """
-    wrong = [(row, pair) for row, pair in zip(rows, comparisons, strict=True) if is_right(row.score, row.probability) is False]
+    both = zip(rows, comparisons, strict=True)
+    wrong = [(row, pair) for row, pair in both if not math.isnan(row.score) and is_right(row.score, row.probability) is False]
     wrong.sort(key=lambda each: -abs(each[0].score))
     return [
         {
@@ -298,8 +317,10 @@ def score(
     Returns:
         Rows, and the description with the counts of encoding these comparisons.
     """
-    before = dict(scorer.describe()["encoded"])
+    before = dict(scorer.describe().get("encoded", {}))
     rows = log_pairs(scorer, comparisons, out, PairRow, "pairs", model, restart)
     described = scorer.describe()
+    if "encoded" not in described:
+        return rows, {**model, **described}
     counted = {what: n - before.get(what, 0) for what, n in described["encoded"].items()}
     return rows, add_counts(out, {**model, **described, "encoded": counted})

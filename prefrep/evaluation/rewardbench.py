@@ -7,7 +7,7 @@ that is used instead.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
@@ -19,6 +19,8 @@ from prefrep.errors import ConfigError, DataError
 from prefrep.evaluation.rows import PairScore, RankedScore, RewardScore
 from prefrep.evaluation.scores import ScoreLog, digest, log_pairs
 from prefrep.evaluation.summary import Scalarisation
+from prefrep.evaluation.verdicts import in_forms
+from prefrep.judges import GenerativeJudge
 from prefrep.metrics import intervals
 from prefrep.records import Comparison, RankedResponses, Record
 from prefrep.scoring.interface import PreferenceScorer
@@ -112,13 +114,21 @@ def score_ranked(
         rest = prompts[start:]
         if rest:
             found: Iterator[NDArray[Any]] = (
-                scorer.rewards(rest, progress="rewardbench2")
+                _rewards(scorer, rest)
                 if rule == "rewards"
                 else (scalarise(table, rule) for table in scorer.tables(rest, progress="rewardbench2"))
             )
             for prompt, n, scores in zip(rest, correct[start:], found, strict=True):
                 log.append(RankedScore(prompt.id, prompt.subset, n, tuple(float(score) for score in scores)))
         return log.rows
+
+
+def _rewards(scorer: PreferenceScorer, prompts: Sequence[RankedResponses]) -> Iterator[NDArray[Any]]:
+    if isinstance(scorer, GenerativeJudge):
+        for judge, some in in_forms(scorer, prompts):
+            yield from judge.rewards(some, progress="rewardbench2")
+    else:
+        yield from scorer.rewards(prompts, progress="rewardbench2")
 
 
 def num_correct(prompt: RankedResponses) -> int:

@@ -24,6 +24,11 @@ def finite(value: object) -> float:
     return float(value)
 
 
+def finite_or_none(value: object) -> float:
+    """Return a score as a float; null, no verdict, is NaN. Raises ValueError: it is neither."""
+    return math.nan if value is None else finite(value)
+
+
 @dataclass(frozen=True, slots=True)
 class PairScore:
     """A scored comparison.
@@ -31,7 +36,7 @@ class PairScore:
     Args:
         id: Id of the pair.
         subset: Subset of the pair.
-        score: Log-odds of chosen over rejected.
+        score: Log-odds of chosen over rejected; NaN (null in files): the judge gave no verdict.
     """
 
     form: ClassVar[str] = '{"id", "subset", "score"}'
@@ -48,7 +53,7 @@ class PairScore:
     @classmethod
     def parse(cls, row: Mapping[str, Any]) -> Self:
         """Return a row of `scores.jsonl`. Raises ValueError or KeyError: it is not one."""
-        return cls(str(row["id"]), str(row["subset"]), finite(row["score"]))
+        return cls(str(row["id"]), str(row["subset"]), finite_or_none(row["score"]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +73,7 @@ class RewardScore(PairScore):
         if given is not None and (not isinstance(given, list) or len(given) != 2):
             raise ValueError(f"rewards must be two numbers, found {given!r}")
         rewards = None if given is None else (finite(given[0]), finite(given[1]))
-        return cls(str(row["id"]), str(row["subset"]), finite(row["score"]), rewards)
+        return cls(str(row["id"]), str(row["subset"]), finite_or_none(row["score"]), rewards)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +84,7 @@ class RankedScore:
         id: Id of the prompt.
         subset: Subset of the prompt.
         num_correct: Number of correct answers, which come first.
-        scores: One score per answer.
+        scores: One score per answer; NaN (null in files): the judge gave no verdict.
     """
 
     form: ClassVar[str] = '{"id", "subset", "num_correct", "scores": [...]}'
@@ -92,7 +97,7 @@ class RankedScore:
     @classmethod
     def parse(cls, row: Mapping[str, Any]) -> Self:
         """Return a row of `scores.jsonl`. Raises ValueError or KeyError: it is not one."""
-        scores = tuple(finite(value) for value in row["scores"])
+        scores = tuple(finite_or_none(value) for value in row["scores"])
         if not 1 <= int(row["num_correct"]) <= len(scores):
             raise ValueError(f"num_correct is {row['num_correct']} with {len(scores)} scores")
         return cls(str(row["id"]), str(row["subset"]), int(row["num_correct"]), scores)

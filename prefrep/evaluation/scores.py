@@ -78,6 +78,8 @@ def add_counts(folder: Path, model: Mapping[str, Any]) -> dict[str, Any]:
         The description with the sums, which is also kept beside the scores. A killed run leaves no counts.
     """
     sidecar = json.loads((folder / SIDECAR).read_text(encoding="utf-8"))
+    if "encoded" not in model:  # it reads texts, not tokens
+        return dict(model)
     counts = Counter(sidecar["model"].get("encoded", {}))
     counts.update(model.get("encoded", {}))
     counted = {**model, "encoded": dict(counts)}
@@ -92,6 +94,8 @@ def encoding_notes(model: Mapping[str, Any], rows: int) -> list[str]:
         model: The description with its counts, see `add_counts`.
         rows: Number of all scored rows.
     """
+    if model.get("abstains"):
+        return []
     counts = model.get("encoded", {})
     cut = [f"{n} {what}" for what, n in counts.items() if what != "records" and n]
     notes = [f"while encoding: {', '.join(cut)}"] if cut else []
@@ -127,6 +131,7 @@ class ScoreLog(Generic[Row]):
         self.rows: list[Row] = []
         folder.mkdir(parents=True, exist_ok=True)
         stated = json.loads(json.dumps(identity, default=str))
+        self._abstains = bool((identity.get("model") or {}).get("abstains"))  # NaN is no verdict, and null in the file
         if restart:
             self.path.unlink(missing_ok=True)
         if self.path.exists() and self.path.stat().st_size:
@@ -176,9 +181,10 @@ class ScoreLog(Generic[Row]):
             DataError: A score is not finite.
             Stopped: A signal asked the program to stop.
         """
-        if not all(math.isfinite(number) for number in self._numbers(row)):
+        numbers = [number for number in self._numbers(row) if not (self._abstains and math.isnan(number))]
+        if not all(map(math.isfinite, numbers)):
             raise DataError(f"row {row.id!r} ({row.subset}): the model gave a score that is not finite; try --dtype float32")
-        written = asdict(cast(Any, row))
+        written = _without_nan(asdict(cast(Any, row)))
         if written.get("rewards", ()) is None:  # the model has none
             del written["rewards"]
         with saving(self.path):
@@ -196,6 +202,15 @@ class ScoreLog(Generic[Row]):
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         with saving(self.path):
             self._file.close()
+
+
+def _without_nan(value: Any) -> Any:
+    """Return plain data with None in place of NaN, which JSON does not have."""
+    if isinstance(value, dict):
+        return {key: _without_nan(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(each) for each in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 class Rewarder(Protocol):

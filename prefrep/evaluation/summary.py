@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
@@ -73,7 +74,7 @@ def pair_results(rows: Sequence[PairScore], weights: rules.Weights = "current", 
     """
     boot = bootstrap or Bootstrap()
     groups = _by_subset(rows, [*FULL_V1, *rules.PRIOR_SUBSETS])
-    wins = {name: np.array([row.score > 0 for row in group], dtype=np.float64) for name, group in groups.items()}
+    wins = {name: np.array([pair_credit(row) for row in group], dtype=np.float64) for name, group in groups.items()}
     draws = {name: intervals.bootstrap_means(won, boot.draws, intervals.stream(boot.seed, name)) for name, won in wins.items()}
     means = {name: np.asarray(won.mean()) for name, won in wins.items()}
     everything = np.concatenate(list(wins.values()))
@@ -104,6 +105,8 @@ def pair_results(rows: Sequence[PairScore], weights: rules.Weights = "current", 
     equal = sum(row.score == 0 for row in rows)
     if equal:
         notes.append(f"{equal} pairs have equal scores, which count as wrong")
+    if silent := sum(math.isnan(row.score) for row in rows):
+        notes.append(f"{silent} pairs have no verdict, which counts 0.5 (the rule of the official generative runner)")
     return {
         "benchmark": "rewardbench",
         "weights": weights,
@@ -112,7 +115,9 @@ def pair_results(rows: Sequence[PairScore], weights: rules.Weights = "current", 
         "sections": {name: entry(float(score), counts[name], section_draws[name]) for name, score in sections.items()},
         "subsets": {name: entry(float(means[name]), len(won), draws[name]) for name, won in wins.items()},
         "accuracy": entry(float(everything.mean()), len(everything), pooled),
-        "wilson95": {name: list(intervals.accuracy_interval(int(won.sum()), len(won))) for name, won in wins.items()},
+        "wilson95": {
+            name: list(intervals.accuracy_interval(int(won.sum()), len(won))) for name, won in wins.items() if np.isin(won, (0, 1)).all()
+        },
         "bootstrap": {"draws": boot.draws, "seed": boot.seed},
         "partial": any(name not in groups or len(groups[name]) < n for name, n in FULL_V1.items()),
         "notes": notes,
@@ -128,9 +133,24 @@ def rule_of(results: Mapping[str, Any]) -> str:
     return f"ties: {results['ties']}; scores: {results['scalarisation']}"
 
 
+def pair_credit(row: PairScore) -> float:
+    """Return the credit of a pair: whether chosen scores higher; 0.5 without a verdict, as in the official generative runner."""
+    return 0.5 if math.isnan(row.score) else float(row.score > 0)
+
+
 def credit(row: RankedScore, rule: Scalarisation) -> float:
-    """Return the credit of a best-of-4 row: the official shared top, or under `beat-all` whether the first answer beats all others."""
-    return float(row.scores[0] > 0) if rule == "beat-all" else rules.best_of_credit(row.scores)
+    """Return the credit of a best-of-4 row: the official shared top, or under `beat-all` whether the first answer beats all others.
+
+    Without any verdict it is 0.25, and an answer without a rating is worse than all others: the rules of the official generative runner.
+    """
+    if all(map(math.isnan, row.scores)):
+        return 0.25
+    return float(row.scores[0] > 0) if rule == "beat-all" else rules.best_of_credit(rated(row.scores))
+
+
+def rated(scores: Sequence[float]) -> tuple[float, ...]:
+    """Return ratings with -1 for those that could not be read, which is below all others."""
+    return tuple(-1.0 if math.isnan(score) else score for score in scores)
 
 
 def ranked_results(
@@ -148,6 +168,11 @@ def ranked_results(
     groups = _by_subset(rows, rules.SUBSETS_V2)
     notes = _completeness(groups, FULL_V2)
     official = rule == "rewards"
+    if gaps := sum(any(map(math.isnan, row.scores)) for row in rows):
+        notes.append(
+            f"{gaps} prompts have answers without a verdict: without any they count 0.25, and an answer without a rating has -1 "
+            "(the rules of the official generative runner)"
+        )
     if not official:
         notes.append(f"not official: RewardBench 2 has no rule for models that compare answers; each answer's score is '{rule}'")
     scores: dict[str, float] = {}
@@ -169,7 +194,7 @@ def ranked_results(
         elif rule == "beat-all":
             notes.append("Ties is left out of overall: 'beat-all' gives no scores from which margins could be computed")
         else:
-            terms = rules.ties_terms([rules.TiesRow(row.id, row.num_correct, row.scores) for row in group], ties)
+            terms = rules.ties_terms([rules.TiesRow(row.id, row.num_correct, rated(row.scores)) for row in group], ties)
             scores[name] = float(rules.ties_from_terms(terms))
             resampled = intervals.bootstrap_indices(len(terms), boot.draws, generator) if len(terms) else np.zeros((boot.draws, 0), int)
             draws[name] = rules.ties_from_terms(terms[resampled])

@@ -21,7 +21,7 @@ from prefrep.records import Comparison, Messages, RankedResponses, Record
 Kind = Literal["model", "votes", "probabilities", "majority", "scores"]
 Matrix = tuple[tuple[float, ...], ...]
 
-LARGEST = 40  # responses to a prompt; the triples of more take minutes and gigabytes
+LARGEST = 1000  # responses to a prompt; tables of more take gigabytes as text
 
 
 class Tables(Protocol):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,11 +22,16 @@ _ROTATED = (
     "{} r_i - r_j plus independent normal errors, with a variance for each table: the gradient part is kept, the rest is rotated at "
     "random (rotation test)"
 )
+NAMES = ("triples.cyclic", "triples.intransitive", "feedback_arcs.arcs", "energy.cyclic")
+_CELLS = 1 << 21  # numbers of the tables that are drawn at a time where there are many, 16 MB
+_HELD = 1 << 23  # numbers of the tables that are drawn at once, 64 MB
+_MOST = 50_000_000  # votes times draws up to which votes are reversed; more take minutes
 NULLS = {
     "model": _ROTATED.format("log-odds"),
     "probabilities": _ROTATED.format("margins"),
     "votes": "Bradley-Terry votes in which every response wins as often as it did: cycles of votes are reversed at random (exact "
     "conditional test)",
+    "many votes": "Bradley-Terry votes drawn anew from the fitted model, since there are too many to reverse cycles of them (approximate)",
     "majority": "ratings = quality of the response + leniency of the aspect + errors: means are kept, the rest is rotated at random and "
     "rounded to the nearest rating (not exact, and for triples and feedback arcs only)",
     "scores": "none: one score per response is transitive",
@@ -45,19 +50,27 @@ def null(rows: Sequence[TableRow], draws: int, seed: int) -> dict[str, Any]:
         `models`: the null of each kind in words. For each statistic `observed`, `mean`, `ci95` (the middle 95 % of the null), `p`
         (one-sided) and `draws`. Cyclic energy is in units of the observed tables' energy: noise raises both, and
         their ratio would hide it. It is left out if no table has votes, since the other nulls preserve it, and if one has ratings, since
-        rounding them changes it (see `functional.transitive_nulls`).
+        rounding them changes it (see `functional.transitive_nulls`). Feedback arcs are left out if
+        a table is too large for exact ones.
     """
-    names = ["triples.cyclic", "triples.intransitive", "feedback_arcs.arcs", "energy.cyclic"]
+    names = list(NAMES)
     levels = np.unique([rating for row in rows for line in row.ratings or () for rating in line])
     sums = np.zeros((draws + 1, len(names), 2))
     for row in rows:
-        tables = np.concatenate([row.array()[None], _drawn(row, levels, draws, _stream(row, seed))])
-        sums += _statistics(tables, row.graph())
-    kinds = list(dict.fromkeys(row.kind for row in rows))
+        table, graph, done = row.array(), row.graph(), 1
+        sums[:1] += _statistics(table[None], graph, table)
+        for drawn in _drawn(row, levels, draws, _stream(row, seed)):
+            sums[done : done + len(drawn)] += _statistics(drawn, graph, table)
+            done += len(drawn)
+    if any(len(row.table) > feedback_arcs.EXACT for row in rows):
+        names.remove("feedback_arcs.arcs")
+    kinds = [row.kind for row in rows]
     if "votes" not in kinds or "majority" in kinds:
         names.remove("energy.cyclic")
-    found: dict[str, Any] = {"models": {kind: NULLS[kind] for kind in kinds}, "seed": seed}
-    for i, name in enumerate(names):
+    models = dict.fromkeys("many votes" if row.kind == "votes" and not _reversible(row, draws) else row.kind for row in rows)
+    found: dict[str, Any] = {"models": {kind: NULLS[kind] for kind in models}, "seed": seed}
+    for name in names:
+        i = NAMES.index(name)
         shares = np.divide(sums[:, i, 0], sums[:, i, 1], out=np.zeros(draws + 1), where=sums[:, i, 1] > 0)
         found[name] = {
             "observed": float(shares[0]),
@@ -130,29 +143,46 @@ def _stream(row: TableRow, seed: int) -> np.random.Generator:
     return intervals.stream(seed, f"{row.subset}/{row.id}")
 
 
-def _drawn(row: TableRow, levels: Floats, draws: int, generator: np.random.Generator) -> Floats:
+def _reversible(row: TableRow, draws: int) -> bool:
+    """Whether votes are reversed, for which all draws are held at once, so that they are exchangeable with the data."""
+    return _at_once(row, draws) and (len(row.table) <= hodge.LARGEST or np.array(row.wins).sum() * draws <= _MOST)
+
+
+def _at_once(row: TableRow, draws: int) -> bool:
+    return len(row.table) <= hodge.LARGEST or len(row.table) ** 2 * draws <= _HELD
+
+
+def _drawn(row: TableRow, levels: Floats, draws: int, generator: np.random.Generator) -> Iterator[Floats]:
+    """Yield tables of the null; of large ones a few at a time."""
+    step = draws if _at_once(row, draws) else max(1, _CELLS // len(row.table) ** 2)
     if row.kind == "votes":
         wins, ties = (np.array(each, dtype=np.int64) for each in (row.wins, row.ties))
-        return vote_margins(nulls.revoted(wins, draws, generator), ties)
-    if row.kind == "majority":
-        return majority(nulls.rerated(np.array(row.ratings), levels, draws, generator))
-    if row.kind == "scores":
-        return np.repeat(row.array()[None], draws, axis=0)
-    return nulls.rotated(row.array(), row.graph(), draws, generator)
+        if _reversible(row, draws):
+            yield vote_margins(nulls.revoted(wins, draws, generator), ties)
+        else:
+            yield from (vote_margins(votes, ties) for votes in nulls.bradley_terry(wins, draws, generator, step))
+        return
+    for done in range(0, draws, step):
+        count = min(step, draws - done)
+        if row.kind == "majority":
+            yield majority(nulls.rerated(np.array(row.ratings), levels, count, generator))
+        elif row.kind == "scores":
+            yield np.repeat(row.array()[None], count, axis=0)
+        else:
+            yield nulls.rotated(row.array(), row.graph(), count, generator)
 
 
-def _statistics(tables: Floats, graph: NDArray[np.bool_]) -> Floats:
-    """Return numerators and denominators of the four statistics of `null`, [B, 4, 2]; the first table is the observed one."""
+def _statistics(tables: Floats, graph: NDArray[np.bool_], observed: Floats) -> Floats:
+    """Return numerators and denominators of the four statistics of `null`, [B, 4, 2]; energies are shares of that of the observed table."""
     triples = intransitivity.triples(tables, graph)
     count = np.broadcast_to(sum(triples), triples.cyclic.shape)
     arcs = (tables > 0).astype(np.float64)
     exact = tables.shape[-1] <= feedback_arcs.EXACT
     fewest = feedback_arcs.minimum_weights(arcs) if exact else np.zeros(len(tables))
-    parts = hodge.split(tables, graph)
     pairs = [
         (triples.cyclic, count),
         (triples.cyclic + triples.tied_cyclic, count),
         (fewest, arcs.sum((1, 2)) * exact),
-        (hodge.energy(parts.curl + parts.harmonic), np.full(len(tables), hodge.energy(tables[0]))),
+        (hodge.energy(tables * graph - hodge.gradient(tables, graph)), np.full(len(tables), hodge.energy(observed))),
     ]
     return np.stack([np.stack(pair, axis=-1) for pair in pairs], axis=1).astype(np.float64)

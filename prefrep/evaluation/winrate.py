@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -146,6 +147,11 @@ def results(scores: Sequence[float], pairs: Sequence[Comparison], bootstrap: Boo
         `win_rate`: mean P(A wins), sigmoid of the log-odds. `strict_wins`: share of pairs with log-odds above 0; a tie is no win.
         `length_controlled_minimal`: see `prefrep.metrics.winrate`; a note says where it is beyond belief. Also counts and mean lengths.
     """
+    asked = len(pairs)
+    pairs = [pair for pair, score in zip(pairs, scores, strict=True) if not math.isnan(score)]
+    scores = [score for score in scores if not math.isnan(score)]
+    if not pairs:
+        raise DataError("no pair has a verdict; look at what the judge wrote in the cache, or ask another one")
     p = win_probabilities(scores)
     lengths = [[answer_length(pair.chosen) for pair in pairs], [answer_length(pair.rejected) for pair in pairs]]
     feature = length_feature(lengths[0], lengths[1])
@@ -156,7 +162,7 @@ def results(scores: Sequence[float], pairs: Sequence[Comparison], bootstrap: Boo
         return intervals.stream(bootstrap.seed, name)
 
     controlled = bootstrap_length_controlled(p, feature, bootstrap.draws, draws("length_controlled_minimal"))
-    notes = []
+    notes = [f"{asked - n} of {asked} pairs have no verdict and are left out"] if n < asked else []
     if not feature.any() and lengths[0] != lengths[1]:
         notes.append("the lengths differ by the same amount in all pairs, so length cannot be controlled for")
     if is_extreme_change(raw := float(p.mean()), minimal):
@@ -171,6 +177,7 @@ def results(scores: Sequence[float], pairs: Sequence[Comparison], bootstrap: Boo
         "wins": wins,
         "ties": n - wins - losses,
         "losses": losses,
+        "no_verdict": asked - n,
         "mean_length": {"a": sum(lengths[0]) / n, "b": sum(lengths[1]) / n},
         "bootstrap": {"draws": bootstrap.draws, "seed": bootstrap.seed},
         "notes": notes,
@@ -187,8 +194,8 @@ def sample_rows(scores: Sequence[float], pairs: Sequence[Comparison]) -> list[di
             "b": [message.content for message in pair.rejected],
             "length_a": answer_length(pair.chosen),
             "length_b": answer_length(pair.rejected),
-            "log_odds": score,
-            "p_a": float(p),
+            "log_odds": None if math.isnan(score) else score,
+            "p_a": None if math.isnan(score) else float(p),
         }
         for pair, score, p in zip(pairs, scores, win_probabilities(scores), strict=True)
     ]

@@ -6,7 +6,6 @@ order violates the least weight (Kemeny's rule, or Slater's with unit weights). 
 
 from __future__ import annotations
 
-from itertools import permutations
 from typing import NamedTuple
 
 import numpy as np
@@ -108,29 +107,34 @@ def _violated(arcs: Floats, order: list[int]) -> float:
 
 def _improved(arcs: Floats, order: list[int]) -> list[int]:
     """Move single responses to their best rank until no move helps."""
-    best, moved = _violated(arcs, order), True
+    places, least, moved = np.array(order), 1e-12 * max(_violated(arcs, order), 1.0), True
     while moved:
         moved = False
-        for v in list(order):
-            rest = [u for u in order if u != v]
+        for v in places.copy():
+            rank = int(np.flatnonzero(places == v)[0])
+            rest = np.delete(places, rank)
             # At rank p, v violates its arcs to the first p responses and the arcs of the others to it.
             costs = np.concatenate([[0.0], np.cumsum(arcs[v, rest])]) + np.concatenate([np.cumsum(arcs[rest, v][::-1])[::-1], [0.0]])
             place = int(costs.argmin())
-            candidate = [*rest[:place], v, *rest[place:]]
-            cost = _violated(arcs, candidate)
-            if cost < best - 1e-12 * max(best, 1.0):
-                order, best, moved = candidate, cost, True
-    return order
+            if costs[place] < costs[rank] - least:
+                places, moved = np.insert(rest, place, v), True
+    return [int(v) for v in places]
 
 
 def _packed(arcs: Floats) -> float:
     left = np.maximum(arcs - arcs.T, 0.0)
     total = float(np.minimum(arcs, arcs.T).sum()) / 2  # every order violates one of two opposite arcs
-    # Each cyclic triple once: its first member is its smallest.
-    cycles = [(i, j, k) for i, j, k in permutations(range(len(arcs)), 3) if i < j and i < k and min(left[i, j], left[j, k], left[k, i]) > 0]
-    for i, j, k in sorted(cycles, key=lambda c: -min(left[c[0], c[1]], left[c[1], c[2]], left[c[2], c[0]])):
-        spent = min(left[i, j], left[j, k], left[k, i])
-        total += float(spent)
-        for a, b in ((i, j), (j, k), (k, i)):
-            left[a, b] -= spent
+    # Heavy arcs first, each with the third corners that leave most.
+    heads, tails = np.nonzero(left)
+    for at in np.argsort(-left[heads, tails], kind="stable"):
+        i, j = int(heads[at]), int(tails[at])
+        while left[i, j] > 0:
+            closing = np.minimum(left[j], left[:, i])
+            k = int(closing.argmax())
+            spent = min(left[i, j], closing[k])
+            if spent <= 0:
+                break
+            total += float(spent)
+            for a, b in ((i, j), (j, k), (k, i)):
+                left[a, b] -= spent
     return total

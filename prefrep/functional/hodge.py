@@ -25,6 +25,8 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
+LARGEST = 40  # responses up to which projections of flows are kept as matrices, [E, E]; of more they take gigabytes
+
 
 class Hodge(NamedTuple):
     """Parts of a table, or of a batch of tables with the same compared pairs.
@@ -76,6 +78,8 @@ def split(table: Floats, compared: Bools | None = None) -> Hodge:
     """
     size = table.shape[-1]
     graph = everywhere(size) if compared is None else compared
+    if size > LARGEST:
+        return _split_large(np.asarray(table, dtype=np.float64) * graph, graph)
     space = _space(graph.tobytes(), size)
     flow = np.asarray(table, dtype=np.float64)[..., space.rows, space.columns]
     gradient = flow @ space.gradient
@@ -97,8 +101,9 @@ def cyclic_dimension(compared: Bools) -> int:
     Args:
         compared: [K, K], symmetric.
     """
-    space = _space(compared.tobytes(), compared.shape[-1])
-    return len(space.rows) - round(float(np.trace(space.gradient)))
+    from scipy.sparse.csgraph import connected_components
+
+    return int(np.triu(compared, 1).sum()) - len(compared) + int(connected_components(compared, directed=False)[0])
 
 
 @lru_cache(maxsize=256)
@@ -118,6 +123,64 @@ def _space(graph: bytes, size: int) -> _Space:
     for t, (i, j, k) in enumerate(corners):
         around[t, [number[i, j], number[j, k], number[i, k]]] = 1.0, 1.0, -1.0
     return _Space(rows, columns, fit, gradient, np.linalg.pinv(around, rcond=1e-10) @ around)
+
+
+def gradient(table: Floats, compared: Bools | None = None) -> Floats:
+    """Return the gradient part alone, [.., K, K], which needs no triangles: the Laplacian of the graph gives the scores.
+
+    Args:
+        table: s, [.., K, K], skew-symmetric.
+        compared: Whether a pair was compared, [K, K], symmetric; None: all.
+    """
+    graph = everywhere(table.shape[-1]) if compared is None else compared
+    scores = _scores(np.asarray(table, dtype=np.float64) * graph, graph)
+    return np.asarray((scores[..., :, None] - scores[..., None, :]) * graph)
+
+
+def _scores(table: Floats, graph: Bools) -> Floats:
+    """Return least-squares scores with mean 0 in each component, [.., K]."""
+    laplacian = np.diag(graph.sum(1)) - graph
+    return np.asarray(table.sum(-1) @ np.linalg.pinv(laplacian.astype(np.float64), rcond=1e-10, hermitian=True))
+
+
+def _split_large(table: Floats, graph: Bools) -> Hodge:
+    """Decompose without matrices over pairs: the curl is the projection onto the range of the Laplacian of triangles, by MINRES.
+
+    That operator, on a flow F, is F_ij times the number of common neighbours of i and j, plus the flows over these: matrix products [K, K].
+    A complete graph has no harmonic part.
+    """
+    scores = _scores(table, graph)
+    potential = (scores[..., :, None] - scores[..., None, :]) * graph
+    rest = table - potential
+    if (graph == everywhere(len(graph))).all():
+        return Hodge(scores, potential, rest, np.zeros_like(rest))
+    flat = rest.reshape(-1, *graph.shape)
+    curl = np.stack([_curl(each, graph) for each in flat]).reshape(rest.shape) if len(flat) else rest
+    return Hodge(scores, potential, curl, rest - curl)
+
+
+def _curl(flow: Floats, graph: Bools) -> Floats:
+    from scipy.sparse.linalg import LinearOperator, minres
+
+    rows, columns = np.nonzero(np.triu(graph, 1))
+    arcs = graph.astype(np.float64)
+    common = arcs @ arcs
+
+    def around(values: Floats) -> Floats:
+        table = np.zeros_like(arcs)
+        table[rows, columns] = values.ravel()
+        table -= table.T
+        product = table @ arcs
+        # The triangle i, j, k has the flow s_ij + s_jk + s_ki; summed over k, arcs to k masked by the graph.
+        return np.asarray((common * table - product + product.T)[rows, columns])
+
+    operator = LinearOperator((len(rows), len(rows)), matvec=around, dtype=np.float64)
+    wanted = flow[rows, columns]
+    solved, _ = minres(operator, around(wanted), rtol=1e-10, maxiter=1000)
+    found = np.zeros_like(arcs)
+    # L x = L f leaves f - x in the kernel of L, which is the harmonic part, since f has no gradient.
+    found[rows, columns] = solved
+    return np.asarray(found - found.T)
 
 
 def _table(flow: Floats, space: _Space, size: int) -> Floats:

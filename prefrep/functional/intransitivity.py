@@ -5,7 +5,6 @@ Letters: `K` responses to a prompt. An entry s_ij > 0 means that i beats j; 0 is
 
 from __future__ import annotations
 
-from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
@@ -50,13 +49,23 @@ def triples(table: Floats, compared: Bools | None = None) -> Triples:
     """
     size = table.shape[-1]
     graph = everywhere(size) if compared is None else compared
-    corners = np.array(list(combinations(range(size), 3)), dtype=np.intp).reshape(-1, 3)
-    i, j, k = corners[graph[corners[:, 0], corners[:, 1]] & graph[corners[:, 1], corners[:, 2]] & graph[corners[:, 0], corners[:, 2]]].T
-    signs = np.sign(np.stack([table[..., i, j], table[..., j, k], table[..., k, i]]))
-    strict = (signs != 0).all(0)
-    # A cycle direction without a loss and with at least one win.
-    around = ((signs >= 0).all(0) | (signs <= 0).all(0)) & (signs != 0).any(0)
-    return Triples(*((a & b).sum(-1) for a, b in ((strict, around), (strict, ~around), (~strict, around), (~strict, ~around))))
+    signs = np.sign(table) * graph
+    wins, strict = (signs > 0).astype(np.float32), np.abs(signs).astype(np.float32)
+    ties = graph - strict
+    # Directed triangles are traces of cubes. In float32 a product of 0 and 1 is exact up to 2^24, and the sums below are in float64.
+    cyclic = _closed(wins) / 3
+    decided = _closed(strict) / 6
+    every = _closed(graph.astype(np.float32)) / 6
+    if not ties.any():
+        return Triples(*(np.rint(each).astype(np.int64) for each in (cyclic, decided - cyclic, 0 * cyclic, every - decided)))
+    # A triangle of wins and ties is closed in one direction if it has a win, and in both if it has none.
+    around = _closed(wins + ties) / 3 - 2 * _closed(ties) / 6 - cyclic
+    return Triples(*(np.rint(each).astype(np.int64) for each in (cyclic, decided - cyclic, around, every - decided - around)))
+
+
+def _closed(arcs: NDArray[np.float32]) -> Floats:
+    """Return the number of closed walks of three arcs, the trace of the cube: [.., K, K] -> [..]."""
+    return np.asarray(((arcs @ arcs) * np.swapaxes(arcs, -1, -2)).sum((-2, -1), dtype=np.float64))
 
 
 def condorcet_winner(table: Floats, compared: Bools | None = None) -> int | None:

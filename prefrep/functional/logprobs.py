@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import log_softmax
+from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 
-def token_logprobs(hidden: Tensor, targets: Tensor, logits: Callable[[Tensor], Tensor], chunk: int = 256) -> Tensor:
+def token_logprobs(hidden: Tensor, targets: Tensor, logits: Callable[[Tensor], Tensor], chunk: int = 128) -> Tensor:
     """Return the log-probability of each target under the hidden state before it.
 
     Args:
@@ -24,7 +25,27 @@ def token_logprobs(hidden: Tensor, targets: Tensor, logits: Callable[[Tensor], T
     """
 
     def part(h: Tensor, y: Tensor) -> Tensor:
-        return log_softmax(logits(h).float(), dim=-1).gather(-1, y[:, None])[:, 0]
+        found: Tensor = _Picked.apply(logits(h), y)  # type: ignore[no-untyped-call]
+        return found
 
     pieces = zip(hidden.split(chunk), targets.split(chunk), strict=True)
     return torch.cat([checkpoint(part, h, y, use_reentrant=False) for h, y in pieces])
+
+
+class _Picked(torch.autograd.Function):
+    """`log_softmax` at one index of each row, of which neither pass stores more than the logits."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, targets: Tensor) -> Tensor:
+        total = logits.float().logsumexp(-1)
+        ctx.save_for_backward(logits, targets, total)
+        return logits.gather(-1, targets[:, None])[:, 0].float() - total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        logits, targets, total = ctx.saved_tensors
+        found = (logits - total[:, None]).exp_()
+        scale = gradient[:, None].to(found.dtype)
+        found.mul_(-scale).scatter_add_(-1, targets[:, None], scale)
+        return found.to(logits.dtype), None

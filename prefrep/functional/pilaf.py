@@ -37,8 +37,18 @@ def tilted(logits: Tensor, reference: Tensor, beta: float) -> tuple[Tensor, Tens
     """
     if not beta >= 0:
         raise ConfigError(f"beta must be 0 (no tilt) or more, got {beta}")
-    tilt = torch.where(logits.isneginf(), 0.0, beta * (logits - reference))  # -inf - -inf has no value
-    return (logits + tilt).log_softmax(-1), (logits - tilt).log_softmax(-1)
+    return tilt(logits, reference, beta).log_softmax(-1), tilt(logits, reference, -beta).log_softmax(-1)
+
+
+def tilt(logits: Tensor, reference: Tensor, beta: Tensor | float) -> Tensor:
+    """Return logits of pi+ (beta above 0) or pi- (below 0); 0 leaves them as they are, to the last bit.
+
+    Args:
+        logits: See `tilted`.
+        reference: See `tilted`.
+        beta: Scale of the implicit reward, in nats, broadcast against the logits.
+    """
+    return logits + torch.where(logits.isneginf(), 0.0, beta * (logits - reference))  # -inf - -inf has no value
 
 
 def plain_share(log_policy: Tensor, log_reference: Tensor, beta: float) -> Tensor:

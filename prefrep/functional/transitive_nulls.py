@@ -17,18 +17,22 @@ Letters: `K` responses, `A` aspects, `B` draws.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
 
-from prefrep.functional import hodge
+from prefrep.functional import hodge, ratings
+from prefrep.functional.battle_votes import Votes
+from prefrep.functional.groups import probabilities
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 Counts = NDArray[np.int64]
 
 _STEPS_PER_VOTE = 10
+_FAINT = 1e-3  # ridge, 1 / variance in nats^2, for responses that never lose
 
 
 def p_value(observed: float, draws: Floats) -> float:
@@ -54,15 +58,15 @@ def rotated(table: Floats, compared: Bools | None, draws: int, generator: np.ran
     Returns:
         [B, K, K], skew-symmetric.
     """
-    parts = hodge.split(table, compared)
+    potential = hodge.gradient(table, compared)
     graph = hodge.everywhere(len(table)) if compared is None else compared
     noise = np.triu(generator.standard_normal((draws, *table.shape)) * graph, 1)
     noise = noise - np.swapaxes(noise, -1, -2)
-    noise = noise - hodge.split(noise, compared).gradient
-    length = np.sqrt(hodge.energy(parts.curl + parts.harmonic))
+    noise = noise - hodge.gradient(noise, compared)
+    length = np.sqrt(hodge.energy(table * graph - potential))
     found = np.sqrt(hodge.energy(noise))
     scale = np.divide(length, found, out=np.zeros_like(found), where=found > 1e-9)
-    return np.asarray(parts.gradient + scale[:, None, None] * noise)
+    return np.asarray(potential + scale[:, None, None] * noise)
 
 
 def revoted(wins: Counts, draws: int, generator: np.random.Generator) -> Counts:
@@ -90,7 +94,37 @@ def revoted(wins: Counts, draws: int, generator: np.random.Generator) -> Counts:
     return _walk(np.repeat(ancestor, draws, axis=0), steps[::-1], generator)
 
 
-def rerated(ratings: Floats, levels: Floats, draws: int, generator: np.random.Generator) -> Floats:
+def bradley_terry(wins: Counts, draws: int, generator: np.random.Generator, step: int) -> Iterator[Counts]:
+    """Yield votes drawn anew from the Bradley-Terry model of the data, for tables too large for `revoted`.
+
+    The model's parameters are estimates, so the test is not exact; its level depends on many votes for each response.
+
+    Args:
+        wins: [K, K], entry [i, j] is the number of wins of i over j, without ties.
+        draws: B.
+        generator: Random numbers.
+        step: Draws at a time.
+
+    Yields:
+        wins, [step, K, K]; the last ones may be fewer.
+    """
+    size = len(wins)
+    i, j = np.nonzero(np.triu(wins + wins.T, 1))
+    votes = (wins + wins.T)[i, j]
+    one, none = np.ones(len(i)), np.zeros(len(i), dtype=np.int64)
+    outcome = wins[i, j] / votes
+    model = ratings.Model(size, order=False, ridge=_FAINT)
+    battles = Votes(i, j, outcome, one, none, votes.astype(np.float64), votes.astype(np.float64), none - 1, np.zeros((len(i), 0)))
+    r = ratings.fit(battles, model).ratings
+    p = probabilities(r[i] - r[j])
+    for done in range(0, draws, step):
+        found = np.zeros((min(step, draws - done), size, size), dtype=wins.dtype)
+        found[:, i, j] = generator.binomial(votes, p, size=(len(found), len(i)))
+        found[:, j, i] = votes - found[:, i, j]
+        yield found
+
+
+def rerated(rated: Floats, levels: Floats, draws: int, generator: np.random.Generator) -> Floats:
     """Draw ratings of responses with one quality each, equal for all aspects, for majorities over aspects.
 
     Model: rating = quality of the response + leniency of the aspect + independent normal errors of one variance per prompt, on a grid of
@@ -99,7 +133,7 @@ def rerated(ratings: Floats, levels: Floats, draws: int, generator: np.random.Ge
     approximation, valid for counts of cycles only; see the docstring of the module.
 
     Args:
-        ratings: [A, K], none missing.
+        rated: Ratings, [A, K], none missing.
         levels: Possible ratings in ascending order, [L].
         draws: B.
         generator: Random numbers.
@@ -107,9 +141,9 @@ def rerated(ratings: Floats, levels: Floats, draws: int, generator: np.random.Ge
     Returns:
         [B, A, K].
     """
-    kept = ratings.mean(0, keepdims=True) + ratings.mean(1, keepdims=True) - ratings.mean()
-    length = np.linalg.norm(ratings - kept)
-    noise = generator.standard_normal((draws, *ratings.shape))
+    kept = rated.mean(0, keepdims=True) + rated.mean(1, keepdims=True) - rated.mean()
+    length = np.linalg.norm(rated - kept)
+    noise = generator.standard_normal((draws, *rated.shape))
     noise = noise - noise.mean(1, keepdims=True) - noise.mean(2, keepdims=True) + noise.mean((1, 2), keepdims=True)
     found = np.linalg.norm(noise, axis=(1, 2))
     scale = np.divide(length, found, out=np.zeros_like(found), where=found > 1e-9)

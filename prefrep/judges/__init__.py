@@ -1,4 +1,4 @@
-"""Judges: who compares the responses to a prompt, whether a rule or a model."""
+"""Judges: who compares the responses to a prompt: a rule, a preference model, or a language model that is asked in words."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ from prefrep.judges.panel import PanelJudge
 from prefrep.judges.rules import RuleJudge, concise, conciseness, on_topic
 
 if TYPE_CHECKING:
+    from prefrep.judges.generative import GenerativeJudge
     from prefrep.judges.implicit import ImplicitJudge
     from prefrep.judges.models import ModelJudge, OfficialJudge, SocietyJudge
 
 __all__ = (
     "Comparer",
+    "GenerativeJudge",
     "ImplicitJudge",
     "Judge",
     "ModelJudge",
@@ -36,8 +38,8 @@ def __getattr__(name: str) -> Any:
     """Import the judges that need torch on first use."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from prefrep.judges import implicit, models
+    from prefrep.judges import generative, implicit, models
 
-    globals().update(ImplicitJudge=implicit.ImplicitJudge)
-    globals().update(ModelJudge=models.ModelJudge, OfficialJudge=models.OfficialJudge, SocietyJudge=models.SocietyJudge)
+    globals().update({each: getattr(models, each) for each in ("ModelJudge", "OfficialJudge", "SocietyJudge")})
+    globals().update(GenerativeJudge=generative.GenerativeJudge, ImplicitJudge=implicit.ImplicitJudge)
     return globals()[name]

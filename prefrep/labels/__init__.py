@@ -15,3 +15,4 @@ from prefrep.labels.route import Route as Route
 from prefrep.labels.rows import Labelled as Labelled
 from prefrep.labels.steps import Steps as Steps
 from prefrep.labels.strength import Strength as Strength
+from prefrep.labels.verdicts import Verdicts as Verdicts

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import shlex
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,16 +11,14 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 from numpy.typing import NDArray
 
 from prefrep.data.across import check_one_prompt
-from prefrep.errors import UsageError
 from prefrep.labels.rows import Labelled
 from prefrep.labels.states import States, read
 from prefrep.nn.backbone import Backbone
 from prefrep.nn.heads import PreferenceHead
-from prefrep.parts import Part, Recipe
+from prefrep.parts import Part
 from prefrep.records import Comparison, Messages, text
 from prefrep.writers import leave
 
@@ -145,33 +142,3 @@ def example(title: str, pair: Comparison) -> Example:
 
     texts = {"Prompt": cut(pair.prompt[-1:])} if pair.prompt else {}
     return Example(f"{pair.source or pair.id or 'a pair'}: {title}", {**texts, "chosen": cut(pair.chosen), "rejected": cut(pair.rejected)})
-
-
-def parse(step: str | Mapping[str, Any]) -> Recipe:
-    """Return the recipe that a command line or a YAML file means by a step.
-
-    Args:
-        step: A recipe, or `Strength action=flip head.class=GPMHead head.dim=4`: the class, and arguments as YAML under dotted names.
-
-    Raises:
-        UsageError: It is neither.
-    """
-    if isinstance(step, Mapping):
-        return dict(step)
-    name, *options = shlex.split(step) or [""]
-    found: Recipe = {"class": name}
-    for option in options:
-        key, equals, value = option.partition("=")
-        inner: dict[str, Any] = found
-        *outer, last = key.split(".")
-        for each in outer:
-            inner = inner.setdefault(each, {})
-            if not isinstance(inner, dict):
-                raise UsageError(f"--step '{step}': {each} has a value and arguments; write {each}.class=NAME for a part")
-        if not equals or not last:
-            raise UsageError(f"--step '{step}': arguments are written NAME=VALUE, not '{option}'")
-        try:
-            inner[last] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise UsageError(f"--step '{step}': the value of {key} cannot be read ({str(error).splitlines()[0]})") from None
-    return found

@@ -14,8 +14,8 @@ def repetition(text: str, size: int = 4) -> float:
         A number in [0, 1); 0 for a text of fewer than n words.
 
     Example:
-        >>> repetition("to be or not to be or not to be", size=4)  # 4 of 7 are new
-        0.42857142857142855
+        >>> round(repetition("to be or not to be or not to be", size=4), 3)  # 3 of 7
+        0.429
     """
     words = text.split()
     grams = [tuple(words[i : i + size]) for i in range(len(words) - size + 1)]

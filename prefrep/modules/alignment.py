@@ -55,7 +55,7 @@ class DirectAlignment(PolicyModule):
         across: Across = "refuse",
         optimizer: OptimizerCallable = ADAMW,
         schedule: Schedule = SCHEDULE,
-        chunk: int = 256,
+        chunk: int = 128,
     ) -> None:
         super().__init__(backbone, loss(), optimizer, schedule, chunk)
         if across != "refuse" and self.objective.unpaired:

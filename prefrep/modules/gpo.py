@@ -50,7 +50,7 @@ class GPO(PolicyModule):
         objective: Callable[[], PolicyObjective] = GPOObjective,
         optimizer: OptimizerCallable = RMSPROP,
         schedule: Schedule = SCHEDULE,
-        chunk: int = 256,
+        chunk: int = 128,
     ) -> None:
         super().__init__(backbone, objective(), optimizer, schedule, chunk)
 

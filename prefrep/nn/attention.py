@@ -9,7 +9,7 @@ Shape letters: T tokens that are not padding, H heads, G key-value heads, d widt
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from prefrep.nn.decoding import SharedCache
 from prefrep.nn.masks import BlockIndex
 
 TREES = "trees"  # name of the kernel
@@ -35,6 +36,7 @@ def tree_attention(
     softcap: float | None = None,
     s_aux: Tensor | None = None,
     block_index: BlockIndex | None = None,
+    shared_cache: SharedCache | None = None,
     **others: Any,
 ) -> tuple[Tensor, None]:
     """Compute attention of T tokens in blocks; `transformers` calls this function in every layer.
@@ -51,6 +53,7 @@ def tree_attention(
         softcap: Cap c of the logits, c tanh(logits / c), as in Gemma 2.
         s_aux: Sink logits, which this kernel does not support.
         block_index: Indices of heads in blocks.
+        shared_cache: Keeps keys and values of prompts (with `block_index`), or adds those of the next tokens of responses (without).
         others: Further arguments of the layer.
 
     Returns:
@@ -62,6 +65,12 @@ def tree_attention(
     if s_aux is not None:
         raise ValueError("the kernel `trees` does not support attention sinks")
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    if shared_cache is not None:
+        layer: int = cast(Any, module).layer_idx
+        if block_index is None:
+            assert attention_mask is not None
+            return shared_cache.attend(layer, query, key, value, attention_mask, scaling, softcap), None
+        shared_cache.keep(layer, key, value)
     if block_index is None:
         if softcap is None:
             others = {**others, "dropout": 0.0}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
 import shutil
@@ -19,7 +20,7 @@ from prefrep.nn import bidirectional, families, probes
 from prefrep.nn.attention import TREES
 from prefrep.nn.bidirectional import Pooling
 from prefrep.nn.loading import DType, load_causal, load_tokenizer
-from prefrep.nn.lora import LoRA, add_adapters, merged_state
+from prefrep.nn.lora import LoRA, add_adapters, merged_state, twin
 from prefrep.nn.masks import BlockIndex, dense_masks, flex_masks, tree_biases
 
 log = logging.getLogger(__name__)
@@ -321,6 +322,15 @@ class Backbone(nn.Module):
         self.check_logits()
         if not self.frozen and self.lora is None:
             self.model.get_output_embeddings().requires_grad_(True)
+
+    # ---- reading without training
+
+    def twin(self, dtype: torch.dtype | None = None, adapters: bool = True) -> Backbone:
+        """Return a backbone for reading that shares what it can: adapters merged or left out, weights in `dtype` (None: as they are)."""
+        other = copy.copy(self)
+        other._modules = {"model": twin(self.model, dtype, adapters)}
+        other.lora, other.frozen, other.training, other._trees = None, True, False, {}
+        return other
 
     # ---- export
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import dataclass, field
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
@@ -111,3 +113,37 @@ def merged_state(model: nn.Module) -> dict[str, Tensor]:
             delta: Tensor = cast(Any, adapter).get_delta_weight("default")
             state[name] = (state[name].float() + delta.float()).to(state[name].dtype)
     return state
+
+
+@torch.no_grad()
+def twin(model: nn.Module, dtype: torch.dtype | None = None, adapters: bool = True) -> nn.Module:
+    """Return a model that computes the same with enabled adapters merged into its weights, for reading only.
+
+    It shares every other tensor with `model`, which stays as it is.
+
+    Args:
+        model: A causal language model, with or without adapters.
+        dtype: Dtype of its floating-point parameters; None: as they are.
+        adapters: Merge enabled adapters; otherwise leave them out.
+    """
+    from peft.tuners.lora import LoraLayer
+
+    shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    found: nn.Module = copy.deepcopy(model, shared)
+    layers = {name: module for name, module in found.named_modules() if isinstance(module, LoraLayer)}
+    for adapter in layers.values():
+        if adapters and not adapter.disable_adapters:
+            base, name = adapter.get_base_layer(), getattr(adapter, "parameter_name", "weight")
+            weight, delta = getattr(base, name), cast(Any, adapter).get_delta_weight("default")
+            setattr(base, name, nn.Parameter((weight.float() + delta.float()).to(weight.dtype), requires_grad=False))
+    for name, adapter in layers.items():
+        if not any(name.startswith(f"{other}.") for other in layers):  # peft wraps experts several times
+            found.set_submodule(name, adapter.get_base_layer())
+    if dtype is not None:
+        converted = dict[int, nn.Parameter]()  # tied weights stay tied
+        for module in found.modules():
+            for name, parameter in module.named_parameters(recurse=False):
+                if parameter.is_floating_point() and parameter.dtype != dtype:
+                    new = converted.setdefault(id(parameter), nn.Parameter(parameter.to(dtype), requires_grad=False))
+                    setattr(module, name, new)
+    return found.eval()

@@ -72,7 +72,7 @@ def dense_masks(
         mask = tree_mask(tree, branch, positions, window)
         return mask if dtype is None else additive(mask, dtype)
 
-    return _per_layer_type(config, build)
+    return per_layer_type(config, build)
 
 
 def flex_masks(config: PretrainedConfig, tree: Tensor, branch: Tensor, positions: Tensor) -> PerLayerType[BlockMask]:
@@ -96,7 +96,7 @@ def flex_masks(config: PretrainedConfig, tree: Tensor, branch: Tensor, positions
 
         return create_block_mask(sees, None, None, len(tree), len(tree), device=str(tree.device))
 
-    return _per_layer_type(config, build)
+    return per_layer_type(config, build)
 
 
 def tree_biases(
@@ -136,10 +136,10 @@ def tree_biases(
     uses = real_keys[keys[real_keys].argsort(stable=True)]
     counts = torch.bincount(keys[real_keys], minlength=len(tree) * groups)
     index = (queries.clamp_min(0), (queries < 0).nonzero()[:, 0], keys.clamp_min(0), out, uses, counts.cumsum(0) - counts)
-    return _per_layer_type(config, build), BlockIndex(found.shapes, *(each.to(device) for each in index))
+    return per_layer_type(config, build), BlockIndex(found.shapes, *(each.to(device) for each in index))
 
 
-def _per_layer_type(config: PretrainedConfig, build: Callable[[int | None], Mask]) -> PerLayerType[Mask]:
+def per_layer_type(config: PretrainedConfig, build: Callable[[int | None], Mask]) -> PerLayerType[Mask]:
     """Return `build(window)`, once or for each layer type by name."""
     window = getattr(config, "sliding_window", None)
     types = getattr(config, "layer_types", None)

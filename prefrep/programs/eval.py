@@ -4,7 +4,9 @@ from prefrep.programs.bestofn import bestofn
 from prefrep.programs.every import every as all
 from prefrep.programs.generate import generate
 from prefrep.programs.intransitivity import intransitivity
+from prefrep.programs.judge import judge
 from prefrep.programs.judgebench import judgebench
+from prefrep.programs.leaderboard import leaderboard
 from prefrep.programs.league import league
 from prefrep.programs.pairs import pairs
 from prefrep.programs.ppe import ppe
@@ -15,6 +17,6 @@ from prefrep.programs.steps import steps
 from prefrep.programs.winrate import winrate
 
 __all__ = (
-    "rewardbench", "rewardbench2", "rmbench", "judgebench", "rmb", "ppe", "bestofn", "all", "pairs", "steps", "intransitivity", "winrate",
-    "league", "generate",
+    "rewardbench", "rewardbench2", "rmbench", "judgebench", "rmb", "ppe", "bestofn", "all", "pairs", "steps", "intransitivity",
+    "judge", "leaderboard", "winrate", "league", "generate",
 )  # fmt: skip

@@ -52,7 +52,7 @@ def every(
     from prefrep.evaluation.registry import benchmarks as known
     from prefrep.evaluation.registry import find
     from prefrep.evaluation.summary import Bootstrap
-    from prefrep.scoring.workers import open_scorer
+    from prefrep.judges.named import open_model
 
     how, draws, (found, left) = Scoring(**loading), Bootstrap(bootstrap, seed), find(data)
     if not found:
@@ -60,7 +60,7 @@ def every(
     for sentence in left:
         print(f"left out: {sentence}")
     records = {each: benchmarks.read_records(known()[each], files) for each, files in found.items()}
-    scorer = open_scorer(model, how)
+    scorer = open_model(model, how)
     results = {}
     for each, rows in records.items():
         print(f"\n{each}: {len(rows)} rows of {', '.join(found[each])}\n")

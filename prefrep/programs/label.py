@@ -24,12 +24,13 @@ def label(
 
     A step is a class and its arguments, such as `Strength action=flip share=0.2 head.class=GPMHead`; steps run in the order in which they
     are named. Duplicates: near-duplicates, contradictions, label noise, cycles. Strength: margins of an ensemble; flip, soften, drop or
-    give a margin. A label is written as the columns `probability` (a flipped pair has 0), `margin` and `weight`, which prefrep reads. What
-    was done, with every seed, is in a folder beside the output, which `prefrep report` shows. A killed run resumes and writes the same
-    file.
+    give a margin. Verdicts: what a judge says that is asked in words. A label is written as the columns `probability` (a flipped pair has
+    0), `margin` and `weight`, which prefrep reads. What was done, with every seed, is in a folder beside the output, which
+    `prefrep report` shows. A killed run resumes and writes the same file.
 
     Examples:
         prefrep label train.jsonl --out clean.jsonl --step "Duplicates action=drop" --step "Strength action=flip share=0.1"
+        prefrep label train.jsonl --out judged.jsonl --step "Verdicts action=soft judge.class=GenerativeJudge judge.model=NAME"
         prefrep report clean.label
 
     Args:
@@ -52,8 +53,7 @@ def label(
     from prefrep import labels
     from prefrep.data.sources import Source
     from prefrep.labels import run
-    from prefrep.labels.base import parse
-    from prefrep.parts import import_declared, import_modules, make
+    from prefrep.parts import import_declared, import_modules, make, parse
 
     import_modules(import_)
     import_declared()

@@ -52,6 +52,7 @@ def league(
         PrefrepError: Options that do not go together; answers, prompts, models or the judge cannot be read.
     """
     from prefrep.disk import replace_json
+    from prefrep.errors import UsageError
     from prefrep.evaluation import entrants
     from prefrep.evaluation import league as evaluation
     from prefrep.evaluation.answers import alpaca
@@ -59,14 +60,15 @@ def league(
     from prefrep.evaluation.printed import league_lines
     from prefrep.evaluation.summary import Bootstrap
     from prefrep.judges import comparer
-    from prefrep.judges.rules import RuleJudge
-    from prefrep.scoring.loading import fingerprint_of
+    from prefrep.judges.named import identity_of, is_recipe
 
+    if is_recipe(judge):
+        raise UsageError(f"--judge {judge}: a judge that writes may give no verdict, and a league needs all; see eval winrate")
     named = entrants.parse(policy)
     how, folder = Answering(**answering), Path(out)
     draws = Bootstrap(bootstrap, how.seed)
     referee = comparer(judge, how.device, judge_batch_tokens, how.trust_remote_code)
-    described = {"path": judge} | ({} if isinstance(referee, RuleJudge) else {"fingerprint": fingerprint_of(judge)}) | referee.describe()
+    described = identity_of(judge, referee)
     generated = 0
 
     def generate(path: str, name: str) -> Path:

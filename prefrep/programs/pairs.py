@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from prefrep.records import Comparison
-from prefrep.scoring.loading import Scoring, fingerprint_of
+from prefrep.scoring.loading import Scoring
 from prefrep.writers import writes
 
 
@@ -35,7 +35,8 @@ def pairs(
         prefrep eval pairs --model runs/mine/export --data test.jsonl --calibrate-on val.jsonl --out runs/mine/pairs
 
     Args:
-        model: Exported folder of a model, its id on the hub or URL of a server.
+        model: Exported folder of a model, its id on the hub, URL of a server, or a judge that writes (YAML file or
+            `GenerativeJudge model=NAME ...`).
         data: Comparisons: file, folder or hub data set.
         out: Folder for the results; an interrupted run there is resumed.
         calibrate_on: Other comparisons, on which one temperature is fitted.
@@ -65,7 +66,8 @@ def pairs(
     from prefrep.evaluation.reliability import PLOT, reliability_plot
     from prefrep.evaluation.scores import encoding_notes
     from prefrep.evaluation.summary import Bootstrap
-    from prefrep.scoring.workers import open_scorer
+    from prefrep.evaluation.verdicts import check, keep_verdicts
+    from prefrep.judges.named import identity_of, open_model
 
     how, draws, folder = Scoring(**loading), Bootstrap(bootstrap, seed), Path(out)
 
@@ -80,9 +82,10 @@ def pairs(
         evaluated = other_groups(evaluated, control, seed)
     held_out = comparisons(calibrate_on) if calibrate_on else None
     notes = [] if held_out is None else evaluation.check_apart(str(calibrate_on), held_out, evaluated)
-    scorer = open_scorer(model, how)
-    about = {"path": str(model), "fingerprint": fingerprint_of(model), **scorer.describe()}
+    scorer = open_model(model, how)
+    about = identity_of(str(model), scorer)
     rows, described = evaluation.score(scorer, evaluated, folder, about, restart)
+    keep_verdicts(scorer, evaluated, folder)
     others = None if held_out is None else evaluation.score(scorer, held_out, folder / "calibration", about, restart)[0]
     results = evaluation.evaluate(rows, others, draws)
     results["notes"] += notes + encoding_notes(described, len(rows))
@@ -94,12 +97,13 @@ def pairs(
         "by": by,
         "control": control,
         "calibrate_on": calibrate_on,
-        "model": {"name": model_name(model), **{key: value for key, value in described.items() if key != "versions"}},
-        "versions": versions(described["versions"]),
+        "model": {"name": model_name(about["path"]), **{key: value for key, value in described.items() if key != "versions"}},
+        "versions": versions(described.get("versions")),
     }
     replace_lines(folder / evaluation.MISTAKES, evaluation.mistakes(rows, evaluated))
     reliability_plot(results, folder / PLOT)
     path = write_results(folder, results)
     print("\n".join(pair_lines(results)))
     print(f"\nwritten: {path}, scores.jsonl, {evaluation.MISTAKES}, {PLOT}")
+    check(scorer)
     return results

@@ -39,7 +39,8 @@ def winrate(
     Args:
         model: Answer file of A, or a language model.
         against: Answer file of B, or a language model.
-        judge: Preference model, its id on the hub, URL of a server, or package.module.function(prompt, a, b) -> log-odds of a over b.
+        judge: Preference model, its id on the hub, URL of a server, package.module.function(prompt, a, b) -> log-odds of a over b, or a
+            judge that writes (YAML file or `GenerativeJudge model=NAME ...`).
         out: Folder for the results; an interrupted run there is resumed.
         data: Prompts for language models, or the questions of FastChat's answers.
         restart: Discard the answers and scores that the output folder holds.
@@ -65,9 +66,9 @@ def winrate(
     from prefrep.evaluation.rows import PairScore
     from prefrep.evaluation.scores import log_pairs
     from prefrep.evaluation.summary import Bootstrap
+    from prefrep.evaluation.verdicts import check, keep_verdicts
     from prefrep.judges import comparer
-    from prefrep.judges.rules import RuleJudge
-    from prefrep.scoring.loading import fingerprint_of
+    from prefrep.judges.named import identity_of
 
     sides = {"a": model, "b": against}
     files = {side for side, path in sides.items() if evaluation.is_answer_file(path)}
@@ -77,7 +78,7 @@ def winrate(
     draws = Bootstrap(bootstrap, how.seed)
     # Files first and models last: a wrong path should not cost a generation.
     referee = comparer(judge, how.device, judge_batch_tokens, how.trust_remote_code, judge_as)
-    described = {"path": judge} | ({} if isinstance(referee, RuleJudge) else {"fingerprint": fingerprint_of(judge)}) | referee.describe()
+    described = identity_of(judge, referee)
     answers = {side: evaluation.read_side(sides[side], data) for side in sorted(files)}
     # Two models with one seed would share their luck: the same model against itself should not tie on every prompt.
     for number, side in enumerate(sides):
@@ -90,6 +91,7 @@ def winrate(
     pairs, notes = evaluation.paired(answers["a"], answers["b"])
     rows = log_pairs(referee, pairs, folder, PairScore, "winrate", described, restart)
     scores = [row.score for row in rows]
+    keep_verdicts(referee, pairs, folder)
     found = evaluation.results(scores, pairs, draws)
     found["notes"] = notes + found["notes"]
     found = {"benchmark": "winrate", "a": answers["a"].name, "b": answers["b"].name, "judge": described} | found | {"versions": versions()}
@@ -97,4 +99,5 @@ def winrate(
     replace_json(folder / RESULTS, found)
     print("\n".join(winrate_lines(found)))
     print(f"\nwritten: {folder / RESULTS}, samples.jsonl")
+    check(referee)
     return found

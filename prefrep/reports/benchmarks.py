@@ -12,7 +12,7 @@ from prefrep.evaluation.registry import JUDGED
 from prefrep.evaluation.reliability import reliability_plot
 from prefrep.evaluation.summary import rule_of
 from prefrep.evaluation.tables import read_tables
-from prefrep.reports import labels, samples
+from prefrep.reports import judges, labels, leaderboard, samples
 from prefrep.reports.document import Block, Example, Plot, Section, Text, interval, measured, notes, number, table
 from prefrep.reports.figures import agreement, svg
 from prefrep.reports.found import Evaluation, read_lines
@@ -251,6 +251,8 @@ _ABOUT: Mapping[str, Callable[[Evaluation], list[Block]]] = {
     **dict.fromkeys(JUDGED, _rewardbench),
     "intransitivity": _intransitivity,
     "winrate": _winrate,
+    "leaderboard": lambda evaluation: leaderboard.blocks(evaluation.results),
+    "judge": lambda evaluation: judges.blocks(evaluation.results),
     "league": _league,
     "label": labels.blocks,
     "steps": _steps,

@@ -117,7 +117,7 @@ def _colors(count: int) -> list[str]:
 
 
 def _curve(axes: Any, panel: Panel, name: str, lines: Lines, color: str) -> None:
-    prefix = f"{_plain(name)}, " if name else ""
+    prefix = f"{plain(name)}, " if name else ""
     x, y = _column(lines, panel.train)
     if x:
         axes.plot(x, smoothed(y) if panel.val else y, color=color, lw=1.2, label=f"{prefix}training")
@@ -131,7 +131,8 @@ def _column(lines: Lines, key: str) -> tuple[list[float], list[float]]:
     return [float(step) for step, _ in found], [value for _, value in found]
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
+    """Return text that matplotlib shows as it is."""
     return text.replace("$", r"\$")  # matplotlib reads text between dollar signs as a formula
 
 

@@ -14,7 +14,9 @@ from prefrep.evaluation.layout import RESULTS
 from prefrep.evaluation.registry import JUDGED
 from prefrep.evaluation.scores import SIDECAR
 
-BENCHMARKS = ("pairs", "rewardbench", "rewardbench2", "intransitivity", "winrate", "league", "label", "steps", *JUDGED)
+BENCHMARKS = (
+    "pairs", "rewardbench", "rewardbench2", "intransitivity", "judge", "leaderboard", "winrate", "league", "label", "steps", *JUDGED,
+)  # fmt: skip
 METRICS = "metrics.jsonl"
 # Points belong to their sweep and `calibration` to the evaluation above it; the others hold no results.
 _CLOSED = {"points", "calibration", "checkpoints", "export", "logs", "rounds"}

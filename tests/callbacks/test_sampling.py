@@ -14,4 +14,5 @@ def test_memory_decides_no_response() -> None:
     options = {"temperature": 0.7, "top_p": 0.9, "max_new_tokens": 8, "template": "auto"}
     engine = cast(Any, SimpleNamespace(**options, gpu_memory=0.4))
     assert described(engine) == {"class": "SimpleNamespace", **options}
-    assert described(TransformersSampler(**cast(Any, options))) == {"class": "TransformersSampler", **options}
+    more = {"top_k": 0, "dtype": "auto"}
+    assert described(TransformersSampler(**cast(Any, options))) == {"class": "TransformersSampler", **options, **more}

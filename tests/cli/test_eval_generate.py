@@ -127,7 +127,7 @@ def test_bad_input_of_generate(
     tmp_path: Path, prompts: str, questions: str, monkeypatch: pytest.MonkeyPatch, change: list[str], error: type[Exception], says: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("prefrep.generation.find_spec", lambda name: None)
+    monkeypatch.setattr("prefrep.generation.vllm.find_spec", lambda name: None)
     with pytest.raises(error, match=says):
         main(["generate", *MODEL, "--benchmark", "alpaca_eval", "--data", prompts, "--out", "out", *change])
 

@@ -46,7 +46,7 @@ def test_the_loss_is_that_of_the_reward(layout: str) -> None:
     torch.manual_seed(0)
     module = BradleyTerry(lambda: Backbone("bundled:tiny-llama"), loss=lambda: LogisticLoss(tau=0.5), centre=0.1, sft=0.1)
     module.configure_model()
-    module._record = lambda *_: None  # type: ignore[method-assign, assignment]
+    module.metrics.record = lambda *_: None  # type: ignore[method-assign]
     module.trainer = cast(Trainer, SimpleNamespace(world_size=1))
     data = [datum for _, datum in unpaired().encode([labelled(1), labelled(1, 0), labelled(0, 0)])]
     batch = collate([datum for datum in data if datum], 0, layout)  # type: ignore[arg-type]

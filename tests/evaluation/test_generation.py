@@ -28,13 +28,13 @@ class Echo:
         return other
 
     def sample(
-        self, backbone: Any, prompts: Sequence[Messages], responses: int, seed: int, shorten: bool = False
+        self, backbone: Any, prompts: Sequence[Messages], responses: int, seeds: Sequence[int], shorten: bool = False
     ) -> Iterator[tuple[Sampled, ...]]:
         self.calls[0] -= 1
         if self.calls[0] < 0:
             raise KeyboardInterrupt
         text = [" | ".join(f"{m.role}: {m.content}" for m in prompt) for prompt in prompts]
-        return iter([(Sampled(f" <{each}> {seed} {self.temperature}", True),) * responses for each in text])
+        return iter([(Sampled(f" <{each}> {seed} {self.temperature}", True),) * responses for each, seed in zip(text, seeds, strict=True)])
 
 
 INSTRUCTIONS = [{"instruction": f"Say {i}\u2028!", "dataset": "koala"} for i in range(7)]
@@ -60,7 +60,7 @@ def test_alpaca_file(tmp_path: Path) -> None:
     for row in rows:
         assert list(row) == ["instruction", "output", "generator", "dataset"]
         assert row["generator"] == "me" and row["dataset"] == "koala" and f"<user: {row['instruction']}>" in row["output"]
-    assert len({row["output"].split()[-2] for row in rows}) == 3, "each batch has a seed of its own"
+    assert len({row["output"].split()[-2] for row in rows}) == 7, "each instruction has a seed of its own"
 
 
 def test_mt_bench_file(tmp_path: Path) -> None:
@@ -98,7 +98,7 @@ def test_later_turns_fill_the_room_that_is_left(llama: Backbone, tmp_path: Path,
     assert short + 24 <= long + 7
     monkeypatch.setattr(Backbone, "room", long + 7)
     tight = turns(mt_bench(llama, sampler.at, asked[:2], tmp_path / "tight", "me", {}))
-    (second,) = next(TransformersSampler(0, max_new_tokens=7).sample(llama, [talks[1]], 1, 0))
+    (second,) = next(TransformersSampler(0, max_new_tokens=7).sample(llama, [talks[1]], 1, [0]))
     assert tight == [free[0], [free[1][0], second.text.strip()]] and tight[1][1] != free[1][1]
     with pytest.raises(RecordError, match="word word"):
         mt_bench(llama, sampler.at, asked, tmp_path / "full", "me", {}, batch=2)

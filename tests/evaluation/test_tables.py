@@ -84,8 +84,8 @@ def test_scores_alone_give_an_order_and_nothing_gives_nothing() -> None:
 
 
 def test_too_many_responses_are_refused() -> None:
-    with pytest.raises(RecordError, match="41 responses to one prompt, but a table has at most 40"):
-        gather([ranked("?", [str(i) for i in range(41)])])
+    with pytest.raises(RecordError, match="1001 responses to one prompt, but a table has at most 1000"):
+        gather([ranked("?", [str(i) for i in range(1001)])])
 
 
 def test_blocks_add_up_to_the_table() -> None:

@@ -32,6 +32,22 @@ def test_values_and_gradients(chunk: int) -> None:
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_it_is_log_softmax_to_rounding(dtype: torch.dtype) -> None:
+    """Values and gradients of the plain path in the precision of a run, with logits of either sign and of any size."""
+    generator = torch.Generator().manual_seed(1)
+    hidden = torch.randn(20, 16, generator=generator).to(dtype).requires_grad_()
+    weight = (torch.randn(300, 16, generator=generator) * 3).to(dtype).requires_grad_()
+    targets, upstream = torch.randint(300, (20,), generator=generator), torch.randn(20, generator=generator)
+    plain = (hidden @ weight.T).float().log_softmax(-1).gather(-1, targets[:, None])[:, 0]
+    expected = torch.autograd.grad((plain * upstream).sum(), (hidden, weight))
+    got = token_logprobs(hidden, targets, lambda h: h @ weight.T, chunk=7)
+    torch.testing.assert_close(got, plain, atol=1e-5, rtol=1e-5)
+    rounding = 1e-5 if dtype == torch.float32 else 0.02
+    for a, b in zip(torch.autograd.grad((got * upstream).sum(), (hidden, weight)), expected, strict=True):
+        torch.testing.assert_close(a, b, atol=rounding * float(b.abs().max()), rtol=0)
+
+
 def test_logits_never_exist_for_more_than_a_chunk() -> None:
     hidden, weight, targets = inputs()
     sizes: list[int] = []

@@ -228,3 +228,16 @@ def test_p_values_count_the_observed_one() -> None:
     assert nulls.p_value(2.0, np.array([0.0, 1, 2])) == 0.5
     assert nulls.p_value(9.0, np.zeros(99)) == 0.01
     assert nulls.p_value(0.0, np.zeros(9)) == 1
+
+
+def test_votes_drawn_anew_have_the_pairs_and_the_strengths_of_the_data() -> None:
+    truth = np.linspace(-1, 1, 45)
+    rng = np.random.default_rng(0)
+    votes = np.triu(rng.integers(0, 6, (45, 45)), 1)
+    wins = rng.binomial(votes, 1 / (1 + np.exp(truth - truth[:, None])))
+    wins = wins + (votes - wins).T * np.tril(np.ones((45, 45), dtype=int), -1)
+    drawn = np.concatenate(list(nulls.bradley_terry(wins, 50, rng, 20)))
+    assert drawn.shape == (50, 45, 45)
+    np.testing.assert_array_equal(drawn + np.swapaxes(drawn, 1, 2), np.broadcast_to(wins + wins.T, drawn.shape))
+    # Maximum likelihood keeps the wins of each on average.
+    assert np.abs(drawn.mean(0).sum(1) - wins.sum(1)).max() < 4 * np.sqrt(votes.sum() / 45 / 50)

@@ -30,8 +30,8 @@ from prefrep.scoring import Scorer
 score = program("score")
 
 ROOT = Path(__file__).parents[2]
-# Policies run in test_gpo and test_alignment, several processes in test_scale, a thousand epochs in test_cyclic.
-ELSEWHERE = {"gpo", "policy", "dpo", "scale", "cyclic", "sweep"}
+# Policies run in test_gpo, test_alignment and test_written_judges, several processes in test_scale, a thousand epochs in test_cyclic.
+ELSEWHERE = {"gpo", "gpo-judge", "policy", "dpo", "scale", "cyclic", "sweep"}
 CONFIGS = sorted(p for p in (ROOT / "configs").glob("*/*.yaml") if not ELSEWHERE & {p.parent.name, p.stem})
 ROWS = [
     {"prompt": f"Say {i}", "chosen": f"{i} it is", "rejected": f"no {i * 7 % 5}, thanks", "id": f"r{i}", "annotator": "ab"[i % 2]}

@@ -123,6 +123,34 @@ def test_a_run_that_is_killed_ends_as_if_nothing_had_happened(place: str, undist
         assert lines(whole, number, name) == lines(tmp_path / "run", number, name), f"rounds/{number}/{name}.jsonl"
 
 
+def test_runs_share_the_held_out_answers_of_the_first_policy(prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is trained on them; but not with other seeds, which are other answers."""
+    calls: list[int] = []
+    sample = TransformersSampler.sample
+
+    def counted(self: TransformersSampler, *args: Any, **more: Any) -> Any:
+        calls.append(1)
+        return sample(self, *args, **more)
+
+    monkeypatch.setattr(TransformersSampler, "sample", counted)
+
+    def seeded(callbacks: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        next(c for c in callbacks if c["class_path"] == "HeldOut")["init_args"]["seed"] = 1
+        return callbacks
+
+    # Three batches of the round, and three of held-out prompts before and after it.
+    for name, options, expected in (
+        ("one", ["--seed_everything", "1"], 9),
+        ("two", ["--seed_everything", "2", "--model.objective", "SPPOObjective"], 6),
+        ("other", ["--config", overlay(tmp_path, seeded)], 9),
+    ):
+        calls.clear()
+        fit(prompts, tmp_path / name, "--trainer.max_epochs", "1", *options)
+        assert len(calls) == expected, name
+    one, two, other = (lines(tmp_path / name, 0, "held_out") for name in ("one", "two", "other"))
+    assert one == two != other
+
+
 def test_a_checkpoint_of_the_last_step_of_a_round_leads_into_the_next(undisturbed: tuple[Path, Path], tmp_path: Path) -> None:
     """Lightning goes on from it with the next epoch, and without calling `on_train_epoch_start`."""
     prompts, whole = undisturbed
@@ -269,6 +297,27 @@ def test_every_objective_trains(objective: str, prompts: Path, tmp_path: Path) -
         expected = [[concise("", a, b) for b in other["responses"]] for a in own["responses"]]
         assert label["initial_table"] == [pytest.approx(row) for row in expected]
     assert len(others[0]["responses"]) == (2 if objective == "NashMDObjective" else 0)
+
+
+def test_a_tilted_sampler_trains(prompts: Path, tmp_path: Path) -> None:
+    """PILAF: its tilted responses get log-probabilities of the policy, in a pass of their own."""
+
+    def tilt(callbacks: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        sampler = {"class_path": "TiltedSampler", "init_args": {"tilt": 0.5, "max_new_tokens": 12}}
+        next(c for c in callbacks if c["class_path"] == "SampleResponses")["init_args"].update(sampler=sampler, responses=4)
+        return callbacks
+
+    fit(prompts, tmp_path / "run", "--config", overlay(tmp_path, tilt), "--model.objective", "DPOObjective")
+    made, known = lines(tmp_path / "run", 1, "samples"), lines(tmp_path / "run", 1, "reference")
+    assert not any(line["exact"] for line in made)
+    # In round 0 the policy is its own reference; in round 1 the third and fourth response come from other policies than pi_1.
+    told = [[a - b for a, b in zip(line["logprobs"], own["logprobs"], strict=True)] for line, own in zip(made, known, strict=True)]
+    assert max(abs(gap) for gaps in told for gap in gaps[2:]) > 1e-3
+    assert all(steps["train/loss"] == pytest.approx(0.693, abs=0.3) for steps in metrics(tmp_path / "run"))
+
+
+def metrics(out: Path) -> list[dict[str, Any]]:
+    return [line for line in map(json.loads, (out / "metrics.jsonl").read_text().splitlines()) if "train/loss" in line]
 
 
 def test_plain_responses_count_from_the_colon_on(prompts: Path, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from prefrep.nn.losses import PointwiseLoss
 def _module(kind: type[PreferenceModule], **options: Any) -> PreferenceModule:
     module = kind(lambda: cast(Backbone, Kept(5)), loss=lambda: PointwiseLoss(tau=0.5, smoothing=0.1), **options)  # type: ignore[call-arg]
     module.configure_model()
-    module._record = lambda *_: None  # type: ignore[method-assign, assignment]
+    module.metrics.record = lambda *_: None  # type: ignore[method-assign]
     module.trainer = cast(Trainer, SimpleNamespace(world_size=1))
     return module
 

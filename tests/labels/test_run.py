@@ -18,7 +18,7 @@ from prefrep import parts
 from prefrep.data.sources import Source, read
 from prefrep.errors import ConfigError, DataError, PrefrepError, Stopped, UsageError
 from prefrep.labels import Labelled, LabelStep, Outcome, Work
-from prefrep.labels.base import parse
+from prefrep.parts import parse
 from prefrep.records import Comparison
 from prefrep.scoring import Scorer
 from tests.conftest import program

@@ -82,7 +82,10 @@ def _remarks(sample: Sample, counted: Mapping[str, Sequence[float]], intervals: 
     if flat:
         better = "; wilson95 has better intervals" if intervals else ""
         yield f"all rows of {', '.join(flat)} have the same outcome, so the bootstrap has no spread there{better}"
-    equal = sum(_equal(row) for row in sample.rows)
+    silent = sum(row.unanswered for row in sample.rows)
+    if silent:
+        yield f"{silent} pairs of a better and a worse response have no verdict, which is not right"
+    equal = sum(_equal(row) for row in sample.rows) - silent
     if equal:
         yield f"{equal} pairs of a better and a worse response have equal scores"
     prompts = len(set(sample.prompts.tolist()))

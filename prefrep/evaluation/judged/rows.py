@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from prefrep.errors import DataError
 from prefrep.evaluation.rewardbench import OneOrderScorer
-from prefrep.evaluation.rows import finite
+from prefrep.evaluation.rows import finite, finite_or_none
 from prefrep.evaluation.scores import ScoreLog, digest, prompt_digest
 from prefrep.metrics import best_of
 from prefrep.records import Comparison, RankedResponses, Record, responses_of
@@ -63,14 +63,14 @@ class JudgedScore:
             return cls(str(row["id"]), str(subset), gold, tuple(sides[0] + sides[1]))
         prompt = str(row.get("prompt") or "")
         if "score" in row:
-            return cls(str(row["id"]), str(row["subset"]), (1.0, 0.0), None, ((0, 1, finite(row["score"])),), prompt)
+            return cls(str(row["id"]), str(row["subset"]), (1.0, 0.0), None, ((0, 1, finite_or_none(row["score"])),), prompt)
         gold = tuple(finite(value) for value in row["gold"])
         if row.get("log_odds") is None:
-            scores = tuple(finite(value) for value in row["scores"])
+            scores = tuple(finite_or_none(value) for value in row["scores"])
             if len(scores) != len(gold):
                 raise ValueError(f"{len(scores)} scores for {len(gold)} responses")
             return cls(str(row["id"]), str(row["subset"]), gold, scores, None, prompt)
-        triples = tuple((int(i), int(j), finite(x)) for i, j, x in row["log_odds"])
+        triples = tuple((int(i), int(j), finite_or_none(x)) for i, j, x in row["log_odds"])
         if not all(0 <= i < len(gold) and 0 <= j < len(gold) for i, j, _ in triples):
             raise ValueError(f"log_odds name a response that is not among {len(gold)}")
         return cls(str(row["id"]), str(row["subset"]), gold, None, triples, prompt)
@@ -81,15 +81,27 @@ class JudgedScore:
         return np.array(self.gold, dtype=np.float64)
 
     def margins(self) -> Floats:
-        """Return log-odds or score differences of i over j, [K, K]; NaN for pairs that were not compared."""
+        """Return log-odds or score differences of i over j, [K, K]; NaN for pairs that were not compared.
+
+        A pair without a verdict was compared and not won: it is 0, and `unanswered` tells it from a tie.
+        """
         if self.scores is not None:
             values = np.array(self.scores, dtype=np.float64)
-            return np.asarray(values[:, None] - values[None, :])
+            return np.nan_to_num(values[:, None] - values[None, :])
         found = np.full((len(self.gold), len(self.gold)), np.nan)
         np.fill_diagonal(found, 0.0)
         for i, j, value in self.log_odds or ():
-            found[i, j], found[j, i] = value, -value
+            found[i, j], found[j, i] = (0.0, 0.0) if np.isnan(value) else (value, -value)
         return found
+
+    @property
+    def unanswered(self) -> int:
+        """Number of pairs of a better and a worse response without a verdict."""
+        gold = self.quality
+        if self.scores is not None:
+            silent = np.isnan(np.array(self.scores, dtype=np.float64))
+            return int(((gold[:, None] > gold[None, :]) & (silent[:, None] | silent[None, :])).sum())
+        return sum(bool(np.isnan(value)) and gold[i] != gold[j] for i, j, value in self.log_odds or ())
 
     def strengths(self, first: int | None = None) -> Floats:
         """Return one score per response among the first k, [k]: the model's own, or the mean log-odds over the others of them.
@@ -101,7 +113,8 @@ class JudgedScore:
             DataError: A comparing model did not score all pairs.
         """
         if self.scores is not None:
-            return np.array(self.scores[:first], dtype=np.float64)
+            values = np.array(self.scores[:first], dtype=np.float64)
+            return np.where(np.isnan(values), -np.inf, values)  # no verdict: chosen last
         margins = self.margins()[:first, :first]
         if not np.isfinite(margins).all():
             raise DataError(

@@ -1,0 +1,221 @@
+"""What a round of post-training costs: sampling, reference, training, held-out prompts; against the machine's bound and TRL's GRPO.
+
+A round is that of configs/gpo/quickstart.yaml: its prompts, judge and adapters. Each contender runs in a process of its own, one after the
+other; seconds are the clock's, so other work on the machine counts. The bound reads every distinct token once when sampling (2 FLOP per
+weight) and once when learning (4), at the measured peak of matrix products.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import resource
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from benchmarks.common import ROOT, Report, arguments
+from benchmarks.models import SMOLLM2, TINY, matrices, place
+
+THREE = ("samples", "reference", "training")
+GOALS = {"float32": (6.0, 0.4), "bfloat16": (7.0, None)}  # against TRL: speed, memory
+SUFFIX = " Answer in one sentence."
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    it = arguments(__doc__)
+    it.add_argument("--model", default=SMOLLM2, help="bundled name or folder")
+    it.add_argument("--dtype", nargs="+", choices=tuple(GOALS), default=list(GOALS), help="of the weights; bfloat16 trains in bf16-mixed")
+    it.add_argument("--prompts", type=int, default=48)
+    it.add_argument("--held-out", type=int, default=24, help="held-out prompts, with two responses each")
+    it.add_argument("--responses", type=int, default=4)
+    it.add_argument("--new", type=int, default=48, help="most tokens of a response")
+    it.add_argument("--without-trl", action="store_true", help="leave the peer out")
+    it.add_argument("--child", nargs=2, metavar=("WHO", "DTYPE"), help=argparse.SUPPRESS)
+    return it
+
+
+def main(args: list[str] | None = None) -> None:
+    """Measures, prints, writes."""
+    options = parser().parse_args(args)
+    if options.quick:
+        options.model, options.prompts, options.held_out, options.responses, options.new = TINY, 4, 2, 2, 4
+    if options.child:
+        who, dtype = options.child
+        print("\n" + json.dumps((ours if who == "prefrep" else trl)(options, dtype)))
+        return
+    import torch
+
+    from benchmarks.utilisation import SHAPES, rate
+
+    report = Report("rounds", options)
+    peers = not options.without_trl and importlib.util.find_spec("trl") is not None
+    for dtype in options.dtype:
+        own = child(options, "prefrep", dtype)
+        peer = child(options, "trl", dtype) if peers else None
+        report.raw[dtype] = {"prefrep": own, "trl": peer}
+        seconds = own["seconds"]
+        three = sum(seconds[name] for name in THREE)
+        flops, _ = rate(getattr(torch, dtype), "cpu", [(256, 256, 256)] if options.quick else SHAPES)
+        bound = 6 * own["weights"] * own["distinct"] / flops
+        held_out = seconds["held_out"] + seconds.get("verdicts", 0.0)
+        ratio, memory = (peer["seconds"] / three, own["peak"] / peer["peak"]) if peer else (None, None)
+        rows: list[list[Any]] = [[name, value / three, value] for name, value in seconds.items()]
+        rows += [["three parts", 1.0, three], ["bound", bound / three, bound]]
+        rows += [["TRL's GRPO", ratio, peer["seconds"]]] if peer else []
+        report.table(
+            f"{dtype}: {options.prompts} prompts, {options.responses} responses of at most {options.new} tokens",
+            ["", "share of the three parts", "seconds"],
+            rows,
+        )
+        report.note(
+            f"{dtype}: {own['tokens']} sampled tokens, {own['distinct']} distinct; peak {own['peak']:.0f} MiB"
+            + (f", TRL {peer['peak']:.0f} MiB, {peer['tokens']} sampled tokens" if peer else "")
+        )
+        speed, less = GOALS[dtype]
+        report.goal(f"round, {dtype}: sampling, reference and training against TRL's GRPO", ratio, speed, unit="x")
+        report.goal(f"round, {dtype}: share of the bound", bound / three, 0.6)
+        report.goal(f"round, {dtype}: held-out share of all", held_out / (three + held_out), 0.15, at_least=False)
+        if less is not None:
+            report.goal(f"round, {dtype}: peak memory / TRL's", memory, less, at_least=False, unit="x")
+    report.save()
+
+
+def child(options: argparse.Namespace, who: str, dtype: str) -> dict[str, Any]:
+    """Run one contender in a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.rounds", "--model", options.model, "--child", who, dtype]
+    for name in ("prompts", "held_out", "responses", "new"):
+        command += [f"--{name.replace('_', '-')}", str(getattr(options, name))]
+    done = subprocess.run([*command, *(["--quick"] if options.quick else [])], cwd=ROOT, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"rounds: {who}, {dtype} failed:\n{done.stderr[-3000:]}")
+    found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    return found
+
+
+def prompts(options: argparse.Namespace) -> list[str]:
+    """Return the texts of the prompts."""
+    file = ROOT / "prefrep" / "data" / "samples" / "prompts.txt"
+    return [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()][: options.prompts]
+
+
+def peak() -> float:
+    """Return the peak memory of this process, MiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+# ---- contenders
+
+
+def ours(options: argparse.Namespace, dtype: str) -> dict[str, Any]:
+    """Run a round of GPO, and the evaluation of what it led to."""
+    import torch
+    from lightning.pytorch import Callback, Trainer, seed_everything
+
+    from prefrep import callbacks as parts
+    from prefrep.console import quiet
+    from prefrep.data.prompts import PromptData
+    from prefrep.data.rounds import Rounds
+    from prefrep.generation import TransformersSampler
+    from prefrep.judges import RuleJudge
+    from prefrep.modules import GPO
+    from prefrep.modules.base import Schedule
+    from prefrep.nn.backbone import Backbone
+    from prefrep.nn.lora import LoRA
+    from prefrep.nn.objectives import GPOObjective
+
+    quiet()
+    seed_everything(0, verbose=False)
+    seconds, fill = dict[str, float](), Rounds.fill
+
+    def clocked(self: Rounds, number: int, name: str, *rest: Any, **more: Any) -> None:
+        began = time.perf_counter()
+        fill(self, number, name, *rest, **more)
+        if number == 1 or name not in ("held_out", "verdicts"):  # those of pi_0 are made once per run
+            seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - began
+
+    class Clock(Callback):
+        def on_train_batch_start(self, trainer: Any, *_: Any) -> None:
+            self.began = time.perf_counter()
+
+        def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
+            seconds["training"] = seconds.get("training", 0.0) + time.perf_counter() - self.began
+
+    Rounds.fill = clocked  # type: ignore[method-assign]
+    sampler = partial(TransformersSampler, temperature=1.0, top_p=1.0, max_new_tokens=options.new)
+    judge = RuleJudge("prefrep.judges.concise")
+    module = GPO(
+        partial(Backbone, place(options.model), dtype=dtype, lora=LoRA()),
+        partial(GPOObjective, 0.1, select="all"),
+        partial(torch.optim.AdamW, lr=3e-4, weight_decay=0.0),
+        Schedule("constant_with_warmup", 0.1),
+    )
+    with TemporaryDirectory() as folder:
+        asked, kept = Path(folder) / "prompts.txt", Path(folder) / "held-out.txt"
+        asked.write_text("\n".join(prompts(options)) + "\n")
+        kept.write_text("\n".join(prompts(options)[: options.held_out]) + "\n")
+        data = PromptData(str(asked), str(kept), 4, suffix=SUFFIX, max_length=options.new + 128, max_prompt_length=128)
+        trainer = Trainer(
+            accelerator="cpu", precision="bf16-mixed" if dtype == "bfloat16" else "32-true", max_epochs=1, gradient_clip_val=1.0,
+            logger=False, enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False, default_root_dir=folder,
+            use_distributed_sampler=False,
+            callbacks=[
+                parts.SampleResponses(sampler, options.responses, batch_size=options.prompts), parts.UpdateReference(),
+                parts.LabelPreferences(judge), parts.HeldOut(judge, sampler, 2, batch_size=options.held_out), Clock(),
+            ],
+        )  # fmt: skip
+        trainer.fit(module, data)
+        lines = data.rounds.read(0, "samples").values()
+        asking = sum(len(ids) for ids in sampler().encoder(module.backbone)[0].prompts(p.messages for p in data.round_prompts(0)))
+    tokens = sum(len(ids) for line in lines for ids in line["ids"])
+    weights = matrices(module.backbone.transformer) + module.backbone.model.get_output_embeddings().weight.numel()
+    return {"seconds": seconds, "tokens": tokens, "distinct": tokens + asking, "weights": weights, "peak": peak()}
+
+
+def trl(options: argparse.Namespace, dtype: str) -> dict[str, Any]:
+    """Run TRL's GRPO on the same prompts once, with as many responses, steps and adapters, and a KL term."""
+    from datasets import Dataset
+    from peft import LoraConfig
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from trl import GRPOConfig, GRPOTrainer
+
+    from prefrep.judges.rules import concise
+
+    tokens = 0
+
+    def reward(prompts: list[Any], completions: list[Any], completion_ids: list[list[int]], **_: Any) -> list[float]:
+        nonlocal tokens
+        tokens += sum(map(len, completion_ids))
+        texts = [each[0]["content"] for each in completions]
+        groups = [texts[i - i % options.responses : i - i % options.responses + options.responses] for i in range(len(texts))]
+        return [sum(concise("", text, other) for other in group) / len(group) for text, group in zip(texts, groups, strict=True)]
+
+    import torch
+
+    model = AutoModelForCausalLM.from_pretrained(place(options.model), dtype=getattr(torch, dtype))
+    rows = [{"prompt": [{"role": "user", "content": text + SUFFIX}]} for text in prompts(options)]
+    whole = len(rows) * options.responses
+    with TemporaryDirectory() as folder:
+        config = GRPOConfig(
+            folder, per_device_train_batch_size=4 * options.responses, generation_batch_size=whole, num_generations=options.responses,
+            max_completion_length=options.new, beta=0.1, learning_rate=3e-4, num_train_epochs=1, bf16=dtype == "bfloat16", use_cpu=True,
+            gradient_checkpointing=False, report_to=[], save_strategy="no", disable_tqdm=True, temperature=1.0,
+        )  # fmt: skip
+        trainer = GRPOTrainer(
+            model, reward, config, train_dataset=Dataset.from_list(rows),
+            processing_class=AutoTokenizer.from_pretrained(place(options.model)),
+            peft_config=LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"),
+        )  # fmt: skip
+        began = time.perf_counter()
+        trainer.train()
+    return {"seconds": time.perf_counter() - began, "tokens": tokens, "steps": trainer.state.global_step, "peak": peak()}
+
+
+if __name__ == "__main__":
+    main()

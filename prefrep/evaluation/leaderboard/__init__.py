@@ -1,0 +1,1 @@
+"""Leaderboards: ratings of systems from battles, with what they leave open."""
