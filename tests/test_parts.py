@@ -124,7 +124,8 @@ def test_a_factory_is_a_recipe_too() -> None:
         ({"class": 3}, "no recipe"),
         (
             {"class": "NoHead"},
-            "unknown head 'NoHead'; prefrep has BTHead, GPMHead, HybridHead, IdealPointHead, LayeredHead, MarkedPairHead, MixtureHead, ObjectivesHead, PairHead, PersonalHead",
+            "unknown head 'NoHead'; prefrep has BTHead, GPMHead, HybridHead, IdealPointHead, "
+            "LayeredHead, MarkedPairHead, MixtureHead, ObjectivesHead, PairHead, PersonalHead",
         ),
         ({"class": "BlockSkew"}, "unknown head"),
         ({"class": "PreferenceHead"}, "unknown head"),
