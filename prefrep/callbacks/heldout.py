@@ -114,7 +114,9 @@ class HeldOut(RoundCallback):
             lines = [line_of(row) for row in drawn]
             found = reference.measured(module, data, data.encoded(asked, lines), lines, True, number)
             for prompt, line, measured in zip(asked, lines, found, strict=True):
-                yield {"id": prompt.id, "prompt": prompt.messages[-1].content, **line, **measured}
+                before = [message.as_dict() for message in prompt.messages[:-1]]
+                asked_before = {"before": before} if before else {}
+                yield {"id": prompt.id, "prompt": prompt.messages[-1].content, **asked_before, **line, **measured}
 
         about = {
             "weights": module.weights_digest(),

@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from prefrep.data.rounds import Rounds
+from prefrep.data.rounds import Line, Rounds
+from prefrep.data.turns import conversation
 from prefrep.errors import DataError, UsageError
 from prefrep.evaluation import winrate
 from prefrep.evaluation.policies import policy_name
@@ -22,12 +23,12 @@ class Entrant:
 
     Args:
         name: Its name.
-        answers: Answers to each prompt, by the prompt's text.
+        answers: Answers to each prompt.
         kl: Estimates of KL to the initial policy in nats per answer, one for each run that measured it.
     """
 
     name: str
-    answers: dict[str, list[Messages]] = field(default_factory=dict)
+    answers: dict[Messages, list[Messages]] = field(default_factory=dict)
     kl: list[float] = field(default_factory=list)
 
 
@@ -71,7 +72,7 @@ def enter(name: str, paths: Sequence[str], data: str | None, generate: Callable[
                 raise UsageError(f"{path} is neither an answer file nor a run; if it is a language model, --data must name prompts for it")
             path = str(generate(path, f"{name}-{number}" if len(paths) > 1 else name))
         for prompt, answer in winrate.read_side(path, data).found.values():
-            found.answers.setdefault(_text(prompt), []).append(answer)
+            found.answers.setdefault(prompt, []).append(answer)
     return found
 
 
@@ -89,12 +90,14 @@ def _held_out(entrant: Entrant, folder: Path) -> None:
         raise DataError(f"{folder}: holds no complete answer; let the run go on")
     for row in sorted(lines):
         answers = [(Message("assistant", text),) for text in lines[row]["responses"]]
-        entrant.answers.setdefault(lines[row]["prompt"], []).extend(answers)
+        entrant.answers.setdefault(_prompt(lines[row]), []).extend(answers)
     file = folder / "metrics.json"
     known = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     if f"{HELD_OUT}_kl_initial" in known:
         entrant.kl.append(float(known[f"{HELD_OUT}_kl_initial"]))
 
 
-def _text(prompt: Messages) -> str:
-    return prompt[-1].content
+def _prompt(line: Line) -> Messages:
+    """Return the prompt of held-out answers: the last turn, of which `before` are the turns above."""
+    before = conversation(line["before"], "before") if "before" in line else ()
+    return (*before, Message("user", line["prompt"]))

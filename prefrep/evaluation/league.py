@@ -18,13 +18,13 @@ from prefrep.evaluation.tables import TableLog, TableRow
 from prefrep.judges import Comparer
 from prefrep.metrics import intervals
 from prefrep.metrics.league import league
-from prefrep.records import Message, RankedResponses
+from prefrep.records import Messages, RankedResponses
 
 Floats = NDArray[np.float64]
 SHOWN = 20  # cycles
 
 
-def shared(entrants: Sequence[Entrant]) -> tuple[list[str], list[str]]:
+def shared(entrants: Sequence[Entrant]) -> tuple[list[Messages], list[str]]:
     """Return the prompts that all policies answered, in the order of the first one, and notes on answers that are left out.
 
     Raises:
@@ -43,7 +43,12 @@ def shared(entrants: Sequence[Entrant]) -> tuple[list[str], list[str]]:
 
 
 def judge(
-    referee: Comparer, entrants: Sequence[Entrant], prompts: Sequence[str], out: Path, described: Mapping[str, Any], restart: bool = False
+    referee: Comparer,
+    entrants: Sequence[Entrant],
+    prompts: Sequence[Messages],
+    out: Path,
+    described: Mapping[str, Any],
+    restart: bool = False,
 ) -> list[TableRow]:
     """Compare the answers to each prompt into `out/tables.jsonl`, resuming an interrupted run.
 
@@ -60,10 +65,7 @@ def judge(
     Raises:
         ConfigError: The folder holds tables of another judge or of other answers.
     """
-    records = [
-        RankedResponses((Message("user", prompt),), tuple(answer for each in entrants for answer in each.answers[prompt]))
-        for prompt in prompts
-    ]
+    records = [RankedResponses(prompt, tuple(answer for each in entrants for answer in each.answers[prompt])) for prompt in prompts]
     said = json.dumps([[each.name, [[m.content for m in a] for p in prompts for a in each.answers[p]]] for each in entrants])
     identity = {"benchmark": "league", "model": dict(described), "data": hashlib.sha256(said.encode()).hexdigest()}
     with TableLog(out, TableRow, identity, [(str(number), "") for number in range(len(prompts))], restart) as log:

@@ -12,7 +12,7 @@ from scipy.special import expit
 from serving import export
 
 from prefrep.errors import ConfigError, DataError, UsageError
-from prefrep.evaluation.entrants import parse
+from prefrep.evaluation.entrants import enter, parse
 from prefrep.judges import circular
 from prefrep.reports.found import find
 from prefrep.reports.page import build, html
@@ -70,6 +70,20 @@ def test_a_league_that_runs_in_a_circle(runs: tuple[Path, Path], tmp_path: Path,
     printed = capsys.readouterr().out
     assert "1 of 1 triples are cycles, 1 of them beyond chance" in printed and "start > long > middle > start" in printed
     assert "start &gt; long &gt; middle &gt; start" in html(build(find([out])))
+
+
+def test_conversations_with_one_last_turn_are_apart(tmp_path: Path) -> None:
+    """Both end in "Why?"; each is judged by itself, with its turns."""
+    for name, lengths in (("a", (3, 15)), ("b", (15, 3))):
+        run = a_run(tmp_path / name, {0: [[lengths[0]], [lengths[1]]]}, kl=0.0)
+        turns = [{"role": "user", "content": "Hm?"}, {"role": "assistant", "content": "Oh."}]
+        lines = [{"row": i, "prompt": "Why?", "responses": [answer(n)]} | ({"before": turns} if i else {}) for i, n in enumerate(lengths)]
+        (run / "rounds" / "0" / "held_out.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    entrants = [enter(name, [str(tmp_path / name)], None, lambda *_: tmp_path) for name in ("a", "b")]
+    assert [[message.content for message in prompt] for prompt in entrants[0].answers] == [["Why?"], ["Hm?", "Oh.", "Why?"]]
+    main(["league", "--policy", f"a={tmp_path / 'a'}", "--policy", f"b={tmp_path / 'b'}", *JUDGE, "--out", str(tmp_path / "out")])
+    found = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert found["n"] == 2 and found["answers"] == {"a": 1, "b": 1} and found["win"]["a"]["b"]["score"] == pytest.approx(0.5)
 
 
 def test_an_interrupted_league_goes_on(runs: tuple[Path, Path], tmp_path: Path) -> None:

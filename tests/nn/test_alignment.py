@@ -82,6 +82,9 @@ def test_orpo_is_trls_odds_ratio_and_the_likelihood_of_the_preferred_response() 
     close(alignment.orpo(p.log(), q.log(), 0.5, torch.ones(1)), -p.log() - 0.5 * (odds / (1 + odds)).log())
     near = torch.tensor([-1e-12], dtype=torch.float64)  # 1 - P = 1e-12
     close(alignment.log_odds(near), [math.log(1e12)])
+    sure = torch.tensor([0.0, -1e-8, -1e-6, -60.0], requires_grad=True)  # in float32 the first two are certain
+    (slope,) = torch.autograd.grad(alignment.log_odds(sure).sum(), sure)
+    assert slope[:2].tolist() == [0, 0] and slope[2:].tolist() == pytest.approx([1 / -math.expm1(-1e-6), 1.0], rel=0.1)
 
 
 def test_the_beta_of_trls_ipo_is_ours_times_the_length() -> None:
