@@ -19,6 +19,7 @@ import yaml
 from conftest import program
 from safetensors.torch import load_file
 
+from prefrep.cli.friendly import run
 from prefrep.cli.main import main
 from prefrep.errors import ConfigError, DataError, PrefrepError, RecordError
 from prefrep.modules import DirectAlignment
@@ -216,6 +217,29 @@ def test_a_community_asks(tmp_path: Path) -> None:
     assert generate(["--model", str(tmp_path / "told" / "export"), "--out", str(tmp_path / "o"), *ask]) == 0
     with pytest.raises(ConfigError, match="was not trained to read who asks; drop --community"):
         generate(["--model", str(tmp_path / "alike" / "export"), "--out", str(tmp_path / "p"), *ask])
+    # As a preference model it reads who asks, too, and fails the controls.
+    policy = ["--reference", "bundled:tiny-llama", "--data", str(data), "--by", "group", "--bootstrap", "20", "--device", "cpu"]
+    pairs = program("eval", "pairs")
+    for model, control, right in (
+        ("told", None, 1.0),
+        ("told", "wrong-group", 0.0),
+        ("told", "shuffled-groups", None),
+        ("alike", None, 0.5),
+    ):
+        out, more = tmp_path / f"{model}-{control}", ["--control", control] if control else []
+        assert pairs(["--model", str(tmp_path / model / "export"), "--out", str(out), *policy, *more]) == 0
+        found = json.loads((out / "results.json").read_text())["overall"]["score"]
+        dealt = np.random.default_rng(0).permutation(len(rows))  # a row is right where it is dealt its own group
+        expected = np.mean([rows[i]["group"] == own["group"] for i, own in zip(dealt, rows, strict=True)]) if right is None else right
+        assert found == expected, (model, control)
+
+
+@pytest.mark.parametrize(("callback", "words"), [("Export", "use the callback ExportPolicy"), ("KLBudget", "a callback needs kl; name it")])
+def test_callbacks_that_do_not_fit_get_one_sentence(callback: str, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = written(tmp_path / "data.jsonl", [{"prompt": "Say it", "chosen": "yes", "rejected": "no"}])
+    with pytest.raises(SystemExit) as stop:
+        run(lambda: fit(data, tmp_path / "run", f"--trainer.callbacks+={callback}"))
+    assert stop.value.code == 1 and words in capsys.readouterr().err.strip().splitlines()[-1]
 
 
 @pytest.mark.parametrize("across", ["joint", "conditional"])
