@@ -80,14 +80,22 @@ def test_opposite_groups_are_told_apart(tmp_path: Path) -> None:
 
 
 def test_one_label_does_not_tell_opposite_groups(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """The negative control: a label fits a type and its opposite alike, which is said. Over seeds, hardly better than a coin."""
-    found = []
+    """The negative control: a label fits a type and its opposite alike, which is said, and the other pairs stay a coin.
+
+    A type may have any of 2^4 tastes for the four pairs. So a share of (4 + 4 * 3 + 3 * 2) / 32 = 0.69 is of its own group by the better
+    naming, and of the three pairs that somebody did not label half are right, in the mean over tastes.
+    """
+    own, unseen = [], []
+    asked = data(tmp_path, 4, people=16)  # a quarter of it is labelled in training
     for seed in range(3):
-        module = mixture(seed)
-        fit(module, data(tmp_path, 1, people=16), tmp_path, 6)
-        found.append(told_apart(module))
+        module, source = mixture(seed), data(tmp_path, 1, people=16)
+        fit(module, source, tmp_path, 6)
+        own.append(told_apart(module))
+        right = module.trainer.validate(module, asked, verbose=False)[0]["val/accuracy"]
+        unseen.append((4 * right - 1) / 3)
+    print(f"one label each: {np.mean(own):.2f} of people are of their group's type, {np.mean(unseen):.2f} of new labels right")
     assert "single label" in caplog.text
-    assert np.mean(found) < 0.9
+    assert 0.5 <= np.mean(own) < 0.9 and 0.25 <= np.mean(unseen) <= 0.8
 
 
 def test_smoothing_and_uniform_starts_are_refused() -> None:
