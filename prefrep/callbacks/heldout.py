@@ -106,7 +106,8 @@ class HeldOut(RoundCallback):
 
         def make(rows: Sequence[int]) -> Iterator[Line]:
             if known:
-                yield from (known[row] for row in rows)
+                for row in rows:  # other files give the same prompts other ids
+                    yield {**known[row], "id": prompts[row].id, "prompt": prompts[row].messages[-1].content}
                 return
             asked = [prompts[row] for row in rows]
             seeds = [seed_of(self.seed, number, row, 2) for row in rows]
