@@ -79,7 +79,7 @@ def test_pairrm(tmp_path: Path) -> None:
 
 
 CLASSIFIERS = [
-    ("deberta-v2", {}), ("roberta", {}), ("xlm-roberta", {}), ("bert", {}), ("modernbert", {"classifier_pooling": "mean"}),
+    ("deberta-v2", {}), ("roberta", {}), ("xlm-roberta", {}), ("camembert", {}), ("bert", {}), ("modernbert", {"classifier_pooling": "mean"}),
     ("modernbert", {"classifier_pooling": "cls"}), ("deberta-v2", {"type_vocab_size": 2}),
 ]  # fmt: skip
 
