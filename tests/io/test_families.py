@@ -14,7 +14,7 @@ import torch
 from conftest import COMPARISONS, program
 from families import RECORDS, said
 from safetensors.torch import load_file, save_file
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, DistilBertConfig, DistilBertForSequenceClassification
 
 from prefrep.errors import CheckpointError, ConfigError, PrefrepError
 from prefrep.io import folder
@@ -286,6 +286,39 @@ def test_damaged_models_get_a_sentence(kind: str, change: str, tmp_path: Path) -
     assert message.startswith(str(place)), message
     assert len(message) < 600 and "\n" not in message
     assert not (tmp_path / "ran").exists()
+
+
+def test_a_head_without_its_last_layer(tmp_path: Path) -> None:
+    place = families.write(tmp_path / "rm", "inform")
+    tensors = load_file(place / "model.safetensors")
+    kept = {name: tensor for name, tensor in tensors.items() if not name.startswith("score.2")}
+    save_file(kept, place / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match="the head ends in 32 outputs, and INF-ORM has one"):
+        Scorer.from_pretrained(place)
+
+
+def test_an_activation_that_is_unknown(tmp_path: Path) -> None:
+    encoders.folder(tmp_path / "rm", "deberta-v2", "ForSequenceClassification", pooler_hidden_act="mish")
+    with pytest.raises(CheckpointError, match=r"rm: config.json says pooler_hidden_act 'mish'; prefrep has relu"):
+        Scorer.from_pretrained(tmp_path / "rm")
+
+
+def test_classifiers_without_a_row_are_not_taken_for_others(tmp_path: Path) -> None:
+    """DistilBERT's has a tensor that DeBERTa's has, too."""
+    DistilBertForSequenceClassification(DistilBertConfig(vocab_size=300, dim=32, hidden_dim=64, n_layers=1, n_heads=2)).save_pretrained(
+        tmp_path / "rm"
+    )
+    encoders.tokenizer().save_pretrained(tmp_path / "rm")
+    with pytest.raises(CheckpointError, match=r"a reward model has score.weight \[1, 32\]") as caught:
+        Scorer.from_pretrained(tmp_path / "rm")
+    assert "DeBERTa" not in str(caught.value)
+
+
+def test_a_pair_without_its_marks(tmp_path: Path) -> None:
+    """As the authors' code, prefrep reads no other token instead."""
+    place = families.write(tmp_path / "rm", "pairrm", cand2_prefix_id=200)
+    with pytest.raises(ConfigError, match="a text lacks the marked token 200"):
+        list(Scorer.from_pretrained(place).compare(COMPARISONS))
 
 
 def test_foreign_code_is_neither_run_nor_needed(tmp_path: Path) -> None:
