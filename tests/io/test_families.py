@@ -33,7 +33,7 @@ def rewards(scorer: Scorer, records: list[RankedResponses] = RECORDS) -> list[fl
     return found
 
 
-@pytest.mark.parametrize("kind", [kind for kind in GOLDEN if kind != "pairrm"])
+@pytest.mark.parametrize("kind", [kind for kind in GOLDEN if "pairrm" not in kind])
 @pytest.mark.parametrize("layout", ["auto", "padded"])
 def test_rewards_of_the_authors_code(kind: str, layout: Any, tmp_path: Path) -> None:
     """`benchmarks/parity/families.py` wrote the golden numbers with RewardBench's classes; folders keep them."""
@@ -60,14 +60,15 @@ def pair_scores(scorer: PairScorer) -> list[float]:
     return list(scorer.compare_one_order(pairs))
 
 
-def test_pairrm(tmp_path: Path) -> None:
-    """Each order as LLM-Blender's code has it, and comparisons the mean over both orders."""
-    scorer = Scorer.from_pretrained(families.write(tmp_path / "rm", "pairrm"))
+@pytest.mark.parametrize("kind", ["pairrm", "better-pairrm"])
+def test_pairrm(kind: str, tmp_path: Path) -> None:
+    """Each order as the code of LLM-Blender and Better-PairRM has it, and comparisons the mean over both orders."""
+    scorer = Scorer.from_pretrained(families.write(tmp_path / "rm", kind), kind=kind)
     assert isinstance(scorer, PairScorer)
-    expected = [value for row in GOLDEN["pairrm"] for value in row]
+    expected = [value for row in GOLDEN[kind] for value in row]
     assert pair_scores(scorer) == pytest.approx(expected, abs=1e-5)
     table = next(scorer.tables(RECORDS))
-    first, second, back, again = GOLDEN["pairrm"][0]
+    first, second, back, again = GOLDEN[kind][0]
     assert table[0, 1:].tolist() == pytest.approx([(first - back) / 2, (second - again) / 2], abs=1e-5)
     assert np.array_equal(table, -table.T)
     assert first + back != pytest.approx(0, abs=1e-3)  # else the order would not matter
@@ -79,8 +80,8 @@ def test_pairrm(tmp_path: Path) -> None:
 
 
 CLASSIFIERS = [
-    ("deberta-v2", {}), ("roberta", {}), ("xlm-roberta", {}), ("camembert", {}), ("bert", {}), ("modernbert", {"classifier_pooling": "mean"}),
-    ("modernbert", {"classifier_pooling": "cls"}), ("deberta-v2", {"type_vocab_size": 2}),
+    ("deberta-v2", {}), ("roberta", {}), ("xlm-roberta", {}), ("camembert", {}), ("bert", {}),
+    ("modernbert", {"classifier_pooling": "mean"}), ("modernbert", {"classifier_pooling": "cls"}), ("deberta-v2", {"type_vocab_size": 2}),
 ]  # fmt: skip
 
 
@@ -347,7 +348,7 @@ def test_several_labels_need_a_choice(tmp_path: Path) -> None:
 
 def test_every_family_has_a_title_and_a_test() -> None:
     tested = {*map(lambda kind: families.KINDS.get(kind, kind), families.LAYOUTS), "deberta", "roberta", "bert", "modernbert", "steamshp"}
-    assert set(FAMILIES) - tested == {"better-pairrm"}
+    assert set(FAMILIES) - tested == {"better-pairrm"}  # of the layout of PairRM, with golden numbers of its own
     assert set(FAMILIES) < set(TITLES)
 
 
