@@ -34,7 +34,8 @@ def _judge(each: Mapping[str, Any]) -> list[Block]:
             one = each["people"]["people"]
             shares.append(["one person with the majority of the others", str(one["n"]), number(one["score"]), "-"])
     if each["consistency"]:
-        shares.append(["both orders agree", *measured(each["consistency"])])
+        same = each["consistency"]
+        shares.append(["both orders agree" + (f" ({same['both_tied']} times on a tie)" if same["both_tied"] else ""), *measured(same)])
     found: list[Block] = [
         Text(f"{each['pairs']:,} pairs on {each['prompts']:,} prompts."),
         table(["", "n", "share", "95 %"], shares),
