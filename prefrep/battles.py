@@ -109,7 +109,6 @@ class Battles:
         columns: dict[str, Any] = {each.name: getattr(self, each.name)[rows] for each in fields(self) if each.name in _COLUMNS}
         return replace(self, **columns, features={name: values[rows] for name, values in self.features.items()})
 
-
     def met(self) -> Self:
         """Return the same battles without systems that have none."""
         import numpy as np

@@ -244,8 +244,8 @@ def _outcomes(table: Read, sides: Sequence[NDArray[np.int64]], systems: tuple[st
         if label:
             if not (np.isnan(hit) | (hit == said_values[code])).all():
                 raise DataError(
-                    f"{file}: the winner {text!r:.60} may be a side, a number or a system of that name; rename the system, or write model_a, "
-                    "model_b or tie"
+                    f"{file}: the winner {text!r:.60} may be a side, a number or a system of that name; rename the system or "
+                    "write model_a, model_b or tie"
                 )
             continue
         if np.isnan(hit).any():

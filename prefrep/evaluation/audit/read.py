@@ -142,7 +142,7 @@ def with_people(questions: Sequence[Asked], votes: Sequence[Asked]) -> list[Aske
     if questions and all(each.people is None for each in found):
         one, vote = questions[0], votes[0]
         raise DataError(
-            f"people voted on none of the pairs: a question is about {one.a!r:.40} and {one.b!r:.40} on the prompt {one.prompt!r:.40}, a vote "
+            f"people voted on none of the pairs: a question is about {one.a!r:.40} and {one.b!r:.40} on {one.prompt!r:.40}, a vote "
             f"about {vote.a!r:.40} and {vote.b!r:.40} on {vote.prompt!r:.40}; prompts and systems need the same names in both (in data for "
             "--model, tags system_0 and system_1 name the systems, and the prompt is its text)"
         )

@@ -34,8 +34,8 @@ def evaluate(rated: Rated, what: str, codes: Codes, names: tuple[str, ...], draw
         draws: Samples of the null: one rating per system, with a sharpness and an order effect for each group.
 
     Returns:
-        `groups` with sharpness and their own order of systems (a tau of None: a group that ties all); `likelihood_ratio`, its null and `p`; None: fewer than two groups have
-        enough battles.
+        `groups` with sharpness and their own order of systems (a tau of None: a group that ties all); `likelihood_ratio`, its null and `p`;
+        None: fewer than two groups have enough battles.
     """
     votes, battles = rated.votes, rated.battles
     size = len(battles.systems)
