@@ -56,6 +56,7 @@ def main(args: list[str] | None = None) -> None:
 
     report = Report("rounds", options)
     peers = not options.without_trl and importlib.util.find_spec("trl") is not None
+    rows: list[list[Any]] = []
     for dtype in options.dtype:
         own = child(options, "prefrep", dtype)
         peer = child(options, "trl", dtype) if peers else None
@@ -64,26 +65,27 @@ def main(args: list[str] | None = None) -> None:
         three = sum(seconds[name] for name in THREE)
         flops, _ = rate(getattr(torch, dtype), "cpu", [(256, 256, 256)] if options.quick else SHAPES)
         bound = 6 * own["weights"] * own["distinct"] / flops
-        held_out = seconds["held_out"] + seconds.get("verdicts", 0.0)
+        held_out = seconds["held_out"] + seconds["verdicts"]
         ratio, memory = (peer["seconds"] / three, own["peak"] / peer["peak"]) if peer else (None, None)
-        rows: list[list[Any]] = [[name, value / three, value] for name, value in seconds.items()]
-        rows += [["three parts", 1.0, three], ["bound", bound / three, bound]]
-        rows += [["TRL's GRPO", ratio, peer["seconds"]]] if peer else []
-        report.table(
-            f"{dtype}: {options.prompts} prompts, {options.responses} responses of at most {options.new} tokens",
-            ["", "share of the three parts", "seconds"],
-            rows,
+        whole = three + held_out + seconds["labels"]
+        rows.append(
+            [dtype, ratio, bound / three, memory, *(seconds[name] for name in THREE), three, held_out, peer and peer["seconds"], bound]
         )
         report.note(
-            f"{dtype}: {own['tokens']} sampled tokens, {own['distinct']} distinct; peak {own['peak']:.0f} MiB"
-            + (f", TRL {peer['peak']:.0f} MiB, {peer['tokens']} sampled tokens" if peer else "")
+            f"{dtype}: {own['tokens']} sampled tokens, {own['distinct']} distinct, {own['steps']} steps; peak {own['peak']:.0f} MiB"
+            + (f". TRL: {peer['tokens']} sampled tokens, {peer['steps']} steps; peak {peer['peak']:.0f} MiB" if peer else "")
         )
         speed, less = GOALS[dtype]
         report.goal(f"round, {dtype}: sampling, reference and training against TRL's GRPO", ratio, speed, unit="x")
         report.goal(f"round, {dtype}: share of the bound", bound / three, 0.6)
-        report.goal(f"round, {dtype}: held-out share of all", held_out / (three + held_out), 0.15, at_least=False)
+        report.goal(f"round, {dtype}: held-out share of all", held_out / whole, 0.15, at_least=False)
         if less is not None:
             report.goal(f"round, {dtype}: peak memory / TRL's", memory, less, at_least=False, unit="x")
+    report.table(
+        f"{options.prompts} prompts, {options.responses} responses of at most {options.new} tokens; the last seven columns are seconds",
+        ["", "speed / TRL's GRPO", "bound / three", "memory / TRL's", *THREE, "the three", "held out", "TRL's GRPO", "bound"],
+        rows,
+    )
     report.save()
 
 
@@ -175,7 +177,9 @@ def ours(options: argparse.Namespace, dtype: str) -> dict[str, Any]:
         asking = sum(len(ids) for ids in sampler().encoder(module.backbone)[0].prompts(p.messages for p in data.round_prompts(0)))
     tokens = sum(len(ids) for line in lines for ids in line["ids"])
     weights = matrices(module.backbone.transformer) + module.backbone.model.get_output_embeddings().weight.numel()
-    return {"seconds": seconds, "tokens": tokens, "distinct": tokens + asking, "weights": weights, "peak": peak()}
+    return {
+        "seconds": seconds, "tokens": tokens, "distinct": tokens + asking, "steps": trainer.global_step, "weights": weights, "peak": peak()
+    }  # fmt: skip
 
 
 def trl(options: argparse.Namespace, dtype: str) -> dict[str, Any]:
@@ -186,8 +190,9 @@ def trl(options: argparse.Namespace, dtype: str) -> dict[str, Any]:
     from trl import GRPOConfig, GRPOTrainer
 
     from prefrep.judges.rules import concise
+    from prefrep.nn.bundled import resolve
 
-    tokens = 0
+    tokens, folder_of_model = 0, str(resolve(place(options.model)))
 
     def reward(prompts: list[Any], completions: list[Any], completion_ids: list[list[int]], **_: Any) -> list[float]:
         nonlocal tokens
@@ -198,7 +203,7 @@ def trl(options: argparse.Namespace, dtype: str) -> dict[str, Any]:
 
     import torch
 
-    model = AutoModelForCausalLM.from_pretrained(place(options.model), dtype=getattr(torch, dtype))
+    model = AutoModelForCausalLM.from_pretrained(folder_of_model, dtype=getattr(torch, dtype))
     rows = [{"prompt": [{"role": "user", "content": text + SUFFIX}]} for text in prompts(options)]
     whole = len(rows) * options.responses
     with TemporaryDirectory() as folder:
@@ -209,7 +214,7 @@ def trl(options: argparse.Namespace, dtype: str) -> dict[str, Any]:
         )  # fmt: skip
         trainer = GRPOTrainer(
             model, reward, config, train_dataset=Dataset.from_list(rows),
-            processing_class=AutoTokenizer.from_pretrained(place(options.model)),
+            processing_class=AutoTokenizer.from_pretrained(folder_of_model),
             peft_config=LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"),
         )  # fmt: skip
         began = time.perf_counter()

@@ -54,8 +54,8 @@ class Export(Callback):
         """Check before training that the model can be exported.
 
         Raises:
-            ConfigError: The run trains no preference model, the best checkpoint would be sharded, the base model has no path to refer to,
-                or a recipe of head or loss could not be written and followed.
+            ConfigError: The run trains no preference model, its best checkpoint would be sharded, its base has no path to refer to, or
+                a recipe of head or loss could not be written and followed.
             CheckpointError: The target folder exists and does not hold an exported model, or the hub refuses.
         """
         if not isinstance(pl_module, PreferenceModule):

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from prefrep.errors import TrainingError
+
 BLOCK = 256  # tokens whose masses are summed before the cumulative sum: 1 / 256 of the work of a sum over all
 LIKELY = 128  # tokens that a nucleus is sought among before the whole vocabulary is sorted
 
@@ -40,10 +42,17 @@ def draw(logits: Tensor, uniform: Tensor, temperature: float = 1.0, top_k: int =
         temperature: Divides the logits; 0: the likeliest token.
         top_k: Only the k likeliest tokens, and those that tie with the last of them; 0: all.
         top_p: Only the likeliest tokens whose predecessors have less than this mass (arXiv 1904.09751).
+
+    Raises:
+        TrainingError: The logits of a row have no distribution: some are NaN or infinity.
     """
     shifted = logits - logits.amax(-1, keepdim=True)
     mass = shifted.exp()
     log_total = mass.sum(-1).log()
+    if not bool(log_total.isfinite().all()):
+        raise TrainingError(
+            "the logits of the next token are not finite, so nothing is sampled; use a policy that has not diverged, or read it in float32"
+        )
     entropies = log_total - torch.einsum("rv,rv->r", mass, shifted) / log_total.exp()
     if temperature == 0:
         tokens = logits.argmax(-1)

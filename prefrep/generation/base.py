@@ -63,6 +63,7 @@ class Sampler(Protocol):
 
         Raises:
             RecordError: A prompt is empty, or leaves no room for the longest response; with `shorten`, for none at all.
+            TrainingError: The model's probabilities are not finite.
         """
         ...
 

@@ -72,7 +72,7 @@ class TransformersSampler(Settings):
         reader = backbone.twin(self._precision(backbone, device))
         with torch.autocast(device.type, enabled=False) if torch.is_autocast_enabled(device.type) else nullcontext():
             self._write(backbone, reader, encoded, answers, pad_id(encoder.tokenizer))
-        exact = reader.model.dtype == torch.float32
+        exact = reader.model.dtype == torch.float32 and backbone.settings["quantize"] == "none"  # else products are bfloat16
         return iter([tuple(_sampled(answer, encoder, exact and not answer.tilt) for answer in own) for own in answers])
 
     def _empty(self, limit: int, ends: Sequence[int], responses: int, seed: int) -> list[Written]:

@@ -61,7 +61,8 @@ class VLLMSampler(Settings):
             return iter(())
         encoded, encoder, ends = self._prompts(backbone, prompts, responses)
         limits = self._limits(backbone, prompts, encoded, shorten)
-        common = {"n": responses, "temperature": self.temperature, "top_p": self.top_p, "top_k": self.top_k or -1, "stop_token_ids": ends}
+        drawn = responses if self.temperature > 0 else 1  # vLLM refuses several greedy responses, which would be equal
+        common = {"n": drawn, "temperature": self.temperature, "top_p": self.top_p, "top_k": self.top_k or -1, "stop_token_ids": ends}
         options = [vllm.SamplingParams(**common, max_tokens=limit, seed=each) for limit, each in zip(limits, seeds, strict=True)]
         results = self._load(vllm, backbone, encoder.tokenizer).generate(
             [{"prompt_token_ids": ids.tolist()} for ids in encoded], options, use_tqdm=False
@@ -71,7 +72,7 @@ class VLLMSampler(Settings):
             text, lead = split(output.text, encoder)
             return Sampled(text, output.finish_reason == "stop", lead)
 
-        return iter([tuple(sampled(each) for each in result.outputs) for result in results])
+        return iter([tuple(sampled(each) for each in result.outputs) * (responses // drawn) for result in results])
 
     def _load(self, vllm: Any, backbone: Backbone, tokenizer: PreTrainedTokenizerBase) -> Any:
         # Optimizers update in place, which increases `_version`.

@@ -119,7 +119,7 @@ def merged_state(model: nn.Module) -> dict[str, Tensor]:
 def twin(model: nn.Module, dtype: torch.dtype | None = None, adapters: bool = True) -> nn.Module:
     """Return a model that computes the same with enabled adapters merged into its weights, for reading only.
 
-    It shares every other tensor with `model`, which stays as it is.
+    It shares every other tensor with `model`, which stays as it is. Adapters of quantised weights stay beside these.
 
     Args:
         model: A causal language model, with or without adapters.
@@ -131,10 +131,14 @@ def twin(model: nn.Module, dtype: torch.dtype | None = None, adapters: bool = Tr
     shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     found: nn.Module = copy.deepcopy(model, shared)
     layers = {name: module for name, module in found.named_modules() if isinstance(module, LoraLayer)}
-    for adapter in layers.values():
+    for owner, adapter in list(layers.items()):
         if adapters and not adapter.disable_adapters:
             base, name = adapter.get_base_layer(), getattr(adapter, "parameter_name", "weight")
-            weight, delta = getattr(base, name), cast(Any, adapter).get_delta_weight("default")
+            weight = getattr(base, name)
+            if not weight.is_floating_point():  # packed: nothing can be added to it
+                del layers[owner]
+                continue
+            delta = cast(Any, adapter).get_delta_weight("default")
             setattr(base, name, nn.Parameter((weight.float() + delta.float()).to(weight.dtype), requires_grad=False))
     for name, adapter in layers.items():
         if not any(name.startswith(f"{other}.") for other in layers):  # peft wraps experts several times

@@ -15,7 +15,7 @@ from scipy.stats import chisquare
 from transformers import FalconConfig, GenerationConfig, MambaConfig
 
 from prefrep.data.encode import pad_id
-from prefrep.errors import ConfigError, RecordError
+from prefrep.errors import ConfigError, RecordError, TrainingError
 from prefrep.generation import Sampled, TransformersSampler
 from prefrep.nn.backbone import Backbone
 from prefrep.nn.loading import load_tokenizer
@@ -299,6 +299,14 @@ def test_adapters_count_and_their_dropout_does_not() -> None:
 def test_bad_settings(settings: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match=next(iter(settings))):
         TransformersSampler(**settings)  # type: ignore[arg-type]
+
+
+def test_a_policy_that_has_diverged_writes_nothing(way: str) -> None:
+    backbone = Backbone("bundled:tiny-llama").eval()
+    with torch.no_grad():
+        next(backbone.transformer.parameters()).fill_(float("nan"))
+    with pytest.raises(TrainingError, match="not finite"):
+        TransformersSampler(max_new_tokens=4).sample(backbone, [SHORT], 2, [0])
 
 
 def test_bad_prompts(llama: Backbone) -> None:

@@ -85,3 +85,27 @@ def test_vllm_gets_merged_weights_and_prompt_tokens(template: Any, monkeypatch: 
     list(sampler.sample(backbone, [SHORT, LONG], 2, [3, 4]))
     with torch.no_grad():
         assert torch.equal(seen[2](input_ids=ids).logits, seen[0](input_ids=ids).logits)
+
+
+def test_greedy_responses_are_equal_and_drawn_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """vLLM refuses more than one greedy response to a prompt."""
+
+    class LLM:
+        def __init__(self, **_: Any) -> None: ...
+
+        def generate(self, prompts: list[Any], options: list[SimpleNamespace], use_tqdm: bool) -> list[SimpleNamespace]:
+            assert all(o.temperature > 0 or o.n == 1 for o in options)
+            outputs = [
+                [SimpleNamespace(text=f"{len(p['prompt_token_ids'])}", finish_reason="stop")] * o.n
+                for p, o in zip(prompts, options, strict=True)
+            ]
+            return [SimpleNamespace(outputs=each) for each in outputs]
+
+    fake = ModuleType("vllm")
+    fake.LLM, fake.SamplingParams = LLM, SimpleNamespace  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "vllm", fake)
+    monkeypatch.setattr("prefrep.generation.vllm.find_spec", lambda name: fake)
+    backbone, sampler = Backbone("bundled:tiny-llama").eval(), VLLMSampler(max_new_tokens=4)
+    wanted = [(Sampled(str(len(ids)), True),) * 3 for ids in encoder().prompts([SHORT, LONG])]
+    for temperature in (0, 0.7):
+        assert list(sampler.at(temperature).sample(backbone, [SHORT, LONG], 3, [0, 1])) == wanted

@@ -124,7 +124,7 @@ def test_a_run_that_is_killed_ends_as_if_nothing_had_happened(place: str, undist
 
 
 def test_runs_share_the_held_out_answers_of_the_first_policy(prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever is trained on them; but not with other seeds, which are other answers."""
+    """Whatever is trained on them and whatever the prompts are called; but not with other seeds, which are other answers."""
     calls: list[int] = []
     sample = TransformersSampler.sample
 
@@ -138,17 +138,21 @@ def test_runs_share_the_held_out_answers_of_the_first_policy(prompts: Path, tmp_
         next(c for c in callbacks if c["class_path"] == "HeldOut")["init_args"]["seed"] = 1
         return callbacks
 
+    named = tmp_path / "named.jsonl"
+    texts = prompts.read_text().splitlines()
+    named.write_text("".join(json.dumps({"id": f"name {place}", "prompt": text}) + "\n" for place, text in enumerate(texts)))
     # Three batches of the round, and three of held-out prompts before and after it.
     for name, options, expected in (
         ("one", ["--seed_everything", "1"], 9),
-        ("two", ["--seed_everything", "2", "--model.objective", "SPPOObjective"], 6),
+        ("two", ["--seed_everything", "2", "--model.objective", "SPPOObjective", "--data.val", str(named)], 6),
         ("other", ["--config", overlay(tmp_path, seeded)], 9),
     ):
         calls.clear()
         fit(prompts, tmp_path / name, "--trainer.max_epochs", "1", *options)
         assert len(calls) == expected, name
     one, two, other = (lines(tmp_path / name, 0, "held_out") for name in ("one", "two", "other"))
-    assert one == two != other
+    assert [line.pop("id") for line in two] == [f"name {place}" for place in range(len(texts))] != [line.pop("id") for line in one]
+    assert one == two and [line["ids"] for line in other] != [line["ids"] for line in one]
 
 
 def test_a_checkpoint_of_the_last_step_of_a_round_leads_into_the_next(undisturbed: tuple[Path, Path], tmp_path: Path) -> None:

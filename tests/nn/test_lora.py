@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from conftest import data_of, hidden
+from peft.tuners.lora import LoraLayer
 
 from prefrep.data.trees import collate
 from prefrep.nn.backbone import Backbone
@@ -39,3 +40,14 @@ def test_dropout_of_adapters_stays() -> None:
             torch.nn.init.normal_(parameter)
     batch = collate(data_of(backbone.path), pad_id=0)
     assert not torch.equal(hidden(backbone, batch), hidden(backbone, batch))
+
+
+def test_adapters_of_packed_weights_are_not_merged() -> None:
+    """Four-bit weights are bytes, to which nothing can be added: a twin computes with the adapters beside them, or without them."""
+    backbone = Backbone("bundled:tiny-llama", lora=LoRA(rank=2))
+    layers = {name: module for name, module in backbone.model.named_modules() if isinstance(module, LoraLayer)}
+    packed, *others = layers
+    layers[packed].get_base_layer().weight = torch.nn.Parameter(torch.zeros(8, 1, dtype=torch.uint8), requires_grad=False)
+    kept = {name for name, module in backbone.twin().model.named_modules() if isinstance(module, LoraLayer)}
+    assert kept == {packed} and others
+    assert not any(isinstance(module, LoraLayer) for module in backbone.twin(adapters=False).model.modules())
