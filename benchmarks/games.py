@@ -222,7 +222,9 @@ PAGE = """# Exact games: which objectives find a Nash policy
 the objective class that training uses, on expectations in place of samples (`prefrep.nn.games`). So the picture speaks about the losses,
 not about language models: no sampling, no optimiser, no generalisation. All objectives get the same payoffs P(i > j) - 1/2, beta is
 {beta}, and tau is {tau:.2g} where it is not 0; the magnet moves every {every} rounds. The duality gap is 0 for Nash policies alone; half of
-it is what a best response gains over a tie. Extragradient needs two rounds for a step.
+it is what a best response gains over a tie. Extragradient needs two rounds for a step. These settings are not a fair contest: they were
+chosen on these games, after looking at three betas, as ones at which the methods that promise it converge. The table of step sizes shows
+what other betas do.
 
 ![Duality gaps of the last and the average policy over rounds]({picture})
 

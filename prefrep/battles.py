@@ -109,5 +109,16 @@ class Battles:
         columns: dict[str, Any] = {each.name: getattr(self, each.name)[rows] for each in fields(self) if each.name in _COLUMNS}
         return replace(self, **columns, features={name: values[rows] for name, values in self.features.items()})
 
+    def met(self) -> Self:
+        """Return the same battles without systems that have none."""
+        import numpy as np
+
+        there = np.unique(np.concatenate([self.left, self.right]))
+        if len(there) == len(self.systems):
+            return self
+        place = np.zeros(len(self.systems), dtype=np.int64)
+        place[there] = np.arange(len(there))
+        return replace(self, systems=tuple(self.systems[i] for i in there), left=place[self.left], right=place[self.right])
+
 
 _COLUMNS = ("left", "right", "outcome", "prompt", "judge", "category", "first", "weight")

@@ -19,6 +19,7 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "bert": ("Bert", {"type_vocab_size": 2}),
     "roberta": ("Roberta", {"type_vocab_size": 1}),
     "xlm-roberta": ("XLMRoberta", {"type_vocab_size": 1}),
+    "camembert": ("Camembert", {"type_vocab_size": 1}),
     "deberta-v2": (
         "DebertaV2",
         {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "position_biased_input": False, "norm_rel_ebd": "layer_norm",

@@ -108,6 +108,7 @@ RECORDS = [
 def write(path: Path, kind: str, **config: Any) -> Path:
     """Write a model; its weights depend on the kind alone."""
     path.mkdir(parents=True, exist_ok=True)
+    kind = {"better-pairrm": "pairrm"}.get(kind, kind)
     family, shapes, keys = LAYOUTS[kind]
     if family in encoders.KINDS:
         model: Any = encoders.model(family)

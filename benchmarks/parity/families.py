@@ -38,6 +38,7 @@ AUTHORS = {
     "grm": ("grm", "GRewardModel"), "grm-mlp": ("grm", "GRewardModel"), "inform": ("inform", "INFORMForSequenceClassification"),
     "oasst-pythia": ("openassistant", "GPTNeoXRewardModel"), "qrm": ("qrm", "LlamaForRewardModelWithGating31"),
     "ldl": ("ldlreward", "LDLRewardModel27B"), "pairrm": ("pairrm", "DebertaV2PairRM"),
+    "better-pairrm": ("pairrm", "DebertaV2PairRM"),
 }  # fmt: skip
 BY_MASK = ("ultrarm", "beaver", "grm", "grm-mlp")  # their code also takes padding on the left
 
@@ -82,8 +83,8 @@ def rewards(checkout: Path, kind: str, folder: Path, records: list[RankedRespons
     """Return the rewards of all records by the authors' code; of PairRM, the scores of each pair (first, other) in both orders."""
     model: Any = original(checkout, kind, folder)
     tokenizer: Any = AutoTokenizer.from_pretrained(folder)
-    if kind == "pairrm":
-        return pair_scores(checkout, model, tokenizer, records)
+    if kind in ("pairrm", "better-pairrm"):
+        return pair_scores(checkout, kind, model, tokenizer, records)
     found = []
     for record in records:
         texts = []
@@ -107,14 +108,22 @@ def rewards(checkout: Path, kind: str, folder: Path, records: list[RankedRespons
     return found
 
 
-def pair_scores(checkout: Path, model: Any, tokenizer: Any, records: list[RankedResponses]) -> list[list[float]]:
-    """Return f(first, other) for each other answer, then f(other, first), as LLM-Blender asks: plain texts for one turn."""
-    code = module(checkout, "pairrm")
+def pair_scores(checkout: Path, kind: str, model: Any, tokenizer: Any, records: list[RankedResponses]) -> list[list[float]]:
+    """Return f(first, other) for each other answer, then f(other, first), as LLM-Blender asks: plain texts for one turn.
+
+    RewardBench's pipeline asks PairRM in the form of several turns also for one. Its copy of Better-PairRM's template writes the
+    indentation of the Python file between turns, so the transcript is written here, without it; its code joins, cuts and marks it.
+    """
+    code = module(checkout, kind.replace("-", ""))
     found = []
     for record in records:
         scores = []
         for a, b in [(0, i) for i in range(1, len(record.responses))] + [(i, 0) for i in range(1, len(record.responses))]:
-            if len(record.prompt) == 1:
+            if kind == "better-pairrm":
+                names = {"user": "USER: ", "assistant": "ASSISTANT: "}
+                source = "\n\n".join([*(names[m.role] + m.content for m in record.prompt), names["assistant"]])
+                encoded = code.tokenize_pair(tokenizer, [source], *([record.responses[i][0].content] for i in (a, b)))
+            elif len(record.prompt) == 1:
                 texts = [[record.prompt[0].content], *([record.responses[i][0].content] for i in (a, b))]
                 encoded = code.tokenize_pair(tokenizer, *texts)
             else:

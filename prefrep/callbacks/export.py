@@ -54,12 +54,14 @@ class Export(Callback):
         """Check before training that the model can be exported.
 
         Raises:
-            ConfigError: The best checkpoint would be sharded, the base model has no path to refer to, or a recipe of head or loss could not
-                be written and followed.
+            ConfigError: The run trains no preference model, its best checkpoint would be sharded, its base has no path to refer to, or
+                a recipe of head or loss could not be written and followed.
             CheckpointError: The target folder exists and does not hold an exported model, or the hub refuses.
         """
-        module = cast(PreferenceModule, pl_module)
-        backbone = module.backbone
+        if not isinstance(pl_module, PreferenceModule):
+            name = type(pl_module).__name__
+            raise ConfigError(f"Export exports preference models, and this is a {name}; use the callback ExportPolicy for a policy")
+        module, backbone = pl_module, pl_module.backbone
         check_head(module.head)
         recipe_of(module.loss)
         folder.check_base(backbone.path, "reference" if backbone.settings["quantize"] != "none" else self.weights)

@@ -105,11 +105,10 @@ class HeldOut(RoundCallback):
         known = first.lines() if first else {}
 
         def make(rows: Sequence[int]) -> Iterator[Line]:
-            if known:
-                for row in rows:  # other files give the same prompts other ids
-                    yield {**known[row], "id": prompts[row].id, "prompt": prompts[row].messages[-1].content}
-                return
             asked = [prompts[row] for row in rows]
+            if known:  # of the same prompts, perhaps from another file
+                yield from ({**known[row], "id": prompt.id} for row, prompt in zip(rows, asked, strict=True))
+                return
             seeds = [seed_of(self.seed, number, row, 2) for row in rows]
             drawn = self.sampler.sample(module.backbone, [p.messages for p in asked], self.responses, seeds)
             lines = [line_of(row) for row in drawn]

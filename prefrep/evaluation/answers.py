@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,11 +9,12 @@ from typing import Any
 import torch
 
 from prefrep.data.context import asked_by
-from prefrep.errors import CheckpointError, ConfigError
+from prefrep.errors import ConfigError
 from prefrep.evaluation import generation
 from prefrep.evaluation.policies import Answering, Searching, policy_name
 from prefrep.generation import Sampled, Sampler, TransformersSampler, VLLMSampler
 from prefrep.io.fingerprint import fingerprint
+from prefrep.io.policy import context_of
 from prefrep.io.shards import read_config, stored_dtype
 from prefrep.nn.backbone import Backbone
 from prefrep.records import Messages
@@ -81,18 +81,10 @@ def asking(how: Answering, path: str, needed: bool = True) -> Callable[[Sampler]
         ConfigError: It was not.
         CheckpointError: Its folder is damaged.
     """
-    column = _context(Path(path) / "policy.json") if how.community else ""
+    column = context_of(path) if how.community else ""
     if how.community and needed and not column:
         raise ConfigError(f"{path}: was not trained to read who asks; drop --community, or train it with --data.context COLUMN")
     return (lambda sampler: Asking(sampler, column, how.community)) if column else lambda sampler: sampler
-
-
-def _context(file: Path) -> str:
-    """Return the column that a policy was trained to read; empty: none, or no such file."""
-    try:
-        return str(json.loads(file.read_text())["recipe"].get("context", "")) if file.exists() else ""
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{file}: does not say how the policy was trained ({error!r}); export it again") from error
 
 
 def load_policy(how: Answering, path: str) -> tuple[Backbone, dict[str, Any]]:

@@ -70,8 +70,9 @@ def orpo(first: Tensor, second: Tensor, weight: float, probability: Tensor) -> T
 
 
 def log_odds(logprobs: Tensor) -> Tensor:
-    """Return log(P / (1 - P)) of log P < 0; where P is near 1, from expm1."""
-    return logprobs - torch.where(logprobs > -0.6931, (-torch.expm1(logprobs)).log(), torch.log1p(-logprobs.exp()))
+    """Return log(P / (1 - P)) of log P, at most 0; a P that is 1 but for rounding counts as 1 - eps, without a gradient."""
+    logprobs = logprobs.clamp_max(-torch.finfo(logprobs.dtype).eps)
+    return logprobs - (-torch.expm1(logprobs)).log()
 
 
 def kto(ratios: Tensor, divergence: Tensor, beta: float, probability: Tensor, desirable: float, undesirable: float) -> Tensor:

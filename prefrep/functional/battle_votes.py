@@ -16,6 +16,7 @@ Floats = NDArray[np.float64]
 Codes = NDArray[np.int64]
 
 _KEYS = 1 << 24  # of groups that are counted without sorting
+_LARGEST = 1 << 62  # key of a group
 
 
 class Votes(NamedTuple):
@@ -81,6 +82,9 @@ def grouped(votes: Votes, by_cluster: bool = True, by_outcome: bool = True) -> t
     size, key = 1, np.zeros(len(votes.left), dtype=np.int64)
     for column in columns:
         span = int(column.max(initial=0)) + 1
+        if size * span > _LARGEST:
+            key = np.unique(key, return_inverse=True)[1]
+            size = int(key.max(initial=0)) + 1
         size, key = size * span, key * span + column
     if size <= _KEYS:
         there = np.flatnonzero(np.bincount(key, minlength=size))

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from prefrep.functional.battle_votes import Votes
 from prefrep.functional.outcomes import shares, terms
-from prefrep.functional.ratings import Fit, jacobian, log_odds, prior, quadratic
+from prefrep.functional.ratings import NO_TIES, Fit, jacobian, log_odds, prior, quadratic
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
@@ -35,7 +35,7 @@ def covariance(fit: Fit, votes: Votes) -> Floats:
         [P, P], zero for fixed parameters; ratings have sum 0.
     """
     model, free = fit.model, fit.free
-    tie = np.maximum(model.parts(fit.theta)[4][votes.judge], -40.0)
+    tie = np.maximum(model.parts(fit.theta)[4][votes.judge], NO_TIES)
     found = terms(log_odds(model, fit.theta, votes), tie, shares(votes.outcome, model.ties), model.ties)
     if votes.independent:
         products = (found.g**2, found.g * found.g_tie, found.g_tie**2)

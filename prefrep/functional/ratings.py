@@ -31,7 +31,7 @@ Codes = NDArray[np.int64]
 
 ENOUGH = 1e-12  # nats
 _STEPS = 100  # Newton steps at most
-_NO_TIES = -40.0  # stands for t = -inf
+NO_TIES = -40.0  # stands for t = -inf
 
 
 @dataclass(frozen=True)
@@ -248,7 +248,7 @@ def jacobian(model: Model, theta: Floats, votes: Votes) -> tuple[Floats, list[tu
 def _value(cells: Cells, model: Model, theta: Floats, free: NDArray[np.bool_]) -> tuple[float, Floats, Floats, Floats]:
     """Return the penalised likelihood, its gradient [P], its Hessian [P, P], and the Gauss-Newton part of that."""
     votes, k, j, f = cells.votes, model.systems, model.judges, model.features
-    tie = np.maximum(model.parts(theta)[4][votes.judge], _NO_TIES)
+    tie = np.maximum(model.parts(theta)[4][votes.judge], NO_TIES)
     found = terms(log_odds(model, theta, votes), tie, cells.share, model.ties)
     gamma, others = jacobian(model, theta, votes)
     gradient = np.zeros(model.size)

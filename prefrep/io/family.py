@@ -36,11 +36,11 @@ def fits(config: Any, names: Collection[str]) -> list[str]:
     ]
 
 
-def nearest(names: Collection[str]) -> str:
+def nearest(config: Any, names: Collection[str]) -> str:
     """Return what a model lacks for the family that it almost fits, as the end of a sentence; empty, if none is near."""
     for family in FAMILIES.values():
         lacking = complete(family.head, names)
-        if family.head and wanted(family.head, names) and lacking:
+        if family.head and (not family.types or config.model_type.startswith(family.types)) and wanted(family.head, names) and lacking:
             return f"; it looks like {family.title}, but lacks {lacking[0]}"
     return ""
 
@@ -84,7 +84,7 @@ def read(path: str, kind: str, *, max_length: int | None = None, objective: str 
                 path, family.objectives, made, stack(path, family.objectives.gate, tensors, config, width), tensors, config, width
             )
         elif rows > 1:
-            head = _labels(path, made, config, width, objective)
+            head = _labels(path, family, made, config, width, objective)
         else:
             head = _reward(path, made, family, config, width)
     if isinstance(head, ObjectivesHead):
@@ -175,9 +175,12 @@ def _weighed(path: str, about: Objectives, made: Stack, gate: Stack, tensors: di
     return head
 
 
-def _labels(path: str, made: Stack, config: Any, width: int, objective: str) -> ObjectivesHead:
+def _labels(path: str, family: Family, made: Stack, config: Any, width: int, objective: str) -> ObjectivesHead:
     """Return the head of a classifier with several labels, of which one counts."""
-    names = _label_names(config, _outputs(made))
+    rows = _outputs(made)
+    if rows != len(getattr(config, "id2label", None) or {}):
+        raise CheckpointError(f"{path}: the head ends in {rows} outputs, and {family.title} has one; download it again, or use --as")
+    names = _label_names(config, rows)
     if not objective:
         raise CheckpointError(
             f"{path}: it has {len(names)} outputs, and nothing says how they add up; choose one with --objective: {', '.join(names)}"

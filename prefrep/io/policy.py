@@ -13,7 +13,7 @@ from peft.tuners.lora.layer import ParamWrapper
 from safetensors.torch import save_file
 from transformers import PreTrainedTokenizerBase
 
-from prefrep.errors import ConfigError
+from prefrep.errors import CheckpointError, ConfigError
 from prefrep.io.replacing import replacing
 from prefrep.nn.backbone import Backbone
 from prefrep.nn.bundled import resolve
@@ -52,6 +52,19 @@ def save(
             "versions": {name: version(name) for name in ("prefrep", "torch", "transformers", "peft")},
         }
         (staging / "policy.json").write_text(json.dumps(about, indent=2) + "\n")
+
+
+def context_of(folder: Path | str) -> str:
+    """Return the column that a policy was trained to read in its prompts (`data.context`); empty: none, or no folder of `save`.
+
+    Raises:
+        CheckpointError: The folder is damaged.
+    """
+    file = Path(folder) / "policy.json"
+    try:
+        return str(json.loads(file.read_text())["recipe"].get("context", "")) if file.exists() else ""
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{file}: does not say how the policy was trained ({error!r}); export it again") from error
 
 
 def check(backbone: Backbone, weights: PolicyWeights) -> None:

@@ -54,14 +54,14 @@ def kind_of(path: str, revision: str | None = None, trust_remote_code: bool = Fa
         raise CheckpointError(f"{path}: can be {' or '.join(found)}; say which with --as")
     if found:
         return found[0]
-    if seqcls.is_classifier(config) and not family.nearest(names):
+    if seqcls.is_classifier(config) and not family.nearest(config, names):
         return "seqcls"
     if openrlhf.head_name(config) in names:
         return "openrlhf"
     if official.VALUE in names:
         return "official"
     raise CheckpointError(
-        f"{path}: a language model without a preference head that prefrep knows{family.nearest(names)}; begin with it through "
+        f"{path}: a language model without a preference head that prefrep knows{family.nearest(config, names)}; begin with it through "
         "--model.backbone.path, give a policy's --reference, or say --as rlhflow or steamshp for models that answer A or B"
     )
 

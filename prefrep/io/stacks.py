@@ -75,7 +75,7 @@ def stack(path: str, spec: Sequence[str], tensors: dict[str, Tensor], config: An
         width: Of the states that it reads.
 
     Raises:
-        CheckpointError: A tensor is missing, or its shape does not fit.
+        CheckpointError: A tensor is missing, its shape does not fit, or the configuration names an unknown activation.
     """
     layers: list[str] = []
     found: dict[str, Tensor] = {}
@@ -83,6 +83,8 @@ def stack(path: str, spec: Sequence[str], tensors: dict[str, Tensor], config: An
         name, star, activation = word.partition(".*:")
         if word.startswith("@"):
             layers.append(str(getattr(config, word[1:], None) or "gelu"))
+            if layers[-1] not in ACTIVATIONS:
+                raise CheckpointError(f"{path}: config.json says {word[1:]} {layers[-1]!r:.40}; prefrep has {', '.join(ACTIVATIONS)}")
         elif word in ACTIVATIONS:
             layers.append(word)
         else:

@@ -89,6 +89,9 @@ def pooled(hidden: Tensor, ids: Tensor, mask: Tensor, pooling: Pooling, marks: l
 
     Returns:
         [R, L, H], of marked tokens [R, L, M H].
+
+    Raises:
+        ConfigError: A row lacks a marked token.
     """
     if pooling in ("last", "decoder"):
         return hidden
@@ -99,8 +102,13 @@ def pooled(hidden: Tensor, ids: Tensor, mask: Tensor, pooling: Pooling, marks: l
         found = (hidden * weight).sum(1, keepdim=True) / weight.sum(1, keepdim=True).clamp_min(1)
     else:
         rows = torch.arange(len(ids), device=ids.device)
-        places = [((ids == mark) & mask.bool()).int().argmax(1) for mark in marks or []]
-        found = torch.cat([hidden[rows, place] for place in places], -1)[:, None]
+        there = [(ids == mark) & mask.bool() for mark in marks or []]
+        if lacking := [mark for mark, each in zip(marks or [], there, strict=True) if not each.any(1).all()]:
+            raise ConfigError(
+                f"a text lacks the marked token {lacking[0]}: its template does not write it, the tokenizer does not know it, or a "
+                "max_length below that of the model's authors cuts it off"
+            )
+        found = torch.cat([hidden[rows, each.int().argmax(1)] for each in there], -1)[:, None]
     return found.expand(-1, hidden.shape[1], -1)
 
 

@@ -124,7 +124,7 @@ def max_length(config: Any) -> int | None:
     if any(getattr(config, name, None) is False for name in _attributes("relative positions")):
         return None
     for family, effect, attribute, _ in QUIRKS:
-        if effect == "position offset" and config.model_type == family and limits[0]:
+        if effect == "position offset" and config.model_type.startswith(family) and limits[0]:
             limits.append(limits[0] - int(getattr(config, attribute)) - 1)
     for rope in (getattr(config, name, None) or {} for name in _attributes("rope")):
         for kind in (rope, *(each for each in rope.values() if isinstance(each, dict))):  # layer types may have one each

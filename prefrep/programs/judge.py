@@ -39,7 +39,8 @@ def judge(
         model: A judge that writes: YAML file or `GenerativeJudge model=NAME ...`; may be repeated.
         data: Comparisons or ranked responses for the judges, or those that `verdicts.jsonl` is about.
         verdicts: File of verdicts: verdicts.jsonl, JudgeBench's, or battles of systems; may be repeated.
-        people: Battles in which people voted on the same systems and prompts.
+        people: Battles in which people voted on the same systems and prompts, by name; data for the judges name systems by the tags
+            `system_0` and `system_1`, as self-preference needs too.
         format: Format of the data; `auto` detects it from the columns.
         limit: Read at most so many records of the data.
         quorum: Verdicts that a panel of the judges needs; default: more than half.

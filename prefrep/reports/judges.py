@@ -34,7 +34,8 @@ def _judge(each: Mapping[str, Any]) -> list[Block]:
             one = each["people"]["people"]
             shares.append(["one person with the majority of the others", str(one["n"]), number(one["score"]), "-"])
     if each["consistency"]:
-        shares.append(["both orders agree", *measured(each["consistency"])])
+        same = each["consistency"]
+        shares.append(["both orders agree" + (f" ({same['both_tied']} times on a tie)" if same["both_tied"] else ""), *measured(same)])
     found: list[Block] = [
         Text(f"{each['pairs']:,} pairs on {each['prompts']:,} prompts."),
         table(["", "n", "share", "95 %"], shares),
@@ -50,6 +51,8 @@ def _judge(each: Mapping[str, Any]) -> list[Block]:
     if nats:
         told = "What moves the log-odds: features per standard deviation of the difference of their logarithms."
         found += [Text(told), table(["", "nats", "95 %"], nats)]
+    if (sure := each["calibration"]) is not None:
+        found += notes([f"Log loss against labels: {number(sure['log_loss']['score'])} nats, where a coin has 0.693."])
     if (rings := each["circles"]) is not None:
         rows = [
             [title, number(rings[key]["observed"]), interval(rings[key]["transitive"]["range95"]), number(rings[key]["p"])]

@@ -80,6 +80,7 @@ def _one_number(results: Mapping[str, Any]) -> list[Block]:
         Text(how),
     ]
     for each in results["groups"]:
+        taus = ("-" if g["kendall_tau_with_all"] is None else number(g["kendall_tau_with_all"]) for g in each["groups"])
         test = each["likelihood_ratio"]
         low, high = test["ci95"]
         words = "rank otherwise" if test["p"] <= 0.05 else "differ in sharpness and order effect only, as far as these battles tell"
@@ -90,8 +91,8 @@ def _one_number(results: Mapping[str, Any]) -> list[Block]:
             )
         )
         rows = [
-            (g["name"], str(g["battles"]), f"{g['sharpness']:.2f}", f"{g['order']:+.3f}", g["first"], f"{g['kendall_tau_with_all']:.2f}")
-            for g in each["groups"]
+            (g["name"], str(g["battles"]), f"{g['sharpness']:.2f}", f"{g['order']:+.3f}", g["first"], tau)
+            for g, tau in zip(each["groups"], taus, strict=True)
         ]
         out.append(table((each["of"], "battles", "sharpness", "order effect, nats", "first by its own", "Kendall tau with all"), rows))
     out += _best(found["sets"])

@@ -17,6 +17,7 @@ from prefrep.errors import ConfigError, UsageError
 from prefrep.functional.logprobs import token_logprobs
 from prefrep.io.fingerprint import fingerprint
 from prefrep.io.folder import PreferenceModel
+from prefrep.io.policy import context_of
 from prefrep.io.shards import read_config, stored_dtype
 from prefrep.modules.policy import sampled, sums
 from prefrep.nn.backbone import Backbone
@@ -43,13 +44,13 @@ class ImplicitScorer(Scorer):
         reference: pi_ref, which reads the same token ids; None: a form without one.
         form: `ratio`: with a reference. `sum` of log-probabilities; their `average` per token; `norm`: minus their Euclidean norm.
         beta: Rewards are multiplied by it.
-        encode: How text becomes token ids.
+        encode: How text becomes token ids; None: templates as they are, and prompts name the column that the policy was trained to read.
         batch_tokens: See `Scorer`.
         layout: See `Scorer`.
 
     Raises:
         ConfigError: Form and reference do not go together, beta is not positive, or the two have different vocabularies.
-        CheckpointError: A model has no output layer.
+        CheckpointError: A model has no output layer, or its folder is damaged.
     """
 
     def __init__(
@@ -76,7 +77,7 @@ class ImplicitScorer(Scorer):
         recipe = {"read from": "policy", "form": form, "beta": beta, "policy": policy.recipe(), "head": {"class": "BTHead"}}
         if reference is not None:
             recipe |= {"reference": reference.recipe()}
-        encode = encode or EncodeConfig(max_length=min(2048, policy.room or 2048))
+        encode = encode or EncodeConfig(max_length=min(2048, policy.room or 2048), context=context_of(policy.path))
         super().__init__(PreferenceModel(policy, head, 1 / beta, encode, tokenizer, recipe), batch_tokens, layout)
         self._reference, self._form = reference, form
         self._encoder = Encoder(tokenizer, self._encoder.config, "single", policy=True, given="refuse")

@@ -139,6 +139,8 @@ def sentence(message: str) -> str:
     text = re.sub(r"\s+", " ", message.strip())
     if text.endswith(".model") and "are required" in text:
         return "no model is named; name a configuration with --config, such as preference/gpm"
+    if "trainer.callbacks" in text and (match := re.search(r"the following arguments are required: ([\w, ]+?) -", text)):
+        return f"trainer.callbacks: a callback needs {match[1]}; name it behind the callback, as in --trainer.callbacks.{match[1]} VALUE"
     if match := re.search(r'key "([\w.]+)".*Expected a dot import path string: (\S+)', text):
         key, name = match.groups()
         known = _known_classes()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -167,6 +168,38 @@ def test_many_judges_are_a_crowd_unless_asked_for(tmp_path: Path) -> None:
 def test_what_is_wrong_is_said(tmp_path: Path, rows: list[dict[str, Any]], words: str) -> None:
     with pytest.raises(DataError, match=words):
         read([write(tmp_path, rows, ".jsonl")])
+
+
+@pytest.mark.parametrize(
+    ("systems", "winners"),
+    [(("A", "B"), ("A", "B")), (("1", "2"), ("1", "2")), (("tie", "x"), ("tie", "model_b"))],
+)
+def test_a_winner_that_may_be_a_side_or_a_system_is_refused(tmp_path: Path, systems: tuple[str, str], winners: tuple[str, str]) -> None:
+    rows = [{"model_a": systems[1], "model_b": systems[0], "winner": winner} for winner in winners]
+    with pytest.raises(DataError, match="may be a side, a number or a system of that name"):
+        read([write(tmp_path, rows, ".jsonl")])
+
+
+def test_a_system_may_be_called_like_its_side(tmp_path: Path) -> None:
+    rows = [{"model_a": "A", "model_b": "B", "winner": winner} for winner in ("A", "B")]
+    assert read([write(tmp_path, rows, ".csv")]).battles.outcome.tolist() == [1.0, 0.0]
+
+
+def test_not_a_number_is_no_verdict_and_no_prompt(tmp_path: Path) -> None:
+    rows = [{"model_a": "x", "model_b": "y", "winner": w, "prompt": p} for w, p in ((math.nan, 1.0), (1.0, math.nan), (0.0, 2.5))]
+    table = pyarrow.table({name: pyarrow.array([row[name] for row in rows], from_pandas=False) for name in rows[0]})
+    pyarrow.parquet.write_table(table, tmp_path / "nan.parquet")
+    for path in (write(tmp_path, rows, ".jsonl"), str(tmp_path / "nan.parquet")):
+        found = read([path])
+        assert found.counts["no verdict"] == 1
+        assert [row[2:4] for row in told(found.battles)] == [(1.0, ""), (0.0, "2.5")]
+
+
+def test_a_system_without_a_verdict_is_left_out(tmp_path: Path) -> None:
+    rows = [*ROWS[:2], {**ROWS[0], "model_a": "idle", "winner": None}]
+    found = read([write(tmp_path, rows, ".csv")])
+    assert found.battles.systems == ("x", "y", "z") and told(found.battles) == EXPECTED[:2]
+    assert found.counts["systems left out"] == 1
 
 
 def test_columns_that_are_not_there_are_said(tmp_path: Path) -> None:

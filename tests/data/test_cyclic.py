@@ -298,3 +298,24 @@ def test_shares_hold_one_cycle_per_prompt(samples: list[RankedResponses]) -> Non
     assert max(sizes) <= 1.5 * min(sizes)
     reachable = {text(c.prompt) for omit in aspects_of(samples) for c in flat(samples, omit)}
     assert set(prompts) == reachable
+
+
+def test_the_people_of_the_sample_are_transitive_and_their_majority_is_not() -> None:
+    wins: dict[tuple[str, str], list[str]] = {}
+    for record in read(Source("bundled:people")):
+        assert isinstance(record, Comparison)
+        wins.setdefault((text(record.prompt), record.annotator or ""), []).append(text(record.chosen) + text(record.rejected))
+    tastes: dict[str, set[tuple[str, ...]]] = {}
+    for (_, who), won in wins.items():
+        assert len(won) == 3
+        tastes.setdefault(who, set()).add(
+            next(
+                order
+                for order in itertools.permutations(("A cat.", "A dog.", "A bird."))
+                if set(won) == set(map("".join, itertools.combinations(order, 2)))
+            )
+        )
+    orders = [next(iter(each)) for each in tastes.values() if len(each) == 1]
+    assert len(orders) == len(tastes) == 3
+    for first, second in (("A cat.", "A dog."), ("A dog.", "A bird."), ("A bird.", "A cat.")):
+        assert sum(order.index(first) < order.index(second) for order in orders) == 2

@@ -15,14 +15,16 @@ from conftest import program
 from scipy.special import expit
 from sklearn.linear_model import LogisticRegression  # type: ignore[import-untyped]
 
-from prefrep.errors import ConfigError, DataError
+from prefrep.errors import ConfigError, DataError, RecordError
 from prefrep.evaluation.audit import measures
-from prefrep.evaluation.audit.asked import Asked, pairs_of
+from prefrep.evaluation.audit.asked import Asked, of_judgments, pairs_of
 from prefrep.evaluation.audit.audit import audit
 from prefrep.evaluation.audit.circles import Judging, circles, counted, drawn, judging, tables
-from prefrep.evaluation.audit.read import with_people
+from prefrep.evaluation.audit.read import verdicts, with_people
 from prefrep.evaluation.summary import Bootstrap
 from prefrep.functional.logistic import fit
+from prefrep.judges.writing.judgments import Judgment
+from prefrep.records import Message, RankedResponses
 
 
 def simulated(
@@ -212,9 +214,29 @@ def test_people_among_themselves_leave_their_own_vote_out() -> None:
     votes = [Asked(f"w{n}", "p", "a", "b", p, 0) for n, p in enumerate([0.75, 0.75, 0.75, 0.25])]
     (pair,) = pairs_of(with_people([Asked("j", "p", "b", "a", 0.25, 1)], votes))["j"]
     assert pair.one.people == (1.0, 3.0)
+    with pytest.raises(DataError, match="people voted on none of the pairs"):
+        with_people([Asked("j", "another", "a", "b", 0.25, 1)], votes)
     found = measures.people([pair])
     assert found is not None and found["judge"]["score"] == 1.0
     assert found["people"] == {"score": 3 / 4, "n": 4}  # three agree with 2 : 1, one faces 3 : 0
+
+
+def test_answers_have_the_names_of_their_systems() -> None:
+    answers = ((Message("assistant", "x"),), (Message("assistant", "y"),))
+    tagged = [RankedResponses((Message("user", "p"),), answers, id=name, tags=tags) for name, tags in
+              (("1", {"system_0": "u", "system_1": "j"}), ("2", {"system_0": "u", "system_1": "u"}), ("3", {}))]  # fmt: skip
+    asked = of_judgments(tagged, [Judgment("j", name, (1, 0), (0.75, 0.25)) for name in "123"])
+    assert [(each.prompt, each.a, each.b, each.p, each.first) for each in asked] == [
+        ("p", "u", "j", 0.25, -1), ("p", "2/0", "2/1", 0.25, -1), ("p", "3/0", "3/1", 0.25, -1)
+    ]  # fmt: skip
+    voted = with_people(asked, [Asked("w", "p", "j", "u", 0.75)])  # a file of battles names prompt and systems
+    assert [each.people for each in voted] == [(0.0, 1.0), None, None]
+
+
+def test_a_label_of_one_judge_is_not_lost_behind_another() -> None:
+    silent = [replace(each, gold=None) for each in judged("y", [1, -1])]
+    found = audit(judged("x", [1, -1]) + silent, draws=5, bootstrap=Bootstrap(20))["several"]
+    assert found["panel"]["accuracy"] == audit(judged("x", [1, -1]) + judged("y", [1, -1]), draws=5)["several"]["panel"]["accuracy"]
 
 
 # ------------------------------------------------------------------------------------------------------------------------ programs
@@ -223,14 +245,19 @@ def test_judgebench_verdicts(tmp_path: Path) -> None:
         {"pair_id": "1", "label": "A>B", "order_1": {"text": "[[A>>B]]"}, "order_2": {"text": "[[B>A]]"}},  # right twice
         {"pair_id": "2", "label": "B>A", "order_1": {"text": "[[A>B]]"}, "order_2": {"text": "[[A>B]]"}},  # twice the first
         {"pair_id": "3", "label": "B>A", "order_1": {"decision": None, "text": "?"}, "order_2": {"decision": "A>B"}},
+        {"pair_id": "4", "label": "B>A", "order_1": {"decision": "A=B"}, "order_2": {"decision": "A=B"}},
     ]
     (tmp_path / "jb.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert program("eval", "judge")(["--verdicts", str(tmp_path / "jb.jsonl"), "--out", str(tmp_path / "out"), "--draws", "5"]) == 0
     found = json.loads((tmp_path / "out" / "results.json").read_text())["judges"]["jb"]
-    assert found["labels"]["judgebench"]["score"] == pytest.approx(2 / 3)
-    assert found["labels"]["accuracy"]["score"] == pytest.approx(1 / 3)
+    assert found["labels"]["judgebench"]["score"] == pytest.approx(2 / 4)
+    assert found["labels"]["accuracy"]["score"] == pytest.approx(1 / 4)
+    assert (found["consistency"]["score"], found["consistency"]["both_tied"]) == (pytest.approx(2 / 3), 1)
     assert found["no_verdict"]["reasons"] == {"empty": 1}
     assert "JudgeBench" in (tmp_path / "out" / "judges.html").read_text()
+    (tmp_path / "jb.jsonl").write_text(json.dumps({**rows[0], "order_1": "[[A>B]]"}) + "\n")
+    with pytest.raises(RecordError, match="order_1 is '\\[\\[A>B\\]\\]'"):
+        verdicts(str(tmp_path / "jb.jsonl"), [])
 
 
 def test_a_judge_is_asked_and_audited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,7 +12,7 @@ from scipy.special import expit
 
 from prefrep.battles import Battle, Battles
 from prefrep.data.battles import gathered
-from prefrep.errors import ConfigError
+from prefrep.errors import ConfigError, DataError
 from prefrep.evaluation.leaderboard import circles, groups, rated
 from prefrep.evaluation.leaderboard.printed import leaderboard_lines
 from prefrep.evaluation.leaderboard.settings import ELO, MEAN, Settings
@@ -176,6 +176,37 @@ def test_judges_that_are_sharper_rank_alike_and_others_do_not() -> None:
     sharp = sharper.results["judges"][1]["sharpness"]
     assert sharp["ci95"][0] < 2.5 < sharp["ci95"][1]
     assert groups.evaluate(sharper, "judges", np.zeros(len(sharper.battles), int), ("one",), 5) is None
+
+
+def test_a_judge_who_only_ties_has_no_order_of_systems() -> None:
+    tied = [replace(each, outcome=0.5, judge="b") for each in battles(ORDERED, 5)]
+    found = rated.evaluate(gathered(battles(ORDERED, 5, judge="a") + tied), Settings())
+    test = groups.evaluate(found, "judges", found.battles.judge, found.battles.judges, 3)
+    assert test is not None and [each["kendall_tau_with_all"] is None for each in test["groups"]] == [False, True]
+    assert "rank" in page.html(board.build(found.results | {"one_number": circles.evaluate(found, 3), "groups": [test]}))
+    json.dumps(test, allow_nan=False)
+
+
+@pytest.mark.parametrize("ties", ["davidson", "rao-kupper"])
+def test_resamples_without_a_tie_give_numbers(ties: Any) -> None:
+    made = gathered([*battles(ORDERED, 4), Battle("s0", "s1", 0.5, judge="j")])
+    json.dumps(rated.evaluate(made, Settings(ties=ties, interval="bootstrap", resamples=20)).results, allow_nan=False)
+
+
+def test_battles_without_weight_are_no_battles() -> None:
+    votes = battles(ORDERED, 4, prompts=2)
+    idle = [Battle("s0", "other", 1.0, "p9", "j", weight=0.0)]
+    found, plain = (rated.evaluate(gathered(each), Settings(weigh="prompt")).results for each in (votes + idle, votes))
+    assert found == plain
+    with pytest.raises(DataError, match="needs battles"):
+        rated.evaluate(gathered(idle), Settings())
+
+
+def test_the_table_of_the_chosen_form_is_in_the_order_of_the_ratings() -> None:
+    order = [2, 0, 3, 1]
+    rating = rated.evaluate(gathered(battles(ORDERED[np.ix_(order, order)], 60)), Settings(resamples=2))
+    table = np.array(circles.evaluate(rating, 2)["table"]["log_odds"])
+    assert (table[np.triu_indices(4, 1)] > 0).all()
 
 
 @pytest.mark.parametrize("ties", ["half", "davidson", "rao-kupper"])

@@ -244,3 +244,12 @@ def test_the_next_pair_tells_most() -> None:
     assert {r[a] >= r[b] for a, b, _ in many[::2]} == {True} and {r[a] >= r[b] for a, b, _ in many[1::2]} == {False}
     assert many[-1][2] < many[0][2]
     assert next_pairs(r, np.zeros((5, 5)), 3) == []
+
+
+def test_keys_of_groups_do_not_overflow() -> None:
+    codes = np.array([0, 10**7, 10**7, 5, 10**7])
+    one = np.ones(5)
+    votes = Votes(codes, codes[::-1].copy(), one, one, codes, one, one, codes, np.zeros((5, 0)))
+    rows, group = grouped(votes)
+    key = list(zip(codes, codes[::-1], strict=True))
+    assert len(rows.left) == len(set(key)) and [key[0] == each for each in key] == (group == group[0]).tolist()

@@ -53,6 +53,8 @@ def pairs(path: Path, count: int = 64) -> Path:
     ],
 )
 def test_heads_learn_64_pairs(head: str, kind: str, more: dict[str, str], tmp_path: Path) -> None:
+    """With all weights trained to more than 95 %; adapters and heads alone, on a random model, to a smaller loss."""
+    full, epochs = more.get("lora") == "null" and "frozen" not in more, 6 if head == "pairpm" else 3
     encoders.folder(tmp_path / "base", kind, "EncoderModel" if kind == "t5" else "Model")
     data = str(pairs(tmp_path / "d.jsonl"))
     backbone = [f"--model.backbone.{name}={value}" for name, value in more.items()]
@@ -60,19 +62,18 @@ def test_heads_learn_64_pairs(head: str, kind: str, more: dict[str, str], tmp_pa
     skew += ["--model.head.readout", "linear"] if head == "pairpm" else []
     options = ["--data.train", data, "--data.val", data, "--data.batch_size", "8", "--model.optimizer.lr", "0.005"]
     options += ["--trainer.accumulate_grad_batches", "1", "--trainer.enable_model_summary", "false"]
-    options += ["--trainer.default_root_dir", str(tmp_path / "run"), "--trainer.max_epochs", "6", "--trainer.enable_progress_bar", "false"]
+    options += ["--trainer.max_epochs", str(epochs), "--trainer.enable_progress_bar", "false"]
+    options += ["--trainer.default_root_dir", str(tmp_path / "run")]
     assert fit(["--config", f"tiny/{head}", "--model.backbone.path", str(tmp_path / "base"), *backbone, *skew, *options]) == 0
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     losses = [line["val/loss"] for line in lines if "val/loss" in line]
-    assert losses[-1] < losses[0]
     scorer = Scorer.from_pretrained(tmp_path / "run" / "export")
     rows = [json.loads(line) for line in Path(data).read_text().splitlines()]
     records = [
         Comparison(*((Message(role, row[key]),) for role, key in zip(("user", "assistant", "assistant"), row, strict=True))) for row in rows
     ]
     found = np.array(list(scorer.compare(records)))
-    if more.get("lora") == "null" and "frozen" not in more:
-        assert (found > 0).mean() > 0.95
+    assert (found > 0).mean() > 0.95 if full else min(losses[1:]) < min(losses[0], np.log(2))
     assert np.logaddexp(0, -found).mean() == pytest.approx(min(losses), abs=2e-4)  # the model that was best is the one that scores
     swapped = [Comparison(r.prompt, r.rejected, r.chosen) for r in records[:8]]
     assert list(scorer.compare(swapped)) == pytest.approx((-found[:8]).tolist(), abs=1e-5)
@@ -94,12 +95,12 @@ class EncoderCase(Case):
         return found
 
 
-@pytest.mark.parametrize("kind", ["full", "frozen"])
+@pytest.mark.parametrize("kind", ["full", pytest.param("frozen", marks=pytest.mark.slow)])
 def test_a_killed_run_ends_as_if_nothing_had_happened(kind: str, tmp_path: Path) -> None:
     encoders.folder(tmp_path / "base", "modernbert")
     trials, case = Trials(tmp_path / "trials"), EncoderCase(kind, 2, "steps", path=str(tmp_path / "base"))
     _, size = trials.reference(case)
-    interrupted, found = trials.trial(kind, case, [size // 3, size // 4], signal.SIGKILL)
+    interrupted, found = trials.trial(kind, case, [size // 3], signal.SIGKILL)
     assert interrupted and not found
 
 

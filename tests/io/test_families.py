@@ -14,7 +14,7 @@ import torch
 from conftest import COMPARISONS, program
 from families import RECORDS, said
 from safetensors.torch import load_file, save_file
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, DistilBertConfig, DistilBertForSequenceClassification
 
 from prefrep.errors import CheckpointError, ConfigError, PrefrepError
 from prefrep.io import folder
@@ -33,7 +33,7 @@ def rewards(scorer: Scorer, records: list[RankedResponses] = RECORDS) -> list[fl
     return found
 
 
-@pytest.mark.parametrize("kind", [kind for kind in GOLDEN if kind != "pairrm"])
+@pytest.mark.parametrize("kind", [kind for kind in GOLDEN if "pairrm" not in kind])
 @pytest.mark.parametrize("layout", ["auto", "padded"])
 def test_rewards_of_the_authors_code(kind: str, layout: Any, tmp_path: Path) -> None:
     """`benchmarks/parity/families.py` wrote the golden numbers with RewardBench's classes; folders keep them."""
@@ -60,14 +60,15 @@ def pair_scores(scorer: PairScorer) -> list[float]:
     return list(scorer.compare_one_order(pairs))
 
 
-def test_pairrm(tmp_path: Path) -> None:
-    """Each order as LLM-Blender's code has it, and comparisons the mean over both orders."""
-    scorer = Scorer.from_pretrained(families.write(tmp_path / "rm", "pairrm"))
+@pytest.mark.parametrize("kind", ["pairrm", "better-pairrm"])
+def test_pairrm(kind: str, tmp_path: Path) -> None:
+    """Each order as the code of LLM-Blender and Better-PairRM has it, and comparisons the mean over both orders."""
+    scorer = Scorer.from_pretrained(families.write(tmp_path / "rm", kind), kind=kind)
     assert isinstance(scorer, PairScorer)
-    expected = [value for row in GOLDEN["pairrm"] for value in row]
+    expected = [value for row in GOLDEN[kind] for value in row]
     assert pair_scores(scorer) == pytest.approx(expected, abs=1e-5)
     table = next(scorer.tables(RECORDS))
-    first, second, back, again = GOLDEN["pairrm"][0]
+    first, second, back, again = GOLDEN[kind][0]
     assert table[0, 1:].tolist() == pytest.approx([(first - back) / 2, (second - again) / 2], abs=1e-5)
     assert np.array_equal(table, -table.T)
     assert first + back != pytest.approx(0, abs=1e-3)  # else the order would not matter
@@ -79,8 +80,8 @@ def test_pairrm(tmp_path: Path) -> None:
 
 
 CLASSIFIERS = [
-    ("deberta-v2", {}), ("roberta", {}), ("xlm-roberta", {}), ("bert", {}), ("modernbert", {"classifier_pooling": "mean"}),
-    ("modernbert", {"classifier_pooling": "cls"}), ("deberta-v2", {"type_vocab_size": 2}),
+    ("deberta-v2", {}), ("roberta", {}), ("xlm-roberta", {}), ("camembert", {}), ("bert", {}),
+    ("modernbert", {"classifier_pooling": "mean"}), ("modernbert", {"classifier_pooling": "cls"}), ("deberta-v2", {"type_vocab_size": 2}),
 ]  # fmt: skip
 
 
@@ -288,6 +289,39 @@ def test_damaged_models_get_a_sentence(kind: str, change: str, tmp_path: Path) -
     assert not (tmp_path / "ran").exists()
 
 
+def test_a_head_without_its_last_layer(tmp_path: Path) -> None:
+    place = families.write(tmp_path / "rm", "inform")
+    tensors = load_file(place / "model.safetensors")
+    kept = {name: tensor for name, tensor in tensors.items() if not name.startswith("score.2")}
+    save_file(kept, place / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match="the head ends in 32 outputs, and INF-ORM has one"):
+        Scorer.from_pretrained(place)
+
+
+def test_an_activation_that_is_unknown(tmp_path: Path) -> None:
+    encoders.folder(tmp_path / "rm", "deberta-v2", "ForSequenceClassification", pooler_hidden_act="mish")
+    with pytest.raises(CheckpointError, match=r"rm: config.json says pooler_hidden_act 'mish'; prefrep has relu"):
+        Scorer.from_pretrained(tmp_path / "rm")
+
+
+def test_classifiers_without_a_row_are_not_taken_for_others(tmp_path: Path) -> None:
+    """DistilBERT's has a tensor that DeBERTa's has, too."""
+    DistilBertForSequenceClassification(DistilBertConfig(vocab_size=300, dim=32, hidden_dim=64, n_layers=1, n_heads=2)).save_pretrained(
+        tmp_path / "rm"
+    )
+    encoders.tokenizer().save_pretrained(tmp_path / "rm")
+    with pytest.raises(CheckpointError, match=r"a reward model has score.weight \[1, 32\]") as caught:
+        Scorer.from_pretrained(tmp_path / "rm")
+    assert "DeBERTa" not in str(caught.value)
+
+
+def test_a_pair_without_its_marks(tmp_path: Path) -> None:
+    """As the authors' code, prefrep reads no other token instead."""
+    place = families.write(tmp_path / "rm", "pairrm", cand2_prefix_id=200)
+    with pytest.raises(ConfigError, match="a text lacks the marked token 200"):
+        list(Scorer.from_pretrained(place).compare(COMPARISONS))
+
+
 def test_foreign_code_is_neither_run_nor_needed(tmp_path: Path) -> None:
     """ArmoRM's config.json names a file of its own, which is there and raises."""
     place = families.write(tmp_path / "rm", "armorm")
@@ -314,7 +348,7 @@ def test_several_labels_need_a_choice(tmp_path: Path) -> None:
 
 def test_every_family_has_a_title_and_a_test() -> None:
     tested = {*map(lambda kind: families.KINDS.get(kind, kind), families.LAYOUTS), "deberta", "roberta", "bert", "modernbert", "steamshp"}
-    assert set(FAMILIES) - tested == {"better-pairrm"}
+    assert set(FAMILIES) - tested == {"better-pairrm"}  # of the layout of PairRM, with golden numbers of its own
     assert set(FAMILIES) < set(TITLES)
 
 

@@ -120,3 +120,10 @@ def test_forms_that_make_no_sense_are_refused() -> None:
         form_of("best-of", "reasons", 27)
     with pytest.raises(ConfigError, match="points must lie between 2 and 9 with style letter, got 10"):
         form_of("rating", "letter")
+
+
+def test_probabilities_stand_where_the_verdict_does() -> None:
+    """Some servers list the end of the turn, which is a token and no text."""
+    tail = (("[[", {"[[": 0.0}), ("A", {"A": math.log(0.8), "B": math.log(0.2)}), ("]]", {"]]": math.log(0.9), "B": math.log(0.1)}))
+    for more in ((), (("<|im_end|>", {"<|im_end|>": 0.0}),)):
+        assert read(Reply("Fine. [[A]]", tail=(*tail, *more)), PAIR, "reasons").shares == pytest.approx((0.8, 0.2))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import encoders
 import pytest
 import torch
 from conftest import TINY, tiny
@@ -106,6 +107,20 @@ def stops_at_the_original_length(path: str) -> bool:
     return Backbone(path).room == 8
 
 
+def reads_as_much_as_it_says(path: str) -> bool:
+    backbone = Backbone(path).eval()
+
+    def reads(length: int) -> bool:
+        ids, tree = torch.arange(length)[None] % 200 + 3, torch.zeros(1, length, dtype=torch.long)
+        try:
+            backbone(ids, torch.arange(length)[None], tree, tree, padded=True)
+        except (IndexError, RuntimeError):
+            return False
+        return True
+
+    return reads(80) if backbone.room is None else reads(backbone.room) and not reads(backbone.room + 1)
+
+
 def may_round(path: str) -> bool:
     """Every token that is read moves all states a little, as experts may."""
     forward = Backbone._read
@@ -128,7 +143,8 @@ def reads_with_adapters(path: str) -> bool:
 
 
 Check = Callable[[str], bool]
-NEEDS: dict[tuple[str, str], tuple[Callable[[], Any], Check]] = {
+# By family and effect or attribute: a configuration, or an encoder of `encoders`, and the check.
+NEEDS: dict[tuple[str, str], tuple[Callable[[], Any] | str, Check]] = {
     **{(family, effect): (config, knows_its_logits) for family, config in SCALED.items()
        for effect in ("logit factor", "logit divisor", "logit cap")},
     ("gemma3", "attention cap"): (lambda: Gemma3TextConfig(**TINY, head_dim=16, attn_logit_softcapping=2.0), falls_back_to_eager),
@@ -147,6 +163,8 @@ NEEDS: dict[tuple[str, str], tuple[Callable[[], Any], Check]] = {
     ("mixtral", "noise"): (lambda: MixtralConfig(**TINY, num_local_experts=4, router_jitter_noise=0.5), trains_as_it_evaluates),
     ("phimoe", "noise"): (lambda: PhimoeConfig(**TINY, num_local_experts=4, input_jitter_noise=0.5), trains_as_it_evaluates),
     ("phimoe", "router mode"): (lambda: PhimoeConfig(**TINY, num_local_experts=4, router_jitter_noise=0.9), trains_as_it_evaluates),
+    ("deberta", "relative positions"): ("deberta-v2", reads_as_much_as_it_says),
+    **{(family, "position offset"): (family, reads_as_much_as_it_says) for family in ("roberta", "xlm-roberta", "camembert")},
     ("phimoe", "router class"): (lambda: PhimoeConfig(**TINY, num_local_experts=4), reads_with_adapters),
 }  # fmt: skip
 
@@ -154,7 +172,11 @@ NEEDS: dict[tuple[str, str], tuple[Callable[[], Any], Check]] = {
 @pytest.mark.parametrize("quirk", QUIRKS, ids=lambda quirk: f"{quirk.family}-{quirk.attribute}")
 def test_every_row_is_needed(quirk: Quirk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config, check = NEEDS.get((quirk.family, quirk.attribute)) or NEEDS[quirk.family, quirk.effect]
-    path = tiny(tmp_path, config())
+    if isinstance(config, str):
+        encoders.folder(tmp_path, config, max_position_embeddings=64)
+        path = str(tmp_path)
+    else:
+        path = tiny(tmp_path, config())
     assert check(path)
     monkeypatch.setattr(families, "QUIRKS", tuple(row for row in QUIRKS if row is not quirk))
     torch.manual_seed(0)

@@ -25,7 +25,8 @@ class Found(NamedTuple):
 
     Args:
         battles: Those with a verdict.
-        counts: `rows`, `no verdict`, `both bad`, `same system` (left out), `judges merged`.
+        counts: `rows`, `no verdict`, `both bad`, `same system` (left out), `judges merged`, `systems left out`
+            (in no row with a verdict).
         formats: Name of the format of each file.
     """
 
@@ -58,6 +59,7 @@ def read(paths: Sequence[str], columns: Columns | None = None) -> Found:
             part, formats[str(file)] = _read_file(file, wanted, counts)
             parts.append(part)
     battles = joined(parts)
+    counts["systems left out"] = len(battles.systems) - len((battles := battles.met()).systems)
     if not len(battles):
         raise DataError(f"{', '.join(paths)}: no row has a verdict ({counts['no verdict']:,} rows without one); nothing can be ranked")
     return Found(battles, counts, formats)

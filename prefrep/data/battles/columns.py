@@ -236,11 +236,18 @@ def _outcomes(table: Read, sides: Sequence[NDArray[np.int64]], systems: tuple[st
     values = np.array([*said_values, np.nan])
     outcome = values[column.codes]  # code -1 is the last, NaN
     for code, text in enumerate(column.names):
-        if np.isfinite(said_values[code]) or text.strip().lower() in _NOTHING:
+        winner, label = known.get(text, -1), bool(np.isfinite(said_values[code])) or text.strip().lower() in _NOTHING
+        if label and winner < 0:
             continue
         rows = np.flatnonzero(column.codes == code)
-        winner = known.get(text, -1)
         hit = np.where(sides[0][rows] == winner, LEFT, np.where(sides[1][rows] == winner, RIGHT, np.nan))
+        if label:
+            if not (np.isnan(hit) | (hit == said_values[code])).all():
+                raise DataError(
+                    f"{file}: the winner {text!r:.60} may be a side, a number or a system of that name; rename the system or "
+                    "write model_a, model_b or tie"
+                )
+            continue
         if np.isnan(hit).any():
             row = int(rows[np.flatnonzero(np.isnan(hit))[0]]) + 1
             raise DataError(

@@ -105,6 +105,8 @@ def _coded(column: Any) -> Coded:
 
     if pyarrow.types.is_nested(column.type):  # such as a list that names a judge and its prompt
         column = pyarrow.array([None if each is None else _flat(each) for each in column.to_pylist()], pyarrow.string())
+    if pyarrow.types.is_floating(column.type):
+        column = pc.if_else(pc.is_nan(column), None, column)
     if isinstance(column, pyarrow.ChunkedArray):
         column = column.combine_chunks() if not pyarrow.types.is_dictionary(column.type) else column.unify_dictionaries().combine_chunks()
     if not pyarrow.types.is_dictionary(column.type):
@@ -126,7 +128,7 @@ def _unique(column: Coded) -> Coded:
 def _flat(value: Any) -> str:
     if isinstance(value, list | tuple):
         return "_".join(map(str, value))
-    if isinstance(value, float) and value == int(value):
+    if isinstance(value, float) and value.is_integer():
         return str(int(value))
     return str(value)
 
@@ -134,7 +136,7 @@ def _flat(value: Any) -> str:
 def _floats(column: Any) -> Any:
     import pyarrow
 
-    if pyarrow.types.is_nested(column.type):
+    if pyarrow.types.is_struct(column.type):
         return np.array([totalled(each) for each in column.to_pylist()])
     return np.asarray(column.cast(pyarrow.float64()).to_numpy(), dtype=np.float64)
 
@@ -158,7 +160,7 @@ def of_rows(rows: Sequence[Mapping[str, Any]], wanted: Columns, file: str) -> Re
                 raise DataError(f"{file}: the column {name} must hold numbers") from None
         else:
             place: dict[str, int] = {}
-            codes = [-1 if each is None or each == "" else place.setdefault(_flat(each), len(place)) for each in values]
+            codes = [-1 if each is None or each == "" or each != each else place.setdefault(_flat(each), len(place)) for each in values]
             texts[name] = Coded(np.array(codes, dtype=np.int64), tuple(place))
     return Read(names, texts, counted)
 

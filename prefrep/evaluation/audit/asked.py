@@ -115,7 +115,8 @@ def of_judgments(records: Sequence[Record], judgments: Iterable[Judgment]) -> li
     """Return the verdicts of a judge that writes about two answers at a time, with the labels and texts of what it was asked about.
 
     Args:
-        records: What it was asked about, each with an id of its own; a comparison's chosen answer is number 0.
+        records: What it was asked about, each with an id of its own; a comparison's chosen answer is number 0. Tags `system_0`,
+            `system_1` and so on name the systems behind the answers, where they are known.
         judgments: Its judgments.
     """
     known = {record.id: record for record in records}
@@ -126,11 +127,13 @@ def of_judgments(records: Sequence[Record], judgments: Iterable[Judgment]) -> li
         i, j = sorted(each.places)
         p = None if each.values is None else each.values[each.places.index(i)]
         features = {name: (value(answers[i]), value(answers[j])) for name, value in MEASURES.items()}
-        prompt = repr(record.prompt) if record.prompt else record.id
-        names = record.tags.get(f"system_{i}", str(i)), record.tags.get(f"system_{j}", str(j))
+        prompt = record.prompt[0].content if len(record.prompt) == 1 else repr(record.prompt) if record.prompt else record.id
+        names = [record.tags.get(f"system_{place}") or f"{record.id}/{place}" for place in (i, j)]
+        if names[0] == names[1]:
+            names = [f"{record.id}/{place}" for place in (i, j)]
         found.append(
-            Asked(each.judge, prompt, f"{record.id}/{names[0]}", f"{record.id}/{names[1]}", p, 1 if each.places[0] == i else -1,
-                  each.soft, each.why if p is None else "", _gold(record, i, j), None, features)
+            Asked(each.judge, prompt, *names, p, 1 if each.places[0] == i else -1, each.soft, each.why if p is None else "",
+                  _gold(record, i, j), None, features)
         )  # fmt: skip
     return found
 

@@ -69,7 +69,8 @@ def lines(results: Mapping[str, Any]) -> Iterator[str]:
             if "people" in found["people"]:
                 yield f"  {'people with each other':<34}{found['people']['people']['score']:>7.3f}"
         if (same := found["consistency"]) is not None:
-            yield from _share("both orders agree", same, f"twice the first {same['twice_first']}, twice the second {same['twice_second']}")
+            said = f"twice a tie {same['both_tied']}, twice the first {same['twice_first']}, twice the second {same['twice_second']}"
+            yield from _share("both orders agree", same, said)
         if (place := found["position"]) is not None:
             yield f"  {'prefers the first place, nats':<34}{_nats(place)}  ({place['rule']})"
         strength = found["at_equal_strength"] or {}

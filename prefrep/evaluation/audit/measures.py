@@ -84,7 +84,10 @@ def people(pairs: Sequence[Pair]) -> dict[str, Any] | None:
 
 
 def consistency(pairs: Sequence[Pair]) -> dict[str, Any] | None:
-    """Return how often both orders say the same, and what they say else; None: no pair was asked in both orders."""
+    """Return how often both orders say the same, a tie included, and what they say else; None: no pair was asked in both orders.
+
+    Others count pairs whose orders name the same winner: `n` times `score`, less `both_tied`.
+    """
     both = [pair for pair in pairs if pair.both_orders and not math.isnan(pair.log_odds)]
     if not both:
         return None
@@ -95,6 +98,7 @@ def consistency(pairs: Sequence[Pair]) -> dict[str, Any] | None:
         "twice_first": int(((signs[:, 0] > 0) & (signs[:, 1] < 0)).sum()),
         "twice_second": int(((signs[:, 0] < 0) & (signs[:, 1] > 0)).sum()),
         "one_tie": int((~same & (signs == 0).any(1)).sum()),
+        "both_tied": int((signs == 0).all(1).sum()),
     }
 
 

@@ -52,6 +52,8 @@ def _own(path: str, records: Sequence[Record]) -> list[Asked]:
     for row, place in rows_of(path):
         try:
             values = None if row["values"] is None else tuple(float(each) for each in row["values"])
+            if values is not None and len(values) != len(row["places"]):
+                raise ValueError(f"{len(values)} values for {len(row['places'])} answers")
             judgments.append(
                 Judgment(str(row["judge"]), str(row["id"]), tuple(map(int, row["places"])), values, bool(row.get("soft")),
                          str(row.get("why", "")), tuple(map(str, row.get("replies", ()))))
@@ -76,6 +78,8 @@ def _judgebench(row: Mapping[str, Any], place: str, judge: str) -> list[Asked]:
     form, found = form_of("grades", "reasons"), []
     for key, first in (("order_1", 1), ("order_2", -1)):
         said = row[key] or {}
+        if not isinstance(said, Mapping):
+            raise RecordError(place, f"{key} is {said!r:.40}", 'it must be an object with "decision" or "text"')
         # Its own reading, where it is in the file: texts there can be cut to their ends.
         text = f"[[{said['decision']}]]" if said.get("decision") else "" if "decision" in said else str(said.get("text") or "")
         reading = read(Reply(text), form, "reasons")
@@ -115,6 +119,9 @@ def with_people(questions: Sequence[Asked], votes: Sequence[Asked]) -> list[Aske
     Args:
         questions: What judges were asked.
         votes: What people said, each a vote, whoever gave it.
+
+    Raises:
+        DataError: No vote is about a question.
     """
     counted: dict[tuple[str, str, str], list[float]] = {}
     for vote in votes:
@@ -132,4 +139,11 @@ def with_people(questions: Sequence[Asked], votes: Sequence[Asked]) -> list[Aske
         else:
             ours, theirs = votes_on if each.a == low else votes_on[::-1]
             found.append(replace(each, people=(ours, theirs)))
+    if questions and all(each.people is None for each in found):
+        one, vote = questions[0], votes[0]
+        raise DataError(
+            f"people voted on none of the pairs: a question is about {one.a!r:.40} and {one.b!r:.40} on {one.prompt!r:.40}, a vote "
+            f"about {vote.a!r:.40} and {vote.b!r:.40} on {vote.prompt!r:.40}; prompts and systems need the same names in both (in data for "
+            "--model, tags system_0 and system_1 name the systems, and the prompt is its text)"
+        )
     return found

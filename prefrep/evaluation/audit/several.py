@@ -40,7 +40,8 @@ def several(by_judge: Mapping[str, Sequence[Pair]], quorum: int | None) -> dict[
             key, sign = (pair.one.prompt, low, high), 1.0 if pair.one.a == low else -1.0
             units.setdefault(key, {})[name] = sign * float(np.sign(pair.log_odds))
             label = pair.one.gold
-            gold[key] = label if label is None or sign > 0 else 1 - label
+            if gold.setdefault(key, None) is None and label is not None:
+                gold[key] = label if sign > 0 else 1 - label
     table = np.array([[unit.get(name, math.nan) for unit in units.values()] for name in names])
     if not (np.isfinite(table).sum(0) >= 2).any():
         return None

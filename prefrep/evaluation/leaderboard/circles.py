@@ -53,7 +53,9 @@ def evaluate(rated: Rated, draws: int) -> dict[str, Any]:
 
     Returns:
         `forms`: held-out log loss of each. `tests`: observed statistics, the same under transitive judges, and p. `sets`: members, and how
-        often each system is one. `circles`: the clearest ones. `dependence`: see `functional.rating_nulls`.
+        often each system is one. `circles`: the clearest ones. `dependence`: see `functional.rating_nulls`. `table`: log-odds of the
+        chosen form, in the order of the ratings; None above 100 systems. `soft`: whether verdicts are probabilities, which the null does
+        not draw: its plain verdicts have more noise, so that circles beyond it are circles, and p is too large.
     """
     battles, votes, settings = rated.battles, rated.votes, rated.settings
     size = len(battles.systems)
@@ -64,13 +66,15 @@ def evaluate(rated: Rated, draws: int) -> dict[str, Any]:
     whole = _form(votes, size, fit, chosen, prior)
     tests = _tests(rated, fit, draws)
     generator = intervals.stream(settings.seed, "sets")
+    order = np.argsort(-rated.fit.ratings, kind="stable")
     return {
         "forms": forms,
         "chosen": chosen,
+        "soft": bool((~np.isin(votes.outcome, (0.0, 0.5, 1.0))).any()),
         **tests,
         "sets": _sets(rated, fit, whole, chosen, prior, generator),
         "circles": _clearest(votes, battles, size),
-        "table": {"form": chosen, "log_odds": np.round(whole.table(), 4).tolist()} if size <= 100 else None,
+        "table": {"form": chosen, "log_odds": np.round(whole.table()[np.ix_(order, order)], 4).tolist()} if size <= 100 else None,
     }
 
 

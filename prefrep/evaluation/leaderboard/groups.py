@@ -34,8 +34,8 @@ def evaluate(rated: Rated, what: str, codes: Codes, names: tuple[str, ...], draw
         draws: Samples of the null: one rating per system, with a sharpness and an order effect for each group.
 
     Returns:
-        `groups` with sharpness and their own order of systems; `likelihood_ratio`, its null and `p`; None: fewer than two groups have
-        enough battles.
+        `groups` with sharpness and their own order of systems (a tau of None: a group that ties all); `likelihood_ratio`, its null and `p`;
+        None: fewer than two groups have enough battles.
     """
     votes, battles = rated.votes, rated.battles
     size = len(battles.systems)
@@ -69,7 +69,7 @@ def evaluate(rated: Rated, what: str, codes: Codes, names: tuple[str, ...], draw
                 "sharpness": float(common.sharpness[i]),
                 "order": float(common.order[i]),
                 "first": battles.systems[int(own[i].ratings.argmax())],
-                "kendall_tau_with_all": rankings.kendall_tau(own[i].ratings, common.ratings),
+                "kendall_tau_with_all": None if np.isnan(tau := rankings.kendall_tau(own[i].ratings, common.ratings)) else tau,
             }
             for i, code in enumerate(kept)
         ],

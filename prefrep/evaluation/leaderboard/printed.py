@@ -31,12 +31,16 @@ def verdict(results: Mapping[str, Any]) -> str:
     """Return in a sentence whether one number per system suffices."""
     found = results["one_number"]
     names = [f"{TESTS[name]} (p {each['p']:.2g})" for name, each in found["tests"].items() if each["p"] <= 0.05 / len(found["tests"])]
+    plain = (
+        ", though transitive judges give plain verdicts here and these are probabilities, so that circles can hide"
+        if found.get("soft")
+        else ""
+    )
     chosen, gain = found["chosen"], found["forms"][found["chosen"]]
     better = chosen != "ratings" and gain["ci95"][1] < 0
     if not names and not better:
-        return (
-            "One number per system suffices: richer forms predict held-out battles no better, and transitive judges show as many circles."
-        )
+        told = "richer forms predict held-out battles no better, and transitive judges show as many circles"
+        return f"One number per system suffices: {told}{plain}."
     said = []
     if better:
         low, high = (-each for each in gain["ci95"][::-1])

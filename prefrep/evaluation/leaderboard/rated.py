@@ -134,6 +134,7 @@ def evaluate(battles: Battles, settings: Settings) -> Rated:
     if missing.any():
         notes.append(f"{missing.sum():,} battles lack a feature of style and are left out")
         battles = battles.take(~missing)
+    battles = battles.take(battles.weight > 0).met()
     if len(battles.systems) < 2 or not len(battles):
         raise DataError("a leaderboard needs battles of two systems or more")
     votes, settings = votes_of(battles, settings)
@@ -165,7 +166,8 @@ def evaluate(battles: Battles, settings: Settings) -> Rated:
     generator = intervals.stream(settings.seed, "ratings")
     draws = None
     if settings.interval == "bootstrap":
-        draws = np.array([np.where(fit.free, each.theta, 0.0) for each in resamples(fit, rows, settings.resamples, generator)])
+        thetas = (each.theta for each in resamples(fit, rows, settings.resamples, generator))
+        draws = np.array([np.where(fit.free, np.maximum(theta, ratings.NO_TIES), 0.0) for theta in thetas])
         deviations = draws[:, :size] - fit.ratings
     else:
         deviations = rating_errors.normal_draws(whole[:size, :size], _RANK_DRAWS, generator)

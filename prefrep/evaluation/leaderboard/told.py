@@ -14,7 +14,7 @@ from prefrep.evaluation.leaderboard.settings import MEAN, Settings
 from prefrep.functional import dominance, rating_errors
 from prefrep.functional.battle_votes import Votes
 from prefrep.functional.outcomes import expected_shares
-from prefrep.functional.ratings import Fit, log_odds
+from prefrep.functional.ratings import NO_TIES, Fit, log_odds
 from prefrep.metrics import intervals
 
 Floats = NDArray[np.float64]
@@ -30,6 +30,8 @@ def reading_notes(counts: Mapping[str, int]) -> list[str]:
         "both bad": "{:,} of {:,} rows call both answers bad, which counts as a tie",
     }
     found = [text.format(counts[name], counts["rows"]) for name, text in words.items() if counts.get(name)]
+    if counts.get("systems left out"):
+        found.append(f"{counts['systems left out']:,} systems are in no row with a verdict and are left out")
     if counts.get("judges merged"):
         found.append(f"{counts['judges merged']:,} judges are one here, a crowd; --judge COLUMN gives each a sharpness and an order effect")
     return found
@@ -117,7 +119,7 @@ def results_of(
 def _expected(votes: Votes, fit: Fit) -> Floats:
     """Return the wins of i over j that the fit expects, [K, K], with half of the ties."""
     size = fit.model.systems
-    tie = np.maximum(fit.tie[votes.judge], -40.0)
+    tie = np.maximum(fit.tie[votes.judge], NO_TIES)
     share = expected_shares(log_odds(fit.model, fit.theta, votes), tie, fit.model.ties)
     pairs, left = votes.left * size + votes.right, votes.weight * (share[:, 0] + share[:, 1] / 2)
     won = np.bincount(pairs, left, size * size).reshape(size, size)

@@ -131,8 +131,10 @@ def _json(text: str, form: Form) -> tuple[str | None, int, str]:
 
 def _shares_at(reply: Reply, place: int, form: Form) -> tuple[float, ...] | None:
     """Return probabilities of labels where the verdict stands in the text; None: its token was not kept or says more than a label."""
-    end = len(reply.text)
-    for number in range(len(reply.tail) - 1, -1, -1):
+    end, last = len(reply.text), len(reply.tail) - 1
+    while last >= 0 and not reply.text.endswith(reply.tail[last][0]):  # some servers list the end of the turn, which is not in the text
+        last -= 1
+    for number in range(last, -1, -1):
         begin = end - len(reply.tail[number][0])
         if begin <= place < end:
             return _token_shares(reply.tail, number, form)
