@@ -77,7 +77,9 @@ class ImplicitScorer(Scorer):
         recipe = {"read from": "policy", "form": form, "beta": beta, "policy": policy.recipe(), "head": {"class": "BTHead"}}
         if reference is not None:
             recipe |= {"reference": reference.recipe()}
-        encode = encode or EncodeConfig(max_length=min(2048, policy.room or 2048), context=context_of(policy.path))
+        encode = encode or EncodeConfig(max_length=2048, context=context_of(policy.path))
+        rooms = [model.room for model in (policy, reference) if model is not None and model.room is not None]
+        encode = replace(encode, max_length=min([encode.max_length, *rooms]))
         super().__init__(PreferenceModel(policy, head, 1 / beta, encode, tokenizer, recipe), batch_tokens, layout)
         self._reference, self._form = reference, form
         self._encoder = Encoder(tokenizer, self._encoder.config, "single", policy=True, given="refuse")

