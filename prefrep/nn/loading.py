@@ -71,7 +71,7 @@ def load_tokenizer(
                 raise
             tokenizer = AutoTokenizer.from_pretrained(place, gguf_file=gguf, **common)
         # Without files, transformers makes the tokenizer of the family with special tokens alone, or hardly more.
-        if len(tokenizer) - len(tokenizer.added_tokens_decoder) < 26:
+        if len(tokenizer) - len(tokenizer.added_tokens_decoder) < 5:
             raise ValueError("it has no vocabulary: there are no files of a tokenizer")
     except Exception as error:  # tokenizers raises bare exceptions, and a damaged file anything
         raise _unreadable(path, "tokenizer", error, trust_remote_code) from error

@@ -128,11 +128,11 @@ def of_judgments(records: Sequence[Record], judgments: Iterable[Judgment]) -> li
         p = None if each.values is None else each.values[each.places.index(i)]
         features = {name: (value(answers[i]), value(answers[j])) for name, value in MEASURES.items()}
         prompt = record.prompt[0].content if len(record.prompt) == 1 else repr(record.prompt) if record.prompt else record.id
-        names = [record.tags.get(f"system_{place}") or f"{record.id}/{place}" for place in (i, j)]
-        if names[0] == names[1]:
-            names = [f"{record.id}/{place}" for place in (i, j)]
+        a, b = (record.tags.get(f"system_{place}") or f"{record.id}/{place}" for place in (i, j))
+        if a == b:
+            a, b = f"{record.id}/{i}", f"{record.id}/{j}"
         found.append(
-            Asked(each.judge, prompt, *names, p, 1 if each.places[0] == i else -1, each.soft, each.why if p is None else "",
+            Asked(each.judge, prompt, a, b, p, 1 if each.places[0] == i else -1, each.soft, each.why if p is None else "",
                   _gold(record, i, j), None, features)
         )  # fmt: skip
     return found

@@ -32,7 +32,7 @@ class EndpointWriter:
     Args:
         model: Name of the model there.
         url: Base URL, such as `http://127.0.0.1:8000/v1`.
-        key_env: Environment variable that holds the key; where it is not set, none is sent.
+        key_env: Environment variable that holds the key; where it is not set, the word "none" is sent.
         concurrency: Requests in flight at a time.
         timeout: Seconds for one request.
         attempts: How often a request is repeated that got no answer.
