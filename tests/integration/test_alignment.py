@@ -239,7 +239,7 @@ def test_callbacks_that_do_not_fit_get_one_sentence(callback: str, words: str, t
     data = written(tmp_path / "data.jsonl", [{"prompt": "Say it", "chosen": "yes", "rejected": "no"}])
     with pytest.raises(SystemExit) as stop:
         run(lambda: fit(data, tmp_path / "run", f"--trainer.callbacks+={callback}"))
-    assert stop.value.code == 1 and words in capsys.readouterr().err.strip().splitlines()[-1]
+    assert stop.value.code in (1, 2) and words in capsys.readouterr().err.strip().splitlines()[-1]
 
 
 @pytest.mark.parametrize("across", ["joint", "conditional"])
