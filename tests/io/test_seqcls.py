@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import string
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -191,7 +192,7 @@ def test_a_tokenizer_that_cannot_follow_is_refused(tmp_path: Path) -> None:
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
     model = model_of("llama")
-    vocabulary = {token: number for number, token in enumerate(["<s>", "</s>", "<unk>", "▁", *"abcdefgh"])}
+    vocabulary = {token: number for number, token in enumerate(["<s>", "</s>", "<unk>", "▁", *string.ascii_lowercase])}
     inner = Tokenizer(models.BPE(vocabulary, [], unk_token="<unk>"))
     inner.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
     inner.add_special_tokens(["<s>", "</s>", "<unk>"])
