@@ -81,7 +81,7 @@ CASES: list[tuple[Any, type[Part], tuple[Any, ...], dict[str, Any]]] = [
         TransformersSampler(0.5), Part, (),
         {
             "class": "prefrep.generation.transformers.TransformersSampler", "temperature": 0.5, "top_p": 0.9, "max_new_tokens": 256,
-            "template": "auto", "top_k": 0, "dtype": "auto", "tokens": 2**18,
+            "template": "auto", "top_k": 0, "dtype": "auto", "tokens": 2**16,
         },
     ),
     (Saw(12, ("b", "c")), Tool, (), {"class": f"{__name__}.Saw", "teeth": 12, "names": ["b", "c"]}),

@@ -44,7 +44,7 @@ class TiltedSampler(TransformersSampler):
         template: Template = "auto",
         top_k: int = 0,
         dtype: Literal["auto", "float32", "bfloat16"] = "auto",
-        tokens: int = 2**18,
+        tokens: int = 2**16,
     ) -> None:
         super().__init__(temperature, top_p, max_new_tokens, template, top_k, dtype, tokens)
         if not 0 <= tilt < float("inf"):

@@ -28,7 +28,8 @@ def play(objective: PolicyObjective, payoff: Tensor, start: Tensor, rounds: int)
     """Return the policies of all rounds, the start first [rounds + 1, K].
 
     Args:
-        objective: The objective. Its payoffs are A whether it reads win rates or averages log-odds (its table is made accordingly).
+        objective: The objective. Its payoffs are A whether its `values` are win rates or log-odds (its table is made accordingly). One that
+            makes win rates elsewhere, as CaPO does, gets A as log-odds.
         payoff: A, skew, all entries between -1/2 and 1/2 [K, K].
         start: pi_0, positive [K].
         rounds: Number of rounds.
