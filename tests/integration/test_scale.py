@@ -10,6 +10,7 @@ from inspect import signature
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -21,6 +22,7 @@ from safetensors.torch import load_file
 from prefrep.callbacks import Export
 from prefrep.cli.main import main
 from prefrep.errors import CheckpointError, ConfigError
+from prefrep.modules import BradleyTerry
 from prefrep.nn.heads import BTHead
 from prefrep.nn.losses import LogisticLoss
 
@@ -162,9 +164,8 @@ def test_export_refuses_shards_before_training(tmp_path: Path) -> None:
     best: Any = SimpleNamespace(
         strategy=ModelParallelStrategy(), checkpoint_callbacks=kept, default_root_dir=str(tmp_path), is_global_zero=False
     )
-    module: Any = SimpleNamespace(
-        backbone=SimpleNamespace(path="bundled:tiny-llama", settings={"quantize": "none"}), head=BTHead(8), loss=LogisticLoss()
-    )
+    backbone = SimpleNamespace(path="bundled:tiny-llama", settings={"quantize": "none"})
+    module: Any = Mock(spec=BradleyTerry, backbone=backbone, head=BTHead(8), loss=LogisticLoss())
     with pytest.raises(ConfigError, match=r"Export\.which: last"):
         Export().on_fit_start(best, module)
     Export(which="last").on_fit_start(best, module)
