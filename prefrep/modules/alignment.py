@@ -19,6 +19,7 @@ from prefrep.modules.base import Schedule
 from prefrep.modules.pair_metrics import PairMetrics, Stage
 from prefrep.modules.policy import PolicyModule
 from prefrep.modules.preference import adamw
+from prefrep.modules.steps import ComparingSteps
 from prefrep.nn.alignment import AlignmentLoss, DPOLoss, Responses
 from prefrep.nn.backbone import Backbone
 
@@ -26,7 +27,7 @@ ADAMW = adamw(1e-6)
 SCHEDULE = Schedule("linear", 0.1)
 
 
-class DirectAlignment(PolicyModule):
+class DirectAlignment(ComparingSteps, PolicyModule):
     """A policy that learns from pairs of given responses: DPO and its kin (arXiv 2305.18290).
 
     It reads `PreferenceData` as a preference model does: a prompt once for all its responses, soft labels, weights. Its log-odds are
@@ -159,20 +160,3 @@ class DirectAlignment(PolicyModule):
                 more["divergence"] = divergence
             self.metrics.record(self, stage, loss, losses, self._log_odds(first, second), batch, more)
         return loss
-
-    def training_loss(self, batch: TreeBatch) -> Tensor:
-        """Return the loss of a batch."""
-        return self._step(batch, "train")
-
-    def validation_step(self, batch: TreeBatch) -> None:
-        """Update loss, accuracy and mean probability."""
-        self._step(batch, "val")
-
-    def test_step(self, batch: TreeBatch) -> None:
-        """Update loss, accuracy and mean probability."""
-        self._step(batch, "test")
-
-    def predict_step(self, batch: TreeBatch) -> Tensor:
-        """Return the log-odds of each pair, in nats [P]."""
-        log_odds: Tensor = self(batch)
-        return log_odds

@@ -24,6 +24,7 @@ from prefrep.modules.annotating import meet, note, recall
 from prefrep.modules.base import LanguageModule, Schedule
 from prefrep.modules.pair_metrics import PairMetrics, Stage
 from prefrep.modules.sharding import shard
+from prefrep.modules.steps import ComparingSteps
 from prefrep.nn.backbone import Backbone
 from prefrep.nn.context import Context
 from prefrep.nn.heads import PreferenceHead
@@ -41,7 +42,7 @@ ADAMW = adamw(2e-6)
 SCHEDULE = Schedule()
 
 
-class PreferenceModule(LanguageModule):
+class PreferenceModule(ComparingSteps, LanguageModule):
     """A backbone that reads text, a head that compares, and a loss.
 
     `configure_model` builds the parts from factories, so the head gets its width from the backbone. Hyper-parameters are not stored: a run
@@ -213,20 +214,3 @@ class PreferenceModule(LanguageModule):
             loss = loss - self.sft * self.weighted_mean(logprobs, weight[sequence])
         self.metrics.record(self, stage, loss.detach(), losses.detach(), self.loss.log_odds(scores.detach()).detach(), batch)
         return loss
-
-    def training_loss(self, batch: TreeBatch) -> Tensor:
-        """Return the loss of a batch."""
-        return self._step(batch, "train")
-
-    def validation_step(self, batch: TreeBatch) -> None:
-        """Update loss, accuracy and mean probability."""
-        self._step(batch, "val")
-
-    def test_step(self, batch: TreeBatch) -> None:
-        """Update loss, accuracy and mean probability."""
-        self._step(batch, "test")
-
-    def predict_step(self, batch: TreeBatch) -> Tensor:
-        """Return the log-odds of each pair, in nats [P]."""
-        log_odds: Tensor = self(batch)
-        return log_odds
