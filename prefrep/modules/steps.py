@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from typing import Any
 
 from torch import Tensor
@@ -11,10 +11,12 @@ from prefrep.data.trees import TreeBatch
 from prefrep.modules.pair_metrics import Stage
 
 
-class ComparingSteps(ABC):
+class ComparingSteps:
     """Lightning's steps of a module whose batches are pairs: a loss with metrics per stage, and log-odds as predictions.
 
-    It stands before the module among the bases, since its steps replace those of `LightningModule`.
+    It stands before the module among the bases, since its steps replace those of `LightningModule`. It is no `ABC` itself (the module's
+    metaclass sees to the abstract method): `fully_shard` gives a module another class, which Python refuses when its first base goes
+    back to a class with slots, as `ABC` is.
     """
 
     __call__: Any
