@@ -15,6 +15,7 @@ from typing import Literal
 from transformers import PreTrainedTokenizerBase
 
 from prefrep.data.across import Across, check_one_prompt, one_prompt, sides
+from prefrep.data.cloze import instructed, instruction_ids
 from prefrep.data.context import told
 from prefrep.data.fidelity import check_differ
 from prefrep.data.pairs import Pair, all_pairs, learnable_pairs
@@ -50,12 +51,15 @@ class EncodeConfig:
         truncation: What to cut from longer sequences. `keep_end`: the beginning of the prompt down to max_length / 8 tokens, then the ends
             of responses. `keep_start`: the ends of responses. `drop`: the whole record. `Encoder.counts` counts all of it.
         context: Column that the prompt names: `group`, `annotator`, `criterion` or a tag (`data.context`); empty: none.
+        instruction: Text after each response (of a pair model: after both), never truncated, such as "\\nA good answer? [MASK]". An encoder
+            with `pooling: mask` is read at its `[MASK]`, which stands for the tokenizer's mask token. Empty: none.
     """
 
     template: Template = "auto"
     max_length: int = 2048
     truncation: Policy = "keep_end"
     context: str = ""
+    instruction: str = ""
 
     def __post_init__(self) -> None:
         if self.max_length < 4:
@@ -103,6 +107,13 @@ class Encoder(Tallies):
         if config.template in FOREIGN and (config.template in PAIR_FORMATS) != (layout == "pair"):
             has = "only a pair format" if config.template in PAIR_FORMATS else "no pair format"
             raise ConfigError(f"template '{config.template}', a recipe of models from elsewhere, has {has}; use template: auto")
+        if config.template in FOREIGN and config.instruction:
+            raise ConfigError(f"template '{config.template}', a recipe of models from elsewhere, takes no instruction; use template: auto")
+        self._instruction = instruction_ids(tokenizer, config.instruction)
+        if config.max_length < len(self._instruction) + 4:
+            raise ConfigError(
+                f"max_length {config.max_length} leaves no room beside the {len(self._instruction)} tokens of the instruction"
+            )
         self.tokenizer, self.config, self.layout = tokenizer, config, layout
         self._given, self._gated = given, gated
         self._render = Renderer(tokenizer, config.template, self._tokenise.start, policy, given is not None)
@@ -301,9 +312,12 @@ class Encoder(Tallies):
             return truncate_official(tree, self.config.max_length, self._tokenise.eos)
         policy = self.config.truncation
         eos = None if self.config.template in ("classifier", "rlhflow") else self._tokenise.ends
-        shorter, gave_way = truncate(tree, self.config.max_length, policy, bos=self._bos, eos=eos, responses=self.layout == "single")
+        limit = self.config.max_length - len(self._instruction)
+        shorter, gave_way = truncate(tree, limit, policy, bos=self._bos, eos=eos, responses=self.layout == "single")
         events |= gave_way
-        return shorter
+        if shorter is None or not len(self._instruction):
+            return shorter
+        return instructed(shorter, self._instruction, self._tokenise.eos)
 
     def _shorten_pair(self, record: Record, pair: Pair, events: set[str]) -> Tree | None:
         """Cut the ends of both responses until the pair fits; None: even the truncated context does not fit."""

@@ -28,6 +28,14 @@ class Reads(Protocol):
     def attention(self) -> str:
         """Its attention kernel."""
 
+    @property
+    def pooling(self) -> str:
+        """What is read of a sequence."""
+
+    @property
+    def marks(self) -> list[int] | None:
+        """Ids of the tokens that are read, if those are marked."""
+
 
 def identity(backbone: Reads, device: str, adapters: bool = True) -> dict[str, str]:
     """Return everything but the tokens that hidden states depend on, as plain data: weights, configuration, numerics.
@@ -49,6 +57,7 @@ def identity(backbone: Reads, device: str, adapters: bool = True) -> dict[str, s
         "attention": backbone.attention,
         "autocast": str(mixed),
         "transformers": version("transformers"),
+        **({} if backbone.pooling == "last" else {"pooling": f"{backbone.pooling} {backbone.marks}"}),
     }
 
 

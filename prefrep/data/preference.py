@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 
 from prefrep.annotators import Annotators, counted
 from prefrep.console import progress
+from prefrep.data.cloze import check_instruction
 from prefrep.data.collating import for_policy, known, together
 from prefrep.data.encode import ControlTokens, EncodeConfig, Encoder, pad_id
 from prefrep.data.features import Features, root
@@ -77,6 +78,8 @@ class PreferenceData(LightningDataModule):
         max_length: Maximum sequence length in tokens, at most the model's context length.
         truncation: What to cut from longer sequences, see `EncodeConfig`.
         context: Column that the prompt names, in exported models too: `group`, `annotator`, `criterion` or a tag; see `data.context`.
+        instruction: Text with a `[MASK]` after each response, where an encoder with `pooling: mask` is read, see `EncodeConfig`. A model
+            that is trained further keeps its own unless another one is given.
         layout: `trees`: prefix sharing, several trees per row. `padded`: one sequence per row. `auto`: trees if the backbone supports tree
             masks.
         row_tokens: Tokens per row of trees; a longer tree widens the rows.
@@ -104,6 +107,7 @@ class PreferenceData(LightningDataModule):
         max_length: int = 2048,
         truncation: Literal["keep_end", "keep_start", "drop"] = "keep_end",
         context: str = "",
+        instruction: str = "",
         layout: Literal["auto", "trees", "padded"] = "auto",
         row_tokens: int = 256,
         num_workers: int = 0,
@@ -113,7 +117,7 @@ class PreferenceData(LightningDataModule):
         super().__init__()
         if batch_size < 1:
             raise ConfigError(f"batch_size must be 1 or more, got {batch_size}")
-        self._stated = EncodeConfig(template, max_length, truncation, context)
+        self._stated = EncodeConfig(template, max_length, truncation, context, instruction)
         self.labels, self.control_tokens = Labels(criterion, strength, strength_scale), control_tokens
         self.batch_size, self.format, self.on_bad_row, self.num_workers, self.seed = batch_size, format, on_bad_row, num_workers, seed
         self.layout, self.row_tokens, self.cache = layout, row_tokens, cache
@@ -129,10 +133,11 @@ class PreferenceData(LightningDataModule):
 
     @property
     def encode_config(self) -> EncodeConfig:
-        """How text becomes token ids: as configured, or, under `auto`, as the model did before."""
+        """How text becomes token ids: as configured, or, where that is left open, as the model did before."""
         model = None if self.trainer is None else self.trainer.lightning_module
         earlier: Template | None = getattr(model, "template", None)  # few modules have one
-        return self._stated if earlier is None or self._stated.template != "auto" else replace(self._stated, template=earlier)
+        stated = replace(self._stated, instruction=self._stated.instruction or getattr(model, "instruction", ""))
+        return stated if earlier is None or stated.template != "auto" else replace(stated, template=earlier)
 
     @encode_config.setter
     def encode_config(self, config: EncodeConfig) -> None:
@@ -217,6 +222,7 @@ class PreferenceData(LightningDataModule):
         if room is not None and self.encode_config.max_length > room:
             asked = self.encode_config.max_length
             raise ConfigError(f"max_length {asked} is more than the {room} tokens that the model can read; set --data.max_length {room}")
+        check_instruction(self._reader.backbone.pooling, self.encode_config.instruction)
         encoder = self.encoder(name)
         about = about_encoding(encoder.tokenizer, self.encode_config, encoder.layout, self.control_tokens)
         about |= {"unpaired": self._unpaired(name), "given": None if self._reader.reading is None else self._reader.reading.across}

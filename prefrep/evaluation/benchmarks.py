@@ -167,9 +167,8 @@ def evaluate(
     described = add_counts(out, {**about, **scorer.describe(), **encoded})  # before the swapped comparisons, which are encoded too
     keep_verdicts(scorer, records, out)
     sources = _sources(benchmark, data)
-    results = benchmark.results(rows, {"pairwise": described.get("pairwise")}, bootstrap) | {
-        "data": sources[0] if len(sources) == 1 else sources
-    }
+    results = _results(benchmark, rows, {"pairwise": described.get("pairwise")}, bootstrap)
+    results |= {"data": sources[0] if len(sources) == 1 else sources}
     if also_swap:
         results["swap"] = swap_consistency(scorer, benchmark.pairs(records))
     _write(benchmark, out, results, rows, records, described, name or model_name(about["path"]))
@@ -197,9 +196,17 @@ def again(benchmark: Benchmark, scores: str, out: Path, bootstrap: Bootstrap, na
 
     beside = _beside(Path(scores), out, benchmark.name)
     rows, described = read_scores(scores, benchmark.kind), beside.get("model", {})
-    results = benchmark.results(rows, beside | {"pairwise": described.get("pairwise")}, bootstrap) | {"scores": str(scores)}
+    results = _results(benchmark, rows, beside | {"pairwise": described.get("pairwise")}, bootstrap) | {"scores": str(scores)}
     _write(benchmark, out, results, rows, [], described, name or model_name(described.get("path") or Path(scores).resolve().parent))
     return results
+
+
+def _results(benchmark: Benchmark, rows: list[Any], known: Mapping[str, Any], bootstrap: Bootstrap) -> dict[str, Any]:
+    """Return the results of all rows, and of a model with several objectives those of each."""
+    from prefrep.evaluation.objectives import results_by_objective
+
+    each = results_by_objective(rows, lambda found: benchmark.results(found, known, bootstrap))
+    return benchmark.results(rows, known, bootstrap) | ({"objectives": each} if each else {})
 
 
 def _beside(scores: Path, out: Path, benchmark: str) -> dict[str, Any]:
@@ -220,6 +227,7 @@ def _write(
 ) -> None:
     """Write `results.json` and the benchmark's further files, and print the table."""
     from prefrep.evaluation.layout import versions, write_results
+    from prefrep.evaluation.objectives import objective_lines
     from prefrep.evaluation.printed import benchmark_lines
 
     plain = {key: value for key, value in model.items() if key != "versions"}
@@ -228,5 +236,5 @@ def _write(
     out.mkdir(parents=True, exist_ok=True)
     more = benchmark.files(out, results, rows, records)
     path = write_results(out, results)
-    print("\n".join(benchmark_lines(results)))
+    print("\n".join([*benchmark_lines(results), *objective_lines(results, benchmark_lines)]))
     print(f"\nwritten: {', '.join(map(str, (path, *(each.relative_to(out) for each in more))))}")

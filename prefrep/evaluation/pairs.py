@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -18,7 +18,7 @@ from prefrep.errors import ConfigError, DataError
 from prefrep.evaluation.layout import rendered
 from prefrep.evaluation.reliability import Scored, reliability
 from prefrep.evaluation.rows import SCORES, PairScore
-from prefrep.evaluation.scores import SIDECAR, add_counts, distinct, log_pairs, prompt_digest
+from prefrep.evaluation.scores import SIDECAR, add_counts, as_line, distinct, log_pairs, prompt_digest
 from prefrep.evaluation.summary import Bootstrap
 from prefrep.evaluation.winrate import answer_length
 from prefrep.judges import Comparer
@@ -67,7 +67,7 @@ class PairRow(PairScore):
         if not 0 <= p <= 1:
             raise ValueError(f"probability is {p}")
         known, longer, prompt = None if margin is None else float(margin), int(row["length_difference"]), str(row.get("prompt", ""))
-        return cls(pair.id, pair.subset, pair.score, known, longer, p, prompt)
+        return cls(pair.id, pair.subset, pair.score, known, longer, p, prompt, objectives=pair.objectives)
 
 
 # --------------------------------------------------------------------------------------------------------------------------- rows
@@ -114,7 +114,7 @@ def pair_rows(comparisons: Iterable[Comparison], scores: Iterable[float]) -> lis
 def write_rows(folder: Path, rows: Iterable[PairRow], identity: Mapping[str, Any]) -> Path:
     """Write `scores.jsonl` of complete scores, and beside it their identity (see `ScoreLog`); return its path."""
     replace_json(folder / SIDECAR, identity)
-    replace_lines(folder / SCORES, map(asdict, rows))
+    replace_lines(folder / SCORES, map(as_line, rows))
     return folder / SCORES
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self, TypeVar
 
@@ -29,6 +29,14 @@ def finite_or_none(value: object) -> float:
     return math.nan if value is None else finite(value)
 
 
+def objectives_in(row: Mapping[str, Any]) -> dict[str, float] | None:
+    """Return the scores by objective that a line of `scores.jsonl` has. Raises ValueError: they are not numbers by name."""
+    given = row.get("objectives")
+    if given is not None and not isinstance(given, dict):
+        raise ValueError(f"objectives must be numbers by name, found {given!r}")
+    return None if given is None else {name: finite(value) for name, value in given.items()}
+
+
 @dataclass(frozen=True, slots=True)
 class PairScore:
     """A scored comparison.
@@ -37,6 +45,7 @@ class PairScore:
         id: Id of the pair.
         subset: Subset of the pair.
         score: Log-odds of chosen over rejected; NaN (null in files): the judge gave no verdict.
+        objectives: The same by objective, of a model with several; None: it has one.
     """
 
     form: ClassVar[str] = '{"id", "subset", "score"}'
@@ -44,6 +53,7 @@ class PairScore:
     id: str
     subset: str
     score: float
+    objectives: dict[str, float] | None = field(default=None, kw_only=True)
 
     @classmethod
     def of(cls, pair: Comparison, score: float) -> Self:
@@ -53,7 +63,7 @@ class PairScore:
     @classmethod
     def parse(cls, row: Mapping[str, Any]) -> Self:
         """Return a row of `scores.jsonl`. Raises ValueError or KeyError: it is not one."""
-        return cls(str(row["id"]), str(row["subset"]), finite_or_none(row["score"]))
+        return cls(str(row["id"]), str(row["subset"]), finite_or_none(row["score"]), objectives=objectives_in(row))
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +83,7 @@ class RewardScore(PairScore):
         if given is not None and (not isinstance(given, list) or len(given) != 2):
             raise ValueError(f"rewards must be two numbers, found {given!r}")
         rewards = None if given is None else (finite(given[0]), finite(given[1]))
-        return cls(str(row["id"]), str(row["subset"]), finite_or_none(row["score"]), rewards)
+        return cls(str(row["id"]), str(row["subset"]), finite_or_none(row["score"]), rewards, objectives=objectives_in(row))
 
 
 @dataclass(frozen=True, slots=True)

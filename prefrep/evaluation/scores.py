@@ -7,14 +7,15 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar, cast
 
 from prefrep.disk import keep_lines, replace_json
 from prefrep.errors import ConfigError, DataError
-from prefrep.evaluation.rows import SCORES, PairScore, RankedScore, RewardScore, Row, parse_line
+from prefrep.evaluation.objectives import scores_by_objective
+from prefrep.evaluation.rows import SCORES, PairScore, RankedScore, RewardScore, Row, ScoreRow, parse_line
 from prefrep.judges import Comparer
 from prefrep.records import Comparison, Messages, Record, as_dict
 from prefrep.room import saving
@@ -184,9 +185,7 @@ class ScoreLog(Generic[Row]):
         numbers = [number for number in self._numbers(row) if not (self._abstains and math.isnan(number))]
         if not all(map(math.isfinite, numbers)):
             raise DataError(f"row {row.id!r} ({row.subset}): the model gave a score that is not finite; try --dtype float32")
-        written = _without_nan(asdict(cast(Any, row)))
-        if written.get("rewards", ()) is None:  # the model has none
-            del written["rewards"]
+        written = _without_nan(as_line(row))
         with saving(self.path):
             self._file.write(json.dumps(written, ensure_ascii=False) + "\n")
             self._file.flush()
@@ -202,6 +201,11 @@ class ScoreLog(Generic[Row]):
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         with saving(self.path):
             self._file.close()
+
+
+def as_line(row: ScoreRow) -> dict[str, Any]:
+    """Return a row as plain data, without the rewards and objectives of a model that has none."""
+    return {name: value for name, value in asdict(cast(Any, row)).items() if value is not None or name not in ("rewards", "objectives")}
 
 
 def _without_nan(value: Any) -> Any:
@@ -242,6 +246,11 @@ def log_pairs(
     identity = {"benchmark": benchmark, "model": dict(model), "data": digest(pairs)}
     with ScoreLog(out, kind, identity, [(pair.id, pair.subset) for pair in pairs], restart) as log:
         rest = pairs[len(log.rows) :]
+        if names := getattr(comparer, "objectives", ()):
+            for pair, (score, by_name, rewards) in zip(rest, scores_by_objective(comparer, rest, names, benchmark), strict=True):
+                row = replace(kind.of(pair, score), objectives=by_name)
+                log.append(cast(Pair, replace(row, rewards=rewards)) if isinstance(row, RewardScore) else row)
+            return log.rows
         if kind is RewardScore:
             found = cast(Rewarder, comparer).compare_rewards(rest, progress=benchmark) if rest else ()
             for pair, (score, chosen, rejected) in zip(rest, found, strict=True):

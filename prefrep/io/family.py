@@ -80,16 +80,13 @@ def read(path: str, kind: str, *, max_length: int | None = None, objective: str 
         made = stack(path, family.head, tensors, config, width)
         rows = _outputs(made)
         if family.objectives:
-            head = _weighed(
-                path, family.objectives, made, stack(path, family.objectives.gate, tensors, config, width), tensors, config, width
-            )
+            gate = stack(path, family.objectives.gate, tensors, config, width)
+            head = _weighed(path, family.objectives, made, gate, tensors, config, width, objective)
         elif rows > 1:
             head = _labels(path, family, made, config, width, objective)
         else:
             head = _reward(path, made, family, config, width)
-    if isinstance(head, ObjectivesHead):
-        head.choose(objective)
-    elif objective:
+    if objective and not isinstance(head, ObjectivesHead):
         raise ConfigError(f"{path}: {family.title} has one objective; leave --objective out")
     template: Template = family.template
     if template == "segments" and tokenizer.chat_template:
@@ -150,7 +147,9 @@ def _number(path: str, config: Any, key: str) -> float:
     return float(value)
 
 
-def _weighed(path: str, about: Objectives, made: Stack, gate: Stack, tensors: dict[str, Tensor], config: Any, width: int) -> ObjectivesHead:
+def _weighed(
+    path: str, about: Objectives, made: Stack, gate: Stack, tensors: dict[str, Tensor], config: Any, width: int, objective: str
+) -> ObjectivesHead:
     """Return a head of several objectives, with a gate."""
     count, rows = _outputs(gate), _outputs(made)
     stated = getattr(config, about.count[0], None) if about.count else None
@@ -164,6 +163,7 @@ def _weighed(path: str, about: Objectives, made: Stack, gate: Stack, tensors: di
     head = ObjectivesHead(
         width, names, made.layers, reduce=about.reduce, gate=gate.layers, gate_at=about.gate_at,
         gate_softmax=bool(getattr(config, about.softmax, False)) if about.softmax else True, temperature=float(temperature),
+        objective=objective,
     )  # fmt: skip
     made.fill(head.layers)
     assert head.gate is not None
@@ -185,7 +185,7 @@ def _labels(path: str, family: Family, made: Stack, config: Any, width: int, obj
         raise CheckpointError(
             f"{path}: it has {len(names)} outputs, and nothing says how they add up; choose one with --objective: {', '.join(names)}"
         )
-    head = ObjectivesHead(width, names, made.layers)
+    head = ObjectivesHead(width, names, made.layers, objective=objective)
     made.fill(head.layers)
     return head
 

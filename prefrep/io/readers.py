@@ -94,11 +94,10 @@ def opened(
         UsageError: There is no such kind.
         ConfigError: There is no such objective.
     """
-    if kind is not None and kind not in READERS:
-        raise UsageError(f"--as {kind}: no such kind; there are {', '.join(READERS)}")
+    check_kind(kind)
     place = hub.fetched(name, revision)
     if kind is None and not hub.is_foreign(place):
-        _one(name, objective)
+        for_objective(name, "prefrep", objective)
         return folder.load(place, dtype, attention, device, trust_remote_code=trust_remote_code)
     found = kind or kind_of(str(place), trust_remote_code=trust_remote_code)
     log.info("%s: taken for %s (--as %s)", name, TITLES[found], found)
@@ -106,13 +105,21 @@ def opened(
         raise CheckpointError(
             f"{name}: an official GPM checkpoint leaves open temperature, gate and template; read it with prefrep export --from official"
         )
-    several = {"objective": objective} if found in FAMILIES else _one(name, objective)
+    several = for_objective(name, found, objective)
     options = {"dtype": dtype, "attention": attention, "device": device, "trust_remote_code": trust_remote_code}
     return READERS[found](str(place), **several, **options)
 
 
-def _one(name: str | Path, objective: str) -> dict[str, str]:
-    """Return no arguments. Raises UsageError: an objective is named, and the model has one only."""
+def check_kind(kind: str | None) -> None:
+    """Check that a kind is a key of `READERS`, or None. Raises UsageError: it is not."""
+    if kind is not None and kind not in READERS:
+        raise UsageError(f"--as {kind}: no such kind; there are {', '.join(READERS)}")
+
+
+def for_objective(name: str | Path, kind: str, objective: str) -> dict[str, str]:
+    """Return the arguments of a reader that name an objective. Raises UsageError: one is named, and models of this kind have one only."""
+    if kind in FAMILIES:
+        return {"objective": objective}
     if objective:
         raise UsageError(f"--objective {objective}: {expanded(name)} has one objective; leave the option out")
     return {}

@@ -58,10 +58,12 @@ class PreferenceModule(ComparingSteps, LanguageModule):
             (arXiv 2406.10216 keeps hidden states general that way). The official GPM code instead mixes (1 - c) * loss + c * ptx and
             counts the tokens of the prompt, which are masked here. A response has the weight of the pairs in which it is preferred.
             Validation measures preferences alone.
-        init: Model to train from: an exported folder, sequence classifier, peft adapter, reward model of OpenRLHF or official GPM
-            checkpoint; a local folder, or a hub id, with @revision or without. Language model, head, temperature, tokenizer and, under
-            `data.template: auto`, the template begin as they are there. Of `backbone`, everything but `path` still applies; of an official
-            checkpoint, `head` and `loss` state normalisation, gate and temperature.
+        init: Model to train from, in any layout that prefrep reads; a local folder, or a hub id, with @revision or without. Language model,
+            head, temperature, tokenizer and, under `data.template: auto`, the template begin as they are there. Of `backbone`, everything
+            but `path` and where it is read still applies; of an official checkpoint, `head` and `loss` state normalisation, gate and
+            temperature.
+        init_as: What `init` is (`io.readers.READERS`), where its files leave that open.
+        init_objective: Objective of `init` to go on from, if it has several; empty: all of them, as its authors weigh them.
 
     Raises:
         ConfigError: A value is out of range, or parts exclude each other.
@@ -76,13 +78,18 @@ class PreferenceModule(ComparingSteps, LanguageModule):
         schedule: Schedule = SCHEDULE,
         sft: float = 0.0,
         init: str | None = None,
+        init_as: str | None = None,
+        init_objective: str = "",
     ) -> None:
         super().__init__(optimizer, schedule)
+        if init is None and (init_as or init_objective):
+            raise ConfigError("init_as and init_objective say what a model to train from is; name it with init (--init-from MODEL)")
         if sft < 0:
             raise ConfigError(f"sft must be 0 or more, got {sft}")
         self._make = (backbone, head, loss)
-        self.sft, self.init = sft, init
+        self.sft, self.init, self._init_as, self._objective = sft, init, init_as, init_objective
         self.template: Template | None = None  # that `init` was trained in
+        self.instruction = ""  # that `init` reads its verdict in
         self.metrics = PairMetrics()
 
     @classmethod
@@ -133,13 +140,13 @@ class PreferenceModule(ComparingSteps, LanguageModule):
         """Return the parts of a model to train from."""
         make_backbone, make_head, make_loss = self._make
         loss = make_loss()
-        found = start(init, make_backbone, make_head, loss.tau)
+        found = start(init, make_backbone, make_head, loss.tau, self._init_as, self._objective)
         model, kind = found.model, self.head_type()
         if not isinstance(model.head, kind):
             raise ConfigError(
                 f"{init}: holds a {type(model.head).__name__}, and {type(self).__name__} trains a {kind.__name__}; choose another --model"
             )
-        self._tokenizer, self.template = model.tokenizer, found.template
+        self._tokenizer, self.template, self.instruction = model.tokenizer, found.template, model.encode.instruction
         loss.start_at(model.tau)
         return model.backbone.train(), model.head.train(), loss
 

@@ -44,9 +44,9 @@ class Backbone(nn.Module):
         trust_remote_code: Run Python code from the folder of the model.
         revision: Branch, tag or commit of a hub id.
         gguf: Name of a GGUF file inside `path` to read the weights from.
-        pooling: What is read of a sequence: the `last` token, the `first` one, the `mean`, the `marked` tokens, or the state from which
-            the `decoder` of a T5 model predicts its first token. `auto`: last, of encoders first, of T5's encoder mean. Only last shares
-            prefixes.
+        pooling: What is read of a sequence: the `last` token, the `first` one, the `mean`, the `mask` token of an instruction
+            (`data.instruction`), the `marked` tokens, or the state from which the `decoder` of a T5 model predicts its first token.
+            `auto`: last, of encoders first, of T5's encoder mean. Only last shares prefixes.
         marks: Ids of the marked tokens.
         prefix: Names of tensors in the checkpoint, as regular expressions, and what they stand for.
 
@@ -201,7 +201,8 @@ class Backbone(nn.Module):
         if padded:
             mask = (tree >= 0).long()
             hidden = self._rows(ids, mask) if self.both_ways else self._read(ids, positions, mask)
-            return bidirectional.pooled(hidden, ids, mask, self.pooling, self.marks)
+            marks = [int(self.tokenizer().mask_token_id)] if self.pooling == "mask" else self.marks
+            return bidirectional.pooled(hidden, ids, mask, self.pooling, marks)
         if self.attention not in (TREES, "flex_attention"):
             dtype = self._compute_dtype(ids.device) if self.attention == "eager" else None
             return self._read(ids, positions, dense_masks(self._config, tree, branch, positions, dtype=dtype))

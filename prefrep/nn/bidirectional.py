@@ -6,15 +6,20 @@ Without a causal mask the state of a token depends on all that follows. So respo
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from torch.nn import functional
 
 from prefrep.errors import ConfigError
 
-Pooling = Literal["auto", "last", "first", "mean", "marked", "decoder"]
+Pooling = Literal["auto", "last", "first", "mean", "mask", "marked", "decoder"]
 ENCODER_DECODERS = ("t5", "mt5", "umt5")
+# Tokens of padding that cost about as much as a further call of the model: on CPUs a call costs little, on GPUs it waits for its kernels.
+CALL = {"cpu": 64, "cuda": 4096}
 
 
 def reads_both_ways(config: Any) -> bool:
@@ -70,6 +75,8 @@ def resolved(pooling: Pooling, marks: list[int] | None, config: Any) -> Pooling:
         return "last" if not both else "mean" if t5 else "first"
     if pooling == "first" and not both:
         raise ConfigError("Backbone.pooling first reads a token that a causal model writes before it has read the text; use last or mean")
+    if pooling == "mask" and not both:
+        raise ConfigError("Backbone.pooling mask reads the mask token of an encoder, and this model is causal; use last")
     if pooling == "decoder" and not t5:
         raise ConfigError("Backbone.pooling decoder reads the decoder of a T5 model, and this model has none; use auto")
     return pooling
@@ -84,8 +91,8 @@ def pooled(hidden: Tensor, ids: Tensor, mask: Tensor, pooling: Pooling, marks: l
         hidden: Hidden states [R, L, H], one sequence per row.
         ids: Token ids [R, L].
         mask: 1 for tokens, 0 for padding [R, L].
-        pooling: `first` token, `mean` of all tokens, or the first occurrences of the `marked` tokens, side by side.
-        marks: Ids of M marked tokens.
+        pooling: `first` token, `mean` of all tokens, the last `mask` token, or the first occurrences of the `marked` tokens, side by side.
+        marks: Ids of M marked tokens; of `mask`, that of the mask token.
 
     Returns:
         [R, L, H], of marked tokens [R, L, M H].
@@ -108,14 +115,39 @@ def pooled(hidden: Tensor, ids: Tensor, mask: Tensor, pooling: Pooling, marks: l
                 f"a text lacks the marked token {lacking[0]}: its template does not write it, the tokenizer does not know it, or a "
                 "max_length below that of the model's authors cuts it off"
             )
-        found = torch.cat([hidden[rows, each.int().argmax(1)] for each in there], -1)[:, None]
+        # A count has its first maximum at the last token that counts.
+        places = [(each.cumsum(1) if pooling == "mask" else each.int()).argmax(1) for each in there]
+        found = torch.cat([hidden[rows, place] for place in places], -1)[:, None]
     return found.expand(-1, hidden.shape[1], -1)
+
+
+def by_length(lengths: Sequence[int], call: int) -> list[list[int]]:
+    """Return rows in groups of similar length, longest first; a group of G rows is padded by at most `call` tokens.
+
+    Args:
+        lengths: Number of tokens of each row.
+        call: Tokens of padding that a group may have.
+
+    Example:
+        >>> by_length([5, 90, 6, 100], call=10)
+        [[3, 1], [2, 0]]
+    """
+    groups: list[list[int]] = []
+    padding = 0
+    for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
+        padding += lengths[groups[-1][0]] - lengths[row] if groups else 0
+        if not groups or padding > call:
+            groups.append([])
+            padding = 0
+        groups[-1].append(row)
+    return groups
 
 
 def read(model: nn.Module, ids: Tensor, mask: Tensor, types: Tensor | None, pooling: Pooling) -> Tensor:
     """Return the last hidden states of rows of one sequence each, padded on the right.
 
-    Positions are the model's own business: those of RoBERTa begin after its pad id, others have none.
+    Rows do not see each other, so that the model reads them in groups of similar length, without most of the padding. States and gradients
+    are those of one call. Sharded weights are gathered in every call, of which all processes must make as many: they make one.
 
     Args:
         model: The model.
@@ -125,7 +157,24 @@ def read(model: nn.Module, ids: Tensor, mask: Tensor, types: Tensor | None, pool
         pooling: Of `decoder`, the state from which a T5 model predicts its first token, at every position.
 
     Returns:
-        [R, L, H].
+        [R, L, H]; zeros behind the longest row of a group.
+    """
+    lengths = mask.sum(1).tolist()
+    one = isinstance(next(model.parameters()), DTensor)
+    groups = by_length(lengths, ids.numel() if one else CALL.get(ids.device.type, CALL["cuda"]))
+    found = []
+    for rows in groups:
+        part = torch.tensor(rows, device=ids.device)
+        short = [None if each is None else each[part, : lengths[rows[0]]] for each in (ids, mask, types)]
+        found.append(functional.pad(_read(model, *short, pooling), (0, 0, 0, ids.shape[1] - lengths[rows[0]])))
+    order = torch.tensor([row for rows in groups for row in rows], device=ids.device)
+    return torch.cat(found)[order.argsort()]
+
+
+def _read(model: nn.Module, ids: Tensor, mask: Tensor, types: Tensor | None, pooling: Pooling) -> Tensor:
+    """Return what `read` does, by one call of the model.
+
+    Positions are the model's own business: those of RoBERTa begin after its pad id, others have none.
     """
     more = {} if types is None else {"token_type_ids": types}
     if pooling != "decoder":

@@ -89,14 +89,6 @@ class ObjectivesHead(BTHead):
         self.mix = nn.Parameter(torch.eye(count))
         self.scale = nn.Parameter(torch.ones(1))
         self.dim = 1 + count
-        self.choose(objective)
-
-    def choose(self, objective: str) -> None:
-        """Let one objective count, or with an empty name all of them, weighed.
-
-        Raises:
-            ConfigError: There is no such objective.
-        """
         if objective and objective not in self.objectives:
             raise ConfigError(f"there is no objective {objective!r}; this model has {', '.join(self.objectives)}")
         self.objective = objective

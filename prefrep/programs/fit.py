@@ -10,8 +10,8 @@ from typing import Any
 def fit(config: str, settings: Mapping[str, Any] | None = None) -> None:
     """Train a preference model or a policy from a configuration.
 
-    The setting `model.init`, in the shell `--init-from MODEL`, goes on training from a model: an exported folder, a sequence classifier, a
-    peft adapter, a reward model of OpenRLHF or an official GPM checkpoint.
+    The setting `model.init`, in the shell `--init-from MODEL`, goes on training from a model in any layout that prefrep reads. `--as KIND`
+    says what it is, where its files leave that open, and `--objective NAME` names one of several objectives.
 
     Args:
         config: YAML file, or a shipped configuration such as `preference/gpm`.

@@ -62,6 +62,7 @@ def pairs(
     from prefrep.disk import replace_lines
     from prefrep.evaluation import pairs as evaluation
     from prefrep.evaluation.layout import model_name, versions, write_results
+    from prefrep.evaluation.objectives import objective_lines, results_by_objective
     from prefrep.evaluation.printed import pair_lines
     from prefrep.evaluation.reliability import PLOT, reliability_plot
     from prefrep.evaluation.scores import encoding_notes
@@ -88,6 +89,8 @@ def pairs(
     keep_verdicts(scorer, evaluated, folder)
     others = None if held_out is None else evaluation.score(scorer, held_out, folder / "calibration", about, restart)[0]
     results = evaluation.evaluate(rows, others, draws)
+    if each := results_by_objective(rows, lambda found: evaluation.evaluate(found, None, draws)):
+        results["objectives"] = each
     results["notes"] += notes + encoding_notes(described, len(rows))
     if control is not None and not described.get("encode", {}).get("context"):
         results["notes"].append(f"the prompts of this model name no group, so that the control {control} changes nothing that it reads")
@@ -103,7 +106,7 @@ def pairs(
     replace_lines(folder / evaluation.MISTAKES, evaluation.mistakes(rows, evaluated))
     reliability_plot(results, folder / PLOT)
     path = write_results(folder, results)
-    print("\n".join(pair_lines(results)))
+    print("\n".join([*pair_lines(results), *objective_lines(results, pair_lines)]))
     print(f"\nwritten: {path}, scores.jsonl, {evaluation.MISTAKES}, {PLOT}")
     check(scorer)
     return results

@@ -28,11 +28,14 @@ from prefrep.training.provenance import Provenance, settings_of
 log = logging.getLogger(__name__)
 
 
-_INIT = "--model.init"
+# Options of a model to go on from, and the settings that they are short for.
+_SHORT = {"--init-from": "--model.init", "--as": "--model.init_as", "--objective": "--model.init_objective"}
 
 
-def _is_init(arg: str) -> bool:
-    return arg.partition("=")[0] in ("--init-from", "--init_from")
+def _written_out(arg: str) -> str:
+    """Return an option that is short for a setting as that setting, and any other argument as it is."""
+    name, equals, value = arg.partition("=")
+    return _SHORT.get(name.replace("init_from", "init-from"), name) + equals + value
 
 
 class _Early(argparse.Action):
@@ -49,15 +52,17 @@ class CommandLine(ConfiguredCLI):
     """The four sub-commands.
 
     Args:
-        args: The sub-command and its options; `--init-from MODEL` is short for `--model.init MODEL`.
+        args: The sub-command and its options; `--init-from MODEL` is short for `--model.init MODEL`, and so are `--as` and `--objective`
+            for `--model.init_as` and `--model.init_objective`.
     """
 
     def __init__(self, args: list[str]) -> None:
         typed = [f"--on_change{arg.removeprefix('--on-change')}" if arg.startswith("--on-change") else arg for arg in args]
         self._typed = typed
-        if typed and _is_init(typed[-1]) and "=" not in typed[-1]:
-            raise UsageError("--init-from needs a model, such as runs/mine/export")
-        super().__init__([_INIT + arg.removeprefix("--init-from").removeprefix("--init_from") if _is_init(arg) else arg for arg in typed])
+        if typed and "=" not in typed[-1] and _written_out(typed[-1]) in _SHORT.values() and not typed[-1].startswith("--model."):
+            needed = {"--as": "a kind, such as ultrarm", "--objective": "a name, such as helpfulness"}
+            raise UsageError(f"{typed[-1]} needs {needed.get(typed[-1], 'a model, such as runs/mine/export')}")
+        super().__init__([_written_out(arg) for arg in typed])
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         """Return the parser, with options that appear in its help."""
@@ -71,7 +76,11 @@ class CommandLine(ConfiguredCLI):
         parser.add_argument(
             "--import", action=_Early, metavar="MODULE", help="Module whose parts the configuration may name; may be repeated."
         )
-        parser.add_argument("--init-from", action=_Early, metavar="MODEL", help="Model to go on training from, short for --model.init.")
+        for option, name, what in (
+            ("--init-from", "MODEL", "Model to go on training from"), ("--as", "KIND", "What that model is, if its files leave it open"),
+            ("--objective", "NAME", "Its objective to go on from, if it has several"),
+        ):  # fmt: skip
+            parser.add_argument(option, action=_Early, metavar=name, help=f"{what}, short for {_SHORT[option]}.")
         if subcommand == "fit":
             parser.add_argument(
                 "--on_change", type=Literal["stop", "continue"], default="stop",

@@ -1,0 +1,60 @@
+"""Comparisons by a model with several objectives (ArmoRM, QRM, LDL): one reading gives the score of each, and results a table of each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, TypeVar, cast
+
+from prefrep.evaluation.rows import PairScore, RewardScore
+from prefrep.records import Comparison, RankedResponses
+
+Kind = TypeVar("Kind", bound=PairScore)
+
+
+def scores_by_objective(
+    scorer: Any, pairs: Sequence[Comparison], names: Sequence[str], progress: str
+) -> Iterator[tuple[float, dict[str, float], tuple[float, float]]]:
+    """Yield of each comparison its score, the score of each objective, and the rewards of chosen and rejected.
+
+    Args:
+        scorer: A `Scorer` or `Workers` of a model with several objectives.
+        pairs: The comparisons.
+        names: The objectives.
+        progress: Label of the progress bar.
+    """
+    both = (RankedResponses(p.prompt, (p.chosen, p.rejected), source=p.source, template_kwargs=p.template_kwargs) for p in pairs)
+    for found in scorer.objective_rewards(both, progress=progress) if pairs else ():
+        chosen, rejected = found.tolist()
+        score, *each = (a - b for a, b in zip(chosen, rejected, strict=True))
+        yield score, dict(zip(names, each, strict=True)), (chosen[0], rejected[0])
+
+
+def results_by_objective(rows: Sequence[Any], results: Callable[[list[Any]], dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return the results of each objective by name; empty, unless all rows are comparisons by a model with several.
+
+    Args:
+        rows: Scored rows.
+        results: Aggregates rows.
+    """
+    names = (rows[0].objectives or {}) if rows and isinstance(rows[0], PairScore) else {}
+    return {name: results([_of(row, name) for row in rows]) for name in names if all(name in (row.objectives or {}) for row in rows)}
+
+
+def _of(row: Kind, name: str) -> Kind:
+    assert row.objectives is not None
+    alone = replace(row, score=row.objectives[name], objectives=None)
+    return cast(Kind, replace(alone, rewards=None)) if isinstance(alone, RewardScore) else alone
+
+
+def objective_lines(results: Mapping[str, Any], lines: Callable[[dict[str, Any]], list[str]]) -> list[str]:
+    """Return the table of each objective below its name.
+
+    Args:
+        results: Results with `objectives`, or without.
+        lines: Returns the table of some results.
+    """
+    shared = {key: results[key] for key in ("model", "weights", "benchmark") if key in results}
+    return [
+        text for name, found in results.get("objectives", {}).items() for text in ("", f"objective {name}", *lines({**found, **shared}))
+    ]
