@@ -51,7 +51,7 @@ class EncodeConfig:
         truncation: What to cut from longer sequences. `keep_end`: the beginning of the prompt down to max_length / 8 tokens, then the ends
             of responses. `keep_start`: the ends of responses. `drop`: the whole record. `Encoder.counts` counts all of it.
         context: Column that the prompt names: `group`, `annotator`, `criterion` or a tag (`data.context`); empty: none.
-        instruction: Text after each response (of a pair model: after both), never truncated, such as "\\nA good answer? [MASK]". An encoder
+        instruction: Text after each response (of a pair model: after both), never truncated, such as `A good answer? [MASK]`. An encoder
             with `pooling: mask` is read at its `[MASK]`, which stands for the tokenizer's mask token. Empty: none.
     """
 

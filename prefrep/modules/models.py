@@ -75,7 +75,9 @@ class BradleyTerry(PreferenceModule):
     def _regulariser(self, embedding: Tensor, batch: TreeBatch) -> Tensor | None:
         if self.centre == 0:
             return None
-        rewards = torch.cat([embedding, embedding.new_zeros(1, embedding.shape[1])])[batch.pairs, 0]  # see `_scores`
+        if self.head.needs_prompt:
+            raise ConfigError("centre needs one reward per response, and prompts weigh the objectives of this model; name an --objective")
+        rewards = self.head.alone(torch.cat([embedding, embedding.new_zeros(1, embedding.shape[1])]))[batch.pairs]  # see `_scores`
         return self.centre * centre(rewards)
 
 

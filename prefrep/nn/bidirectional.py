@@ -161,7 +161,7 @@ def read(model: nn.Module, ids: Tensor, mask: Tensor, types: Tensor | None, pool
     """
     lengths = mask.sum(1).tolist()
     one = isinstance(next(model.parameters()), DTensor)
-    groups = by_length(lengths, ids.numel() if one else CALL.get(ids.device.type, CALL["cuda"]))
+    groups = by_length(lengths, ids.numel() if one else CALL["cpu" if ids.device.type == "cpu" else "cuda"])
     found = []
     for rows in groups:
         part = torch.tensor(rows, device=ids.device)

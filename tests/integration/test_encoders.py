@@ -31,6 +31,7 @@ from benchmarks.common import ROOT
 from benchmarks.reliability import Case, Trials
 
 fit, score, sweep = program("fit"), program("score"), program("sweep")
+ASKED = "\nA good answer? [MASK]"
 ROLES = (("user", "prompt"), ("assistant", "chosen"), ("assistant", "rejected"))
 # Each head as its tiny configuration has it, but for what an encoder does not have: an output layer, and a state of the prompt alone.
 HEADS: dict[str, dict[str, str]] = {
@@ -75,7 +76,7 @@ class EncoderCase(Case):
         return found
 
 
-@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("head", [pytest.param(head, marks=pytest.mark.slow) if head in ("hybrid", "personal") else head for head in HEADS])
 def test_each_head_learns_64_pairs_is_killed_and_goes_on_scores_and_is_swept(head: str, tmp_path: Path) -> None:
     """As fit, score and sweep do: more than 95 % of the pairs, the bytes of an undisturbed run, the export's scores, frozen states."""
     encoders.folder(tmp_path / "base", "modernbert")
@@ -102,7 +103,7 @@ def test_each_head_learns_64_pairs_is_killed_and_goes_on_scores_and_is_swept(hea
     (tmp_path / "sweep.yaml").write_text(
         f"base: {ROOT}/configs/tiny/{head}.yaml\n"
         f"set: {json.dumps({f'model.head.{name}': value for name, value in HEADS[head].items()})}\n"
-        "grid: {model.optimizer.lr: [0.01, 0.03]}\n"
+        "grid: {model.optimizer.lr: [0.01]}\n"
     )
     frozen = {"model.backbone.path": tmp_path / "base", "model.backbone.lora": "null", "model.backbone.frozen": "true"}
     frozen |= {"data.train": data, "data.val": val, "data.batch_size": 32, "data.cache": tmp_path / "cache", "trainer.accelerator": "cpu"}
@@ -119,6 +120,7 @@ def test_each_head_learns_64_pairs_is_killed_and_goes_on_scores_and_is_swept(hea
     [
         ("gpm", "modernbert", {"lora": "null", "pooling": "mean"}),
         ("bt", "deberta-v2", {"lora": "null", "frozen": "true"}),
+        ("bt", "modernbert", {"lora": "null", "pooling": "mask"}),
         ("gpm", "t5", {}),
     ],
 )
@@ -132,6 +134,7 @@ def test_other_encoders_and_places_learn(head: str, kind: str, more: dict[str, s
     options = ["--data.train", str(data), "--data.val", str(data), "--data.batch_size", "8", "--model.optimizer.lr", "0.005"]
     options += ["--trainer.accumulate_grad_batches", "1", "--trainer.enable_model_summary", "false"]
     options += ["--trainer.max_epochs", "3", "--trainer.enable_progress_bar", "false"]
+    made += ["--data.instruction", ASKED] if more.get("pooling") == "mask" else []
     options += ["--trainer.default_root_dir", str(tmp_path / "run")]
     assert fit(["--config", f"tiny/{head}", "--model.backbone.path", str(tmp_path / "base"), *made, *options]) == 0
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
@@ -142,13 +145,20 @@ def test_other_encoders_and_places_learn(head: str, kind: str, more: dict[str, s
     assert np.logaddexp(0, -found).mean() == pytest.approx(min(losses), abs=2e-4)
     if "pooling" in more:
         assert json.loads((tmp_path / "run" / "export" / "prefrep.json").read_text())["backbone"]["pooling"] == more["pooling"]
+    if more.get("pooling") == "mask":  # the instruction travels with the export, and training goes on with it
+        options[-1] = str(tmp_path / "more")
+        options += ["--init-from", str(tmp_path / "run" / "export"), "--trainer.max_steps", "1", "--model.optimizer.lr", "0"]
+        assert fit(["--config", f"tiny/{head}", "--model.backbone.lora", "null", *options]) == 0
+        again = Scorer.from_pretrained(tmp_path / "more" / "export")
+        assert again.encode.instruction == scorer.encode.instruction == ASKED
+        assert list(again.compare(records_of(data))) == pytest.approx(found.tolist(), abs=1e-4)
 
 
 def test_states_of_two_places_are_two_kinds_of_states(tmp_path: Path) -> None:
     """What a frozen encoder is read at is part of what its cached states are."""
     encoders.folder(tmp_path / "base", "modernbert")
     data = [str(pairs(tmp_path / "d.jsonl", 8)), "--model.backbone.path", str(tmp_path / "base"), "--data.cache", str(tmp_path / "cache")]
-    for pooling in ("first", "mean", "last"):
+    for pooling in ("first", "mean"):
         options = ["--model.backbone.frozen", "true", "--model.backbone.lora", "null", "--model.backbone.pooling", pooling]
         options += ["--trainer.default_root_dir", str(tmp_path / pooling), "--trainer.enable_model_summary", "false"]
         assert fit(["--config", "tiny/bt", "--data.train", data[0], "--data.val", *data, *options]) == 0

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import families
 import numpy as np
 import pytest
 import torch
@@ -15,7 +16,7 @@ from conftest import COMPARISONS, program
 from foreign import RECORDS, adapter, openrlhf_folder
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
-from prefrep.errors import CheckpointError, ConfigError
+from prefrep.errors import CheckpointError, ConfigError, UsageError
 from prefrep.io import adapters, folder, official, openrlhf, seqcls
 from prefrep.io.folder import PreferenceModel
 from prefrep.modules.models import BradleyTerry, GeneralPreference
@@ -142,6 +143,45 @@ def test_reward_models_of_others_are_trained_further(
     step = weight(moved) - weight(before) * (1 - rate * decay)
     # AdamW's first step has the length of its rate, whatever the gradient's.
     assert step.abs() == pytest.approx(torch.full_like(step, rate), rel=0.02)
+
+
+@pytest.mark.parametrize("objective", ["", "honest"])
+def test_a_model_with_objectives_goes_on_from_one_or_from_all(objective: str, tmp_path: Path) -> None:
+    """With all of them as its authors weigh them; the export says which one counts."""
+    place = families.write(tmp_path / "rm", "armorm")
+    named = ["--objective", objective] if objective else []
+    before = Scorer.from_pretrained(place, objective=objective).model
+    after = trained("bt", place, tmp_path / "run", *named)
+    assert after.head.objective == objective  # type: ignore[attr-defined]
+    assert rewards(after) == pytest.approx(rewards(before), abs=1e-4)
+    moved = trained("bt", place, tmp_path / "step", *named, "--model.optimizer.lr", "0.01", "--model.centre", "0.01" if objective else "0")
+    kept = [torch.equal(a, b) for a, b in zip(*(each.head.gate.parameters() for each in (moved, before)), strict=True)]  # type: ignore[attr-defined]
+    assert all(kept) if objective else not any(kept), "a gate that weighs nothing stays as it is"
+    assert rewards(moved) != pytest.approx(rewards(before), abs=1e-3)
+
+
+def test_a_kind_that_files_leave_open_is_said(tmp_path: Path) -> None:
+    place = families.write(tmp_path / "rm", "better-pairrm")
+    before = Scorer.from_pretrained(place, kind="better-pairrm").model
+    after = trained("pairpm", place, tmp_path / "run", "--as", "better-pairrm")
+    assert after.encode.template == before.encode.template == "better_pairrm"
+    assert scores(after) == pytest.approx(scores(before), abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        (["--init-from", "{rm}", "--as", "nothing"], "--as nothing: no such kind; there are seqcls"),
+        (["--init-from", "{rm}", "--objective", "kind"], "has one objective; leave --objective out"),
+        (["--objective", "kind"], "name it with init"),
+        (["--init-from", "{rm}", "--objective"], "--objective needs a name"),
+    ],
+)
+def test_kinds_and_objectives_that_are_not_there(options: list[str], problem: str, tmp_path: Path) -> None:
+    place = families.write(tmp_path / "rm", "ultrarm")
+    data = ["--data.train", rows(tmp_path / "d.jsonl"), "--trainer.default_root_dir", str(tmp_path / "run")]
+    with pytest.raises((UsageError, ConfigError), match=problem):
+        fit(["--config", "tiny/bt", *data, *(each.format(rm=place) for each in options)])
 
 
 def weight(model: PreferenceModel) -> torch.Tensor:
