@@ -113,6 +113,7 @@ def _details(about: dict[str, Any], data: list[str], base: str) -> list[str]:
         ("annotators", f"{len(known)}, {sum(known.values())} labels" if (known := about.get("annotators")) is not None else ""),
         ("temperature", f"{about['tau']:g}: log-odds are scores / {about['tau']:g}"),
         ("template", f"{encode['template']}, at most {encode['max_length']} tokens, longer texts: {encode['truncation']}"),
+        ("instruction", repr(encode["instruction"]) if encode.get("instruction") else ""),
         ("trained on", _names(data)),
         ("trained from", _names([recipe["init"]]) if recipe.get("init") else ""),
         ("read from", str(recipe.get("read from", ""))),
