@@ -54,7 +54,8 @@ def objective_lines(results: Mapping[str, Any], lines: Callable[[dict[str, Any]]
         results: Results with `objectives`, or without.
         lines: Returns the table of some results.
     """
-    shared = {key: results[key] for key in ("model", "weights", "benchmark") if key in results}
-    return [
-        text for name, found in results.get("objectives", {}).items() for text in ("", f"objective {name}", *lines({**found, **shared}))
-    ]
+    shown: list[str] = []
+    for name, found in results.get("objectives", {}).items():
+        notes = [note for note in found["notes"] if note not in results["notes"]]
+        shown += ["", f"objective {name}", *lines({**found, "model": results["model"], "notes": notes})]
+    return shown

@@ -170,7 +170,7 @@ def reader() -> Any:
         unpaired=True,
         reading=None,
         needs_prompt=False,
-        backbone=SimpleNamespace(room=None, frozen=False),
+        backbone=SimpleNamespace(room=None, frozen=False, pooling="last"),
     )
 
 
