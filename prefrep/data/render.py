@@ -213,6 +213,7 @@ class Renderer:
         Raises:
             Unshown: A response calls a tool, or the template gets tools, which this format has no place for.
         """
+        self.events["as two answers in one text"] += 1
         unshown_in_transcripts(prompt + a + b, kwargs, self.events)
         if self._template in recipes.PAIRS:
             parts = recipes.PAIRS[self._template](prompt, a, b)

@@ -165,8 +165,10 @@ def read(model: nn.Module, ids: Tensor, mask: Tensor, types: Tensor | None, pool
     found = []
     for rows in groups:
         part = torch.tensor(rows, device=ids.device)
-        short = [None if each is None else each[part, : lengths[rows[0]]] for each in (ids, mask, types)]
-        found.append(functional.pad(_read(model, *short, pooling), (0, 0, 0, ids.shape[1] - lengths[rows[0]])))
+        longest = lengths[rows[0]]
+        short = None if types is None else types[part, :longest]
+        states = _read(model, ids[part, :longest], mask[part, :longest], short, pooling)
+        found.append(functional.pad(states, (0, 0, 0, ids.shape[1] - longest)))
     order = torch.tensor([row for rows in groups for row in rows], device=ids.device)
     return torch.cat(found)[order.argsort()]
 

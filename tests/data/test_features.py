@@ -221,9 +221,12 @@ def test_everything_else_that_moves_a_state_is_in_the_identity() -> None:
     same = identity(backbone, "cpu")
     with torch.autocast("cpu", torch.bfloat16):
         assert identity(backbone, "cpu") != same
-    as_is = {"model": backbone.model, "attention": backbone.attention}
+    as_is = {"model": backbone.model, "attention": backbone.attention, "pooling": "last", "marks": None}
     assert identity(SimpleNamespace(**as_is), "cpu") == same
     assert identity(SimpleNamespace(**{**as_is, "attention": "another"}), "cpu") != same
+    places = [("first", None), ("mean", None), ("marked", [1]), ("marked", [2])]
+    kinds = [identity(SimpleNamespace(**{**as_is, "pooling": pooling, "marks": marks}), "cpu") for pooling, marks in places]
+    assert all(kind not in (same, *kinds[:i]) for i, kind in enumerate(kinds)), "where a text is read"
     backbone.model.config.rms_norm_eps *= 10
     assert identity(backbone, "cpu") != same
 
