@@ -177,9 +177,9 @@ def test_data_share_what_they_begin_with(row_tokens: int, rows: int) -> None:
 
 
 def test_equal_sequences_are_read_once() -> None:
-    batch = collate([Datum((tree([1, 2, 9]), tree([1, 2, 9], [1, 2]))), Datum((tree([1, 2, 9]),))], PAD)
-    assert batch.tokens == 6, "a BOS alone joins no records"
-    assert batch.end.tolist() == [2, 2, 1, 5]
+    batch = collate([Datum((tree([1, 2, 9]), tree([1, 2, 9], [1, 2]))), Datum((tree([1, 2, 9]),)), Datum((tree([1, 2, 8]),))], PAD)
+    assert batch.tokens == 6, "records that begin alike and part soon are apart"
+    assert batch.end.tolist() == [2, 2, 1, 2, 5]
 
 
 def test_a_fill_has_no_say() -> None:
