@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -91,8 +92,20 @@ def rule(name: str) -> Config:
     return {"class_path": "RuleJudge", "init_args": {"rule": f"prefrep.judges.{name}"}}
 
 
-def train(options: argparse.Namespace, judge: str, name: str, objective: Config, seed: int, held_out: Path) -> None:
-    """Train a policy in a process of its own, unless it is finished; a run that was stopped goes on."""
+def train(
+    options: argparse.Namespace, judge: str, name: str, objective: Config, seed: int, held_out: Path, checkout: Path | None = None
+) -> None:
+    """Train a policy in a process of its own, unless it is finished; a run that was stopped goes on.
+
+    Args:
+        options: Settings `out`, `rounds`, `prompts` and `model`.
+        judge: The rule that judges.
+        name: Name of the run.
+        objective: Its objective.
+        seed: Its seed.
+        held_out: File of held-out prompts.
+        checkout: Folder of the version of prefrep that trains; None: this one.
+    """
     folder = options.out / judge / f"{name}-{seed}"
     if (folder / "export").is_dir() and (folder / "rounds" / str(options.rounds) / "metrics.json").is_file():
         return
@@ -107,7 +120,9 @@ def train(options: argparse.Namespace, judge: str, name: str, objective: Config,
     (folder / "run.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
     print(f"{judge}: {name}, seed {seed}", flush=True)
     with (folder / "fit.log").open("a") as log:
-        done = subprocess.run([sys.executable, "-m", "prefrep", "fit", "--config", str(folder / "run.yaml")], stdout=log, stderr=log)
+        command = [sys.executable, "-m", "prefrep", "fit", "--config", str(folder / "run.yaml")]
+        environment = os.environ | ({} if checkout is None else {"PYTHONPATH": str(checkout)})
+        done = subprocess.run(command, stdout=log, stderr=log, cwd=checkout, env=environment)
     if done.returncode:
         said = (folder / "fit.log").read_text(errors="replace").strip().splitlines()
         sys.exit(f"{folder}: ended with code {done.returncode} ({said[-1] if said else ''}); the same command goes on")

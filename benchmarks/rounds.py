@@ -35,7 +35,10 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     it = arguments(__doc__)
     it.add_argument("--model", default=SMOLLM2, help="bundled name or folder")
-    it.add_argument("--dtype", nargs="+", choices=tuple(GOALS), default=list(GOALS), help="of the weights; bfloat16 trains in bf16-mixed")
+    it.add_argument(
+        "--dtype", nargs="+", choices=tuple(GOALS),
+        help="of the weights; bfloat16 trains in bf16-mixed. Default: both, or float32 on a CPU without units for bfloat16",
+    )  # fmt: skip
     it.add_argument("--prompts", type=int, default=24, help="prompts of a round, and held-out prompts with two responses each")
     it.add_argument("--responses", type=int, default=4)
     it.add_argument("--new", type=int, default=48, help="most tokens of a response")
@@ -55,6 +58,7 @@ def main(args: list[str] | None = None) -> None:
         return
     report = Report("rounds", options)
     peers = not options.without_trl and importlib.util.find_spec("trl") is not None
+    options.dtype = options.dtype or ["float32", *(["bfloat16"] if "bf16" in report.machine["device"] else [])]
     rounds, samplings = list[list[Any]](), list[list[Any]]()
     for dtype in options.dtype:
         own = child(options, "prefrep", dtype)
@@ -67,6 +71,8 @@ def main(args: list[str] | None = None) -> None:
             samplings.append([f"{dtype}, K = {k}", rate / plain, rate, plain])
             if int(k) in SAMPLING:
                 report.goal(f"sampling, {dtype}, K = {k}: against generate on K copies", rate / plain, SAMPLING[int(k)], unit="x")
+    for dtype in GOALS.keys() - options.dtype:
+        report.goal(f"round, {dtype}: sampling, reference and training against TRL's GRPO", None, GOALS[dtype][0], unit="x")
     for what, target in (("sampling against vLLM", 1.0), ("round against TRL with vLLM", 3.0)):
         report.goal(f"H100, 1B model, 512 prompts x 8 responses x 512 tokens: {what}", None, target, unit="x")
     report.table(

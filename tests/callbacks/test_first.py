@@ -6,7 +6,10 @@ from pathlib import Path
 
 from prefrep.callbacks.first import processor
 
-CORE = "processor\t: {core}\nvendor_id\t: AuthenticAMD\ncpu family\t: 25\nmodel\t\t: {model}\ncpu MHz\t\t: {mhz}\ncache size\t: {cache} KB\nflags\t\t: avx2\n"
+CORE = (
+    "processor\t: {core}\nvendor_id\t: AuthenticAMD\ncpu family\t: 25\nmodel\t\t: {model}\n"
+    "cpu MHz\t\t: {mhz}\ncache size\t: {cache} KB\nflags\t\t: avx2\n"
+)
 
 
 def test_processors_that_round_differently_have_other_names(tmp_path: Path) -> None:
