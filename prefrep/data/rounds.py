@@ -121,6 +121,7 @@ class Rounds:
                 unit=" prompts",
                 disable=None if rank == 0 else True,
                 ncols=80,
+                miniters=1,  # else a small step after a large one is not shown
                 bar_format="{desc} {n_fmt}/{total_fmt} left {remaining}{postfix}",
             ) as bar,
         ):

@@ -42,7 +42,7 @@ class _Known(torch.autograd.Function):
     def forward(ctx: Any, hidden: Tensor, targets: Tensor, part: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
         with torch.enable_grad():
             rows = hidden.detach().requires_grad_()
-            found = part(rows, targets)
+            found = part(rows.view_as(rows), targets)  # hooks of modules, as of FLOP counters, take no leaf here
             (gradient,) = torch.autograd.grad(found.sum(), rows)
         ctx.save_for_backward(gradient)
         return found.detach()
