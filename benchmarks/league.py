@@ -92,33 +92,34 @@ def rule(name: str) -> Config:
     return {"class_path": "RuleJudge", "init_args": {"rule": f"prefrep.judges.{name}"}}
 
 
-def train(
-    options: argparse.Namespace, judge: str, name: str, objective: Config, seed: int, held_out: Path, checkout: Path | None = None
-) -> None:
-    """Train a policy in a process of its own, unless it is finished; a run that was stopped goes on.
+def train(options: argparse.Namespace, judge: str, name: str, objective: Config, seed: int, held_out: Path) -> None:
+    """Train a policy in a process of its own, unless it is finished; a run that was stopped goes on."""
+    content = yaml.safe_load(config_file("gpo/quickstart").read_text())
+    content["model"]["init_args"]["objective"] = objective
+    content["trainer"]["callbacks"] = callbacks(content["trainer"]["callbacks"], judge, name, objective, seed)
+    fit(options, options.out / judge / f"{name}-{seed}", content, seed, held_out)
+
+
+def fit(options: argparse.Namespace, folder: Path, content: Config, seed: int, held_out: Path, checkout: Path | None = None) -> None:
+    """Run a configuration with the model, seed and sizes of the options, unless it is finished; one that was stopped goes on.
 
     Args:
-        options: Settings `out`, `rounds`, `prompts` and `model`.
-        judge: The rule that judges.
-        name: Name of the run.
-        objective: Its objective.
+        options: Settings `rounds`, `prompts` and `model`.
+        folder: Folder of the run.
+        content: The configuration.
         seed: Its seed.
         held_out: File of held-out prompts.
-        checkout: Folder of the version of prefrep that trains; None: this one.
+        checkout: Folder of the version of prefrep that runs it; None: this one.
     """
-    folder = options.out / judge / f"{name}-{seed}"
     if (folder / "export").is_dir() and (folder / "rounds" / str(options.rounds) / "metrics.json").is_file():
         return
     folder.mkdir(parents=True, exist_ok=True)
-    content = yaml.safe_load(config_file("gpo/quickstart").read_text())
     content["seed_everything"] = seed
-    content["model"]["init_args"]["objective"] = objective
     content["model"]["init_args"]["backbone"]["init_args"]["path"] = options.model
     content["data"]["init_args"] |= {"val": str(held_out), "round_size": options.prompts, "seed": seed}
     content["trainer"] |= {"max_epochs": options.rounds, "default_root_dir": str(folder), "enable_progress_bar": False}
-    content["trainer"]["callbacks"] = callbacks(content["trainer"]["callbacks"], judge, name, objective, seed)
     (folder / "run.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
-    print(f"{judge}: {name}, seed {seed}", flush=True)
+    print(f"{folder.parent.name}: {folder.name.replace('-', ', seed ')}", flush=True)
     with (folder / "fit.log").open("a") as log:
         command = [sys.executable, "-m", "prefrep", "fit", "--config", str(folder / "run.yaml")]
         environment = os.environ | ({} if checkout is None else {"PYTHONPATH": str(checkout)})

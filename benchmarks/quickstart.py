@@ -4,8 +4,8 @@
     git worktree add /tmp/old COMMIT
     python -m benchmarks.quickstart --out runs/quickstart --before /tmp/old          # the other version in turn, in the same setting
 
-OUT/concise has a run folder per version and seed. A seed decides the adapters, the order of prompts, and what is sampled, held-out answers
-too. Time is that of runs that were not stopped, in seconds of the clock, with the start.
+OUT has a run folder per version and seed; each version runs its own quickstart. A seed decides the adapters, the order of prompts, and what
+is sampled, held-out answers too. Time is that of runs that were not stopped, in seconds of the clock, with the start.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ import json
 import time
 from pathlib import Path
 from statistics import fmean, median, variance
+from typing import Any
 
 import yaml
 
 from benchmarks import league
-from benchmarks.common import Report, arguments
-from prefrep.shipped import config_file
+from benchmarks.common import ROOT, Report, arguments
 
 NOW, BEFORE = "now", "before"
 ROUNDS, PROMPTS, HELD_OUT = 3, 48, 48
@@ -43,17 +43,16 @@ def main(args: list[str] | None = None) -> None:
     options.out = options.out.resolve()  # the other version runs in its own folder
     options.out.mkdir(parents=True, exist_ok=True)
     held_out = league.prompts_of(min(prompts, HELD_OUT), options.out / "held-out.txt")
-    objective = yaml.safe_load(config_file("gpo/quickstart").read_text())["model"]["init_args"]["objective"]
-    settings = argparse.Namespace(out=options.out, rounds=rounds, prompts=prompts, model=model)
+    settings = argparse.Namespace(rounds=rounds, prompts=prompts, model=model)
     report = Report("quickstart", argparse.Namespace(quick=options.quick, label=options.label, seeds=options.seeds))  # no folders
     versions = {NOW: None} | ({BEFORE: options.before.resolve()} if options.before else {})
     wins, seconds = dict[str, list[float]](), dict[str, list[float]]()
     rows = []
     for seed in range(options.seeds):
         for name, checkout in versions.items():
-            folder = options.out / "concise" / f"{name}-{seed}"
+            folder = options.out / f"{name}-{seed}"
             new, began = not folder.exists(), time.perf_counter()
-            league.train(settings, "concise", name, objective, seed, held_out, checkout)
+            league.fit(settings, folder, configuration(checkout or ROOT, seed), seed, held_out, checkout)
             if new:
                 (folder / "seconds.json").write_text(json.dumps(time.perf_counter() - began))
             took = json.loads(file.read_text()) if (file := folder / "seconds.json").exists() else None
@@ -74,6 +73,15 @@ def main(args: list[str] | None = None) -> None:
     report.goal("quickstart: win rate below that of the version before, standard errors", below(wins), 2.0, at_least=False)
     report.raw |= {"wins": wins, "seconds": seconds}
     report.save()
+
+
+def configuration(checkout: Path, seed: int) -> dict[str, Any]:
+    """Return the quickstart of a version, with a seed for what is sampled."""
+    content: dict[str, Any] = yaml.safe_load((checkout / "configs" / "gpo" / "quickstart.yaml").read_text())
+    for each in content["trainer"]["callbacks"]:
+        if each["class_path"] in ("SampleResponses", "HeldOut"):
+            each["init_args"]["seed"] = seed
+    return content
 
 
 def below(wins: dict[str, list[float]]) -> float | None:

@@ -190,6 +190,8 @@ def test_a_league_of_objectives_sets_up_equal_runs(tmp_path: Path, monkeypatch: 
 
 def test_the_quickstart_over_seeds_beside_an_older_version(out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs of both versions in turn, none twice; win rates 0.6, 0.8 now and 0.7, 0.7 before: equal means."""
+    import yaml
+
     from benchmarks import league, quickstart
 
     started: list[tuple[str, Path | None]] = []
@@ -209,9 +211,19 @@ def test_the_quickstart_over_seeds_beside_an_older_version(out: Path, tmp_path: 
     monkeypatch.setattr(common, "QUICK_RESULTS", out)
     monkeypatch.setattr(common, "machine", lambda device: {"device": "a CPU", "threads": 1, "load": 0.0, "versions": {}})
     old = tmp_path / "old"
+    (old / "configs" / "gpo").mkdir(parents=True)
+    shipped = (ROOT / "configs" / "gpo" / "quickstart.yaml").read_text()
+    (old / "configs" / "gpo" / "quickstart.yaml").write_text(shipped.replace("rank: 16", "rank: 8"))
     for _ in range(2):
         quickstart.main(["--quick", "--seeds", "2", "--out", str(tmp_path / "runs"), "--before", str(old)])
     assert started == [("now-0", None), ("before-0", old), ("now-1", None), ("before-1", old)]
+    contents = {name: yaml.safe_load((tmp_path / "runs" / name / "run.yaml").read_text()) for name, _ in started}
+    ranks = [each["model"]["init_args"]["backbone"]["init_args"]["lora"]["rank"] for each in contents.values()]
+    seeds = [
+        {each["seed_everything"], *(c["init_args"]["seed"] for c in each["trainer"]["callbacks"] if "seed" in c.get("init_args", {}))}
+        for each in contents.values()
+    ]
+    assert ranks == [16, 8, 16, 8] and seeds == [{0}, {0}, {1}, {1}]
     result = json.loads((out / "quickstart.json").read_text())
     assert result["tables"][0]["rows"][0][:4] == ["now, seed 0", "0.6", "0.5", "0.7"]
     assert len(result["raw"]["seconds"]["now"]) == 2 and result["goals"][0]["figure"] > 0
