@@ -22,6 +22,7 @@ from prefrep.nn.heads import PairHead, PreferenceHead
 from prefrep.nn.rewards import LayeredHead, MarkedPairHead, ObjectivesHead
 
 ANSWERS = ("A", "B")
+OUTPUT = "lm_head.weight"  # of T5 models that do not share it with their embeddings
 
 
 def fits(config: Any, names: Collection[str]) -> list[str]:
@@ -71,7 +72,7 @@ def read(path: str, kind: str, *, max_length: int | None = None, objective: str 
     width = backbone.hidden_size
     head: PreferenceHead
     if family.kind == "answers":
-        head = _answers(path, backbone, tokenizer)
+        head = _answers(path, family, backbone, tokenizer, names)
     elif family.kind == "marked":
         made = stack(path, family.head, tensors, config, width // 3 * 2)
         head = MarkedPairHead(width, made.layers)
@@ -196,16 +197,20 @@ def _label_names(config: Any, count: int) -> Sequence[str]:
     return found if len(set(found)) == count and all(found) else [f"objective-{i}" for i in range(count)]
 
 
-def _answers(path: str, backbone: Backbone, tokenizer: PreTrainedTokenizerBase) -> PairHead:
+def _answers(path: str, family: Family, backbone: Backbone, tokenizer: PreTrainedTokenizerBase, names: Collection[str]) -> PairHead:
     """Return a head that compares the logits of a T5 model's two answers."""
     head = PairHead(backbone.hidden_size, readout="tokens", answers=ANSWERS)
     model: Any = backbone.model
+    if not model.config.tie_word_embeddings and OUTPUT not in names:  # transformers would make it up
+        raise CheckpointError(f"{path}: {family.title} has {OUTPUT}, and this checkpoint has not; download it again, or use --as")
     rows = []
     for answer in ANSWERS:
         ids = tokenizer.encode(answer, add_special_tokens=False)
         if len(ids) != 1:
             raise CheckpointError(f"{path}: its tokenizer makes {len(ids)} tokens of {answer}; restore the one that belongs to it")
         rows.append(model.get_output_embeddings().weight.detach()[ids[0]].float())
+        if not rows[-1].isfinite().all():
+            raise CheckpointError(f"{path}: {OUTPUT} holds numbers that are not finite; download the checkpoint again")
     tied = getattr(model.config, "scale_decoder_outputs", model.config.tie_word_embeddings)
     scale = cast(float, model.config.d_model**-0.5 if tied else 1.0)
     head.set_answer_rows(*(row * scale for row in rows))

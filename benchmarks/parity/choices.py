@@ -1,0 +1,364 @@
+"""Choices on rows of RewardBench by its own functions, beside those of `prefrep eval rewardbench`: a small random model of each kind.
+
+    python -m benchmarks.parity.choices CHECKOUT ROWS [--gpm CHECKOUT] [--limit BYTES] [--only KIND ...]
+
+CHECKOUT is a checkout of allenai/reward-bench (read at 05a9005; Apache-2.0), whose pipelines and `DPOInference` run on the CPU. ROWS is
+JSONL in RewardBench's schema (id, subset, prompt, chosen, rejected). `--gpm` is a checkout of general-preference/general-preference-model
+(a376d95), whose pipeline and rule are how the paper evaluates GPM; RewardBench has none. Nothing is fetched.
+
+The tokenizers write bytes, so rows above `--limit` bytes, which each side would truncate in its own way, are left out. Some rules differ on
+purpose, and the lines of these kinds show how much that changes:
+
+* PairRM: RewardBench asks about one turn in the form of several turns; LLM-Blender and prefrep ask in that of one.
+* SteamSHP: RewardBench shuffles answers without a seed and keeps the verdict of that order; here it keeps the order given.
+* `run_dpo`: RewardBench puts BOS and EOS around what the template writes, and counts the header of the answer among its tokens. Of a
+  template that writes neither, ratios and sums are the same; averages and norms hold the header. Of ChatML, contexts have two BOS.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import importlib.util
+import json
+import random
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import ModuleType
+from typing import Any
+from unittest import mock
+
+import torch
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, BatchEncoding, T5ForConditionalGeneration
+
+from benchmarks.parity.families import module, original
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
+import encoders
+import families
+
+Row = dict[str, str]
+Differences = list[float]  # chosen minus rejected, one for each row; the sign is the choice
+
+# A template of turns that writes no special tokens, as `run_dpo` expects it.
+BARE = (
+    "{% for m in messages %}{{ '\n' + m['role'] + ': ' + m['content'] }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '\nassistant: ' }}{% endif %}"
+)
+BATCH = 8
+
+
+@contextmanager
+def on_the_cpu() -> Iterator[None]:
+    """RewardBench and GPM's scripts move inputs to CUDA by name."""
+    tensor, batch = torch.Tensor.to, BatchEncoding.to
+
+    def stays(move: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda self, *where, **more: self if where == ("cuda",) else move(self, *where, **more)
+
+    with mock.patch.object(torch.Tensor, "to", stays(tensor)), mock.patch.object(BatchEncoding, "to", stays(batch)), torch.no_grad():
+        yield
+
+
+def function(file: Path, name: str) -> Callable[..., Any]:
+    """Return one function of a file whose imports are not at hand."""
+    found = next(node for node in ast.parse(file.read_text()).body if isinstance(node, ast.FunctionDef) and node.name == name)
+    for argument in [*found.args.args, found]:
+        setattr(argument, "returns" if argument is found else "annotation", None)
+    space: dict[str, Any] = {}
+    exec(compile(ast.Module([found], []), str(file), "exec"), space)
+    made: Callable[..., Any] = space[name]
+    return made
+
+
+def by_path(file: Path) -> ModuleType:
+    """Import a file."""
+    spec = importlib.util.spec_from_file_location(f"authors_{file.stem}", file)
+    assert spec is not None and spec.loader is not None
+    found = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(found)
+    return found
+
+
+def batches(rows: Sequence[Row]) -> Iterator[list[Row]]:
+    """Return the rows, some at a time."""
+    for start in range(0, len(rows), BATCH):
+        yield list(rows[start : start + BATCH])
+
+
+def formatted(checkout: Path, folder: Path, rows: Sequence[Row]) -> tuple[Any, list[Row]]:
+    """Return the tokenizer as `run_rm.py` sets it, and rows as RewardBench renders them."""
+    tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+    tokenizer.truncation_side = "left"
+    render = function(checkout / "rewardbench" / "utils.py", "prepare_dialogue_from_tokenizer")
+    return tokenizer, [render(dict(row), tokenizer) for row in rows]
+
+
+def turns(row: Row, side: str) -> list[dict[str, str]]:
+    """Return the conversation that pair pipelines take."""
+    return [{"role": "user", "content": row["prompt"]}, {"role": "assistant", "content": row[side]}]
+
+
+# ---- RewardBench's side
+
+
+def classifier(checkout: Path, folder: Path, rows: Sequence[Row]) -> Differences:
+    """`RewardBenchPipeline`, on a classifier of transformers or on a class of RewardBench's."""
+    tokenizer, texts = formatted(checkout, folder, rows)
+    if folder.name in ("qrm", "ldl"):
+        model: Any = original(checkout, folder.name, folder)
+    else:
+        model = AutoModelForSequenceClassification.from_pretrained(folder)
+    ask: Any = module(checkout, "pipeline").RewardBenchPipeline("text-classification", model, tokenizer)
+    found: Differences = []
+    for some in batches(texts):
+        sides = [ask([row[f"text_{side}"] for row in some], max_length=2048) for side in ("chosen", "rejected")]
+        found += (sides[0] - sides[1]).flatten().tolist()
+    return found
+
+
+def pairrm(checkout: Path, folder: Path, rows: Sequence[Row]) -> Differences:
+    """`PairRMPipeline`, which adds the two orders."""
+    code: Any = module(checkout, "pairrm")
+    ask = code.PairRMPipeline("", original(checkout, "pairrm", folder), AutoTokenizer.from_pretrained(folder))
+    found: Differences = []
+    for some in batches(rows):
+        found += ask(*([turns(row, side) for row in some] for side in ("chosen", "rejected")), output_logits=True)
+    return found
+
+
+def pairrm_of_one_turn(checkout: Path, folder: Path, rows: Sequence[Row]) -> Differences:
+    """The same pipeline, whose texts are put as LLM-Blender has those of one turn."""
+    code: Any = module(checkout, "pairrm")
+    plain = code.tokenize_pair
+
+    def single(tokenizer: Any, first: Any, second: Any, **options: Any) -> Any:
+        return plain(tokenizer, [c[0]["content"] for c in first], *([c[1]["content"] for c in each] for each in (first, second)))
+
+    code.tokenize_conv_pair = single
+    ask = code.PairRMPipeline("", original(checkout, "pairrm", folder), AutoTokenizer.from_pretrained(folder))
+    found: Differences = []
+    for some in batches(rows):
+        found += ask(*([turns(row, side) for row in some] for side in ("chosen", "rejected")), output_logits=True)
+    return found
+
+
+def steamshp(checkout: Path, folder: Path, rows: Sequence[Row]) -> Differences:
+    """`SHPPipeline`, whose verdicts are 1 or 0; the order is the one given."""
+    model: Any = T5ForConditionalGeneration.from_pretrained(folder)
+    ask = module(checkout, "shp").SHPPipeline("", model, AutoTokenizer.from_pretrained(folder))
+    found: Differences = []
+    with mock.patch.object(random, "shuffle", lambda answers: None):
+        for some in batches(rows):
+            verdicts = ask(*([turns(row, side) for row in some] for side in ("chosen", "rejected")), max_length=512)
+            found += (verdicts * 2 - 1).tolist()
+    return found
+
+
+def run_dpo(form: str) -> Callable[[Path, Path, Sequence[Row]], Differences]:
+    """`DPOInference` of a policy, with the reference beside it, or in a form without one."""
+
+    def ask(checkout: Path, folder: Path, rows: Sequence[Row]) -> Differences:
+        tokenizer, texts = formatted(checkout, folder, rows)
+        if tokenizer.bos_token is None:
+            tokenizer.bos_token_id = tokenizer.eos_token_id
+        policy: Any = AutoModelForCausalLM.from_pretrained(folder)
+        reference: Any = AutoModelForCausalLM.from_pretrained(folder.parent / "reference") if form == "ratio" else None
+        place: Any = mock.Mock(device="cpu")
+        norm = {"average": "avg"}.get(form, form)
+        judge = by_path(checkout / "rewardbench" / "dpo.py").DPOInference(policy, reference, tokenizer, place, norm)
+        found: Differences = []
+        for row in texts:
+            one = judge.tokenize_row(row)
+            batch = {name: torch.tensor([value]) for name, value in one.items()}
+            chosen, rejected = judge.inference_step(batch, ref_free=reference is None)
+            found += (chosen - rejected).tolist()
+        return found
+
+    return ask
+
+
+def gpm(checkout: Path, folder: Path, rows: Sequence[Row]) -> Differences:
+    """The pipeline and the rule of GPM's own `run_rm_rewardbench.py`; its model file wants DeepSpeed, which only training needs."""
+    absent = {name: ModuleType(name) for name in ("deepspeed", "transformers.deepspeed", "general_preference.utils.logging")}
+    absent["transformers.deepspeed"].HfDeepSpeedConfig = None  # type: ignore[attr-defined]
+    absent["general_preference.utils.logging"].init_logger = lambda name: None  # type: ignore[attr-defined]
+    with mock.patch.dict(sys.modules, absent):
+        made: Any = by_path(checkout / "general_preference" / "models" / "rw_model_general_preference.py")
+    dim = 4
+    model: Any = made.get_reward_model(str(folder), bf16=False, is_general_preference=True, value_head_dim=dim)
+    rules: Any = by_path(checkout / "rewardbench_eval" / "rewardbench_utils.py")
+    tokenizer: Any = AutoTokenizer.from_pretrained(folder, padding_side="left", truncation_side="right")
+    ask = rules.CustomLeftPadRewardBenchPipeline("", model, tokenizer)
+    found: Differences = []
+    for some in batches(rows):
+        chosen, rejected = (ask([turns(row, side) for row in some]) for side in ("chosen", "rejected"))
+        found += rules.generate_high_dim_result(dim, chosen, rejected).tolist()
+    return found
+
+
+# ---- models
+
+
+def chats(folder: Path, template: str) -> None:
+    """Give a folder's tokenizer a chat template."""
+    tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+    tokenizer.chat_template = template
+    tokenizer.save_pretrained(folder)
+
+
+def llama_classifier(folder: Path) -> None:
+    """Write a sequence classifier of transformers."""
+    from prefrep.nn.bundled import resolve
+
+    base = str(resolve("bundled:tiny-llama"))
+    torch.manual_seed(1)
+    model: Any = AutoModelForSequenceClassification.from_pretrained(base, num_labels=1)
+    torch.nn.init.normal_(model.score.weight)
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(base).save_pretrained(folder)
+
+
+def encoder(folder: Path) -> None:
+    """Write an encoder as a classifier, with a chat template."""
+    encoders.folder(folder, folder.name, "ForSequenceClassification", max_position_embeddings=4096)
+    chats(folder, families.CHAT.replace("bos_token", "''"))
+
+
+def family(folder: Path) -> None:
+    """Write a model of `tests/families.py`."""
+    families.write(folder, folder.name, max_position_embeddings=4096)
+
+
+def t5(folder: Path) -> None:
+    """Write a T5 that answers A or B: the logits of all other tokens are 0, and those two are opposite, so that one of them is above."""
+    model = encoders.model("t5", "ForConditionalGeneration", tie_word_embeddings=False)
+    tokenizer = encoders.tokenizer()
+    first, second = (tokenizer.convert_tokens_to_ids(answer) for answer in "AB")
+    torch.manual_seed(2)
+    with torch.no_grad():
+        model.lm_head.weight.zero_()
+        model.lm_head.weight[first] = torch.randn(model.config.d_model)
+        model.lm_head.weight[second] = -model.lm_head.weight[first]
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def policy(template: str | None) -> Callable[[Path], None]:
+    """Return what writes a policy and, beside it, its reference."""
+
+    def write(folder: Path) -> None:
+        from prefrep.nn.bundled import resolve
+
+        base = str(resolve("bundled:tiny-llama"))
+        for seed, place in enumerate((folder, folder.parent / "reference")):
+            torch.manual_seed(seed)
+            model: Any = AutoModelForCausalLM.from_pretrained(base)
+            with torch.no_grad():
+                for parameter in model.parameters():
+                    parameter.add_(torch.randn_like(parameter) * 0.05)
+            model.save_pretrained(place)
+            AutoTokenizer.from_pretrained(base).save_pretrained(place)
+            if template is not None:
+                chats(place, template)
+
+    return write
+
+
+def official(folder: Path) -> None:
+    """Write a GPM checkpoint in the official layout, and prefrep's export of it."""
+    from safetensors.torch import load_file, save_file
+
+    from prefrep.io import folder as folders
+    from prefrep.io import official as layout
+    from prefrep.nn.bundled import resolve
+
+    folder.mkdir()
+    base = Path(resolve("bundled:tiny-llama"))
+    for file in base.iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    state = load_file(folder / "model.safetensors")
+    state["value_head.weight"] = torch.randn(4, 32, generator=torch.Generator().manual_seed(3))
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    read = layout.read(folder, tau=0.1, normalize=False, gate="none", template="official", max_length=2048)
+    folders.save(folder.with_name("gpm-export"), read.backbone, read.head, read.tau, read.encode, read.tokenizer, read.recipe)
+
+
+def ours(folder: Path, rows: Path, **options: Any) -> Differences:
+    """Return the log-odds that `prefrep eval rewardbench` writes, in the order of the rows."""
+    from prefrep.programs.rewardbench import rewardbench
+
+    export = folder.with_name(f"{folder.name}-export")
+    out = rows.with_name(f"out-{folder.name}-{'-'.join(map(str, options.values())).replace('/', '_')}")
+    rewardbench(model=str(export if export.exists() else folder), data=str(rows), out=str(out), bootstrap=1, device="cpu", **options)
+    return [float(json.loads(line)["score"]) for line in (out / "scores.jsonl").read_text().splitlines()]
+
+
+Theirs = Callable[[Path, Path, Sequence[Row]], Differences]
+# What is written, by whom it is judged, and options of `prefrep eval rewardbench`; names of folders are those of the layouts.
+KINDS: dict[str, tuple[str, Callable[[Path], None], Theirs, dict[str, Any]]] = {
+    "sequence classifier": ("llama", llama_classifier, classifier, {}),
+    "encoder: DeBERTa": ("deberta-v2", encoder, classifier, {}),
+    "encoder: ModernBERT": ("modernbert", encoder, classifier, {}),
+    "gated objectives: QRM": ("qrm", family, classifier, {}),
+    "PairRM": ("pairrm", family, pairrm_of_one_turn, {}),
+    "PairRM, RewardBench's form": ("pairrm", family, pairrm, {}),
+    "SteamSHP": ("t5", t5, steamshp, {"as_": "steamshp", "orders": "first"}),
+    "policy / reference": ("policy", policy(BARE), run_dpo("ratio"), {"reference": "reference"}),
+    "policy, sum": ("policy", policy(BARE), run_dpo("sum"), {"implicit": "sum"}),
+    "policy, average": ("policy", policy(BARE), run_dpo("average"), {"implicit": "average"}),
+    "policy, norm": ("policy", policy(BARE), run_dpo("norm"), {"implicit": "norm"}),
+    "policy / reference, ChatML": ("chatml", policy(None), run_dpo("ratio"), {"reference": "reference"}),
+    "GPM": ("gpm", official, gpm, {}),
+}
+
+
+def main() -> None:
+    """Print how many rows get the same choice, and the largest difference of differences."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkout", type=Path)
+    parser.add_argument("rows", type=Path)
+    parser.add_argument("--gpm", type=Path)
+    parser.add_argument("--limit", type=int, default=1000)
+    parser.add_argument("--only", nargs="*", default=list(KINDS), choices=list(KINDS), metavar="KIND")
+    args = parser.parse_args()
+    read = [json.loads(line) for line in args.rows.read_text().splitlines()]
+    print(f"{'':28} same choice     chosen wins    largest difference")
+    for kind in args.only:
+        if kind == "GPM" and args.gpm is None:
+            continue
+        try:
+            one(kind, args, read)
+        except Exception:
+            traceback.print_exc()
+
+
+def one(kind: str, args: argparse.Namespace, read: list[Row]) -> None:
+    """Print the line of a kind."""
+    name, write, theirs, options = KINDS[kind]
+    limit = min(args.limit, 512) if name == "t5" else args.limit
+    lengths = [len((row["prompt"] + max(row["chosen"], row["rejected"], key=len)).encode()) for row in read]
+    if name in ("t5", "pairrm"):
+        lengths = [len((row["prompt"] + row["chosen"] + row["rejected"]).encode()) for row in read]
+    rows = [row for row, length in zip(read, lengths, strict=True) if length < limit - 100]
+    with TemporaryDirectory() as place:
+        folder, data = Path(place) / name, Path(place) / "rows.jsonl"
+        data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        write(folder)
+        more = options | ({"reference": str(folder.parent / "reference")} if "reference" in options else {})
+        with on_the_cpu():
+            expected = theirs(args.gpm if kind == "GPM" else args.checkout, folder, rows)
+        found = ours(folder, data, **more)
+    same = sum((a > 0) == (b > 0) for a, b in zip(expected, found, strict=True))
+    scale = {"PairRM": 2, "PairRM, RewardBench's form": 2, "GPM": 0.1}.get(kind, 1)  # a sum of two orders; tau
+    apart = max(abs(a - scale * b) for a, b in zip(expected, found, strict=True))
+    far = "verdicts only" if name == "t5" else f"{apart:.1e} of {max(map(abs, expected)):.3g}"
+    print(f"{kind:28} {same:4} of {len(rows):4}   {sum(b > 0 for b in found):4}           {far}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
