@@ -23,7 +23,6 @@ import importlib.util
 import json
 import random
 import sys
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -323,28 +322,24 @@ def main() -> None:
     parser.add_argument("checkout", type=Path)
     parser.add_argument("rows", type=Path)
     parser.add_argument("--gpm", type=Path)
-    parser.add_argument("--limit", type=int, default=1000)
+    parser.add_argument("--limit", type=int, default=600)
     parser.add_argument("--only", nargs="*", default=list(KINDS), choices=list(KINDS), metavar="KIND")
     args = parser.parse_args()
     read = [json.loads(line) for line in args.rows.read_text().splitlines()]
     print(f"{'':28} same choice     chosen wins    largest difference")
     for kind in args.only:
-        if kind == "GPM" and args.gpm is None:
-            continue
-        try:
+        if kind != "GPM" or args.gpm is not None:
             one(kind, args, read)
-        except Exception:
-            traceback.print_exc()
 
 
 def one(kind: str, args: argparse.Namespace, read: list[Row]) -> None:
     """Print the line of a kind."""
     name, write, theirs, options = KINDS[kind]
     limit = min(args.limit, 512) if name == "t5" else args.limit
-    lengths = [len((row["prompt"] + max(row["chosen"], row["rejected"], key=len)).encode()) for row in read]
-    if name in ("t5", "pairrm"):
-        lengths = [len((row["prompt"] + row["chosen"] + row["rejected"]).encode()) for row in read]
-    rows = [row for row, length in zip(read, lengths, strict=True) if length < limit - 100]
+    both = name in ("t5", "pairrm")  # one text holds both answers
+    sizes = [[len(row[side].encode()) for side in ("prompt", "chosen", "rejected")] for row in read]
+    lengths = [x + (a + b if both else max(a, b)) for x, a, b in sizes]
+    rows = [row for row, length in zip(read, lengths, strict=True) if length < limit - 100]  # templates need some
     with TemporaryDirectory() as place:
         folder, data = Path(place) / name, Path(place) / "rows.jsonl"
         data.write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -25,7 +25,7 @@ from prefrep.records import Comparison, Message, RankedResponses
 from prefrep.scoring import PairScorer, Scorer
 
 GOLDEN = families.golden()
-score, export = program("score"), program("export")
+score = program("score")
 
 
 @pytest.mark.parametrize("kind", [kind for kind in GOLDEN if "pairrm" not in kind])
