@@ -46,6 +46,12 @@ def nearest(config: Any, names: Collection[str]) -> str:
     return ""
 
 
+def _instead(config: Any, names: Collection[str]) -> str:
+    """Return what to do about a model that is not of the family that it was taken for."""
+    found = fits(config, names)
+    return f"its files say --as {' or '.join(found)}" if found else "download it again, or use --as"
+
+
 def read(path: str, kind: str, *, max_length: int | None = None, objective: str = "", **options: Any) -> PreferenceModel:
     """Read a model of a family.
 
@@ -63,8 +69,12 @@ def read(path: str, kind: str, *, max_length: int | None = None, objective: str 
     family, reading = FAMILIES[kind], Reading(**options)
     config, names = reading.config(path), tensor_names(path, reading.revision)
     spec = (*family.head, *(family.objectives.gate if family.objectives else ()))
+    if family.types and not config.model_type.startswith(family.types):
+        raise CheckpointError(
+            f"{path}: {family.title} has model_type {family.types[0]}, and not {config.model_type}; {_instead(config, names)}"
+        )
     if lacking := complete(spec, names):
-        raise CheckpointError(f"{path}: {family.title} has {lacking[0]}, and this checkpoint has not; download it again, or use --as")
+        raise CheckpointError(f"{path}: {family.title} has {lacking[0]}, and this checkpoint has not; {_instead(config, names)}")
     extra = [name for name in (family.objectives.scale, family.objectives.mix) if name] if family.objectives else []
     tensors = reading.tensors(path, [*wanted(spec, names), *extra])
     backbone = reading.backbone(path, **_place(path, family, config))

@@ -174,3 +174,16 @@ def test_another_number_of_objectives(tmp_path: Path) -> None:
     place = families.write(tmp_path / "rm", "armorm", num_objectives=19)
     with pytest.raises(CheckpointError, match="num_objectives 19, and its gate has 3 outputs"):
         Scorer.from_pretrained(place)
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("armorm", "ArmoRM or QRM has regression_layer.weight, and this checkpoint has not; its files say --as ultrarm"),
+        ("steamshp", "has model_type t5, and not llama; its files say --as ultrarm"),
+    ],
+)
+def test_another_family_than_the_caller_says(kind: str, said: str, tmp_path: Path) -> None:
+    place = families.write(tmp_path / "rm", "ultrarm")
+    with pytest.raises(CheckpointError, match=said):
+        Scorer.from_pretrained(place, kind=kind)
