@@ -11,8 +11,8 @@ purpose, and the lines of these kinds show how much that changes:
 
 * PairRM: RewardBench asks about one turn in the form of several turns; LLM-Blender and prefrep ask in that of one.
 * SteamSHP: RewardBench shuffles answers without a seed and keeps the verdict of that order; here it keeps the order given.
-* `run_dpo`: RewardBench puts BOS and EOS around what the template writes, and counts the header of the answer among its tokens. Of a
-  template that writes neither, ratios and sums are the same; averages and norms hold the header. Of ChatML, contexts have two BOS.
+* `run_dpo`: RewardBench puts BOS and EOS around what the template writes, which may have written them, and counts the header of the answer
+  among its tokens. Without its BOS, and of a template that writes neither, ratios are the same; averages and norms also hold the header.
 """
 
 from __future__ import annotations
@@ -158,8 +158,8 @@ def steamshp(checkout: Path, folder: Path, rows: Sequence[Row]) -> Differences:
     return found
 
 
-def run_dpo(form: str) -> Callable[[Path, Path, Sequence[Row]], Differences]:
-    """`DPOInference` of a policy, with the reference beside it, or in a form without one."""
+def run_dpo(form: str, bos: bool = True) -> Callable[[Path, Path, Sequence[Row]], Differences]:
+    """`DPOInference` of a policy, with the reference beside it, or in a form without one; `bos`: with the BOS that it puts in front."""
 
     def ask(checkout: Path, folder: Path, rows: Sequence[Row]) -> Differences:
         tokenizer, texts = formatted(checkout, folder, rows)
@@ -173,7 +173,7 @@ def run_dpo(form: str) -> Callable[[Path, Path, Sequence[Row]], Differences]:
         found: Differences = []
         for row in texts:
             one = judge.tokenize_row(row)
-            batch = {name: torch.tensor([value]) for name, value in one.items()}
+            batch = {name: torch.tensor([value if bos else value[1:]]) for name, value in one.items()}
             chosen, rejected = judge.inference_step(batch, ref_free=reference is None)
             found += (chosen - rejected).tolist()
         return found
@@ -234,17 +234,25 @@ def family(folder: Path) -> None:
 
 
 def t5(folder: Path) -> None:
-    """Write a T5 that answers A or B: the logits of all other tokens are 0, and those two are opposite, so that one of them is above."""
-    model = encoders.model("t5", "ForConditionalGeneration", tie_word_embeddings=False)
+    """Write a T5 that answers A or B: all other tokens have logit 0, and those two are opposite, so that one of them is above.
+
+    The layer reads in which direction the states of some texts differ most, less their mean, or it would give one answer to all texts.
+    """
+    model = encoders.folder(folder, "t5", "ForConditionalGeneration")
     tokenizer = encoders.tokenizer()
-    first, second = (tokenizer.convert_tokens_to_ids(answer) for answer in "AB")
-    torch.manual_seed(2)
+    begin, states = torch.tensor([[0]]), []
     with torch.no_grad():
-        model.lm_head.weight.zero_()
-        model.lm_head.weight[first] = torch.randn(model.config.d_model)
-        model.lm_head.weight[second] = -model.lm_head.weight[first]
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+        for number in range(16):
+            ids = torch.tensor([tokenizer.encode(f"{number} is said of {'abcdefghijklmnop'[number:]}" * (1 + number % 5))])
+            read = model.encoder(input_ids=ids).last_hidden_state
+            states.append(model.decoder(input_ids=begin, encoder_hidden_states=read).last_hidden_state[0, 0])
+        mean = torch.stack(states).mean(0)
+        direction = torch.linalg.svd(torch.stack(states) - mean)[2][0]
+        direction = 10 * (direction - direction @ mean / (mean @ mean) * mean)
+    output = torch.zeros_like(model.shared.weight)
+    for answer, sign in (("A", 1), ("B", -1)):
+        output[tokenizer.convert_tokens_to_ids(answer)] = sign * direction
+    encoders.untied(folder, output.detach().clone())
 
 
 def policy(template: str | None) -> Callable[[Path], None]:
@@ -308,6 +316,7 @@ KINDS: dict[str, tuple[str, Callable[[Path], None], Theirs, dict[str, Any]]] = {
     "PairRM, RewardBench's form": ("pairrm", family, pairrm, {}),
     "SteamSHP": ("t5", t5, steamshp, {"as_": "steamshp", "orders": "first"}),
     "policy / reference": ("policy", policy(BARE), run_dpo("ratio"), {"reference": "reference"}),
+    "policy / reference, no BOS": ("policy", policy(BARE), run_dpo("ratio", bos=False), {"reference": "reference"}),
     "policy, sum": ("policy", policy(BARE), run_dpo("sum"), {"implicit": "sum"}),
     "policy, average": ("policy", policy(BARE), run_dpo("average"), {"implicit": "average"}),
     "policy, norm": ("policy", policy(BARE), run_dpo("norm"), {"implicit": "norm"}),

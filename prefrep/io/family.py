@@ -211,7 +211,8 @@ def _answers(path: str, family: Family, backbone: Backbone, tokenizer: PreTraine
     """Return a head that compares the logits of a T5 model's two answers."""
     head = PairHead(backbone.hidden_size, readout="tokens", answers=ANSWERS)
     model: Any = backbone.model
-    if not model.config.tie_word_embeddings and OUTPUT not in names:  # transformers would make it up
+    tied = getattr(model.config, "scale_decoder_outputs", model.config.tie_word_embeddings)  # as config.json has it, of T5 and its kin
+    if not tied and OUTPUT not in names:  # transformers would take the embeddings
         raise CheckpointError(f"{path}: {family.title} has {OUTPUT}, and this checkpoint has not; download it again, or use --as")
     rows = []
     for answer in ANSWERS:
@@ -221,7 +222,6 @@ def _answers(path: str, family: Family, backbone: Backbone, tokenizer: PreTraine
         rows.append(model.get_output_embeddings().weight.detach()[ids[0]].float())
         if not rows[-1].isfinite().all():
             raise CheckpointError(f"{path}: {OUTPUT} holds numbers that are not finite; download the checkpoint again")
-    tied = getattr(model.config, "scale_decoder_outputs", model.config.tie_word_embeddings)
     scale = cast(float, model.config.d_model**-0.5 if tied else 1.0)
     head.set_answer_rows(*(row * scale for row in rows))
     return head

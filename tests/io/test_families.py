@@ -191,9 +191,11 @@ def test_a_cost_is_the_negative_and_not_shifted(tmp_path: Path) -> None:
     assert rewards(Scorer.from_pretrained(cost)) == pytest.approx([-x / 2 for x in rewards(Scorer.from_pretrained(reward))], abs=1e-5)
 
 
-def test_steamshp(tmp_path: Path) -> None:
-    """Log-odds of the first decoded token; transformers' own model decodes."""
+@pytest.mark.parametrize("tied", [True, False])
+def test_steamshp(tied: bool, tmp_path: Path) -> None:
+    """Log-odds of the first decoded token; transformers' own model decodes. Flan-T5 has an output layer of its own, T5 has not."""
     model = encoders.folder(tmp_path / "t5", "t5", "ForConditionalGeneration")
+    model = model if tied else encoders.untied(tmp_path / "t5")
     tokenizer = encoders.tokenizer()
     with pytest.raises(CheckpointError, match="--as rlhflow or steamshp"):
         Scorer.from_pretrained(tmp_path / "t5")

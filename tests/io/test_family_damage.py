@@ -74,7 +74,9 @@ PUBLISHED = {
 def test_damaged_models_get_a_sentence(kind: str, change: str, tmp_path: Path) -> None:
     if kind in PUBLISHED:
         place, (task, name) = tmp_path / "rm", PUBLISHED[kind]
-        encoders.folder(place, kind, task, tie_word_embeddings=False)
+        encoders.folder(place, kind, task)
+        if kind == "t5":
+            encoders.untied(place)
         head = [name]
     else:
         place, head = families.write(tmp_path / "rm", kind), list(families.LAYOUTS[kind][1])
