@@ -51,6 +51,7 @@ BARE = (
     "{% if add_generation_prompt %}{{ '\nassistant: ' }}{% endif %}"
 )
 BATCH = 8
+ROWS = "rows.jsonl"  # beside the models
 
 
 @contextmanager
@@ -238,7 +239,7 @@ def family(folder: Path) -> None:
 def t5(folder: Path) -> None:
     """Write a T5 that answers A or B: all other tokens have logit 0, and those two are opposite, so that one of them is above.
 
-    The layer reads in which direction the states of some texts differ most, less their mean, or it would give one answer to all texts.
+    The layer reads in which direction the states of the rows differ most, less their mean, or it would give one answer to all of them.
     """
     model = encoders.folder(folder, "t5", "ForConditionalGeneration")
     tokenizer: Any = encoders.tokenizer()
@@ -246,9 +247,9 @@ def t5(folder: Path) -> None:
     tokenizer.save_pretrained(folder)
     begin, states = torch.tensor([[0]]), []
     with torch.no_grad():
-        for number in range(16):
-            post, *answers = ("".join(random.Random(number + i).choices("abcdefghij klmnopqrst", k=100)) for i in range(0, 300, 100))
-            text = f"POST: {post}\n\n RESPONSE A: {answers[0]}\n\n RESPONSE B: {answers[1]}\n\n Which response is better? RESPONSE"
+        for line in (folder.parent / ROWS).read_text().splitlines()[::3]:
+            row = json.loads(line)
+            text = f"POST: {row['prompt']} RESPONSE A: {row['chosen']} RESPONSE B: {row['rejected']} Which response is better? RESPONSE"
             read = model.encoder(input_ids=torch.tensor([tokenizer.encode(text)])).last_hidden_state
             states.append(model.decoder(input_ids=begin, encoder_hidden_states=read).last_hidden_state[0, 0])
         mean = torch.stack(states).mean(0)
@@ -354,7 +355,7 @@ def one(kind: str, args: argparse.Namespace, read: list[Row]) -> None:
     lengths = [x + (a + b if both else max(a, b)) for x, a, b in sizes]
     rows = [row for row, length in zip(read, lengths, strict=True) if length < limit - 100]  # templates need some
     with TemporaryDirectory() as place:
-        folder, data = Path(place) / name, Path(place) / "rows.jsonl"
+        folder, data = Path(place) / name, Path(place) / ROWS
         data.write_text("".join(json.dumps(row) + "\n" for row in rows))
         write(folder)
         more = options | ({"reference": str(folder.parent / "reference")} if "reference" in options else {})
