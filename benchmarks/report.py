@@ -13,6 +13,7 @@ ORDER = (
     "train_throughput",
     "utilisation",
     "ranking",
+    "readers",
     "frozen_sweep",
     "memory",
     "start",

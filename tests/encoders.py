@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -73,3 +74,16 @@ def folder(path: Path, kind: str, task: str = "Model", **more: Any) -> Any:
     made.save_pretrained(path)
     tokenizer().save_pretrained(path)
     return made
+
+
+def untied(path: Path, output: torch.Tensor | None = None) -> Any:
+    """Give a T5 an output layer of its own, as Flan-T5's; the model is returned."""
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(path / "model.safetensors")
+    random = torch.randn(tensors["shared.weight"].shape, generator=torch.Generator().manual_seed(5))
+    save_file(tensors | {"lm_head.weight": random if output is None else output}, path / "model.safetensors", metadata={"format": "pt"})
+    about = json.loads((path / "config.json").read_text())
+    about.pop("scale_decoder_outputs", None)  # newer than the published files
+    (path / "config.json").write_text(json.dumps(about | {"tie_word_embeddings": False}))
+    return transformers.T5ForConditionalGeneration.from_pretrained(path).eval()

@@ -14,6 +14,7 @@ from transformers import AutoTokenizer
 
 from prefrep.nn.loading import load_causal
 from prefrep.records import Message, RankedResponses
+from prefrep.scoring import Scorer
 
 H, O = 32, 3  # noqa: E741
 CHAT = (
@@ -138,3 +139,14 @@ def write(path: Path, kind: str, **config: Any) -> Path:
 
 
 KINDS = {"qrm": "armorm"}  # layouts that share a row of the catalogue
+
+
+def golden() -> dict[str, list[list[float]]]:
+    """Rewards of `RECORDS` that `benchmarks/parity/families.py` wrote, by the code of the authors."""
+    found: dict[str, list[list[float]]] = json.loads((Path(__file__).parent / "golden" / "families.json").read_text())
+    return found
+
+
+def rewards(scorer: Scorer, records: list[RankedResponses] | None = None) -> list[float]:
+    """Rewards of all answers, in order."""
+    return [float(reward) for found in scorer.rewards(records or RECORDS) for reward in found]

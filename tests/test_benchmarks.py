@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from argparse import Namespace
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ CASES = {  # name -> arguments that leave the peers out, tables that come out
     "train_throughput": (["--others", "official manner"], 4),
     "utilisation": (["--precision", "fp32"], 2),
     "ranking": (["--k", "2"], 2),
+    "readers": ([], 2 + (find_spec("trl") is not None)),
     "memory": (["--variants", "trees"], 2),
     "start": ([], 1),
     "reliability": ([], 1),

@@ -1,11 +1,10 @@
 """Rewards of small random models by the code of their authors, beside prefrep's.
 
-    python -m benchmarks.parity.families CHECKOUT [--golden FILE] [--rows FILE]
+    python -m benchmarks.parity.families CHECKOUT [--golden FILE]
 
 CHECKOUT is a checkout of allenai/reward-bench (read at 05a9005; Apache-2.0), whose files under `rewardbench/models` are run, on the CPU.
 Nothing is fetched. The models are those of `tests/families.py`: the published layout with random weights. `--golden` writes the rewards
-that tests compare with. `--rows` names rows of RewardBench (JSONL: prompt, chosen, rejected): then the choices of both are counted row by
-row, for one model of each kind.
+that tests compare with. Choices on rows of RewardBench: `benchmarks.parity.choices`.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 import families
 from families import RECORDS
 
-from prefrep.records import Message, RankedResponses
+from prefrep.records import RankedResponses
 
 Score = Callable[[dict[str, torch.Tensor]], torch.Tensor]
 # File and class of each family.
@@ -151,29 +150,11 @@ def ours(kind: str, folder: Path) -> list[list[float]]:
     return result
 
 
-def choices(checkout: Path, kind: str, folder: Path, rows: list[dict[str, str]], limit: int = 1500) -> str:
-    """Return how many rows get the same choice; longer ones than `limit` bytes, which both would cut in their own ways, are left out."""
-    from prefrep.records import Comparison
-    from prefrep.scoring import Scorer
-
-    short = [row for row in rows if max(len((row["prompt"] + row[side]).encode()) for side in ("chosen", "rejected")) < limit]
-    turns = [[(Message(role, row[key]),) for role, key in zip(TURNS, ("prompt", "chosen", "rejected"), strict=True)] for row in short]
-    theirs = rewards(checkout, kind, folder, [RankedResponses(x, (a, b)) for x, a, b in turns])
-    scorer = Scorer.from_pretrained(folder, "cpu", kind=families.KINDS.get(kind, kind))
-    found = list(scorer.compare([Comparison(*each) for each in turns]))
-    same = sum((first > second) == (score > 0) for (first, second), score in zip(theirs, found, strict=True))
-    return f"{same} of {len(short)} rows get the same choice, {sum(score > 0 for score in found)} the chosen one"
-
-
-TURNS = ("user", "assistant", "assistant")
-
-
 def main() -> None:
     """Print the largest difference of each family."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkout", type=Path)
     parser.add_argument("--golden", type=Path)
-    parser.add_argument("--rows", type=Path)
     args = parser.parse_args()
     golden = {}
     with TemporaryDirectory() as place:
@@ -182,10 +163,6 @@ def main() -> None:
             golden[kind] = rewards(args.checkout, kind, folder)
             flat, mine = ([x for row in rows for x in row] for rows in (golden[kind], ours(kind, folder)))
             print(f"{kind:14} {max(abs(a - b) for a, b in zip(flat, mine, strict=True)):.1e} of {max(map(abs, flat)):.3f}")
-        if args.rows:
-            rows = [json.loads(line) for line in args.rows.read_text().splitlines()]
-            for kind in ("ultrarm", "qrm", "oasst-pythia", "pairrm"):
-                print(f"{kind:14} {choices(args.checkout, kind, Path(place) / kind, rows)}")
     if args.golden:
         args.golden.write_text(json.dumps(golden, indent=1) + "\n")
 

@@ -22,6 +22,7 @@ from prefrep.nn.heads import PairHead, PreferenceHead
 from prefrep.nn.rewards import LayeredHead, MarkedPairHead, ObjectivesHead
 
 ANSWERS = ("A", "B")
+OUTPUT = "lm_head.weight"  # of T5 models that do not share it with their embeddings
 
 
 def fits(config: Any, names: Collection[str]) -> list[str]:
@@ -45,6 +46,12 @@ def nearest(config: Any, names: Collection[str]) -> str:
     return ""
 
 
+def _instead(config: Any, names: Collection[str]) -> str:
+    """Return what to do about a model that is not of the family that it was taken for."""
+    found = fits(config, names)
+    return f"its files say --as {' or '.join(found)}" if found else "download it again, or use --as"
+
+
 def read(path: str, kind: str, *, max_length: int | None = None, objective: str = "", **options: Any) -> PreferenceModel:
     """Read a model of a family.
 
@@ -62,8 +69,12 @@ def read(path: str, kind: str, *, max_length: int | None = None, objective: str 
     family, reading = FAMILIES[kind], Reading(**options)
     config, names = reading.config(path), tensor_names(path, reading.revision)
     spec = (*family.head, *(family.objectives.gate if family.objectives else ()))
+    if family.types and not config.model_type.startswith(family.types):
+        raise CheckpointError(
+            f"{path}: {family.title} has model_type {family.types[0]}, and not {config.model_type}; {_instead(config, names)}"
+        )
     if lacking := complete(spec, names):
-        raise CheckpointError(f"{path}: {family.title} has {lacking[0]}, and this checkpoint has not; download it again, or use --as")
+        raise CheckpointError(f"{path}: {family.title} has {lacking[0]}, and this checkpoint has not; {_instead(config, names)}")
     extra = [name for name in (family.objectives.scale, family.objectives.mix) if name] if family.objectives else []
     tensors = reading.tensors(path, [*wanted(spec, names), *extra])
     backbone = reading.backbone(path, **_place(path, family, config))
@@ -71,7 +82,7 @@ def read(path: str, kind: str, *, max_length: int | None = None, objective: str 
     width = backbone.hidden_size
     head: PreferenceHead
     if family.kind == "answers":
-        head = _answers(path, backbone, tokenizer)
+        head = _answers(path, family, backbone, tokenizer, names)
     elif family.kind == "marked":
         made = stack(path, family.head, tensors, config, width // 3 * 2)
         head = MarkedPairHead(width, made.layers)
@@ -196,17 +207,21 @@ def _label_names(config: Any, count: int) -> Sequence[str]:
     return found if len(set(found)) == count and all(found) else [f"objective-{i}" for i in range(count)]
 
 
-def _answers(path: str, backbone: Backbone, tokenizer: PreTrainedTokenizerBase) -> PairHead:
+def _answers(path: str, family: Family, backbone: Backbone, tokenizer: PreTrainedTokenizerBase, names: Collection[str]) -> PairHead:
     """Return a head that compares the logits of a T5 model's two answers."""
     head = PairHead(backbone.hidden_size, readout="tokens", answers=ANSWERS)
     model: Any = backbone.model
+    tied = getattr(model.config, "scale_decoder_outputs", model.config.tie_word_embeddings)  # as config.json has it, of T5 and its kin
+    if not tied and OUTPUT not in names:  # transformers would take the embeddings
+        raise CheckpointError(f"{path}: {family.title} has {OUTPUT}, and this checkpoint has not; download it again, or use --as")
     rows = []
     for answer in ANSWERS:
         ids = tokenizer.encode(answer, add_special_tokens=False)
         if len(ids) != 1:
             raise CheckpointError(f"{path}: its tokenizer makes {len(ids)} tokens of {answer}; restore the one that belongs to it")
         rows.append(model.get_output_embeddings().weight.detach()[ids[0]].float())
-    tied = getattr(model.config, "scale_decoder_outputs", model.config.tie_word_embeddings)
+        if not rows[-1].isfinite().all():
+            raise CheckpointError(f"{path}: {OUTPUT} holds numbers that are not finite; download the checkpoint again")
     scale = cast(float, model.config.d_model**-0.5 if tied else 1.0)
     head.set_answer_rows(*(row * scale for row in rows))
     return head

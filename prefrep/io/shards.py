@@ -75,7 +75,7 @@ def read_tensors(path: str, names: tuple[str, ...], revision: str | None) -> dic
         The tensors that exist.
 
     Raises:
-        CheckpointError: There are no readable safetensors. Pickles are never read.
+        CheckpointError: There are no readable safetensors. `io.pickles` reads weights that are pickled.
     """
     tensors: dict[str, Tensor] = {}
     with _readable(path):
@@ -106,7 +106,9 @@ def _shards(path: str, revision: str | None) -> dict[str, set[str]]:
 
 def _file(path: str, name: str, revision: str | None) -> Path:
     if (file := find_file(path, name, revision)) is None:
-        raise CheckpointError(f"{path}: no {name}; convert the weights to safetensors, pickles (.bin, .pt) are never read")
+        raise CheckpointError(
+            f"{path}: no {name}; pickles (.bin, .pt) are never read but by prefrep export --from KIND, which makes a folder of them"
+        )
     return file
 
 

@@ -42,6 +42,7 @@ def export(
             sentence-transformers modules (models without a gate that read single responses).
         from_: Read the model in this layout and write an exported folder. peft: a LoRA adapter on a sequence classifier, as TRL saves it.
             openrlhf: a reward model of OpenRLHF. rlhflow: a language model that answers A or B. Or a family of prefrep/io/README.md.
+            Of pickled weights (.bin, .pt), torch's weights_only reads the tensors and runs nothing.
         push: Upload what was written, or without --to and --from the model itself, to this repository on the hub: owner/name.
         dtype: Type of the language model's weights; default: as stored.
         max_length: With --from: longest sequence in tokens; default: 2048, with official 4096.
@@ -79,7 +80,7 @@ def export(
     if out is not None and expanded(out).resolve() == expanded(model).resolve():
         raise CheckpointError(f"{expanded(out).absolute()}: --out would replace --model; name another folder")
 
-    from prefrep.io import embeddings, folder, hub, official, seqcls
+    from prefrep.io import embeddings, folder, hub, official, pickles, seqcls
     from prefrep.io.readers import READERS
     from prefrep.parts import import_modules
 
@@ -107,8 +108,9 @@ def export(
             given = stated if from_ == "official" else {}
             length: dict[str, Any] = {} if max_length is None else {"max_length": max_length}
             path, revision = hub.split(model)
-            loaded = READERS[from_](path, dtype=dtype, revision=revision, trust_remote_code=trust_remote_code, **length, **given)
-            folder.save(written, loaded.backbone, loaded.head, loaded.tau, loaded.encode, loaded.tokenizer, loaded.recipe)
+            with pickles.as_safetensors(path, written) as place:
+                loaded = READERS[from_](place, dtype=dtype, revision=revision, trust_remote_code=trust_remote_code, **length, **given)
+                folder.save(written, loaded.backbone, loaded.head, loaded.tau, loaded.encode, loaded.tokenizer, loaded.recipe)
             print(f"wrote {written}")
     if push:
         print(f"pushed to {hub.push(written, push)}")

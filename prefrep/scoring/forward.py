@@ -147,6 +147,8 @@ class Forward:
 
     def _pieces(self, datum: Datum) -> list[Datum]:
         """Split a datum into parts that fit a batch: a pair model reads one tree for each of K (K - 1) / 2 pairs."""
+        if len(datum.trees) > 1 and self._layout == "padded":  # rows share nothing, and sorted by length they need little padding
+            return [datum.part([number]) for number in range(len(datum.trees))]
         if len(datum.trees) < 2 or self._size(datum) <= self.batch_tokens:
             return [datum] if datum.trees else []
         groups: list[list[int]] = []
