@@ -27,7 +27,8 @@ FORMS: Mapping[str, tuple[skew_ratings.Form, int]] = {
     "ratings": ("hybrid", 0), "gpm, D = 2": ("gpm", 2), "gpm, D = 4": ("gpm", 4), "hybrid, D = 2": ("hybrid", 2),
     "hybrid, D = 4": ("hybrid", 4), "hybrid, D = 8": ("hybrid", 8),
 }  # fmt: skip
-TESTED = "hybrid, D = 2"
+TESTED: Mapping[str, str] = {"likelihood_ratio": "hybrid, D = 2", "likelihood_ratio_gpm": "gpm, D = 2"}  # the least form of each kind
+LEVEL = 0.05  # of all tests together
 PRIORS = (1.0, 3.0, 10.0)  # weights of priors that held-out likelihood chooses from: of |v|^2 / 2, and of |r|^2 / 2 a tenth
 FOLDS = 5
 SHOWN = 5  # circles that are named
@@ -52,8 +53,10 @@ def evaluate(rated: Rated, draws: int) -> dict[str, Any]:
         draws: Samples of the transitive null.
 
     Returns:
-        `forms`: held-out log loss of each. `tests`: observed statistics, the same under transitive judges, and p. `sets`: members, and how
-        often each system is one. `circles`: the clearest ones. `dependence`: see `functional.rating_nulls`. `table`: log-odds of the
+        `forms`: held-out log loss of each. `tests`: observed statistics, the same under transitive judges, and p. `suffices`: whether no
+        p is at most `level`, which allows for the number of tests (Bonferroni); None: there are too few draws for such a p.
+        `beyond_chance`: the tests with such a p. Held-out likelihood alone decides nothing, since the best of several forms is chosen, and
+        a better prediction is no circle. `sets`: members, and how often each system is one. `circles`: the clearest ones. `dependence`: see `functional.rating_nulls`. `table`: log-odds of the
         chosen form, in the order of the ratings; None above 100 systems. `soft`: whether verdicts are probabilities, which the null does
         not draw: its plain verdicts have more noise, so that circles beyond it are circles, and p is too large.
     """
@@ -70,12 +73,20 @@ def evaluate(rated: Rated, draws: int) -> dict[str, Any]:
     return {
         "forms": forms,
         "chosen": chosen,
+        **_decided(tests["tests"], draws),
         "soft": bool((~np.isin(votes.outcome, (0.0, 0.5, 1.0))).any()),
         **tests,
         "sets": _sets(rated, fit, whole, chosen, prior, generator),
         "circles": _clearest(votes, battles, size),
         "table": {"form": chosen, "log_odds": np.round(whole.table()[np.ix_(order, order)], 4).tolist()} if size <= 100 else None,
     }
+
+
+def _decided(tests: Mapping[str, Mapping[str, float]], draws: int) -> dict[str, Any]:
+    """Return whether one number suffices, by the tests alone."""
+    level = LEVEL / max(len(tests), 1)
+    beyond = [name for name, each in tests.items() if each["p"] <= level]
+    return {"suffices": None if 1 / (1 + draws) > level else not beyond, "level": level, "beyond_chance": beyond}
 
 
 def _plain(rated: Rated) -> ratings.Model:
@@ -195,7 +206,7 @@ def _margins(votes: Votes, size: int) -> Floats:
 
 def _statistics(votes: Votes, size: int, fit: ratings.Fit, graph: Bools, prompts: _Prompts) -> dict[str, float]:
     """Return the statistics of `tests`; NaN: nothing to measure."""
-    found = _form(votes, size, fit, TESTED)
+    value = fit.nll + _penalty(fit)
     margins = _margins(votes, size)
     triples = intransitivity.triples(margins, graph)
     ordered = int(triples.cyclic + triples.ordered)
@@ -203,7 +214,7 @@ def _statistics(votes: Votes, size: int, fit: ratings.Fit, graph: Bools, prompts
     cyclic = float(hodge.energy(margins * graph - parts.gradient))
     decided, around, _ = _triangles(votes.outcome, prompts) if prompts.rows else (0, 0, 0)
     return {
-        "likelihood_ratio": 2 * (fit.nll + _penalty(fit) - found.value),
+        **{name: 2 * (value - _form(votes, size, fit, form).value) for name, form in TESTED.items()},
         "cyclic_triples": float(triples.cyclic) / ordered if ordered else np.nan,
         "cyclic_triples_of_a_prompt": around / decided if decided else np.nan,
         "cyclic_energy": cyclic / max(len(votes.left), 1) * 1000,
