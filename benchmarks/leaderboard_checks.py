@@ -2,8 +2,8 @@
 
     python -m benchmarks.leaderboard_checks [--only NAME] [--draws N]
 
-* `coverage`: 95 % intervals of ratings, order effect, sharpness and style, by sandwich, of independent votes and of votes that share answers
-  with prompts as clusters.
+* `coverage`: 95 % intervals of ratings, order effect, sharpness and style, by sandwich, of independent votes and of votes that share
+  answers, with prompts as clusters.
 * `circles`: how often each circle test rejects at 5 % under transitive judges: plain, biased (order effects, ties, one sharper than the
   other), and with answers of their own quality; and under few circles, and many.
 * `next`: votes until the best system, and the whole order, are found, by a round robin, in Swiss rounds (Swim, arXiv 2502.14074) and as
@@ -154,7 +154,8 @@ def circles(draws: int) -> None:
 
 # ---- --next
 
-SYSTEMS, GAP, ROUND, MOST = 10, 0.4, 10, 3000  # evenly spaced systems, nats; votes a round; votes at most
+SYSTEMS, GAP, ROUND, MOST = 10, 0.4, 10, 2000  # evenly spaced systems, nats; votes a round, about; votes at most
+SHOWN = (200, 500, 1000)  # votes after which Kendall's tau is told
 Ask = Callable[[np.random.Generator, list[tuple[int, int]], ratings.Fit | None, np.ndarray | None], list[tuple[int, int]]]
 
 
@@ -171,7 +172,7 @@ def _swiss(
 ) -> list[tuple[int, int]]:
     order = rng.permutation(SYSTEMS) if fit is None else fit.ratings.argsort()[::-1]
     rounds = [[(int(order[at]), int(order[at + 1])) for at in range(shift, SYSTEMS - 1, 2)] for shift in (0, 1)]
-    return (rounds[0] + rounds[1])[:ROUND]
+    return rounds[0] + rounds[1]
 
 
 def _informed(
@@ -188,47 +189,46 @@ def next_(draws: int) -> None:
     truth = GAP * np.arange(SYSTEMS)[::-1].astype(float)
     model = ratings.Model(SYSTEMS, order=False, ridge=1 / rated.PRIOR_SD**2)
     print(f"\nvotes until right for good (of {MOST}), {SYSTEMS} systems {GAP} nats apart, {draws} seeds: median [10 %, 90 %]\n")
-    print("| pairs | best system | whole order | Kendall's tau after 200, 500, 1000 votes |\n| --- | --- | --- | --- |")
+    print(f"| pairs | best system | whole order | Kendall's tau after {', '.join(map(str, SHOWN))} votes |\n| --- | --- | --- | --- |")
     for name, way in ways.items():
-        best, whole, tau = np.zeros(draws), np.zeros(draws), np.zeros((draws, 3))
+        until, tau = np.full((2, draws), np.inf), np.full((draws, len(SHOWN)), np.nan)  # the best one, the whole order
         for seed in range(draws):
             rng = np.random.default_rng(seed)
-            place = rng.permutation(SYSTEMS)  # so that no way knows the order by the numbers
+            true = truth[rng.permutation(SYSTEMS)]  # so that no way knows the order by the numbers
             asked: list[tuple[int, int]] = []
-            won: list[float] = []
-            fit, spread = None, None
+            won, fit, spread = np.zeros((SYSTEMS, SYSTEMS)), None, None
             while len(asked) < MOST:
                 new = way(rng, asked, fit, spread)
                 asked += new
-                won += [float(rng.random() < expit(truth[place[i]] - truth[place[j]])) for i, j in new]
-                pairs = np.array(asked)
-                one, none = np.ones(len(pairs)), np.zeros(len(pairs), dtype=np.int64)
-                votes = Votes(pairs[:, 0], pairs[:, 1], np.array(won), one, none, one, one, none - 1, np.zeros((len(pairs), 0)))
+                for i, j in new:
+                    won[(i, j) if rng.random() < expit(true[i] - true[j]) else (j, i)] += 1
+                left, right = np.nonzero(won)
+                weight, one = won[left, right], np.ones(len(left))
+                none = np.zeros(len(left), dtype=np.int64)
+                votes = Votes(left, right, one, one, none, weight, weight, none - 1, np.zeros((len(left), 0)))
                 fit = ratings.fit(votes, model, None if fit is None else fit.theta, 1e-8)
                 spread = rating_errors.covariance(fit, votes)[:SYSTEMS, :SYSTEMS] if way is _informed else None
-                order = place[fit.ratings.argsort()[::-1]]
-                best[seed] = best[seed] if order[0] == 0 else len(asked)
-                whole[seed] = whole[seed] if (np.diff(order) > 0).all() else len(asked)
-                for at, count in enumerate((200, 500, 1000)):
-                    if len(asked) <= count:
-                        signs = np.sign(fit.ratings[:, None] - fit.ratings) * np.sign(truth[place][:, None] - truth[place])
-                        tau[seed, at] = signs.sum() / SYSTEMS / (SYSTEMS - 1)
+                ranked = true[np.argsort(-fit.ratings)]
+                for row, held in enumerate((ranked[0] == truth[0], (np.diff(ranked) < 0).all())):
+                    until[row, seed] = min(until[row, seed], len(asked)) if held else np.inf
+                found = np.triu(np.sign(ranked[:, None] - ranked)).sum() / (SYSTEMS * (SYSTEMS - 1) / 2)
+                tau[seed] = np.where(np.isnan(tau[seed]) & (len(asked) >= np.array(SHOWN)), found, tau[seed])
         cells = []
-        for counts in (best + ROUND, whole + ROUND):
-            middle, low, high = np.quantile(counts, (0.5, 0.1, 0.9))
+        for counts in until:
+            middle, low, high = np.quantile(counts, (0.5, 0.1, 0.9), method="higher")
             cells.append(f"{middle:.0f} [{low:.0f}, {high:.0f}]")
         means = ", ".join(f"{value:.3f}" for value in tau.mean(0))
         print(f"| {name} | {' | '.join(cells)} | {means} |", flush=True)
 
 
-CHECKS = {"coverage": (coverage, 500), "circles": (circles, 300), "next": (next_, 100)}
+CHECKS = {"coverage": (coverage, 500), "circles": (circles, 200), "next": (next_, 50)}
 
 
 def main() -> None:
     """Run the checks and print tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=CHECKS, action="append", help="run this check; may be repeated")
-    parser.add_argument("--draws", type=int, help="data sets; default: 500 for coverage, 300 for circles, 100 for next")
+    parser.add_argument("--draws", type=int, help="data sets; default: 500 for coverage, 200 for circles, 50 for next")
     options = parser.parse_args()
     for name in options.only or CHECKS:
         check, draws = CHECKS[name]

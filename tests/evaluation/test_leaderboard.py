@@ -160,7 +160,11 @@ def test_the_verdict_rests_on_the_tests() -> None:
         decided = circles._decided(tests | {"likelihood_ratio_gpm": tests["likelihood_ratio_gpm"] | {"p": p}}, draws)
         return decided["suffices"], verdict({"one_number": found | decided | {"draws": draws}})
 
-    assert said(0.2) == (True, said(0.2)[1]) and "no test confirms" in said(0.2)[1] and "better by 0.0200 nats [0.0100, 0.0300]" in said(0.2)[1]
+    assert (
+        said(0.2) == (True, said(0.2)[1])
+        and "no test confirms" in said(0.2)[1]
+        and "better by 0.0200 nats [0.0100, 0.0300]" in said(0.2)[1]
+    )
     assert said(0.02)[0] is True and said(0.01)[0] is False and "does not suffice" in said(0.01)[1]  # 0.05 / 4 = 0.0125
     assert said(1 / 79, 78) == (None, "78 draws are too few to tell whether one number per system suffices: set --circles 79 or more.")
     assert said(1 / 80, 79)[0] is False

@@ -56,9 +56,10 @@ def evaluate(rated: Rated, draws: int) -> dict[str, Any]:
         `forms`: held-out log loss of each. `tests`: observed statistics, the same under transitive judges, and p. `suffices`: whether no
         p is at most `level`, which allows for the number of tests (Bonferroni); None: there are too few draws for such a p.
         `beyond_chance`: the tests with such a p. Held-out likelihood alone decides nothing, since the best of several forms is chosen, and
-        a better prediction is no circle. `sets`: members, and how often each system is one. `circles`: the clearest ones. `dependence`: see `functional.rating_nulls`. `table`: log-odds of the
-        chosen form, in the order of the ratings; None above 100 systems. `soft`: whether verdicts are probabilities, which the null does
-        not draw: its plain verdicts have more noise, so that circles beyond it are circles, and p is too large.
+        a better prediction is no circle. `sets`: members, and how often each system is one. `circles`: the clearest ones. `dependence`:
+        see `functional.rating_nulls`. `table`: log-odds of the chosen form, in the order of the ratings; None above 100 systems. `soft`:
+        whether verdicts are probabilities, which the null does not draw: its plain verdicts have more noise, so that circles beyond it are
+        circles, and p is too large.
     """
     battles, votes, settings = rated.battles, rated.votes, rated.settings
     size = len(battles.systems)

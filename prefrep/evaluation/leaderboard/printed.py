@@ -40,7 +40,8 @@ def verdict(results: Mapping[str, Any]) -> str:
         else f"{chosen} predicts held-out battles better by {-gain['minus_ratings']:.4f} nats [{low:.4f}, {high:.4f}]"
     )
     if found["suffices"] is None:
-        return f"{found['draws']} draws are too few to tell whether one number per system suffices: set --circles {math.ceil(1 / found['level'] - 1 - 1e-9)} or more."
+        enough = math.ceil(1 / found["level"] - 1 - 1e-9)
+        return f"{found['draws']} draws are too few to tell whether one number per system suffices: set --circles {enough} or more."
     if not found["suffices"]:
         names = ", ".join(f"{TESTS[name]} (p {tests[name]['p']:.2g})" for name in found["beyond_chance"])
         return f"One number per system does not suffice: more than transitive judges show: {names}{better and '; '}{better}."
