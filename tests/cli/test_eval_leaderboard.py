@@ -64,8 +64,9 @@ def answers(folder: Path, **words: tuple[int, ...]) -> list[str]:
 
 
 def test_a_judge_is_asked_about_answers(tmp_path: Path, votes: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """By a judge whose log-odds are known, who prefers fewer words; `new` answered two of the prompts."""
-    given = answers(tmp_path, short=(2, 3, 2, 3), middle=(4, 4, 5, 5), long=(8, 9, 9, 8), new=(5, 5))
+    """By a judge to whom ten words more are a nat less (above ten words); `new` answered two of the prompts."""
+    words = {"short": (12, 13, 12, 13), "middle": (24, 24, 25, 25), "long": (38, 39, 39, 38), "new": (30, 30)}
+    given = answers(tmp_path, **words)
     options = [*given, "--model", "prefrep.judges.concise", "--circles", "0", "--resamples", "5"]
     out = tmp_path / "out"
     assert run([*options, "--style", "length", "--out", str(out), "--ridge", "0.1"]) == 0
@@ -73,15 +74,10 @@ def test_a_judge_is_asked_about_answers(tmp_path: Path, votes: Path, capsys: pyt
     rows = [json.loads(line) for line in (out / "battles.jsonl").read_text().splitlines()]
     assert len(rows) == 3 * 4 + 3 * 2 == results["judge"]["asked"] == results["judge"]["of"]  # three pairs on all prompts, three on two
     assert {(row["first_shown"], row["judge"]) for row in rows} == {(0, "prefrep.judges.concise")}
-    places = {
-        name: dict(zip(PROMPTS, options, strict=False)) for name, options in (("short", "2323"), ("middle", "4455"), ("long", "8998"))
-    }
     for row in rows:
-        if {row["model_a"], row["model_b"]} <= places.keys():
-            gap = len(" ".join(["word"] * int(places[row["model_b"]][row["prompt"]]))) - row["length_b"]
-            assert gap == 0  # the measure of style is the length in characters
-            better = int(places[row["model_a"]][row["prompt"]]) < int(places[row["model_b"]][row["prompt"]])
-            assert (row["winner"] == "model_a" or (row["winner"] != "model_b" and row["winner"] > 0.5)) == better
+        one, other = (words[row[side]][PROMPTS.index(row["prompt"])] for side in ("model_a", "model_b"))
+        assert row["winner"] == pytest.approx(1 / (1 + np.exp((one - other) / 10)))
+        assert (row["length_a"], row["length_b"]) == (5 * one - 1, 5 * other - 1)  # characters of "word word"
     assert results["judges"][0]["order"] is None and results["style"][0]["value"] < 0
     assert {row["name"] for row in results["systems"]} == {"short", "middle", "long", "new"}
     # Again: nothing is asked, and the file is one of battles like any other, beside others.
