@@ -15,6 +15,7 @@ from prefrep.functional.hodge import everywhere
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 Counts = NDArray[np.int64]
+Reals = NDArray[np.floating[Any]]
 
 _EXACT = 4096  # responses up to which a row of K numbers up to K adds up exactly in float32, 24 bits
 
@@ -51,10 +52,10 @@ def triples(table: Floats, compared: Bools | None = None) -> Triples:
     """
     size = table.shape[-1]
     graph = everywhere(size) if compared is None else compared
-    kind = np.float32 if size <= _EXACT else np.float64
-    arcs = graph.astype(kind)
-    signs = np.sign(table).astype(kind) * arcs
-    strict = np.abs(signs)
+    kind: type[np.floating[Any]] = np.float32 if size <= _EXACT else np.float64
+    arcs: Reals = graph.astype(kind)
+    signs: Reals = np.sign(table).astype(kind) * arcs
+    strict: Reals = np.abs(signs)
     # Directed triangles are traces of cubes. With the symmetric G (compared), A (decided) and the skew S (signs), wins are (A + S) / 2, and
     # odd powers of S have no trace, so that the products G G, A A and S S give all counts. X @ X.T takes half the time of X @ Y.
     turned = -_squared(signs)
@@ -76,12 +77,12 @@ def triples(table: Floats, compared: Bools | None = None) -> Triples:
     return Triples(*(np.rint(each).astype(np.int64) for each in counts))
 
 
-def _squared(table: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
+def _squared(table: Reals) -> Reals:
     """Return X X', [.., K, K]."""
     return np.asarray(table @ np.swapaxes(table, -1, -2))
 
 
-def _inside(values: NDArray[np.floating[Any]], mask: NDArray[np.floating[Any]]) -> Floats:
+def _inside(values: Reals, mask: Reals) -> Floats:
     """Return the sum of values times a mask, [..]: rows in their own precision, and their sum in float64."""
     return np.asarray(np.einsum("...ij,...ij->...i", values, mask).sum(-1, dtype=np.float64))
 

@@ -115,7 +115,7 @@ def ask(judge: Comparer, asked_for: Sequence[Comparison], described: Mapping[str
 
 def _scored(asked_for: Sequence[Comparison], rows: Sequence[PairScore]) -> Iterator[Asked]:
     for pair, row in zip(asked_for, rows, strict=True):
-        p = None if math.isnan(row.score) else float(probabilities(np.float64(row.score)))
+        p = None if math.isnan(row.score) else float(probabilities(np.array(row.score)))
         features = {name: (value(pair.chosen), value(pair.rejected)) for name, value in MEASURES.items()}
         yield Asked("", "", pair.tags["system_0"], pair.tags["system_1"], p, 0, True, features=features)
 

@@ -10,7 +10,6 @@ from typing import Any
 SHOWN = 25  # systems
 TESTS = {
     "likelihood_ratio": "likelihood ratio of two more dimensions",
-    "likelihood_ratio_gpm": "likelihood ratio of a GPM with D = 2",
     "cyclic_triples": "cyclic triples of systems",
     "cyclic_triples_of_a_prompt": "cyclic triples of answers to a prompt",
     "cyclic_energy": "cyclic energy of margins, a thousand battles",
