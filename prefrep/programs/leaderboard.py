@@ -98,7 +98,10 @@ def leaderboard(
     from prefrep.reports import leaderboard as board
     from prefrep.reports import page
 
-    for name, value, least in (("--resamples", resamples, 2), ("--circles", circles, 0), ("--next", next, 0), ("--ridge", ridge, 0)):
+    for name, value, least in (
+        ("--resamples", resamples, 2), ("--circles", circles, 0), ("--next", next, 0), ("--ridge", ridge, 0),
+        ("--limit", 1 if limit is None else limit, 1),
+    ):  # fmt: skip
         require_at_least(name, value, least)
     if bool(answers) != bool(model):
         given, missing = ("answers", "model") if answers else ("model", "answers")
@@ -122,6 +125,8 @@ def leaderboard(
     results = rating.results | {"data": [*(battles or ()), *(answers or ())], "read": {**counts}} | ({"judge": about} if about else {})
     results["formats"] = {file: kind for each in parts for file, kind in each.formats.items()}
     results["notes"] = reading_notes(counts) + results["notes"]
+    if about and about["asked"] < about["of"]:
+        results["notes"].append(f"the judge was asked about {about['asked']:,} of {about['of']:,} pairs of answers (--limit)")
     if circles:
         results["one_number"] = circular.evaluate(rating, circles)
         kinds = (

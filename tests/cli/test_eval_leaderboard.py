@@ -94,7 +94,7 @@ def test_a_judge_is_asked_about_answers(tmp_path: Path, votes: Path, capsys: pyt
     assert run([*options, "--limit", "6", "--out", str(tmp_path / "few")]) == 0
     met = Counter(frozenset((row["model_a"], row["model_b"])) for row in map(json.loads, (tmp_path / "few/battles.jsonl").open()))
     assert set(met.values()) == {1} and len(met) == 6
-    capsys.readouterr()
+    assert "asked about 6 of 18 pairs of answers" in capsys.readouterr().out
 
 
 def test_both_orders_of_a_judge_that_writes_are_battles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
