@@ -2,75 +2,95 @@
 
     python -m benchmarks.leaderboard_checks [--only NAME] [--draws N]
 
-* `coverage`: 95 % intervals of ratings, order effect, sharpness and style, by sandwich, with votes that share answers.
-* `circles`: how often the circle test rejects at 5 % under a transitive judge with an order effect and answers of their own quality, under
-  few circles, and under many.
-* `next`: how near the ranking is to the truth after so many votes, by pairs asked at random (round robin), in Swiss rounds (Swim, arXiv
-  2502.14074) and as `--next` says.
+* `coverage`: 95 % intervals of ratings, order effect, sharpness and style, by sandwich, of independent votes and of votes that share
+  answers, with prompts as clusters.
+* `circles`: how often each circle test rejects at 5 % under transitive judges: plain, biased (order effects, ties, one sharper than the
+  other), and with answers of their own quality; and under few circles, and many.
+* `next`: votes until the best system, and the whole order, are found, by a round robin, in Swiss rounds (Swim, arXiv 2502.14074) and as
+  `--next` says.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
 from scipy.special import expit
-from scipy.stats import binomtest, spearmanr
+from scipy.stats import binomtest, norm
 
-from prefrep.battles import Battle, Battles
-from prefrep.data.battles import gathered
+from prefrep.battles import Battles
 from prefrep.evaluation.leaderboard import circles as circular
 from prefrep.evaluation.leaderboard import rated
 from prefrep.evaluation.leaderboard.settings import Settings
+from prefrep.functional import rating_errors, ratings
+from prefrep.functional.battle_votes import Votes
 from prefrep.functional.next_pairs import next_pairs
 
+NULL = 19  # draws of the null of each data set: p <= 0.05 if the data show more than all of them
+DEVIATION = 0.25  # of the feature of style, about
 
-def simulated(
-    rng: np.random.Generator,
-    systems: int = 12,
-    prompts: int = 40,
-    pairs: int = 20,
-    votes: int = 2,
-    order: float = 0.4,
-    gamma: float = 2.0,
-    answers: float = 0.5,
-    style: float = 0.0,
-    circle: float = 0.0,
-) -> tuple[Battles, np.ndarray]:
-    """Return battles of two judges, the second `gamma` times as sharp with the opposite order effect, and the true ratings.
+
+@dataclass(frozen=True)
+class World:
+    """Who judges what: two judges in turn, on answers to prompts.
 
     Args:
-        rng: Random numbers.
         systems: K.
         prompts: Number of prompts.
         pairs: Pairs of systems that are judged on each.
-        votes: Votes on each pair of answers, by judges in turn.
-        order: Order effect in nats.
+        votes: Votes on each pair of answers.
+        order: Order effect of the first judge in nats; that of the second is the opposite.
         gamma: Sharpness of the second judge.
-        answers: Standard deviation of an answer's quality around its system's, nats.
-        style: Effect of a feature, nats a standard deviation.
+        ties: Share of ties between equals.
+        answers: Standard deviation of an answer's quality around its system's, nats; it makes the odds of systems flatter.
+        shared: Share of the luck of a vote that belongs to the two answers. It leaves the odds as they are (Gaussian copula).
+        style: Effect of a feature, nats for each `DEVIATION`.
         circle: Size of a circular part, nats: the rotation of systems placed on a circle.
     """
-    truth = np.sort(rng.normal(0, 1, systems))[::-1]
-    truth -= truth.mean()
-    angle = rng.uniform(0, 2 * np.pi, systems)
-    found = []
-    everyone = list(combinations(range(systems), 2))
-    for prompt in range(prompts):
-        quality, length = truth + answers * rng.standard_normal(systems), rng.lognormal(0, 0.5, systems)
-        for i, j in (everyone[at] for at in rng.choice(len(everyone), pairs, replace=False)):
-            for vote in range(votes):
-                a, b = (i, j) if rng.random() < 0.5 else (j, i)
-                gap = quality[a] - quality[b] + circle * np.sin(angle[b] - angle[a])
-                gap += style * (length[a] - length[b]) / (length[a] + length[b]) / 0.25 if style else 0.0
-                eta = (1.0, gamma)[vote % 2] * gap + (order, -order)[vote % 2]
-                outcome = float(rng.random() < expit(eta))
-                features = {"length": (float(length[a]), float(length[b]))} if style else {}
-                found.append(Battle(f"s{a}", f"s{b}", outcome, f"p{prompt}", f"j{vote % 2}", features=features))
-    battles = gathered(found)
-    return battles, np.array([truth[int(name[1:])] for name in battles.systems])
+
+    systems: int = 12
+    prompts: int = 40
+    pairs: int = 20
+    votes: int = 2
+    order: float = 0.4
+    gamma: float = 2.0
+    ties: float = 0.0
+    answers: float = 0.0
+    shared: float = 0.0
+    style: float = 0.0
+    circle: float = 0.0
+
+    def battles(self, rng: np.random.Generator) -> tuple[Battles, np.ndarray]:
+        """Return battles and the true ratings, in nats, with sum 0."""
+        truth = np.sort(rng.normal(0, 1, self.systems))[::-1]
+        truth -= truth.mean()
+        angle = rng.uniform(0, 2 * np.pi, self.systems)
+        everyone = np.array(list(combinations(range(self.systems), 2)))
+        asked = np.concatenate([everyone[rng.choice(len(everyone), self.pairs, replace=False)] for _ in range(self.prompts)])
+        asked = np.repeat(asked, self.votes, axis=0)
+        prompt = np.repeat(np.arange(self.prompts), self.pairs * self.votes)
+        judge = np.tile(np.arange(self.votes) % 2, self.prompts * self.pairs)
+        turned = rng.random(len(asked)) < 0.5
+        a, b = np.where(turned, asked[:, 1], asked[:, 0]), np.where(turned, asked[:, 0], asked[:, 1])
+        quality, luck = rng.standard_normal((2, self.prompts, self.systems))
+        length = rng.lognormal(0, 0.5, (self.prompts, self.systems))
+        gap = truth[a] - truth[b] + self.answers * (quality[prompt, a] - quality[prompt, b])
+        gap += self.circle * np.sin(angle[b] - angle[a])
+        long, short = length[prompt, a], length[prompt, b]
+        gap += self.style * (long - short) / (long + short) / DEVIATION
+        p = expit(np.where(judge == 0, gap + self.order, self.gamma * gap - self.order))
+        chance = np.sqrt(self.shared / 2) * (luck[prompt, b] - luck[prompt, a]) + np.sqrt(1 - self.shared) * rng.standard_normal(len(a))
+        tie = self.ties * 2 * np.minimum(p, 1 - p)
+        drawn = norm.cdf(chance)
+        outcome = np.where(drawn < p - tie / 2, 1.0, np.where(drawn < p + tie / 2, 0.5, 0.0))
+        one, none = np.ones(len(a)), np.zeros(len(a), dtype=np.int64)
+        names = tuple(f"s{number}" for number in range(self.systems))
+        features = {"length": np.stack([long, short], axis=1)} if self.style else {}
+        prompts = tuple(f"p{number}" for number in range(self.prompts))
+        return Battles(names, ("j0", "j1"), prompts, ("",), a, b, outcome, prompt, judge, none, one, one, features), truth
 
 
 def said(name: str, hits: int, n: int) -> str:
@@ -81,113 +101,124 @@ def said(name: str, hits: int, n: int) -> str:
 
 def coverage(draws: int) -> None:
     """Count how often 95 % intervals hold the truth."""
-    for label, options in (
-        ("votes independent", {"answers": 0.0, "votes": 2}),
-        ("answers of their own quality, clusters: prompts", {"answers": 0.5, "prompts": 60}),
-    ):
-        hits = {"rating of the best": 0, "rating of the median": 0, "order effect": 0, "sharpness": 0}
+    worlds = {
+        "independent votes": World(style=0.5),
+        "votes that share answers, clusters: prompts": World(style=0.5, prompts=60, shared=0.5),
+        "the same, clusters: none": World(style=0.5, prompts=60, shared=0.5),
+    }
+    print(f"coverage of 95 % intervals, {draws} data sets each\n\n| | held | share | 95 % (Wilson) |\n| --- | --- | --- | --- |")
+    for label, world in worlds.items():
+        hits = dict.fromkeys(("rating of the best", "rating of the median", "order effect", "sharpness", "style"), 0)
         for seed in range(draws):
-            battles, truth = simulated(np.random.default_rng(seed), **options)  # type: ignore[arg-type]
-            found = rated.evaluate(battles, Settings(scale="nats", cluster="prompt" if options["answers"] else "none")).results
-            rows = {row["name"]: row["rating"]["ci95"] for row in found["systems"]}
-            # With answers of their own quality, log-odds on average over answers are flatter.
-            flat = 1 / np.sqrt(1 + np.pi / 8 * 2 * float(options["answers"]) ** 2)
-            order = np.argsort(-truth)
-            for key, at in (("rating of the best", order[0]), ("rating of the median", order[len(order) // 2])):
-                low, high = rows[battles.systems[at]]
-                hits[key] += low <= truth[at] * flat <= high
+            battles, truth = world.battles(np.random.default_rng(seed))
+            found = rated.evaluate(battles, Settings(scale="nats", cluster="prompt" if label.endswith("prompts") else "none")).results
+            rows = {row["name"]: row["rating"] for row in found["systems"]}
+            length = battles.features["length"]
+            deviation = np.sqrt(np.mean(((length[:, 0] - length[:, 1]) / length.sum(1)) ** 2))
             judges = {judge["name"]: judge for judge in found["judges"]}
-            low, high = judges["j0"]["order"]["ci95"]
-            hits["order effect"] += low <= 0.4 * flat <= high
-            low, high = judges["j1"]["sharpness"]["ci95"]
-            sharp = 2.0 if not options["answers"] else 2 * np.sqrt((1 + np.pi / 4 * 0.25) / (1 + np.pi / 4 * 0.25 * 4))
-            hits["sharpness"] += low <= sharp <= high
-        print(f"\ncoverage of 95 % intervals, {label}\n\n| | held | share | 95 % (Wilson) |\n| --- | --- | --- | --- |")
-        print("\n".join(said(key, count, draws) for key, count in hits.items()), flush=True)
-    hits = 0
-    for seed in range(draws):
-        battles, _ = simulated(np.random.default_rng(seed), answers=0.0, style=0.5, gamma=1.0)
-        battles = battles.take(np.ones(len(battles), dtype=bool))
-        found = rated.evaluate(battles, Settings(scale="nats", cluster="none", sharpness=False))
-        _, names = rated.styled(battles)
-        gap = battles.features[names[0]]
-        deviation = float(np.sqrt(np.mean(((gap[:, 0] - gap[:, 1]) / gap.sum(1)) ** 2)))
-        low, high = found.results["style"][0]["ci95"]
-        hits += low <= 0.5 * deviation / 0.25 <= high
-    print(said("style effect, votes independent", hits, draws), flush=True)
+            for key, entry, true in (
+                ("rating of the best", rows["s0"], truth[0]),
+                ("rating of the median", rows[f"s{world.systems // 2}"], truth[world.systems // 2]),
+                ("order effect", judges["j0"]["order"], world.order),
+                ("sharpness", judges["j1"]["sharpness"], world.gamma),
+                ("style", found["style"][0], world.style * deviation / DEVIATION),
+            ):
+                low, high = entry["ci95"]
+                hits[key] += low <= true <= high
+        print("\n".join(said(f"{label}: {key}", count, draws) for key, count in hits.items()), flush=True)
 
 
 def circles(draws: int) -> None:
-    """Count rejections of the circle test."""
-    print(f"\nrejections at p <= 0.05, {draws} data sets, 39 draws of the null each\n")
-    print("| truth | statistic | rejected | share | 95 % (Wilson) |\n| --- | --- | --- | --- | --- |")
-    cases = (
-        ("transitive, order effect 0.4", {"answers": 0.0}),
-        ("transitive, order effect 0.4, answers differ by 1 nat", {"answers": 1.0}),
-        ("few circles (0.5 nats)", {"circle": 0.5}),
-        ("many circles (1.5 nats)", {"circle": 1.5}),
-    )
-    for label, options in cases:
+    """Count rejections of the circle tests."""
+    print(f"\nrejections at p <= 0.05, {draws} data sets, {NULL} draws of the null each\n")
+    print("| truth: test | rejected | share | 95 % (Wilson) |\n| --- | --- | --- | --- |")
+    plain = {"systems": 9, "prompts": 30, "pairs": 15}
+    biased = {**plain, "ties": 0.3, "order": 0.6}
+    for label, world in {
+        "plain": World(**plain, order=0.0, gamma=1.0),  # type: ignore[arg-type]
+        "biased": World(**biased),  # type: ignore[arg-type]
+        "biased, answers differ by 1 nat": World(**biased, answers=1.0),  # type: ignore[arg-type]
+        "biased, few circles (0.5 nats)": World(**biased, circle=0.5),  # type: ignore[arg-type]
+        "biased, many circles (1.5 nats)": World(**biased, circle=1.5),  # type: ignore[arg-type]
+    }.items():
         hits: dict[str, int] = {}
-        for seed in range(draws):
-            battles, _ = simulated(np.random.default_rng(seed), systems=9, prompts=30, **options)
-            rating = rated.evaluate(battles, Settings(resamples=2))
-            fit = circular.ratings.fit(rating.votes, circular._plain(rating))
-            for name, each in circular._tests(rating, fit, 39)["tests"].items():
+        for seed in range(draws if world.circle == 0 else max(draws // 5, 1)):
+            battles, _ = world.battles(np.random.default_rng(seed))
+            rating = rated.evaluate(battles, Settings(seed=seed))
+            fit = ratings.fit(rating.votes, circular._plain(rating))
+            for name, each in circular._tests(rating, fit, NULL)["tests"].items():
                 hits[name] = hits.get(name, 0) + (each["p"] <= 0.05)
         for name, count in hits.items():
-            print(said(f"{label} | {name}", count, draws), flush=True)
+            print(said(f"{label}: {name}", count, seed + 1), flush=True)
+
+
+# ---- --next
+
+SYSTEMS, GAP, ROUND, MOST = 10, 0.4, 10, 2000  # evenly spaced systems, nats; votes a round, about; votes at most
+SHOWN = (200, 500, 1000)  # votes after which Kendall's tau is told
+Ask = Callable[[np.random.Generator, list[tuple[int, int]], ratings.Fit | None, np.ndarray | None], list[tuple[int, int]]]
+
+
+def _round_robin(
+    rng: np.random.Generator, asked: list[tuple[int, int]], fit: ratings.Fit | None, spread: np.ndarray | None
+) -> list[tuple[int, int]]:
+    everyone = list(combinations(range(SYSTEMS), 2))
+    at = len(asked) % len(everyone)
+    return [everyone[(at + place) % len(everyone)] for place in range(ROUND)]
+
+
+def _swiss(
+    rng: np.random.Generator, asked: list[tuple[int, int]], fit: ratings.Fit | None, spread: np.ndarray | None
+) -> list[tuple[int, int]]:
+    order = rng.permutation(SYSTEMS) if fit is None else fit.ratings.argsort()[::-1]
+    rounds = [[(int(order[at]), int(order[at + 1])) for at in range(shift, SYSTEMS - 1, 2)] for shift in (0, 1)]
+    return rounds[0] + rounds[1]
+
+
+def _informed(
+    rng: np.random.Generator, asked: list[tuple[int, int]], fit: ratings.Fit | None, spread: np.ndarray | None
+) -> list[tuple[int, int]]:
+    if fit is None or spread is None:
+        return _swiss(rng, asked, None, None)
+    return [(i, j) for i, j, _ in next_pairs(fit.ratings, spread, ROUND)]
 
 
 def next_(draws: int) -> None:
-    """Compare ways to spend votes."""
-    systems, spent = 30, (60, 120, 240, 480)
-
-    def random(rng: np.random.Generator, count: int, found: rated.Rated | None) -> list[tuple[int, int]]:
-        everyone = list(combinations(range(systems), 2))
-        return [everyone[at] for at in rng.choice(len(everyone), count)]
-
-    def swiss(rng: np.random.Generator, count: int, found: rated.Rated | None) -> list[tuple[int, int]]:
-        order = rng.permutation(systems) if found is None else _by_number(found)[0].argsort()[::-1]
-        shift = int(rng.integers(0, 2))
-        return [(int(order[at]), int(order[at + 1])) for at in range(shift, systems - 1, 2)][:count]
-
-    def informed(rng: np.random.Generator, count: int, found: rated.Rated | None) -> list[tuple[int, int]]:
-        if found is None:
-            return swiss(rng, count, None)
-        ratings, spread = _by_number(found)
-        return [(i, j) for i, j, _ in next_pairs(ratings, spread, count)]
-
-    def _by_number(found: rated.Rated) -> tuple[np.ndarray, np.ndarray]:
-        ratings, spread = np.zeros(systems), np.eye(systems) * 9.0
-        place = np.array([int(name[1:]) for name in found.battles.systems])
-        ratings[place] = found.fit.ratings
-        spread[np.ix_(place, place)] = found.spread
-        return ratings, spread
-
-    ways: dict[str, Callable[..., list[tuple[int, int]]]] = {"round robin": random, "Swiss rounds": swiss, "--next": informed}
-    scores: dict[str, list[list[float]]] = {name: [] for name in ways}
-    for seed in range(draws):
-        for name, way in ways.items():
+    """Count votes until the best system, and the order, are found for good."""
+    ways: dict[str, Ask] = {"round robin": _round_robin, "Swiss rounds": _swiss, "--next": _informed}
+    truth = GAP * np.arange(SYSTEMS)[::-1].astype(float)
+    model = ratings.Model(SYSTEMS, order=False, ridge=1 / rated.PRIOR_SD**2)
+    print(f"\nvotes until right for good (of {MOST}), {SYSTEMS} systems {GAP} nats apart, {draws} seeds: median [10 %, 90 %]\n")
+    print(f"| pairs | best system | whole order | Kendall's tau after {', '.join(map(str, SHOWN))} votes |\n| --- | --- | --- | --- |")
+    for name, way in ways.items():
+        until, tau = np.full((2, draws), np.inf), np.full((draws, len(SHOWN)), np.nan)  # the best one, the whole order
+        for seed in range(draws):
             rng = np.random.default_rng(seed)
-            truth = rng.normal(0, 1, systems)
-            battles: list[Battle] = []
-            found: rated.Rated | None = None
-            line = []
-            while len(battles) < spent[-1]:
-                for i, j in way(rng, 15, found):
-                    won = float(rng.random() < expit(truth[i] - truth[j]))
-                    battles.append(Battle(f"s{i}", f"s{j}", won))
-                found = rated.evaluate(gathered(battles), Settings(order=False, ridge=1 / 9))
-                if len(battles) in spent:
-                    line.append(float(spearmanr(_by_number(found)[0], truth).statistic))
-            scores[name].append(line)
-    print(f"\nSpearman's rho with the truth, {systems} systems, {draws} seeds (standard error)\n")
-    print(f"| votes | {' | '.join(map(str, spent))} |\n| --- |{' --- |' * len(spent)}")
-    for name, lines in scores.items():
-        values = np.array(lines)
-        cells = [f"{m:.3f} ({s:.3f})" for m, s in zip(values.mean(0), values.std(0) / np.sqrt(draws), strict=True)]
-        print(f"| {name} | {' | '.join(cells)} |", flush=True)
+            true = truth[rng.permutation(SYSTEMS)]  # so that no way knows the order by the numbers
+            asked: list[tuple[int, int]] = []
+            won, fit, spread = np.zeros((SYSTEMS, SYSTEMS)), None, None
+            while len(asked) < MOST:
+                new = way(rng, asked, fit, spread)
+                asked += new
+                for i, j in new:
+                    won[(i, j) if rng.random() < expit(true[i] - true[j]) else (j, i)] += 1
+                left, right = np.nonzero(won)
+                weight, one = won[left, right], np.ones(len(left))
+                none = np.zeros(len(left), dtype=np.int64)
+                votes = Votes(left, right, one, one, none, weight, weight, none - 1, np.zeros((len(left), 0)))
+                fit = ratings.fit(votes, model, None if fit is None else fit.theta, 1e-8)
+                spread = rating_errors.covariance(fit, votes)[:SYSTEMS, :SYSTEMS] if way is _informed else None
+                ranked = true[np.argsort(-fit.ratings)]
+                for row, held in enumerate((ranked[0] == truth[0], (np.diff(ranked) < 0).all())):
+                    until[row, seed] = min(until[row, seed], len(asked)) if held else np.inf
+                found = np.triu(np.sign(ranked[:, None] - ranked)).sum() / (SYSTEMS * (SYSTEMS - 1) / 2)
+                tau[seed] = np.where(np.isnan(tau[seed]) & (len(asked) >= np.array(SHOWN)), found, tau[seed])
+        cells = []
+        for counts in until:
+            middle, low, high = np.quantile(counts, (0.5, 0.1, 0.9), method="higher")
+            cells.append(f"{middle:.0f} [{low:.0f}, {high:.0f}]")
+        means = ", ".join(f"{value:.3f}" for value in tau.mean(0))
+        print(f"| {name} | {' | '.join(cells)} | {means} |", flush=True)
 
 
 CHECKS = {"coverage": (coverage, 500), "circles": (circles, 200), "next": (next_, 50)}

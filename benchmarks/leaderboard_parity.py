@@ -58,7 +58,11 @@ def arena_rank(name: str, battles: Battles, golden: dict[str, list[float]]) -> I
     there = np.r_[(theirs[:, 0] - MEAN) / ELO, fit.theta[size:]]
     gap = probabilities(ratings.log_odds(fit.model, there, rows)) - rows.outcome
     slope = np.bincount(rows.left, rows.weight * gap, size) - np.bincount(rows.right, rows.weight * gap, size)
-    yield f"  length of the score at arena-rank's ratings, {name} (ours: below 1e-6)", float(np.linalg.norm(slope)), 0, 0.01
+    length = float(np.linalg.norm(slope))
+    yield f"  length of the score at arena-rank's ratings, {name} (ours: below 1e-6)", length, 0, 0.01
+    # Golden ratings are rounded to 1e-4 points; that moves the score by no more than this.
+    rounding = float(np.linalg.norm(fit.hessian[:size, :size], 2) * np.sqrt(size) * 0.5e-4 / ELO)
+    yield "    share of it that rounding of the golden numbers can explain, at most", rounding / length, 0, 0.5
 
 
 def evalica(battles: Battles, golden: dict[str, dict[str, float]]) -> Iterator[Line]:

@@ -32,8 +32,12 @@ class Entrant:
     kl: list[float] = field(default_factory=list)
 
 
-def parse(given: Sequence[str]) -> dict[str, list[str]]:
+def parse(given: Sequence[str], option: str = "--policy") -> dict[str, list[str]]:
     """Return paths by name of policies that are given as PATH or NAME=PATH; a name that occurs again adds another run of the policy.
+
+    Args:
+        given: What the option was given.
+        option: Its name.
 
     Raises:
         UsageError: There are fewer than two policies.
@@ -45,7 +49,7 @@ def parse(given: Sequence[str]) -> dict[str, list[str]]:
             name, path = policy_name(each.removesuffix("/export")), each
         found.setdefault(name, []).append(path)
     if len(found) < 2:
-        raise UsageError(f"a league needs two policies or more, each as --policy NAME=PATH; got {', '.join(found) or 'none'}")
+        raise UsageError(f"it takes two policies or more, each as {option} NAME=PATH; got {', '.join(found) or 'none'}")
     return found
 
 

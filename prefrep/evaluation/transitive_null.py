@@ -176,13 +176,14 @@ def _statistics(tables: Floats, graph: NDArray[np.bool_], observed: Floats) -> F
     """Return numerators and denominators of the four statistics of `null`, [B, 4, 2]; energies are shares of that of the observed table."""
     triples = intransitivity.triples(tables, graph)
     count = np.broadcast_to(sum(triples), triples.cyclic.shape)
-    arcs = (tables > 0).astype(np.float64)
-    exact = tables.shape[-1] <= feedback_arcs.EXACT
-    fewest = feedback_arcs.minimum_weights(arcs) if exact else np.zeros(len(tables))
+    fewest = wins = np.zeros(len(tables))
+    if tables.shape[-1] <= feedback_arcs.EXACT:
+        arcs = (tables > 0).astype(np.float64)
+        fewest, wins = feedback_arcs.minimum_weights(arcs), arcs.sum((1, 2))
     pairs = [
         (triples.cyclic, count),
         (triples.cyclic + triples.tied_cyclic, count),
-        (fewest, arcs.sum((1, 2)) * exact),
+        (fewest, wins),
         (hodge.energy(tables * graph - hodge.gradient(tables, graph)), np.full(len(tables), hodge.energy(observed))),
     ]
     return np.stack([np.stack(pair, axis=-1) for pair in pairs], axis=1).astype(np.float64)

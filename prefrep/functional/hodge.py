@@ -139,8 +139,15 @@ def gradient(table: Floats, compared: Bools | None = None) -> Floats:
 
 def _scores(table: Floats, graph: Bools) -> Floats:
     """Return least-squares scores with mean 0 in each component, [.., K]."""
-    laplacian = np.diag(graph.sum(1)) - graph
-    return np.asarray(table.sum(-1) @ np.linalg.pinv(laplacian.astype(np.float64), rcond=1e-10, hermitian=True))
+    return np.asarray(table.sum(-1) @ _inverse(graph.tobytes(), len(graph)))
+
+
+@lru_cache(maxsize=8)  # draws of a null share a graph
+def _inverse(graph: bytes, size: int) -> Floats:
+    """Return the pseudo-inverse of the Laplacian, [K, K]."""
+    compared = np.frombuffer(graph, dtype=bool).reshape(size, size)
+    laplacian = np.diag(compared.sum(1)) - compared
+    return np.asarray(np.linalg.pinv(laplacian.astype(np.float64), rcond=1e-10, hermitian=True))
 
 
 def _split_large(table: Floats, graph: Bools) -> Hodge:

@@ -16,8 +16,10 @@ def next_pairs(ratings: Floats, spread: Floats, count: int) -> list[tuple[int, i
     """Return the pairs whose verdict is expected to tell most about the ratings, one after the other.
 
     A verdict on i and j adds p (1 - p) d d' to the precision of the ratings, d = e_i - e_j, and so log(1 + p (1 - p) d' V d) / 2 nats of
-    information, with V their covariance (D-optimal design, greedy). The gain is large where the difference is uncertain and the outcome is
-    open; each pair is chosen as if those before it had been asked. The order of the two alternates by rating, so that order effects cancel.
+    information, with V their covariance (D-optimal design). What counts of these is the chance that the order of the two is wrong,
+    Phi(-|r_i - r_j| / sqrt(d' V d)), since ranks are what a leaderboard tells: without that factor, pairs whose order is long known are
+    asked again and again. The choice is greedy, each pair as if those before it had been asked. The order of the two alternates by
+    rating, so that order effects cancel.
 
     Args:
         ratings: r, [K], nats.
@@ -27,16 +29,19 @@ def next_pairs(ratings: Floats, spread: Floats, count: int) -> list[tuple[int, i
     Returns:
         (left, right, gain in nats) of each.
     """
+    from scipy.special import ndtr
+
     size = len(ratings)
     upper = np.triu(np.ones((size, size), dtype=bool), 1)
     p = probabilities(ratings[:, None] - ratings)
-    room = p * (1 - p)
+    room, gap = p * (1 - p), np.abs(ratings[:, None] - ratings)
     covariance = np.array(spread, dtype=np.float64)
     found: list[tuple[int, int, float]] = []
     for number in range(count):
         variance = np.diag(covariance)[:, None] + np.diag(covariance) - 2 * covariance
-        gain = np.where(upper, room * variance, -1.0)
-        i, j = divmod(int(gain.argmax()), size)
+        gain = np.where(upper, room * variance, 0.0)
+        wrong = ndtr(-gap / np.sqrt(np.maximum(variance, _LEAST)))
+        i, j = divmod(int((np.log1p(gain) * wrong).argmax()), size)
         nats = float(np.log1p(gain[i, j]) / 2)
         if nats < _LEAST:
             break

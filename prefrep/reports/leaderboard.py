@@ -71,7 +71,7 @@ def _one_number(results: Mapping[str, Any]) -> list[Block]:
         f"Transitive judges: {found['draws']} draws with the ratings, order effects, sharpness, ties and number of votes of these battles. "
         f"Answers differ from their systems with a standard deviation of {spread['spread']:.2f} nats, of which "
         f"{spread['share_of_answers']:.0%} belongs to single answers and the rest to pairs of answers. p: how often they show as much "
-        "or more."
+        f"or more; with {len(tests)} tests at once, one of {found['level']:.2g} or less says that one number does not suffice."
     )
     out: list[Block] = [
         Text(verdict(results), strong=True),

@@ -14,7 +14,7 @@ from prefrep.battles import Battle, Battles
 from prefrep.data.battles import gathered
 from prefrep.errors import ConfigError, DataError
 from prefrep.evaluation.leaderboard import circles, groups, rated
-from prefrep.evaluation.leaderboard.printed import leaderboard_lines
+from prefrep.evaluation.leaderboard.printed import TESTS, leaderboard_lines, verdict
 from prefrep.evaluation.leaderboard.settings import ELO, MEAN, Settings
 from prefrep.functional.ratings import fit
 from prefrep.reports import leaderboard as board
@@ -148,6 +148,26 @@ def test_a_line_needs_one_number_and_a_circle_more() -> None:
     assert circle["sets"]["top_cycle_certain"]["probability"]["s0"] > 0.9
     assert all(len(set(each["systems"])) == 3 for each in circle["circles"])
     assert all(a > b for each in circle["circles"] for a, b in each["votes"])
+
+
+def test_the_verdict_rests_on_the_tests() -> None:
+    """Held-out likelihood is told, but does not decide; and few draws decide nothing."""
+    tests = {name: {"p": 0.2, "observed": 1.0, "mean": 1.0, "ci95": [0.0, 2.0]} for name in list(TESTS)[:4]}
+    gain = {"log_loss": 0.5, "minus_ratings": -0.02, "ci95": [-0.03, -0.01], "prior": 1.0}
+    found = {"chosen": "gpm, D = 2", "forms": {"gpm, D = 2": gain}, "tests": tests, "draws": 200}
+
+    def said(p: float, draws: int = 200) -> tuple[Any, str]:
+        decided = circles._decided(tests | {"likelihood_ratio": tests["likelihood_ratio"] | {"p": p}}, draws)
+        return decided["suffices"], verdict({"one_number": found | decided | {"draws": draws}})
+
+    assert (
+        said(0.2) == (True, said(0.2)[1])
+        and "no test confirms" in said(0.2)[1]
+        and "better by 0.0200 nats [0.0100, 0.0300]" in said(0.2)[1]
+    )
+    assert said(0.02)[0] is True and said(0.01)[0] is False and "does not suffice" in said(0.01)[1]  # 0.05 / 4 = 0.0125
+    assert said(1 / 79, 78) == (None, "78 draws are too few to tell whether one number per system suffices: set --circles 79 or more.")
+    assert said(1 / 80, 79)[0] is False
 
 
 def test_triples_of_a_prompt() -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from itertools import combinations
 from typing import Any
 
 import numpy as np
 import pytest
 from scipy.optimize import minimize
 from scipy.special import expit
+from scipy.stats import norm
 
 from prefrep.functional import ratings
 from prefrep.functional.battle_votes import Votes, grouped
@@ -226,7 +228,7 @@ def test_intervals_of_ranks() -> None:
 
 
 def test_the_next_pair_tells_most() -> None:
-    """Against the drop of the log-determinant of the covariance, by brute force; and orders alternate."""
+    """Against the drop of the log-determinant of the covariance, times the chance of a wrong order; and orders alternate."""
     rng = np.random.default_rng(0)
     root = rng.standard_normal((5, 5))
     spread, r = root @ root.T, rng.normal(0, 1, 5)
@@ -238,8 +240,14 @@ def test_the_next_pair_tells_most() -> None:
         new = np.linalg.inv(np.linalg.inv(spread) + p * (1 - p) * np.outer(d, d))
         return float(np.linalg.slogdet(spread)[1] - np.linalg.slogdet(new)[1]) / 2
 
-    best = max(((gain(a, b), {a, b}) for a in range(5) for b in range(a)), key=lambda each: each[0])
-    assert best[1] == {i, j} and nats == pytest.approx(best[0])
+    def wrong(a: int, b: int) -> float:
+        return float(norm.cdf(-abs(r[a] - r[b]) / np.sqrt(spread[a, a] + spread[b, b] - 2 * spread[a, b])))
+
+    best = max(combinations(range(5), 2), key=lambda pair: gain(*pair) * wrong(*pair))
+    assert set(best) == {i, j} and nats == pytest.approx(gain(*best))
+    # Where the order is certain, nothing is asked as long as another pair is open.
+    (i, j, _), *_ = next_pairs(np.array([9.0, 0.0, 0.1]), np.diag([4.0, 0.01, 0.01]), 1)
+    assert {i, j} == {1, 2}
     many = next_pairs(r, spread, 40)
     assert {r[a] >= r[b] for a, b, _ in many[::2]} == {True} and {r[a] >= r[b] for a, b, _ in many[1::2]} == {False}
     assert many[-1][2] < many[0][2]

@@ -30,6 +30,7 @@ WINNERS = ("winner", "outcome", "verdict")
 SPLIT = ("winner_model_a", "winner_model_b", "winner_tie")  # 0 or 1 each
 PROMPTS = ("prompt_id", "question_id", "uid", "prompt", "instruction", "question", "id_prompt")
 JUDGES = ("judge", "judge_model", "judge_name")
+FIRST = "first_shown"  # our own column: 1: the left answer; -1: the right one; 0: both orders, or unknown
 META = "conv_metadata"  # LMArena's struct of counts by side
 _SIDES = (("_a", "_b"), ("_left", "_right"), ("_1", "_2"))
 LENGTH = ("sum_assistant_a_tokens", "sum_assistant_b_tokens")
@@ -75,6 +76,7 @@ class Names:
         category: None: none was asked for.
         features: (left, right) by name.
         weight: None: there is none.
+        first: Of 1, -1 or 0, see `Battle`; None: there is none, and the left answer was shown first.
         chosen_judge: Whether a person named the column of judges.
     """
 
@@ -85,6 +87,7 @@ class Names:
     category: str | None
     features: Mapping[str, tuple[str, str]]
     weight: str | None
+    first: str | None
     chosen_judge: bool = False
 
     @classmethod
@@ -115,6 +118,7 @@ class Names:
             wanted.category,
             features,
             "weight" if "weight" in present else None,
+            FIRST if FIRST in present else None,
             wanted.judge is not None,
         )
 
@@ -132,7 +136,7 @@ class Names:
 
     def all(self) -> list[str]:
         """Every column that is read."""
-        one = (self.prompt, self.judge, self.category, self.weight)
+        one = (self.prompt, self.judge, self.category, self.weight, self.first)
         return list(dict.fromkeys(each for each in (*self.pair, *self.winner, *one, *chain(*self.features.values())) if each))
 
 
@@ -206,6 +210,9 @@ def of_columns(table: Read, file: str, name: str, counts: Counter[str]) -> Battl
     weight = np.ones(rows) if names.weight is None else table.numbers[names.weight]
     if not (np.isfinite(weight).all() and (weight >= 0).all()):
         raise DataError(f"{file}: a weight is missing or below 0; weights must be 0 or more")
+    first = np.ones(rows) if names.first is None else table.numbers[names.first]
+    if not np.isin(first, (1, 0, -1)).all():
+        raise DataError(f"{file}: {FIRST} must be 1 (the left answer), -1 or 0 (unknown); mend or remove the column")
     return Battles(
         systems,
         judge[1],
@@ -217,7 +224,7 @@ def of_columns(table: Read, file: str, name: str, counts: Counter[str]) -> Battl
         prompt[0][keep],
         judge[0][keep],
         category[0][keep],
-        np.ones(int(keep.sum())),
+        first[keep],
         weight[keep],
         {each: np.stack([table.numbers[a][keep], table.numbers[b][keep]], axis=1) for each, (a, b) in names.features.items()},
     )

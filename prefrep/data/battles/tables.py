@@ -90,7 +90,7 @@ def _nested(schema: Any) -> list[str]:
 
 
 def _numbers(names: Names) -> set[str]:
-    return {*chain(*names.features.values()), *([names.weight] if names.weight else [])}
+    return {*chain(*names.features.values()), *(each for each in (names.weight, names.first) if each)}
 
 
 def _read(table: Any, names: Names) -> Read:

@@ -27,7 +27,8 @@ FORMS: Mapping[str, tuple[skew_ratings.Form, int]] = {
     "ratings": ("hybrid", 0), "gpm, D = 2": ("gpm", 2), "gpm, D = 4": ("gpm", 4), "hybrid, D = 2": ("hybrid", 2),
     "hybrid, D = 4": ("hybrid", 4), "hybrid, D = 8": ("hybrid", 8),
 }  # fmt: skip
-TESTED = "hybrid, D = 2"
+TESTED = "hybrid, D = 2"  # it holds ratings with the same prior, and every GPM with D = 2; those two are not nested under their priors
+LEVEL = 0.05  # of all tests together
 PRIORS = (1.0, 3.0, 10.0)  # weights of priors that held-out likelihood chooses from: of |v|^2 / 2, and of |r|^2 / 2 a tenth
 FOLDS = 5
 SHOWN = 5  # circles that are named
@@ -52,10 +53,13 @@ def evaluate(rated: Rated, draws: int) -> dict[str, Any]:
         draws: Samples of the transitive null.
 
     Returns:
-        `forms`: held-out log loss of each. `tests`: observed statistics, the same under transitive judges, and p. `sets`: members, and how
-        often each system is one. `circles`: the clearest ones. `dependence`: see `functional.rating_nulls`. `table`: log-odds of the
-        chosen form, in the order of the ratings; None above 100 systems. `soft`: whether verdicts are probabilities, which the null does
-        not draw: its plain verdicts have more noise, so that circles beyond it are circles, and p is too large.
+        `forms`: held-out log loss of each. `tests`: observed statistics, the same under transitive judges, and p. `suffices`: whether no
+        p is at most `level`, which allows for the number of tests (Bonferroni); None: there are too few draws for such a p.
+        `beyond_chance`: the tests with such a p. Held-out likelihood alone decides nothing, since the best of several forms is chosen, and
+        a better prediction is no circle. `sets`: members, and how often each system is one. `circles`: the clearest ones. `dependence`:
+        see `functional.rating_nulls`. `table`: log-odds of the chosen form, in the order of the ratings; None above 100 systems. `soft`:
+        whether verdicts are probabilities, which the null does not draw: its plain verdicts have more noise, so that circles beyond it are
+        circles, and p is too large.
     """
     battles, votes, settings = rated.battles, rated.votes, rated.settings
     size = len(battles.systems)
@@ -70,12 +74,20 @@ def evaluate(rated: Rated, draws: int) -> dict[str, Any]:
     return {
         "forms": forms,
         "chosen": chosen,
+        **_decided(tests["tests"], draws),
         "soft": bool((~np.isin(votes.outcome, (0.0, 0.5, 1.0))).any()),
         **tests,
         "sets": _sets(rated, fit, whole, chosen, prior, generator),
         "circles": _clearest(votes, battles, size),
         "table": {"form": chosen, "log_odds": np.round(whole.table()[np.ix_(order, order)], 4).tolist()} if size <= 100 else None,
     }
+
+
+def _decided(tests: Mapping[str, Mapping[str, float]], draws: int) -> dict[str, Any]:
+    """Return whether one number suffices, by the tests alone."""
+    level = LEVEL / max(len(tests), 1)
+    beyond = [name for name, each in tests.items() if each["p"] <= level]
+    return {"suffices": None if 1 / (1 + draws) > level else not beyond, "level": level, "beyond_chance": beyond}
 
 
 def _plain(rated: Rated) -> ratings.Model:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Mapping
 from typing import Any
@@ -28,26 +29,28 @@ def ranks(row: Mapping[str, Any]) -> str:
 
 
 def verdict(results: Mapping[str, Any]) -> str:
-    """Return in a sentence whether one number per system suffices."""
+    """Return in a sentence whether one number per system suffices, which the tests against transitive judges decide."""
     found = results["one_number"]
-    names = [f"{TESTS[name]} (p {each['p']:.2g})" for name, each in found["tests"].items() if each["p"] <= 0.05 / len(found["tests"])]
-    plain = (
-        ", though transitive judges give plain verdicts here and these are probabilities, so that circles can hide"
-        if found.get("soft")
-        else ""
+    chosen, gain, tests = found["chosen"], found["forms"][found["chosen"]], found["tests"]
+    low, high = (-each for each in gain["ci95"][::-1])
+    better = (
+        ""
+        if chosen == "ratings"
+        else f"{chosen} predicts held-out battles better by {-gain['minus_ratings']:.4f} nats [{low:.4f}, {high:.4f}]"
     )
-    chosen, gain = found["chosen"], found["forms"][found["chosen"]]
-    better = chosen != "ratings" and gain["ci95"][1] < 0
-    if not names and not better:
-        told = "richer forms predict held-out battles no better, and transitive judges show as many circles"
-        return f"One number per system suffices: {told}{plain}."
-    said = []
-    if better:
-        low, high = (-each for each in gain["ci95"][::-1])
-        said.append(f"{chosen} predicts held-out battles better by {-gain['minus_ratings']:.4f} nats [{low:.4f}, {high:.4f}]")
-    if names:
-        said.append(f"more than transitive judges show: {', '.join(names)}")
-    return f"One number per system does not suffice: {'; '.join(said)}."
+    if found["suffices"] is None:
+        enough = math.ceil(1 / found["level"] - 1 - 1e-9)
+        return f"{found['draws']} draws are too few to tell whether one number per system suffices: set --circles {enough} or more."
+    if not found["suffices"]:
+        names = ", ".join(f"{TESTS[name]} (p {tests[name]['p']:.2g})" for name in found["beyond_chance"])
+        return f"One number per system does not suffice: more than transitive judges show: {names}{better and '; '}{better}."
+    least = min((each["p"] for each in tests.values()), default=1.0)
+    said = f"transitive judges show as much (least p of {len(tests)} tests {least:.2g}, needed {found['level']:.2g})"
+    if better and low > 0:
+        said += f"; {better}, but no test confirms that as more than chance gives transitive judges"
+    if found.get("soft"):
+        said += "; they give plain verdicts here and these are probabilities, so that circles can hide"
+    return f"One number per system suffices, as far as these battles tell: {said}."
 
 
 def leaderboard_lines(results: Mapping[str, Any]) -> list[str]:

@@ -151,8 +151,7 @@ def evaluate(battles: Battles, settings: Settings) -> Rated:
     )  # fmt: skip
     rows, _ = grouped(votes)
     fit = ratings.fit(rows, model)
-    judged = np.abs(np.concatenate([fit.order, fit.sharpness])).max()
-    if settings.ridge == 0 and (not fit.converged or judged > _WILD):
+    if settings.ridge == 0 and (not fit.converged or _unlimited(fit)):
         settings = replace(settings, ridge=1 / PRIOR_SD**2)
         notes.append(
             "a judge has too few votes for an order effect or a sharpness of its own: all parameters have normal priors with standard "
@@ -178,6 +177,14 @@ def evaluate(battles: Battles, settings: Settings) -> Rated:
     }
     results["notes"] = notes
     return Rated(battles, votes, settings, fit, whole[:size, :size], deviations, results)
+
+
+def _unlimited(fit: Fit) -> bool:
+    """Return whether the votes set no limit to an order effect or a sharpness: it is wild, or its information is that of such a value."""
+    known, free = (fit.model.parts(each) for each in (np.diag(fit.hessian), fit.free.astype(np.float64)))
+    values, information = (np.concatenate([each[1], each[3]]) for each in (fit.model.parts(fit.theta), known))
+    chosen = np.concatenate([free[1], free[3]]) > 0
+    return bool((chosen & ((np.abs(values) > _WILD) | (information < _WILD**-2))).any())
 
 
 def won_by(votes: Votes, size: int) -> Floats:
