@@ -68,9 +68,7 @@ class EndpointWriter:
         """See `Writer`."""
         return {"model": self.model, "url": self.url}
 
-    def ask(
-        self, questions: Sequence[Question], proceed: Proceed = always, received: Received = unkept
-    ) -> Generator[tuple[int, Reply]]:
+    def ask(self, questions: Sequence[Question], proceed: Proceed = always, received: Received = unkept) -> Generator[tuple[int, Reply]]:
         """See `Writer`.
 
         Raises:

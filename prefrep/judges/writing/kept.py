@@ -1,8 +1,8 @@
 """Answers of judges, kept by content in the cache: whoever asks the same question of the same model again pays nothing.
 
-One SQLite file per model holds them. An answer is committed, to the disk, by the thread that received it, before anybody reads it. What this leaves:
-of a question that is in flight when the process is killed nobody can know whether it was answered, so it is asked again. What the server said
-to a question is kept, refusals (400) too. Errors and time-outs are no answers and are not kept: the next run asks again.
+One SQLite file per model holds them. An answer is committed, to the disk, by the thread that received it, before anybody reads it. This
+leaves one gap: of a question in flight when the process is killed nobody can know whether it was answered, so it is asked again. What the
+server said to a question is kept, refusals (400) too. Errors and time-outs are no answers and are not kept: the next run asks again.
 """
 
 from __future__ import annotations

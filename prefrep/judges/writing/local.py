@@ -66,9 +66,7 @@ class LocalWriter:
                 found.setdefault(said.upper(), []).append(token)
         return found
 
-    def ask(
-        self, questions: Sequence[Question], proceed: Proceed = always, received: Received = unkept
-    ) -> Generator[tuple[int, Reply]]:
+    def ask(self, questions: Sequence[Question], proceed: Proceed = always, received: Received = unkept) -> Generator[tuple[int, Reply]]:
         """See `Writer`."""
         ids = self._encoder.prompts([each.messages for each in questions])
         room = self.backbone.room
