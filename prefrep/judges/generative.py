@@ -38,7 +38,7 @@ class GenerativeJudge(Judge):
     """A language model that is asked for verdicts in words, in this process or behind an OpenAI-compatible endpoint.
 
     What cannot be read is no verdict: NaN, which is no tie; it is counted, and too much of it is an error. Answers are kept in the cache by
-    content, so what was answered is not asked again.
+    content, so what was answered is not asked again. Errors and time-outs are no verdict for the rest of a run; the next one asks again.
 
     Args:
         model: Bundled model, folder or hub id; with `url`, the name of the model there.

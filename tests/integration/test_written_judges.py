@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-import random
 import signal
 import sqlite3
 import subprocess
@@ -209,73 +208,3 @@ def test_signals_and_kills_lose_no_answer_that_was_paid_for(tmp_path: Path) -> N
         assert len(talk.answered) == 80
         assert sum(talk.answered.values()) <= 80 + kills * together
     assert json.loads((tmp_path / "out" / "results.json").read_text())["overall"]["score"] == 1.0
-
-
-def texts(bodies: list[dict[str, Any]]) -> list[str]:
-    return [body["messages"][-1]["content"] for body in bodies]
-
-
-def kept_in(folder: Path) -> set[str]:
-    """Questions whose answers a cache holds."""
-    found = set()
-    for file in (folder / "verdicts").glob("*.sqlite"):
-        with sqlite3.connect(file) as base:
-            if base.execute("SELECT 1 FROM sqlite_master WHERE name = 'replies'").fetchone():
-                found |= set(texts([json.loads(row[0]) for row in base.execute("SELECT question FROM replies")]))
-    return found
-
-
-def evaluated(args: list[str], cache: Path) -> None:
-    """Run `prefrep eval pairs` in a process that can be killed."""
-    os.environ["PREFREP_CACHE"] = str(cache)
-    with open(os.devnull, "w") as nowhere:
-        os.dup2(nowhere.fileno(), 1)
-        os.dup2(nowhere.fileno(), 2)
-        program("eval", "pairs")(args)
-
-
-@pytest.mark.slow
-def test_twenty_kills_ask_nothing_twice_that_was_received(tmp_path: Path) -> None:
-    """What is kept is never asked again, at most what is in flight is lost, and the results are those of an undisturbed run."""
-    together, kills, draw = 3, 20, random.Random(0)
-
-    def script(body: dict[str, Any], before: int) -> Answer:
-        right = "AB"[shown(body, "good", "bad").index("good")]
-        return asleep(0.02, said(f"[[{right}]]" if "7" not in body["messages"][-1]["content"].split("Question ")[1][:3] else "hm"))
-
-    context = multiprocessing.get_context("forkserver")  # one import for all; the process that is forked has no threads
-    context.set_forkserver_preload(["conftest", "openai", "prefrep.judges.generative", "prefrep.evaluation.pairs", "prefrep.scoring"])
-    data, lost = rewardbench(tmp_path, 120), 0
-    with talking(script) as talk:
-        judge = f"GenerativeJudge model=m url={talk.url} concurrency={together} max_no_verdict=1"
-        command = ["--data", str(data), "--model", judge, "--bootstrap", "50", "--out"]
-
-        def run(name: str) -> Any:
-            process = context.Process(target=evaluated, args=([*command, str(tmp_path / name)], tmp_path / f"{name}-cache"))
-            process.start()
-            return process
-
-        whole = run("whole")
-        whole.join(300)
-        assert whole.exitcode == 0 and len(talk.bodies) == len(set(texts(talk.bodies))) == 240
-        del talk.bodies[:]
-        for _ in range(kills):
-            kept, begun = kept_in(tmp_path / "cut-cache"), len(talk.bodies)
-            process, enough, deadline = run("cut"), begun + draw.randint(1, 15), time.monotonic() + 300
-            while len(talk.bodies) < enough and time.monotonic() < deadline:
-                time.sleep(0.001)
-            time.sleep(draw.uniform(0, 0.03))
-            process.kill()
-            process.join()
-            assert process.exitcode == -signal.SIGKILL
-            asked = texts(talk.bodies[begun:])
-            assert asked and not set(asked) & kept and len(asked) == len(set(asked))
-            gone = set(asked) - kept_in(tmp_path / "cut-cache")
-            assert len(gone) <= together
-            lost += len(gone)
-        rest = run("cut")
-        rest.join(300)
-        assert rest.exitcode == 0 and len(talk.bodies) == 240 + lost
-        print(f"{kills} kills, {len(talk.bodies)} questions sent for 240: {lost} had been in flight")
-    for name in ("scores.jsonl", "verdicts.jsonl", "results.json"):
-        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
