@@ -129,7 +129,7 @@ def agreement(one: Floats, other: Floats) -> str:
 
 
 def main() -> None:
-    """Train, judge, rate and print."""
+    """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--train", type=Path, required=True)
@@ -137,14 +137,19 @@ def main() -> None:
     parser.add_argument("--characters", type=int, default=500, help="of an answer that are read")
     parser.add_argument("--layers", type=int, default=30, help="of the bundled language model")
     options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        run(options, Path(folder))
+
+
+def run(options: argparse.Namespace, folder: Path) -> None:
+    """Train, judge, rate and print; the folder takes a copy of the language model."""
     votes = {name: read([str(options.folder / f"llmfao-{name}.csv.gz")]).battles for name in ("crowd", "gpt4")}
     pairs, shown = texts(votes["crowd"], answers(options.folder / "llmfao-responses.jsonl.gz"))
     print(f"{len(pairs):,} of {len(np.unique(rated.items(votes['crowd']))):,} pairs of answers have texts, of {len(pairs.systems)} systems")
     train = training(options.train, options.pairs, options.characters)
     asked = [comparison(*each, options.characters) for each in shown]
     different = [place for place, each in enumerate(asked) if each.chosen != each.rejected]  # others are equal for a reader of beginnings
-    with tempfile.TemporaryDirectory() as folder:
-        backbone = shallow(Path(folder), options.layers)
+    backbone = shallow(folder, options.layers)
     reading = Reading(backbone, "single")
     reading.batch([*train, *(asked[place] for place in different)])
     models = {"Bradley-Terry": BradleyTerry, "GPM, d = 4": partial(GeneralPreference, head=partial(GPMHead, dim=4, normalize=False))}

@@ -33,11 +33,13 @@ def main() -> None:
     results, count = rated.evaluate(battles, Settings()).results, options.systems
     rows, (shares, _) = results["systems"][:count], shares_of(results)
     with plt.rc_context({**STYLE, "font.size": 7.5}):
-        figure, (left, right) = plt.subplots(1, 2, figsize=(9.0, 3.8), layout="constrained", width_ratios=[1, 1.15])
+        figure, (left, right) = plt.subplots(1, 2, figsize=(9.0, 3.3), layout="constrained", width_ratios=[1.15, 1])
         draw_ratings(left, rows, results["scale"])
         left.set_title(f"ratings with 95 % intervals, and the ranks not excluded; {count} of {len(results['systems'])}", fontsize=8)
         draw_heat(right, shares[:count, :count], [row["name"] for row in rows], (0.0, 1.0), WON)
         right.set_title("who beats whom; grey: never compared", fontsize=8)
+        right.set_xticks([])
+        right.set_xlabel("the same systems, in the same order")
         figure.savefig(options.out, dpi=150)
     print(f"written: {options.out}")
 

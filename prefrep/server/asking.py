@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
@@ -75,11 +76,8 @@ def rows(reading: Found) -> tuple[list[list[float | None]], dict[str, Any]]:
     Raises:
         DataError: A model's table is not finite.
     """
-    import numpy as np
-
     if isinstance(reading, Heard) and (silences := reading.silences()):
-        known = reading.known()
-        return np.where(np.isnan(known), None, known.astype(object)).tolist(), {"no_verdict": silences}
+        return [[None if math.isnan(odds) else odds for odds in row] for row in reading.known().tolist()], {"no_verdict": silences}
     return table(reading).tolist(), {}
 
 
