@@ -31,7 +31,6 @@ from prefrep.data.battles import read
 from prefrep.evaluation.leaderboard import rated
 from prefrep.evaluation.leaderboard.settings import ELO, MEAN, Settings
 from prefrep.functional.groups import probabilities
-from prefrep.metrics.calibration import fit_temperature
 from prefrep.metrics.intervals import accuracy_interval
 from prefrep.modules import BradleyTerry, GeneralPreference, PreferenceModule, full_batch
 from prefrep.modules.remembered import Reading
@@ -41,7 +40,7 @@ from prefrep.records import Comparison, Message
 
 Floats = NDArray[np.float64]
 STEPS, RATE = 300, 0.005
-CALIBRATION = 6  # every sixth pair fits the temperature
+HELD_OUT = 6  # every sixth pair is not trained on
 
 
 def comparison(prompt: str, chosen: str, rejected: str, limit: int) -> Comparison:
@@ -94,16 +93,14 @@ def shallow(folder: Path, layers: int) -> Backbone:
 
 def judged(make: Callable[..., PreferenceModule], backbone: Backbone, reading: Reading, train: list[Comparison], asked: list[Comparison]
            ) -> tuple[Floats, float, int]:  # fmt: skip
-    """Return log-odds that the first of each asked pair is better, and of the pairs held out for the temperature how many it got right."""
-    held, rest = train[::CALIBRATION], [each for place, each in enumerate(train) if place % CALIBRATION]
+    """Return log-odds that the first of each asked pair is better, and how often it is right on pairs that are held out, and their number."""
+    held, rest = train[::HELD_OUT], [each for place, each in enumerate(train) if place % HELD_OUT]
     optimizer = partial(torch.optim.AdamW, lr=RATE, betas=(0.9, 0.95), weight_decay=0.1)
     module = full_batch.train(make(lambda: backbone, optimizer=optimizer), reading.batch(rest), STEPS)
     with torch.no_grad():
-        batch = reading.batch(held)
-        odds = module(batch).double().numpy()
-        temperature = fit_temperature(odds, batch.probability.numpy())[0]
+        right = full_batch.correct(module, reading.batch(held)).double().mean()
         found = np.concatenate([module(reading.batch(asked[at : at + 256])).double().numpy() for at in range(0, len(asked), 256)])
-    return found / temperature, float((odds > 0).mean()), len(held)
+    return found, float(right), len(held)
 
 
 def majority(battles: Battles, pairs: Battles) -> Floats:
