@@ -93,7 +93,7 @@ def shallow(folder: Path, layers: int) -> Backbone:
 
 def judged(make: Callable[..., PreferenceModule], backbone: Backbone, reading: Reading, train: list[Comparison], asked: list[Comparison]
            ) -> tuple[Floats, float, int]:  # fmt: skip
-    """Return log-odds that the first of each asked pair is better, and how often it is right on pairs that are held out, and their number."""
+    """Return log-odds that the first of each asked pair is better, the accuracy on held-out pairs, and their number."""
     held, rest = train[::HELD_OUT], [each for place, each in enumerate(train) if place % HELD_OUT]
     optimizer = partial(torch.optim.AdamW, lr=RATE, betas=(0.9, 0.95), weight_decay=0.1)
     module = full_batch.train(make(lambda: backbone, optimizer=optimizer), reading.batch(rest), STEPS)
