@@ -5,8 +5,8 @@
     python -m benchmarks.judge_served --folder FOLDER --url http://127.0.0.1:8111/v1
 
 FOLDER: a language model, such as the bundled one, which prefrep keeps converted in its cache. 50 pairs of short answers that ship with
-prefrep, both orders, greedy, a marker asked for and nothing else. The server gives no log-probabilities, so that verdicts are compared by
-which answer they prefer; answers are compared word by word.
+prefrep, both orders, greedy, a marker or a letter asked for and nothing else. The server gives no log-probabilities, so that verdicts are
+compared by which answer they prefer; answers are compared word by word.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from prefrep.records import Message, RankedResponses
 PROMPT = """{{ conversation[-1].content }}
 A: {{ answers[0].text }}
 B: {{ answers[1].text }}
-Which answer is better? Write [[A]] or [[B]] and nothing else."""
+Which answer is better? Write {{ "A or B" if style == "letter" else "[[A]] or [[B]]" }} and nothing else."""
 LENGTH, TOKENS = 60, 6  # characters of each text; tokens of an answer
 
 
@@ -54,6 +54,7 @@ def main() -> None:
     parser.add_argument("--folder", required=True)
     parser.add_argument("--url", required=True)
     parser.add_argument("--pairs", type=int, default=50)
+    parser.add_argument("--style", choices=("reasons", "letter"), default="reasons", help="letter: one token, which small models can say")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         os.environ["PREFREP_CACHE"] = folder  # nothing that was answered before
@@ -61,7 +62,9 @@ def main() -> None:
         prompt.write_text(PROMPT)
         asked = records(options.pairs)
         here, there = (
-            GenerativeJudge(options.folder, url, prompt=str(prompt), max_tokens=TOKENS, timeout=600, concurrency=1, batch_size=1)
+            GenerativeJudge(
+                options.folder, url, style=options.style, prompt=str(prompt), max_tokens=TOKENS, timeout=600, concurrency=1, batch_size=1
+            )
             for url in (None, options.url)
         )
         verdicts = [list(each.judgments(asked, progress=name)) for name, each in (("there", there), ("here", here))]
