@@ -98,7 +98,7 @@ def outcome(model: str, kernel: Kernel, precision: str, device: str, data: Seque
     backbone = Backbone(place(model), **kernel.backbone).to(device)
     batch = collate(data, pad_id(backbone.tokenizer()), kernel.layout, row_tokens=256).to(device)
     with torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
-        hidden = backbone(batch.ids, batch.positions, batch.tree, batch.branch, batch.padded).flatten(0, 1)[batch.end].float()
+        hidden = backbone(batch.ids, batch.positions, batch.until, batch.padded).flatten(0, 1)[batch.end].float()
     weights = torch.randn(hidden.shape, generator=torch.Generator().manual_seed(1)).to(device)
     (hidden * weights).mean().backward()
     synchronize()

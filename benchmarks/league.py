@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -93,21 +94,36 @@ def rule(name: str) -> Config:
 
 def train(options: argparse.Namespace, judge: str, name: str, objective: Config, seed: int, held_out: Path) -> None:
     """Train a policy in a process of its own, unless it is finished; a run that was stopped goes on."""
-    folder = options.out / judge / f"{name}-{seed}"
+    content = yaml.safe_load(config_file("gpo/quickstart").read_text())
+    content["model"]["init_args"]["objective"] = objective
+    content["trainer"]["callbacks"] = callbacks(content["trainer"]["callbacks"], judge, name, objective, seed)
+    fit(options, options.out / judge / f"{name}-{seed}", content, seed, held_out)
+
+
+def fit(options: argparse.Namespace, folder: Path, content: Config, seed: int, held_out: Path, checkout: Path | None = None) -> None:
+    """Run a configuration with the model, seed and sizes of the options, unless it is finished; one that was stopped goes on.
+
+    Args:
+        options: Settings `rounds`, `prompts` and `model`.
+        folder: Folder of the run.
+        content: The configuration.
+        seed: Its seed.
+        held_out: File of held-out prompts.
+        checkout: Folder of the version of prefrep that runs it; None: this one.
+    """
     if (folder / "export").is_dir() and (folder / "rounds" / str(options.rounds) / "metrics.json").is_file():
         return
     folder.mkdir(parents=True, exist_ok=True)
-    content = yaml.safe_load(config_file("gpo/quickstart").read_text())
     content["seed_everything"] = seed
-    content["model"]["init_args"]["objective"] = objective
     content["model"]["init_args"]["backbone"]["init_args"]["path"] = options.model
     content["data"]["init_args"] |= {"val": str(held_out), "round_size": options.prompts, "seed": seed}
     content["trainer"] |= {"max_epochs": options.rounds, "default_root_dir": str(folder), "enable_progress_bar": False}
-    content["trainer"]["callbacks"] = callbacks(content["trainer"]["callbacks"], judge, name, objective, seed)
     (folder / "run.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
-    print(f"{judge}: {name}, seed {seed}", flush=True)
+    print(f"{folder.parent.name}: {folder.name.replace('-', ', seed ')}", flush=True)
     with (folder / "fit.log").open("a") as log:
-        done = subprocess.run([sys.executable, "-m", "prefrep", "fit", "--config", str(folder / "run.yaml")], stdout=log, stderr=log)
+        command = [sys.executable, "-m", "prefrep", "fit", "--config", str(folder / "run.yaml")]
+        environment = os.environ | ({} if checkout is None else {"PYTHONPATH": str(checkout)})
+        done = subprocess.run(command, stdout=log, stderr=log, cwd=checkout, env=environment)
     if done.returncode:
         said = (folder / "fit.log").read_text(errors="replace").strip().splitlines()
         sys.exit(f"{folder}: ended with code {done.returncode} ({said[-1] if said else ''}); the same command goes on")

@@ -87,16 +87,20 @@ class Endless(TransformersSampler):
 
 
 @torch.no_grad()
-def plain(backbone: Backbone, sampler: TransformersSampler, prompts: list[Messages], k: int, new: int) -> None:
-    """Sample as a plain loop does: K copies of each prompt, padded on the left."""
+def plain(
+    backbone: Backbone, sampler: TransformersSampler, prompts: Sequence[Messages], k: int, new: int, ends: list[int] | None = None
+) -> torch.Tensor:
+    """Sample as a plain loop does: K copies of each prompt, padded on the left. Return the tokens [N K, T], with what follows an end."""
     encoder, _ = sampler.encoder(backbone)
     ids = [ids for ids in encoder.prompts(prompts) for _ in range(k)]
     longest = max(map(len, ids))
     padded = torch.stack([torch.from_numpy(np.pad(each, (longest - len(each), 0))).long() for each in ids])
     mask = torch.stack([torch.from_numpy(np.pad(np.ones_like(each), (longest - len(each), 0))).long() for each in ids])
-    settings = GenerationConfig(max_new_tokens=new, do_sample=True, temperature=1.0, top_p=1.0, top_k=0, pad_token_id=0, eos_token_id=None)
+    settings = GenerationConfig(max_new_tokens=new, do_sample=True, temperature=1.0, top_p=1.0, top_k=0, pad_token_id=0, eos_token_id=ends)
     device = next(backbone.parameters()).device
-    backbone.model.generate(input_ids=padded.to(device), attention_mask=mask.to(device), generation_config=settings)
+    whole = backbone.model.generate(input_ids=padded.to(device), attention_mask=mask.to(device), generation_config=settings)
+    tokens: torch.Tensor = whole[:, longest:]
+    return tokens
 
 
 if __name__ == "__main__":

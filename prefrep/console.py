@@ -6,7 +6,9 @@ import logging
 import sys
 import time
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, TypeVar
 
 log = logging.getLogger(__name__)
@@ -39,6 +41,25 @@ def quiet() -> None:
         logging.getLogger(name).addFilter(_concerns_the_user)
     for name in ("httpx", "transformers", "datasets", "fsspec", "absl", "jax"):
         logging.getLogger(name).setLevel(logging.WARNING)
+
+
+_listening: ContextVar[Callable[[int, float], object] | None] = ContextVar("listening", default=None)
+
+
+@contextmanager
+def listening(hear: Callable[[int, float], object]) -> Iterator[None]:
+    """Hear inside the context what long work below tells of itself, see `tell`."""
+    token = _listening.set(hear)
+    try:
+        yield
+    finally:
+        _listening.reset(token)
+
+
+def tell(tokens: int, done: float) -> None:
+    """Tell whoever shows progress, if anyone, how many tokens were written since the last time, and which share of the work is done."""
+    if hear := _listening.get():
+        hear(tokens, done)
 
 
 def _concerns_the_user(record: logging.LogRecord) -> bool:

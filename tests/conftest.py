@@ -120,26 +120,27 @@ def data_of(path: str) -> list[Datum]:
 def hidden(backbone: Backbone, batch: TreeBatch) -> torch.Tensor:
     """Hidden states of all tokens of a batch [R * L, H]."""
     with torch.no_grad():
-        return backbone(batch.ids, batch.positions, batch.tree, batch.branch, batch.padded).flatten(0, 1)  # type: ignore[no-any-return]
+        return backbone(batch.ids, batch.positions, batch.until, batch.padded).flatten(0, 1)  # type: ignore[no-any-return]
 
 
 def random_rows(generator: torch.Generator, rows: int, length: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Rows of trees with shared prefixes (some empty), one to three branches, and padding at the end."""
-    tree = torch.full((rows, length), -1)
-    branch, positions = torch.zeros(rows, length, dtype=torch.long), torch.zeros(rows, length, dtype=torch.long)
+    """Rows of random trees of any depth, and padding at the end: parent of each token as a place in its row, `until` and positions.
+
+    The parent is -1 for a first token and -2 for padding.
+    """
+    parent = torch.full((rows, length), -2)
+    until, positions = torch.zeros(rows, length, dtype=torch.long), torch.zeros(rows, length, dtype=torch.long)
 
     def draw(low: int, high: int) -> int:
         return int(torch.randint(low, high, (), generator=generator))
 
-    number = 0
     for row in range(rows):
-        at = 0
-        while at < length - 4:
-            shared = draw(0, 4)
-            for b, size in enumerate([shared, *(draw(1, 5) for _ in range(draw(1, 4)))]):
-                size = min(size, length - at)
-                tree[row, at : at + size], branch[row, at : at + size] = number, b
-                positions[row, at : at + size] = torch.arange(size) + (shared if b else 0)
-                at += size
-            number += 1
-    return tree, branch, positions
+        path: list[int] = []
+        for at in range(length - draw(1, 4)):
+            if draw(0, 3) == 0:  # a branch: up to some token on the path, or a new tree
+                path = path[: draw(0, len(path) + 1)]
+            parent[row, at], positions[row, at] = path[-1] if path else -1, len(path)
+            path.append(at)
+            for above in path:
+                until[row, above] = at + 1
+    return parent, until, positions

@@ -31,7 +31,7 @@ CASES = {  # name -> arguments that leave the peers out, tables that come out
     "kernels": ([], 2),
     "sampling": ([], 1),
     "steps": ([], 1),
-    "rounds": (["--without-trl"], 1),
+    "rounds": (["--without-trl", "--dtype", "float32"], 3),
 }
 
 
@@ -186,6 +186,50 @@ def test_a_league_of_objectives_sets_up_equal_runs(tmp_path: Path, monkeypatch: 
     started.clear()
     league.train(options, "circular", "GPO", league.OBJECTIVES["GPO"], 1, held_out)
     assert started == [] and league.metrics(done, 2) == {"held_out_win_rate_initial": 0.75}
+
+
+def test_the_quickstart_over_seeds_beside_an_older_version(out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs of both versions in turn, none twice; win rates 0.6, 0.8 now and 0.7, 0.7 before: equal means."""
+    import yaml
+
+    from benchmarks import league, quickstart
+
+    started: list[tuple[str, Path | None]] = []
+
+    def fit(command: list[str], cwd: Path | None, env: dict[str, str], **_: object) -> Namespace:
+        folder = Path(command[-1]).parent
+        started.append((folder.name, cwd))
+        assert cwd is None or env["PYTHONPATH"] == str(cwd)
+        for made in (folder / "export", folder / "rounds" / "1"):
+            made.mkdir(parents=True)
+        win = {"now-0": 0.6, "now-1": 0.8}.get(folder.name, 0.7)
+        values = {f"held_out_win_rate{end}_initial": win + shift for end, shift in (("", 0.0), ("_low", -0.1), ("_high", 0.1))}
+        (folder / "rounds" / "1" / "metrics.json").write_text(json.dumps(values))
+        return Namespace(returncode=0)
+
+    monkeypatch.setattr(league.subprocess, "run", fit)
+    monkeypatch.setattr(common, "QUICK_RESULTS", out)
+    monkeypatch.setattr(common, "machine", lambda device: {"device": "a CPU", "threads": 1, "load": 0.0, "versions": {}})
+    old = tmp_path / "old"
+    (old / "configs" / "gpo").mkdir(parents=True)
+    shipped = (ROOT / "configs" / "gpo" / "quickstart.yaml").read_text()
+    (old / "configs" / "gpo" / "quickstart.yaml").write_text(shipped.replace("rank: 16", "rank: 8"))
+    for _ in range(2):
+        quickstart.main(["--quick", "--seeds", "2", "--out", str(tmp_path / "runs"), "--before", str(old)])
+    assert started == [("now-0", None), ("before-0", old), ("now-1", None), ("before-1", old)]
+    contents = {name: yaml.safe_load((tmp_path / "runs" / name / "run.yaml").read_text()) for name, _ in started}
+    ranks = [each["model"]["init_args"]["backbone"]["init_args"]["lora"]["rank"] for each in contents.values()]
+    seeds = [
+        {each["seed_everything"], *(c["init_args"]["seed"] for c in each["trainer"]["callbacks"] if "seed" in c.get("init_args", {}))}
+        for each in contents.values()
+    ]
+    assert ranks == [16, 8, 16, 8] and seeds == [{0}, {0}, {1}, {1}]
+    result = json.loads((out / "quickstart.json").read_text())
+    assert result["tables"][0]["rows"][0][:4] == ["now, seed 0", "0.6", "0.5", "0.7"]
+    assert len(result["raw"]["seconds"]["now"]) == 2 and result["goals"][0]["figure"] > 0
+    assert result["goals"][1]["figure"] == pytest.approx(0, abs=1e-9)
+    assert quickstart.below({"before": [0.7, 0.9], "now": [0.5, 0.7]}) == pytest.approx(0.2 / np.sqrt(2 * 0.02 / 2))
+    assert quickstart.below({"now": [0.5, 0.7]}) is None
 
 
 def test_means_over_seeds_of_a_league() -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import platform
 from collections.abc import Sequence
 from importlib.metadata import version
+from pathlib import Path
 
 import torch
 
@@ -35,7 +37,7 @@ class FirstAnswers:
         device = next(backbone.parameters()).device
         encoder, ends = sampler.encoder(backbone) if hasattr(sampler, "encoder") else (None, [])
         asked = digest(ids.tobytes() for ids in encoder.prompts(prompts)) if encoder else digest(map(str, prompts))
-        where = torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
+        where = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
         self._about = {
             "policy": identity(backbone.twin(), device.type),
             "prompts": asked,
@@ -61,3 +63,18 @@ class FirstAnswers:
             cache.keep(cache_folder() / "first-answers", self._about, lambda folder: (folder / LINES).write_text(content, encoding="utf-8"))
         except OSError as error:
             log.warning("%s: held-out answers of the first policy are not shared with other runs (%s)", cache_folder(), error)
+
+
+def processor(info: Path = Path("/proc/cpuinfo")) -> str:
+    """Return what libraries choose kernels and block sizes by, which decide the order of sums: model, caches and instructions of the CPU.
+
+    Args:
+        info: Description of the CPU by Linux; elsewhere only the architecture and PyTorch's choice are known.
+    """
+    named = ("vendor_id", "model name", "cpu family", "model", "stepping", "cache size", "flags", "CPU implementer", "CPU part", "Features")
+    found = [platform.machine(), platform.processor(), torch.backends.cpu.get_cpu_capability()]
+    if info.exists():
+        first = info.read_text(encoding="utf-8").split("\n\n")[0]  # of the first core
+        lines = (line.partition(":") for line in first.splitlines())
+        found += [f"{name.strip()} {value.strip()}" for name, _, value in lines if name.strip() in named]
+    return digest(found)

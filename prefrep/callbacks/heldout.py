@@ -129,7 +129,7 @@ class HeldOut(RoundCallback):
         if first and not known and trainer.is_global_zero:
             first.keep(data.rounds.read(number, "held_out"))
         if number > 0:
-            rivals = [held_out(data, earlier) for earlier in (0, number - 1)]
+            rivals = [held_out(data, earlier) for earlier in sorted({0, number - 1})]  # in round 1 they are the same
             own = held_out(data, number)
             for name, judge in self.judges.items():
                 judged = {"judge": judge.describe(), "responses": digest(str(side) for side in (own, *rivals))}
@@ -219,4 +219,5 @@ def _compared(judge: Judge, prompts: list[Prompt], own: list[Line], rivals: list
     for three, verdict in zip(sides, judge.judge(records), strict=True):
         count, first = len(three[0]), len(three[0]) + len(three[1])
         table = verdict.table[:count]
-        yield {"initial": table[:, count:first].tolist(), "previous": table[:, first:].tolist()}
+        initial, previous = table[:, count:first], table[:, first:]
+        yield {"initial": initial.tolist(), "previous": (previous if len(three) == 3 else initial).tolist()}

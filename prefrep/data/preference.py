@@ -79,7 +79,7 @@ class PreferenceData(LightningDataModule):
         context: Column that the prompt names, in exported models too: `group`, `annotator`, `criterion` or a tag; see `data.context`.
         layout: `trees`: prefix sharing, several trees per row. `padded`: one sequence per row. `auto`: trees if the backbone supports tree
             masks.
-        row_tokens: Tokens per row of trees; a longer tree widens the rows.
+        row_tokens: Tokens per row of trees; a larger record widens the rows. Records share prefixes within a row.
         num_workers: Processes that collate batches.
         seed: Seed of the order of training batches and of mixing by weight.
         cache: Folder for what later runs need not compute again: records and encoded data (`data.kept`), and the hidden states of a frozen
@@ -105,7 +105,7 @@ class PreferenceData(LightningDataModule):
         truncation: Literal["keep_end", "keep_start", "drop"] = "keep_end",
         context: str = "",
         layout: Literal["auto", "trees", "padded"] = "auto",
-        row_tokens: int = 256,
+        row_tokens: int = 1024,
         num_workers: int = 0,
         seed: int = 0,
         cache: str | None = "auto",

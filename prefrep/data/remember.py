@@ -26,7 +26,7 @@ def remember(
     read: Callable[[TreeBatch], Tensor],
     pad_id: int,
     layout: Layout = "trees",
-    row_tokens: int = 256,
+    row_tokens: int = 1024,
     batch_tokens: int = 4096,
     what: str = "texts",
     share: tuple[int, int] = (0, 1),
@@ -49,7 +49,7 @@ def remember(
     Returns:
         The records for `look_up`: the "tokens" of each sequence are the rows of its prompt's last state and of its own last state.
     """
-    places = [[(key(prompt), key(ids)) for ids, prompt in _reads(datum, layout)] for datum in data]
+    places = [[(key(prompt), key(ids)) for ids, prompt in _reads(datum)] for datum in data]
     missing = _missing(data, places, features, layout, batch_tokens)
     log.info(
         "%s: %d hidden states in %s, %d sequences to read",
@@ -70,14 +70,11 @@ def look_up(data: Sequence[Datum], features: Features) -> TreeBatch:
     return replace(batch, states=features[batch.ids])
 
 
-def _reads(datum: Datum, layout: Layout) -> Iterator[tuple[Ids, Ids]]:
+def _reads(datum: Datum) -> Iterator[tuple[Ids, Ids]]:
     """Yield each sequence, and its ids up to the prompt token that `collate` names in `prompt_end`."""
     for tree in datum.trees:
-        last = max(tree.prompt - 1, 0)
-        if layout == "trees":
-            last = min(last, tree.shared if len(tree.sequences) == 1 else max(tree.shared - 1, 0))
         for ids in tree.sequences:
-            yield ids, ids[: last + 1]
+            yield ids, ids[: max(tree.prompt, 1)]
 
 
 def _missing(
@@ -86,7 +83,7 @@ def _missing(
     """Return the sequences that the cache lacks as trees, each once, the responses to a prompt together."""
     prompts: dict[bytes, tuple[int, dict[bytes, Ids]]] = {}
     for datum, keys in zip(data, places, strict=True):
-        for (ids, prompt), (prompt_key, end_key) in zip(_reads(datum, layout), keys, strict=True):
+        for (ids, prompt), (prompt_key, end_key) in zip(_reads(datum), keys, strict=True):
             if prompt_key not in features or end_key not in features:
                 prompts.setdefault(prompt_key, (len(prompt), {}))[1][end_key] = ids
     trees = []
@@ -127,7 +124,7 @@ def _read(
             batch = collate([Datum((tree,)) for tree in part], pad_id, layout, row_tokens)
             hidden = read(batch)
             ends, prompts = hidden[batch.end].cpu(), hidden[batch.prompt_end].cpu()
-            places = [place for tree in part for place in _reads(Datum((tree,)), layout)]
+            places = [place for tree in part for place in _reads(Datum((tree,)))]
             for (ids, prompt), end, prompt_end in zip(places, ends, prompts, strict=True):
                 found[key(ids)], found[key(prompt)] = end, prompt_end
             bar.update(tokens)

@@ -21,11 +21,13 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
+from prefrep.console import listening
 from prefrep.disk import keep_lines, replace_text
 from prefrep.errors import DataError
 from prefrep.room import saving
@@ -108,7 +110,6 @@ class Rounds:
         file = self.folder(number) / (f"{name}.jsonl" if rank == 0 else f"{name}.{rank}.jsonl")
         file.parent.mkdir(parents=True, exist_ok=True)  # this process can be the first
         keep_lines(file)
-        began, tokens = time.perf_counter(), 0
         total, had = sum(map(len, groups[rank::world_size])), sum(map(len, groups[rank::world_size])) - sum(map(len, missing))
         with (
             saving(file),
@@ -120,19 +121,19 @@ class Rounds:
                 unit=" prompts",
                 disable=None if rank == 0 else True,
                 ncols=80,
+                miniters=1,  # else a small step after a large one is not shown
                 bar_format="{desc} {n_fmt}/{total_fmt} left {remaining}{postfix}",
             ) as bar,
         ):
+            shown = _Shown(bar)
             for group in missing:
                 if stopping():
                     break
-                made = {row: line for row, line in zip(group, make(group), strict=True) if row not in done}
+                with listening(partial(shown.hear, len(group))):
+                    made = {row: line for row, line in zip(group, make(group), strict=True) if row not in done}
                 out.write("".join(json.dumps({"row": row, **line}) + "\n" for row, line in made.items()))
                 out.flush()
-                bar.update(len(group))
-                tokens += sum(_tokens(line) for line in made.values())
-                if tokens:
-                    bar.set_postfix_str(f"{tokens / (time.perf_counter() - began):.0f} tok/s")
+                shown.complete(len(group), sum(_tokens(line) for line in made.values()))
 
     def _parts(self, number: int, name: str) -> list[Path]:
         folder = self.folder(number)
@@ -155,6 +156,33 @@ class Rounds:
                 )
         elif write:
             replace_text(file, json.dumps({**known, name: settings}, indent=1, sort_keys=True) + "\n")
+
+
+class _Shown:
+    """Prompts and tokens of a table in its line of progress, within a group too where its work tells of itself."""
+
+    def __init__(self, bar: Any) -> None:
+        self._bar, self._began, self._tokens, self._inside, self._ahead = bar, time.perf_counter(), 0, 0, 0
+
+    def hear(self, prompts: int, tokens: int, done: float) -> None:
+        """Add what a group of some prompts has told: tokens since the last time, share of the group that is done."""
+        self._inside += tokens
+        ahead = int(done * prompts) - self._ahead
+        if ahead > 0:  # what starts anew within a group, such as a second pass, does not count backwards
+            self._ahead += ahead
+            self._rate(self._tokens + self._inside)
+            self._bar.update(ahead)
+
+    def complete(self, prompts: int, tokens: int) -> None:
+        """Add a complete group."""
+        self._tokens += tokens or self._inside
+        self._rate(self._tokens)
+        self._bar.update(prompts - self._ahead)
+        self._inside = self._ahead = 0
+
+    def _rate(self, tokens: int) -> None:
+        if tokens:
+            self._bar.set_postfix_str(f"{tokens / (time.perf_counter() - self._began):.0f} tok/s", refresh=False)
 
 
 def _tokens(line: Line) -> int:

@@ -1,8 +1,8 @@
 """Token sequences -> trees -> packed rows: batches with prefix sharing.
 
-The model reads a common prefix once, up to the *branch point*, the first position where token ids differ. Each branch attends to the prefix
-and to itself, at the positions of a separate sequence (`functional.trees`). The prefix is found on token ids, so results equal those of
-separate sequences, whatever the tokenizer merges.
+The model reads a common prefix once, up to the *branch point*, the first position where token ids differ. Each branch attends to its path
+and to itself, at the positions of a separate sequence (`functional.trees`). Prefixes are found on token ids, so results equal those of
+separate sequences, whatever the tokenizer merges. Records share too: a system prompt, a rubric, the beginning of a conversation.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from prefrep.annotators import Annotators
+from prefrep.data.trie import Ids, Trie, common
 from prefrep.errors import ConfigError
 
-Ids = NDArray[np.int32]
 Layout = Literal["trees", "padded"]
 
+ALIKE = 8  # data whose first sequences begin with as many equal tokens may share a tree; a BOS alone is not worth a wider row
 NOBODY = -1  # second of a pair: a label of a single response, compared with the reward 0
 
 
@@ -40,17 +41,13 @@ class Tree:
     @property
     def shared(self) -> int:
         """Length of the common prefix, less than that of the shortest sequence, so that every branch has a token to read."""
-        first, shortest = self.sequences[0], min(len(ids) for ids in self.sequences) - 1
-        for ids in self.sequences[1:]:
-            different = np.flatnonzero(ids[:shortest] != first[:shortest])
-            shortest = int(different[0]) if len(different) else shortest
-        return shortest
+        shortest = min(len(ids) for ids in self.sequences) - 1
+        return min((common(self.sequences[0][:shortest], ids) for ids in self.sequences[1:]), default=shortest)
 
     @property
     def size(self) -> int:
         """Number of distinct tokens."""
-        shared = self.shared
-        return shared + sum(len(ids) - shared for ids in self.sequences)
+        return Trie(self.sequences).size
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle as bytes: `data.spool` reads no pickles that name NumPy's functions, and these are smaller."""
@@ -85,7 +82,7 @@ class Datum:
     @property
     def size(self) -> int:
         """Number of distinct tokens."""
-        return sum(tree.size for tree in self.trees)
+        return Trie(ids for tree in self.trees for ids in tree.sequences).size
 
     def part(self, trees: Sequence[int]) -> Datum:
         """Return a datum of some of the trees, each of which holds both orders of a comparison."""
@@ -100,21 +97,20 @@ class Datum:
 
 @dataclass(frozen=True)
 class TreeBatch:
-    """A batch of trees in rows. N trees, M sequences, P pairs, R rows, L tokens per row.
+    """A batch of trees in rows. M sequences, P pairs, R rows, L tokens per row.
 
     Args:
         ids: Token ids [R, L].
         positions: Position of each token on its own path [R, L].
-        tree: Tree of each token [R, L]; -1: padding.
-        branch: Branch of each token [R, L]; 0: shared prefix. All zero when `padded`.
-        end: Last token of each sequence [M], as an index into the R * L tokens.
+        until: Place in its row just past the last token that sees each token [R, L] (`functional.trees`); 0: padding.
+        end: Last token of each sequence [M], as an index into the R * L tokens. Equal sequences have the same.
         prompt_end: Last prompt token of each sequence's tree [M], as an index into the R * L tokens.
         pairs: Indices of compared sequences [P, 2], the preferred one first; the second can be `NOBODY`.
         probability: P(first > second) [P].
         margin: Margins in log-odds [P].
         weight: Weights in the loss [P].
         labels: Next-token labels of the responses [T, 3]: predicting token, predicted token (both as indices into the R * L tokens),
-            sequence. The last token of the shared prefix predicts the first token of each branch.
+            sequence. The last token before a branch point predicts the first token of each branch.
         sizes: Numbers of sequences and pairs of each datum [data, 2], to split results by datum.
         padded: One sequence per row without sharing, so that a causal mask suffices.
         states: Hidden states [R, L, H] of the tokens, if they are cached (`data.features`); the model then skips the backbone.
@@ -126,8 +122,7 @@ class TreeBatch:
 
     ids: Tensor
     positions: Tensor
-    tree: Tensor
-    branch: Tensor
+    until: Tensor
     end: Tensor
     prompt_end: Tensor
     pairs: Tensor
@@ -149,7 +144,7 @@ class TreeBatch:
     @property
     def tokens(self) -> int:
         """Number of tokens without padding."""
-        return int((self.tree >= 0).sum())
+        return int((self.until > 0).sum())
 
     def _each(self, change: Any) -> TreeBatch:
         changed = {f.name: getattr(self, f.name) for f in fields(self)}
@@ -210,63 +205,37 @@ def pack(sizes: Sequence[int], capacity: int) -> list[list[int]]:
     return rows
 
 
-def collate(data: Sequence[Datum], pad_id: int, layout: Layout = "trees", row_tokens: int = 256) -> TreeBatch:
+def collate(data: Sequence[Datum], pad_id: int, layout: Layout = "trees", row_tokens: int = 1024) -> TreeBatch:
     """Collate encoded records into a batch.
 
     Args:
         data: The records.
         pad_id: Token id of padding; any id will do, since padding is masked.
         layout: `trees`: prefix sharing, several trees per row. `padded`: one complete sequence per row.
-        row_tokens: Capacity of a row of trees; a longer tree widens the rows.
+        row_tokens: Capacity of a row of trees; a larger record widens the rows. Records share prefixes within a row.
 
     Returns:
         The batch, with sequences and pairs in the order of `data`, whatever the layout.
     """
     trees = [tree for datum in data for tree in datum.trees]
-    padded = layout == "padded"
-    # Each unit of row content is a list of pieces: (index of the sequence or -1 for a shared prefix, ids, first position, branch).
-    pieces: list[list[tuple[int, Ids, int, int]]] = []
-    prompt_of: list[tuple[int, int]] = []  # per sequence: its unit, and the offset of its last prompt token there
-    rank = 0
-    for tree in trees:
-        last_prompt = max(tree.prompt - 1, 0)
-        if padded:
-            for ids in tree.sequences:
-                prompt_of.append((len(pieces), last_prompt))
-                pieces.append([(rank, ids, 0, 0)])
-                rank += 1
-            continue
-        shared = tree.shared
-        unit: list[tuple[int, Ids, int, int]] = [(-1, tree.sequences[0][:shared], 0, 0)]
-        for number, ids in enumerate(tree.sequences, start=1):
-            # Only the prompt of a one-sequence tree can extend beyond the shared prefix.
-            prompt_of.append((len(pieces), min(last_prompt, shared) if len(tree.sequences) == 1 else min(last_prompt, max(shared - 1, 0))))
-            unit.append((rank, ids[shared:], shared, number))
-            rank += 1
-        pieces.append(unit)
-
-    unit_sizes = [sum(len(ids) for _, ids, _, _ in unit) for unit in pieces]
-    rows = [[i] for i in range(len(pieces))] if padded else pack(unit_sizes, max(row_tokens, *unit_sizes))
-    length = max(sum(unit_sizes[i] for i in row) for row in rows)
+    tries, trie_of = _padded(data) if layout == "padded" else _shared(data, row_tokens)
+    laid = [trie.laid() for trie in tries]
+    sizes = [trie.size for trie in tries]
+    rows = [[i] for i in range(len(tries))] if layout == "padded" else pack(sizes, max(row_tokens, *sizes))
+    length = max(sum(sizes[i] for i in row) for row in rows)
     ids_RL = np.full((len(rows), length), pad_id, dtype=np.int64)
-    positions_RL = np.zeros((len(rows), length), dtype=np.int64)
-    tree_RL = np.full((len(rows), length), -1, dtype=np.int64)
-    branch_RL = np.zeros((len(rows), length), dtype=np.int64)
-    begin, end, origin = np.zeros(rank, np.int64), np.zeros(rank, np.int64), np.zeros(len(pieces), np.int64)
+    positions_RL, until_RL = np.zeros((len(rows), length), dtype=np.int64), np.zeros((len(rows), length), dtype=np.int64)
+    origin = np.zeros(len(tries), np.int64)
     for r, row in enumerate(rows):
         at = 0
         for i in row:
+            span = slice(at, at + sizes[i])
+            ids_RL[r, span], positions_RL[r, span], until_RL[r, span] = laid[i].ids, laid[i].positions, laid[i].until + at
             origin[i] = r * length + at
-            for sequence, ids, position, branch in pieces[i]:
-                span = slice(at, at + len(ids))
-                ids_RL[r, span] = ids
-                positions_RL[r, span] = np.arange(position, position + len(ids))
-                tree_RL[r, span] = i
-                branch_RL[r, span] = branch
-                if sequence >= 0:
-                    begin[sequence], end[sequence] = r * length + at, r * length + at + len(ids) - 1
-                at += len(ids)
+            at += sizes[i]
 
+    sequences = [(tree, ids) for tree in trees for ids in tree.sequences]
+    paths = [origin[i] + tries[i].path(ids) for i, (_, ids) in zip(trie_of, sequences, strict=True)]
     offsets = np.cumsum([0, *(sum(len(tree.sequences) for tree in datum.trees) for datum in data)])
     pairs = [
         (a + offset, NOBODY if b == NOBODY else b + offset) for datum, offset in zip(data, offsets, strict=False) for a, b in datum.pairs
@@ -274,29 +243,50 @@ def collate(data: Sequence[Datum], pad_id: int, layout: Layout = "trees", row_to
     return TreeBatch(
         ids=torch.from_numpy(ids_RL),
         positions=torch.from_numpy(positions_RL),
-        tree=torch.from_numpy(tree_RL),
-        branch=torch.from_numpy(branch_RL),
-        end=torch.from_numpy(end),
-        prompt_end=torch.tensor([int(origin[unit]) + offset for unit, offset in prompt_of]),
+        until=torch.from_numpy(until_RL),
+        end=torch.tensor([int(path[-1]) for path in paths]),
+        prompt_end=torch.tensor([int(path[max(tree.prompt - 1, 0)]) for path, (tree, _) in zip(paths, sequences, strict=True)]),
         pairs=torch.tensor(pairs, dtype=torch.long).reshape(-1, 2),
         probability=torch.tensor([p for datum in data for p in datum.probability], dtype=torch.float32),
         margin=torch.tensor([m for datum in data for m in datum.margin], dtype=torch.float32),
         weight=torch.tensor([w for datum in data for w in datum.weight], dtype=torch.float32),
-        labels=torch.from_numpy(_labels(trees, begin, [int(origin[unit]) for unit, _ in prompt_of], padded)),
+        labels=torch.from_numpy(_labels(trees, paths)),
         sizes=torch.tensor([[sum(len(t.sequences) for t in d.trees), len(d.pairs)] for d in data]),
-        padded=padded,
+        padded=layout == "padded",
     )
 
 
-def _labels(trees: Sequence[Tree], begin: NDArray[np.int64], origin: Sequence[int], padded: bool) -> NDArray[np.int64]:
+def _padded(data: Sequence[Datum]) -> tuple[list[Trie], list[int]]:
+    """Return a trie for each sequence, and the trie of each."""
+    tries = [Trie([ids]) for datum in data for tree in datum.trees for ids in tree.sequences]
+    return tries, list(range(len(tries)))
+
+
+def _shared(data: Sequence[Datum], row_tokens: int) -> tuple[list[Trie], list[int]]:
+    """Return tries that share prefixes, within data and between data that begin alike, and the trie of each sequence."""
+    tries: list[Trie] = []
+    trie_of: list[int] = []
+    growing: dict[bytes, int] = {}
+    for datum in data:
+        sequences = [ids for tree in datum.trees for ids in tree.sequences]
+        own = Trie(sequences)
+        begin = sequences[0][:ALIKE].tobytes()
+        place = growing.get(begin)
+        if place is None or tries[place].size + own.size - tries[place].known(sequences[0]) > row_tokens:
+            place = growing[begin] = len(tries)
+            tries.append(own)
+        else:
+            for ids in sequences:
+                tries[place].add(ids)
+        trie_of += [place] * len(sequences)
+    return tries, trie_of
+
+
+def _labels(trees: Sequence[Tree], paths: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
     """Return the next-token labels [T, 3] of every response, along the path of its sequence."""
     found: list[NDArray[np.int64]] = [np.zeros((0, 3), np.int64)]
-    rank = 0
-    for tree in trees:
-        shared = 0 if padded else tree.shared
-        for ids in tree.sequences:
-            path = np.concatenate([origin[rank] + np.arange(shared), begin[rank] + np.arange(len(ids) - shared)])
-            target = path[max(tree.prompt, 1) :]
-            found.append(np.stack([path[max(tree.prompt, 1) - 1 : -1], target, np.full_like(target, rank)], axis=1))
-            rank += 1
+    first = [max(tree.prompt, 1) for tree in trees for _ in tree.sequences]
+    for rank, (path, at) in enumerate(zip(paths, first, strict=True)):
+        target = path[at:]
+        found.append(np.stack([path[at - 1 : -1], target, np.full_like(target, rank)], axis=1))
     return np.concatenate(found)

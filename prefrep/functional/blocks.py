@@ -1,8 +1,8 @@
 """Packed token trees as attention blocks: consecutive queries, and the keys on their path.
 
-Under a dense mask, all tokens of a row attend to all others, and most of the result is masked. Here every shared prefix and branch is cut
-into blocks of consecutive queries; the keys of a block are those that its last query sees, the prefix and the branch up to there. Blocks of
-similar size are padded to one another and become one batched matrix product.
+Under a dense mask, all tokens of a row attend to all others, and most of the result is masked. Here every run of tokens without a branch is
+cut into blocks of consecutive queries; the keys of a block are those that its last query sees, its path up to there. Blocks of similar size
+are padded to one another and become one batched matrix product.
 
 Shape letters: T tokens, B batches of blocks; in a batch N blocks of Q queries and U keys.
 """
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 Ints = NDArray[np.int64]
+Spans = tuple[tuple[int, int], ...]
 
 QUERIES = 64  # most queries in a block; a causal block computes half of a square of this width in vain
 BATCH = 2**12  # overhead of a further batch, in query-key pairs
@@ -38,37 +39,35 @@ class Blocks(NamedTuple):
     seen: Tensor
 
 
-def blocks(tree: Tensor, branch: Tensor) -> Blocks:
+def blocks(until: Tensor) -> Blocks:
     """Cut trees into blocks.
 
     Args:
-        tree: Tree of each token [T], at least one token; the tokens of a tree are contiguous and begin with its shared prefix.
-        branch: Branch of each token [T]; 0 for the shared prefix. The tokens of a branch are contiguous.
+        until: Place just past the last token that sees each token [T], at least one token; see `functional.trees`.
 
     Returns:
         Blocks in which every token is one query, on the CPU.
     """
-    tree_T, branch_T = tree.cpu().numpy(), branch.cpu().numpy()
-    begins = np.flatnonzero(np.diff(tree_T, prepend=-1) | np.diff(branch_T, prepend=-1))
-    ends = np.append(begins[1:], len(tree_T))
-    found: list[tuple[int, int, int, int, int]] = []  # start and end of the prefix, start of the branch, start and end of the queries
-    prefix, owner = (0, 0), -1
+    until_T = until.cpu().numpy()
+    after = np.arange(1, len(until_T))
+    begins = np.append(0, after[(until_T[1:] != until_T[:-1]) | (until_T[:-1] <= after)])
+    ends = np.append(begins[1:], len(until_T))
+    found: list[tuple[Spans, int, int]] = []  # spans of the tokens above, of which the last holds the queries; first and end of those
+    above: list[tuple[int, int]] = []
     for begin, end in zip(begins.tolist(), ends.tolist(), strict=True):
-        if tree_T[begin] != owner:
-            prefix, owner = (begin, begin), int(tree_T[begin])
-        before = prefix if branch_T[begin] else (begin, begin)
-        found += [(*before, begin, first, min(first + QUERIES, end)) for first in range(begin, end, QUERIES)]
-        if not branch_T[begin]:
-            prefix = (begin, end)
-    sizes = np.array([(last - first, last - begin + stop - start) for start, stop, begin, first, last in found])
+        while above and until_T[above[-1][0]] <= begin:
+            above.pop()
+        found += [((*above, (begin, last)), first, last) for first in range(begin, end, QUERIES) for last in (min(first + QUERIES, end),)]
+        above.append((begin, end))
+    sizes = np.array([(last - first, sum(stop - start for start, stop in spans)) for spans, first, last in found])
     shapes, queries, keys, seen = [], [], [], []
     for batch in _alike(sizes):
         most = sizes[batch].max(0)
         q_NQ, k_NU = (np.full((len(batch), n), -1, np.int64) for n in most)
-        for n, (start, stop, begin, first, last) in enumerate(found[i] for i in batch):
+        for n, (spans, first, last) in enumerate(found[i] for i in batch):
             q_NQ[n, : last - first] = np.arange(first, last)
-            k_NU[n, : stop - start] = np.arange(start, stop)
-            k_NU[n, stop - start : stop - start + last - begin] = np.arange(begin, last)
+            path = np.concatenate([np.arange(*span) for span in spans])
+            k_NU[n, : len(path)] = path
         sees = (k_NU[:, None] >= 0) & (k_NU[:, None] <= q_NQ[:, :, None])  # tokens are in the order of their path
         sees[:, :, 0] |= q_NQ < 0
         shapes.append((len(batch), *most.tolist()))

@@ -44,7 +44,7 @@ def draw(logits: Tensor, uniform: Tensor, temperature: float = 1.0, top_k: int =
         top_p: Only the likeliest tokens whose predecessors have less than this mass (arXiv 1904.09751).
 
     Raises:
-        TrainingError: The logits of a row have no distribution: some are NaN or infinity.
+        TrainingError: The logits of a row have no distribution: some are NaN or infinity, or all are -infinity.
     """
     shifted = logits - logits.amax(-1, keepdim=True)
     mass = shifted.exp()
@@ -54,6 +54,8 @@ def draw(logits: Tensor, uniform: Tensor, temperature: float = 1.0, top_k: int =
             "the logits of the next token are not finite, so nothing is sampled; use a policy that has not diverged, or read it in float32"
         )
     entropies = log_total - torch.einsum("rv,rv->r", mass, shifted) / log_total.exp()
+    if bool(entropies.isnan().any()):  # tokens that are never drawn: 0 * -inf
+        entropies = log_total - torch.einsum("rv,rv->r", mass, shifted.clamp_min(torch.finfo(shifted.dtype).min)) / log_total.exp()
     if temperature == 0:
         tokens = logits.argmax(-1)
     else:

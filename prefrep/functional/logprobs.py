@@ -18,7 +18,8 @@ def token_logprobs(hidden: Tensor, targets: Tensor, logits: Callable[[Tensor], T
         hidden: Hidden states [T, H] of the tokens before the targets.
         targets: Token ids [T].
         logits: Map from hidden states [.., H] to logits [.., V].
-        chunk: Number of tokens per chunk; the backward pass recomputes logits.
+        chunk: Number of tokens per chunk. Where the map has no trained weights, as that of a policy with adapters, the forward pass keeps
+            the gradient with respect to `hidden`, [T, H], and the backward pass scales it; otherwise the backward pass recomputes logits.
 
     Returns:
         Log-probabilities in nats [T], fp32.
@@ -28,8 +29,29 @@ def token_logprobs(hidden: Tensor, targets: Tensor, logits: Callable[[Tensor], T
         found: Tensor = _Picked.apply(logits(h), y)  # type: ignore[no-untyped-call]
         return found
 
-    pieces = zip(hidden.split(chunk), targets.split(chunk), strict=True)
+    pieces = list(zip(hidden.split(chunk), targets.split(chunk), strict=True))
+    if hidden.requires_grad and torch.is_grad_enabled() and not logits(hidden[:1].detach()).requires_grad:
+        return torch.cat([_Known.apply(h, y, part) for h, y in pieces])  # type: ignore[no-untyped-call]
     return torch.cat([checkpoint(part, h, y, use_reentrant=False) for h, y in pieces])
+
+
+class _Known(torch.autograd.Function):
+    """Log-probabilities whose gradient is known before that of the loss, since each depends on one row of `hidden` alone."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, targets: Tensor, part: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        with torch.enable_grad():
+            rows = hidden.detach().requires_grad_()
+            found = part(rows.view_as(rows), targets)  # hooks of modules, as of FLOP counters, take no leaf here
+            (gradient,) = torch.autograd.grad(found.sum(), rows)
+        ctx.save_for_backward(gradient)
+        return found.detach()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        (known,) = ctx.saved_tensors
+        return (known * gradient[:, None]).to(known.dtype), None, None
 
 
 class _Picked(torch.autograd.Function):

@@ -1,7 +1,7 @@
 """Dense attention masks of packed token trees.
 
-A row holds one or more trees; a tree is a shared prefix followed by branches. `tree` is the tree of a token (-1: padding) and `branch` its
-branch (0: the shared prefix, 1..: a branch).
+A row holds one or more trees, laid out depth first, so that the tokens below a token follow it without a gap. `until` is where they end:
+token t is at or below token u iff u <= t < until[u].
 
 Shape letters: R rows, L tokens in a row.
 """
@@ -12,12 +12,11 @@ import torch
 from torch import Tensor
 
 
-def tree_mask(tree: Tensor, branch: Tensor, positions: Tensor, window: int | None = None) -> Tensor:
-    """Return the attention mask of packed trees: token t sees token u iff u is not after t and is on the path of t.
+def tree_mask(until: Tensor, positions: Tensor, window: int | None = None) -> Tensor:
+    """Return the attention mask of packed trees: token t sees token u iff u is on the path of t.
 
     Args:
-        tree: Tree of each token [R, L]; -1 for padding.
-        branch: Branch of each token [R, L]; 0 for a shared prefix.
+        until: Place in the row just past the last token that sees each token [R, L]; 0 for padding.
         positions: Position of each token on its path [R, L]; used with a window only.
         window: Sliding window: t sees u only if the position of u is less than `window` before that of t. None: no window.
 
@@ -28,17 +27,14 @@ def tree_mask(tree: Tensor, branch: Tensor, positions: Tensor, window: int | Non
     Example:
         A prefix of one token and two branches of one token each: the branches do not see each other.
 
-        >>> tree_mask(torch.tensor([[0, 0, 0]]), torch.tensor([[0, 1, 2]]), torch.tensor([[0, 1, 1]]))[0, 0].int().tolist()
+        >>> tree_mask(torch.tensor([[3, 2, 3]]), torch.tensor([[0, 1, 1]]))[0, 0].int().tolist()
         [[1, 0, 0], [1, 1, 0], [1, 0, 1]]
     """
-    length = tree.shape[1]
-    index = torch.arange(length, device=tree.device)
-    same_tree = tree[:, :, None] == tree[:, None, :]
-    on_path = (branch[:, None, :] == 0) | (branch[:, :, None] == branch[:, None, :])
-    mask = same_tree & on_path & (index[:, None] >= index[None, :]) & (tree >= 0)[:, :, None]
+    index = torch.arange(until.shape[1], device=until.device)
+    mask = (index[:, None] >= index) & (index[:, None] < until[:, None, :])
     if window is not None:
         mask &= positions[:, :, None] - positions[:, None, :] < window
-    return (mask | torch.eye(length, dtype=torch.bool, device=tree.device))[:, None]
+    return (mask | torch.eye(until.shape[1], dtype=torch.bool, device=until.device))[:, None]
 
 
 def additive(mask: Tensor, dtype: torch.dtype) -> Tensor:

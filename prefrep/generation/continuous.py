@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from prefrep.console import tell
 from prefrep.data.trees import Ids
 from prefrep.functional.drawing import draw
 from prefrep.functional.pilaf import tilt
@@ -27,7 +28,6 @@ def write(
     draws: Draws,
     tokens: int,
     reference: Backbone | None = None,
-    wrote: Callable[[int], object] = lambda count: None,
 ) -> None:
     """Write K answers to each of N prompts.
 
@@ -36,13 +36,13 @@ def write(
         prompts: Token ids.
         answers: K empty answers per prompt.
         draws: How tokens are drawn.
-        tokens: Number of tokens whose keys and values are in memory at a time; one prompt with its answers always is.
+        tokens: Number of tokens that there is room for in memory at a time; there always is for one prompt with its answers.
         reference: What tilted answers are tilted away from; it reads the same tokens.
-        wrote: Told how many tokens each step wrote.
     """
     run = _Run([backbone] if reference is None else [backbone, reference], prompts, answers, draws, tokens)
+    whole = sum(answer.limit for own in answers for answer in own)
     while count := run.admit() + run.step():
-        wrote(count)
+        tell(count, run.settled / whole)
 
 
 @dataclass(slots=True)
@@ -65,9 +65,12 @@ class _Run:
         self._device = next(models[0].parameters()).device
         self._each, longest = len(answers[0]), max(map(len, prompts))
         new = max(row.limit for rows in answers for row in rows)
-        self._together = min(len(prompts), max(1, tokens // (longest + self._each * new)))
+        written = self._each * new
+        self._together = len(prompts) if len(prompts) * (longest + written) <= tokens else max(1, tokens // (2 * longest + written))
         # Twice the slots that are needed at first: the prompt of a last long answer keeps nobody waiting.
-        slots, places = min(len(prompts), 2 * self._together), self._together * self._each
+        spare = max(0, tokens - self._together * (longest + written)) // longest
+        slots, places = min(len(prompts), 2 * self._together, self._together + spare), self._together * self._each
+        self.settled = 0  # tokens that are drawn, or that are not needed since their answer has ended
         layers = [model.model.config.get_text_config().num_hidden_layers for model in models]
         self._caches = [SharedCache(count, slots, longest, places, new) for count in layers]
         self._waiting = list(range(len(prompts)))
@@ -128,6 +131,7 @@ class _Run:
             drawn = draw(self._logits(some, states), uniform, *self._draws)
             for row, token, logprob, entropy in zip(some, *(each.tolist() for each in drawn), strict=True):
                 row.answer.append(token, logprob, entropy)
+                self.settled += 1 + (row.answer.limit - len(row.answer.ids)) * row.answer.ended
         self._free_places += [row.place for row in self._rows if row.answer.ended]
         before = {row.slot for row in self._rows}
         self._rows = [row for row in self._rows if not row.answer.ended]

@@ -39,9 +39,9 @@ class TransformersSampler(Settings):
         top_k: See `Settings`.
         dtype: Precision of sampling. `auto`: that of the run, bfloat16 under bf16-mixed and that of the weights otherwise. `bfloat16` reads
             a copy of the weights, which is faster where the device has units for it (GPUs, CPUs with AMX).
-        tokens: Largest number of tokens of prompts and responses in memory at a time, counted as if all responses had their maximum length;
-            prompts that wait for a place come on top. A token takes 46 KB of SmolLM2-135M in float32, 131 KB of an 8B Llama in bfloat16.
-            Some hundred responses at a time are fastest on a CPU, some thousand on a GPU.
+        tokens: Largest number of tokens of prompts and responses in memory at a time, counted as if all had the length of the longest; one
+            prompt with its responses always fits. A token takes 46 KB of SmolLM2-135M in float32, 131 KB of an 8B Llama in bfloat16. Some
+            hundred responses at a time are fastest on a CPU, some thousand on a GPU.
     """
 
     def __init__(

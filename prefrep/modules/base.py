@@ -104,7 +104,7 @@ class LanguageModule(LightningModule, ABC):
         """Return the hidden states of all tokens of a batch [R * L, H]."""
         if batch.states is not None:
             return batch.states.flatten(0, 1)
-        return self.backbone(batch.ids, batch.positions, batch.tree, batch.branch, batch.padded).flatten(0, 1)  # type: ignore[no-any-return]
+        return self.backbone(batch.ids, batch.positions, batch.until, batch.padded).flatten(0, 1)  # type: ignore[no-any-return]
 
     def weighted_mean(self, values: Tensor, weight: Tensor) -> Tensor:
         """Return a weighted mean over all processes, scaled so that gradients averaged over processes are its gradient."""

@@ -94,7 +94,7 @@ class PolicyModule(LanguageModule):
         for where, token in zip(source.split(self.chunk), target.split(self.chunk), strict=True):
             logprobs = self.backbone.logits(hidden[where]).float().log_softmax(-1)
             chosen.append(logprobs.gather(-1, ids[token][:, None])[:, 0])
-            entropies.append(-(logprobs.exp() * logprobs).sum(-1))
+            entropies.append(torch.special.entr(logprobs.exp()).sum(-1))  # 0 where a token is never drawn
         lengths = torch.bincount(sequence, minlength=count)
         return sums(torch.cat(chosen), sequence, count), lengths, sums(torch.cat(entropies), sequence, count) / lengths.clamp_min(1)
 

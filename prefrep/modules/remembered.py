@@ -117,5 +117,5 @@ class Reading:
 
     def _read(self, batch: TreeBatch) -> Tensor:
         batch = batch.to(self._device)
-        hidden: Tensor = self._backbone(batch.ids, batch.positions, batch.tree, batch.branch, batch.padded)
+        hidden: Tensor = self._backbone(batch.ids, batch.positions, batch.until, batch.padded)
         return hidden.flatten(0, 1)

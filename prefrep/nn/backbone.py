@@ -185,38 +185,40 @@ class Backbone(nn.Module):
 
     # ---- hidden states
 
-    def forward(self, ids: Tensor, positions: Tensor, tree: Tensor, branch: Tensor, padded: bool) -> Tensor:
+    def forward(self, ids: Tensor, positions: Tensor, until: Tensor, padded: bool) -> Tensor:
         """Return the hidden states after the last norm.
 
         Args:
             ids: Token ids [R, L].
             positions: Positions [R, L].
-            tree: Tree of each token [R, L]; -1: padding.
-            branch: Branch of each token [R, L]; 0: shared prefix.
+            until: Place in the row just past the last token that sees each token [R, L]; 0: padding.
             padded: Whether each row holds one sequence, so that a padding mask suffices.
 
         Returns:
             Hidden states [R, L, H]; what `pooling` reads of a row stands at each of its tokens.
         """
         if padded:
-            mask = (tree >= 0).long()
+            mask = (until > 0).long()
             hidden = self._rows(ids, mask) if self.both_ways else self._read(ids, positions, mask)
             return bidirectional.pooled(hidden, ids, mask, self.pooling, self.marks)
         if self.attention not in (TREES, "flex_attention"):
             dtype = self._compute_dtype(ids.device) if self.attention == "eager" else None
-            return self._read(ids, positions, dense_masks(self._config, tree, branch, positions, dtype=dtype))
-        kept = (tree >= 0).flatten().nonzero()[:, 0]
+            return self._read(ids, positions, dense_masks(self._config, until, positions, dtype=dtype))
+        real = (until > 0).flatten()
+        kept, length = real.nonzero()[:, 0], until.shape[1]
 
         def flat(x: Tensor) -> Tensor:  # [R, L] -> [1, T]
             return x.flatten()[kept][None]
 
+        # The last token that sees a token is none of padding, so the number of tokens up to there is the place past it.
+        past = real.cumsum(0)[kept // length * length + flat(until)[0] - 1]
         if self.attention == TREES:
             dtype = self._compute_dtype(ids.device)
-            biases, index = tree_biases(self._config, flat(tree)[0], flat(branch)[0], flat(positions)[0], dtype)
+            biases, index = tree_biases(self._config, past, flat(positions)[0], dtype)
             found = self._read(flat(ids), flat(positions), biases, block_index=index)
         else:
-            found = self._read(flat(ids), flat(positions), flex_masks(self._config, flat(tree), flat(branch), flat(positions)))
-        return found.new_zeros(tree.numel(), found.shape[-1]).index_copy(0, kept, found[0]).view(*tree.shape, -1)
+            found = self._read(flat(ids), flat(positions), flex_masks(self._config, past[None], flat(positions)))
+        return found.new_zeros(until.numel(), found.shape[-1]).index_copy(0, kept, found[0]).view(*until.shape, -1)
 
     def _read(self, ids: Tensor, positions: Tensor, mask: Any, **more: BlockIndex) -> Tensor:
         with torch.no_grad() if self.frozen else nullcontext():

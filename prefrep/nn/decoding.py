@@ -178,14 +178,14 @@ def read_prompts(backbone: Any, prompts: Prompts, slots: Sequence[int], cache: S
     shared = _shared(prompts)
     pieces = [prompts[0][:shared], *(ids[shared:] for ids in prompts)]
     sizes = np.array([len(piece) for piece in pieces])
-    branch = np.repeat(np.arange(len(pieces)), sizes)
     starts = np.cumsum(sizes) - sizes
+    until = np.repeat(np.where(np.arange(len(pieces)) > 0, starts + sizes, sizes.sum()), sizes)
     positions = np.arange(sizes.sum()) - np.repeat(starts - np.where(np.arange(len(pieces)) > 0, shared, 0), sizes)
     source = np.concatenate([np.concatenate([np.arange(shared), at + np.arange(n)]) for at, n in zip(starts[1:], sizes[1:], strict=True)])
     lengths = np.array([len(ids) for ids in prompts])
     into = (source, np.repeat(np.array(slots), lengths), np.concatenate([np.arange(n) for n in lengths]))
-    ids, places, number = (torch.from_numpy(x.astype(np.int64)).to(device) for x in (np.concatenate(pieces), positions, branch))
-    biases, index = tree_biases(_config(backbone), torch.zeros_like(number), number, places, backbone.model.dtype)
+    ids, places, past = (torch.from_numpy(x.astype(np.int64)).to(device) for x in (np.concatenate(pieces), positions, until))
+    biases, index = tree_biases(_config(backbone), past, places, backbone.model.dtype)
     cache._into = tuple(torch.from_numpy(x.astype(np.int64)).to(device) for x in into)  # type: ignore[assignment]
     hidden = _hidden(backbone, ids, places, biases, block_index=index, shared_cache=cache)
     cache._into = None

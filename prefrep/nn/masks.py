@@ -49,15 +49,12 @@ class BlockIndex(NamedTuple):
     first: Tensor
 
 
-def dense_masks(
-    config: PretrainedConfig, tree: Tensor, branch: Tensor, positions: Tensor, *, dtype: torch.dtype | None = None
-) -> PerLayerType[Tensor]:
+def dense_masks(config: PretrainedConfig, until: Tensor, positions: Tensor, *, dtype: torch.dtype | None = None) -> PerLayerType[Tensor]:
     """Return dense attention masks of packed trees for every layer type of a backbone.
 
     Args:
         config: Text configuration of the backbone: `layer_types` and `sliding_window` decide.
-        tree: Tree of each token [R, L]; -1: padding.
-        branch: Branch of each token [R, L].
+        until: Place in the row just past the last token that sees each token [R, L]; 0: padding.
         positions: Positions [R, L].
         dtype: None for kernels with boolean masks; the dtype of the logits for kernels that add the mask (eager).
 
@@ -69,45 +66,41 @@ def dense_masks(
     """
 
     def build(window: int | None) -> Tensor:
-        mask = tree_mask(tree, branch, positions, window)
+        mask = tree_mask(until, positions, window)
         return mask if dtype is None else additive(mask, dtype)
 
     return per_layer_type(config, build)
 
 
-def flex_masks(config: PretrainedConfig, tree: Tensor, branch: Tensor, positions: Tensor) -> PerLayerType[BlockMask]:
+def flex_masks(config: PretrainedConfig, until: Tensor, positions: Tensor) -> PerLayerType[BlockMask]:
     """Return the masks of `dense_masks` for FlexAttention, over one row of T tokens without padding.
 
     Args:
         config: Text configuration of the backbone.
-        tree: Tree of each token [1, T].
-        branch: Branch of each token [1, T].
+        until: Place just past the last token that sees each token [1, T].
         positions: Positions [1, T].
 
     Raises:
         ValueError: Layers attend within chunks.
     """
-    tree, branch, positions = tree[0], branch[0], positions[0]
+    until, positions = until[0], positions[0]
 
     def build(window: int | None) -> BlockMask:
         def sees(batch: Tensor, head: Tensor, t: Tensor, u: Tensor) -> Tensor:
-            seen = (u <= t) & (tree[t] == tree[u]) & ((branch[u] == 0) | (branch[t] == branch[u]))
+            seen = (u <= t) & (t < until[u])
             return seen if window is None else seen & (positions[t] - positions[u] < window)
 
-        return create_block_mask(sees, None, None, len(tree), len(tree), device=str(tree.device))
+        return create_block_mask(sees, None, None, len(until), len(until), device=str(until.device))
 
     return per_layer_type(config, build)
 
 
-def tree_biases(
-    config: PretrainedConfig, tree: Tensor, branch: Tensor, positions: Tensor, dtype: torch.dtype
-) -> tuple[PerLayerType[Tensor], BlockIndex]:
+def tree_biases(config: PretrainedConfig, until: Tensor, positions: Tensor, dtype: torch.dtype) -> tuple[PerLayerType[Tensor], BlockIndex]:
     """Return what the kernel `trees` reads beside queries, keys and values; all layers share it.
 
     Args:
         config: Text configuration of the backbone.
-        tree: Tree of each token [T].
-        branch: Branch of each token [T].
+        until: Place just past the last token that sees each token [T].
         positions: Positions [T].
         dtype: Dtype of the logits.
 
@@ -117,7 +110,7 @@ def tree_biases(
     Raises:
         ValueError: Layers attend within chunks.
     """
-    found, place, device = blocks(tree, branch), positions.cpu(), positions.device
+    found, place, device = blocks(until), positions.cpu(), positions.device
 
     def build(window: int | None) -> Tensor:
         seen = found.seen
@@ -134,7 +127,7 @@ def tree_biases(
     real_queries, real_keys = (queries >= 0).nonzero()[:, 0], (keys >= 0).nonzero()[:, 0]
     out = torch.empty(len(real_queries), dtype=torch.long).index_copy_(0, queries[real_queries], real_queries)
     uses = real_keys[keys[real_keys].argsort(stable=True)]
-    counts = torch.bincount(keys[real_keys], minlength=len(tree) * groups)
+    counts = torch.bincount(keys[real_keys], minlength=len(until) * groups)
     index = (queries.clamp_min(0), (queries < 0).nonzero()[:, 0], keys.clamp_min(0), out, uses, counts.cumsum(0) - counts)
     return per_layer_type(config, build), BlockIndex(found.shapes, *(each.to(device) for each in index))
 

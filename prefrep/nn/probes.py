@@ -28,7 +28,7 @@ LOGIT_ROUNDING = 0.01  # relative error of logits in bfloat16, if scale and cap 
 class TreeReader(Protocol):
     """Signature of `Backbone.forward`."""
 
-    def __call__(self, ids: Tensor, positions: Tensor, tree: Tensor, branch: Tensor, padded: bool) -> Tensor:
+    def __call__(self, ids: Tensor, positions: Tensor, until: Tensor, padded: bool) -> Tensor:
         """Return hidden states [R, L, H]."""
         ...
 
@@ -73,13 +73,14 @@ def isolates_branches(read: TreeReader, device: torch.device, experts: bool) -> 
     # A prompt of 3 tokens, a response of 48 in two versions, and one of 2: positions along the row would put it far from the prompt.
     sizes = torch.tensor([3, 48, 2], device=device)
     branch = torch.arange(3, device=device).repeat_interleave(sizes)[None]
-    tree, places = torch.zeros_like(branch), torch.arange(branch.shape[1], device=device)[None]
+    places = torch.arange(branch.shape[1], device=device)[None]
+    until = torch.tensor([53, 51, 53], device=device)[branch]
     positions = places - (branch == 2) * 48
     one = 5 + places % 7
     two = one + (branch == 1)
     path = (branch != 1)[0]
-    a, b = (read(ids, positions, tree, branch, padded=False)[:, path] for ids in (one, two))
-    alone = read(one[:, path], positions[:, path], tree[:, path], tree[:, path], padded=True)
+    a, b = (read(ids, positions, until, padded=False)[:, path] for ids in (one, two))
+    alone = read(one[:, path], positions[:, path], torch.full_like(until[:, path], 5), padded=True)
     # The number of tokens per expert determines the order of summation.
     rounds = experts and a.dtype == torch.float32
     same = torch.equal(a, b) or (rounds and bool((a - b).norm() <= EXPERT_ROUNDING * a.norm()))

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from prefrep.annotators import Annotators
 from prefrep.data.encode import Encoder, pad_id
 from prefrep.data.trees import Datum, Layout, Tree, TreeBatch, collate
+from prefrep.data.trie import Trie
 from prefrep.errors import ConfigError, DataError, RecordError
 from prefrep.io.folder import PreferenceModel
 from prefrep.nn.context import Context
@@ -149,14 +150,15 @@ class Forward:
         if len(datum.trees) < 2 or self._size(datum) <= self.batch_tokens:
             return [datum] if datum.trees else []
         groups: list[list[int]] = []
-        tokens = self.batch_tokens
+        trie, tokens = Trie(), 0
         for number, tree in enumerate(datum.trees):
-            size = self._size(Datum((tree,)))
-            if tokens + size > self.batch_tokens:
+            for ids in tree.sequences:
+                trie.add(ids)
+                tokens += len(ids)
+            if not groups or (trie.size if self.shares_prefixes else tokens) > self.batch_tokens:
                 groups.append([])
-                tokens = 0
+                trie, tokens = Trie(tree.sequences), sum(map(len, tree.sequences))
             groups[-1].append(number)
-            tokens += size
         return [datum.part(group) for group in groups]
 
     @staticmethod
@@ -232,7 +234,7 @@ class Forward:
         return head.embed(hidden[batch.end]), hidden[batch.prompt_end].float() if head.needs_prompt else None
 
     def _hidden(self, batch: TreeBatch) -> Tensor:
-        hidden: Tensor = self.model.backbone(batch.ids, batch.positions, batch.tree, batch.branch, batch.padded)
+        hidden: Tensor = self.model.backbone(batch.ids, batch.positions, batch.until, batch.padded)
         return hidden.flatten(0, 1)
 
 

@@ -132,7 +132,7 @@ class ImplicitScorer(Scorer):
         count, ids = len(batch.end), batch.ids.flatten()[target]
 
         def logprobs(model: Backbone) -> Tensor:
-            hidden = model(batch.ids, batch.positions, batch.tree, batch.branch, batch.padded).flatten(0, 1)
+            hidden = model(batch.ids, batch.positions, batch.until, batch.padded).flatten(0, 1)
             return token_logprobs(hidden[source], ids, model.logits)
 
         own = logprobs(self.model.backbone)

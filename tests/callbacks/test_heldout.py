@@ -11,8 +11,11 @@ from typing import Any, cast
 import pytest
 
 from prefrep.callbacks import HeldOut
+from prefrep.callbacks.heldout import _compared
+from prefrep.data.prompt_sources import Prompt
 from prefrep.data.rounds import Rounds
 from prefrep.judges import RuleJudge
+from prefrep.records import Message
 
 N = 40
 
@@ -53,3 +56,20 @@ def test_rounds_without_gain(counts: list[int], rounds: int, tmp_path: Path) -> 
 
 def test_the_second_judge_decides_when_to_stop(judged: HeldOut, tmp_path: Path) -> None:
     assert judged._without_gain(run(tmp_path, verdicts=[25, 30, 35], second_verdicts=[35, 30, 25]), 3) == 2
+
+
+def test_in_the_first_round_the_previous_policy_is_the_initial_one_and_judged_once() -> None:
+    asked: list[int] = []
+
+    class Counting(RuleJudge):
+        def judge(self, records: Any, **more: Any) -> Any:
+            records = list(records)
+            asked.extend(len(record.responses) for record in records)
+            return super().judge(records, **more)
+
+    judge, prompts = Counting("prefrep.judges.concise"), [Prompt((Message("user", "Name a prime"),), "0", "here")]
+    own, initial = [{"responses": ["It is the number seven.", "7"]}], [{"responses": ["Seven", "The number eleven is a prime."]}]
+    (once,) = _compared(judge, prompts, own, [initial], [0])
+    (twice,) = _compared(judge, prompts, own, [initial, initial], [0])
+    assert once == twice and once["previous"] == once["initial"] and len(once["initial"]) == len(once["initial"][0]) == 2
+    assert asked == [4, 6]

@@ -58,7 +58,7 @@ class Reader:
             raise KeyboardInterrupt
         self.batches += 1
         self.tokens += batch.tokens
-        return self.backbone(batch.ids, batch.positions, batch.tree, batch.branch, batch.padded).flatten(0, 1)
+        return self.backbone(batch.ids, batch.positions, batch.until, batch.padded).flatten(0, 1)
 
 
 def encoded(records: list[Any], layout: str = "single", **config: Any) -> list[Datum]:

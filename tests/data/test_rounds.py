@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import pytest
+from tqdm import tqdm
 
+from prefrep.console import tell
 from prefrep.data.rounds import Line, Rounds, batches, digest
 from prefrep.errors import DataError
 
@@ -124,3 +128,25 @@ def test_any_process_may_be_the_first(tmp_path: Path) -> None:
     for rank in (1, 0):
         rounds.fill(0, "squares", {}, groups, Maker(), rank=rank, world_size=2)
     assert sorted(rounds.read(0, "squares")) == list(range(5))
+
+
+def test_one_line_tells_how_far_a_batch_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In 80 columns, and never backwards where the work of a batch begins again, as that of a second pass."""
+    out = StringIO()
+
+    def bar(**options: Any) -> Any:
+        return tqdm(**options | {"disable": False, "file": out, "mininterval": 0})
+
+    def make(rows: Sequence[int]) -> Iterator[Line]:
+        for share in (0.1, 0.5, 0.2, 0.75):
+            tell(123_456_789, share)
+        yield from ({"ids": [[1, 2, 3]]} for _ in rows)
+
+    monkeypatch.setattr("prefrep.data.rounds.tqdm", bar)
+    Rounds(tmp_path).fill(1234, "earlier_reference", {}, batches(4096, 2048), make)
+    shown = [line.strip() for line in out.getvalue().replace("\n", "\r").split("\r") if line.strip()]
+    counts = [int(line.split("/4096")[0].split()[-1]) for line in shown]
+    assert max(map(len, shown)) <= 80 and all(line.startswith("round 1234: earlier_reference") for line in shown)
+    assert counts == sorted(counts) and {204, 1024, 1536, 2048, 2252, 3072, 3584, 4096} <= set(counts)
+    assert all("left" in line and "tok/s" in line for line in shown[1:])
+    tell(1, 1.0)  # nobody listens

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+
 import numpy as np
 import pytest
 import torch
@@ -42,8 +44,12 @@ def path(batch: TreeBatch, rank: int) -> list[int]:
     """Indices of the tokens on the way to a sequence's end, read off the batch token by token."""
     length = batch.ids.shape[1]
     row, last = divmod(int(batch.end[rank]), length)
-    mine = (int(batch.tree[row, last]), int(batch.branch[row, last]))
-    return [row * length + u for u in range(last + 1) if int(batch.tree[row, u]) == mine[0] and int(batch.branch[row, u]) in (0, mine[1])]
+    return [row * length + u for u in range(last + 1) if last < int(batch.until[row, u])]
+
+
+def prefixes(sequences: Iterable[Sequence[int]]) -> int:
+    """The number of distinct prefixes."""
+    return len({tuple(ids[:end]) for ids in sequences for end in range(1, len(ids) + 1)})
 
 
 @pytest.mark.parametrize(
@@ -63,7 +69,7 @@ def path(batch: TreeBatch, rank: int) -> list[int]:
 def test_common_prefix(sequences: list[list[int]], shared: int) -> None:
     made = tree(*sequences)
     assert made.shared == shared
-    assert made.size == shared + sum(len(ids) - shared for ids in sequences)
+    assert made.size == prefixes(sequences)
 
 
 def test_prefix_against_a_loop() -> None:
@@ -103,9 +109,11 @@ def test_every_sequence_can_be_read_back(layout: Layout, row_tokens: int) -> Non
         assert batch.positions.flatten()[way].tolist() == list(range(len(ids)))
         assert int(batch.prompt_end[rank]) == way[max(made.prompt, 1) - 1]
         seen.update(way)
-    real = set((batch.tree.flatten() >= 0).nonzero()[:, 0].tolist())
+    real = set(batch.until.flatten().nonzero()[:, 0].tolist())
     assert seen == real and batch.tokens == len(real)
-    distinct = sum(datum.size for datum in data) if layout == "trees" else sum(len(ids) for _, ids in wanted)
+    whole = [prefixes(ids for _, ids in sequences_of([datum])) for datum in data]
+    assert [datum.size for datum in data] == whole
+    distinct = sum(whole) if layout == "trees" else sum(len(ids) for _, ids in wanted)
     assert batch.tokens == distinct
     assert (batch.ids.flatten()[[i for i in range(batch.ids.numel()) if i not in real]] == PAD).all()
 
@@ -150,9 +158,28 @@ def test_order_does_not_depend_on_the_layout() -> None:
 def test_rows_keep_to_their_tokens() -> None:
     data = random_data(4)
     batch = collate(data, PAD, "trees", row_tokens=40)
-    largest = max(t.size for datum in data for t in datum.trees)
+    largest = max(datum.size for datum in data)
     assert largest <= batch.ids.shape[1] <= max(40, largest)
-    assert len(batch.ids) < sum(len(datum.trees) for datum in data)
+    assert len(batch.ids) < len(data)
+
+
+@pytest.mark.parametrize(("row_tokens", "rows"), [(1000, 1), (70, 2)])
+def test_data_share_what_they_begin_with(row_tokens: int, rows: int) -> None:
+    """Six records under one system prompt of 20 tokens, each with 4 tokens and two answers of 5 of its own."""
+    system = list(range(100, 120))
+    data = [Datum((tree([*system, *[i] * 4, *[50 + i] * 5], [*system, *[i] * 4, *[60 + i] * 5], prompt=24),)) for i in range(1, 7)]
+    batch = collate(data, PAD, "trees", row_tokens)
+    fits = (row_tokens - 20) // 14
+    assert batch.tokens == sum(20 + 14 * len(data[at : at + fits]) for at in range(0, 6, fits)) and len(batch.ids) == rows
+    for rank, (_, ids) in enumerate(sequences_of(data)):
+        assert batch.ids.flatten()[path(batch, rank)].tolist() == ids
+    assert batch.prompt_end.tolist() == [path(batch, rank)[23] for rank in range(12)]
+
+
+def test_equal_sequences_are_read_once() -> None:
+    batch = collate([Datum((tree([1, 2, 9]), tree([1, 2, 9], [1, 2]))), Datum((tree([1, 2, 9]),)), Datum((tree([1, 2, 8]),))], PAD)
+    assert batch.tokens == 6, "records that begin alike and part soon are apart"
+    assert batch.end.tolist() == [2, 2, 1, 2, 5]
 
 
 def test_a_fill_has_no_say() -> None:
@@ -166,4 +193,4 @@ def test_a_fill_has_no_say() -> None:
 def test_moving_a_batch_moves_every_tensor() -> None:
     moved = collate(random_data(5), PAD).to("meta")
     tensors = [value for value in vars(moved).values() if isinstance(value, torch.Tensor)]
-    assert len(tensors) == 12 and all(t.device.type == "meta" for t in tensors)
+    assert len(tensors) == 11 and all(t.device.type == "meta" for t in tensors)

@@ -14,11 +14,11 @@ from prefrep.functional.blocks import blocks
 from prefrep.functional.trees import tree_mask
 
 
-def spread(tree: torch.Tensor, branch: torch.Tensor) -> torch.Tensor:
+def spread(until: torch.Tensor) -> torch.Tensor:
     """Who sees whom [T, T] according to the blocks; every token must be one query."""
-    found = blocks(tree, branch)
-    sees = torch.zeros(len(tree), len(tree), dtype=torch.long)
-    asked = torch.zeros(len(tree), dtype=torch.long)
+    found = blocks(until)
+    sees = torch.zeros(len(until), len(until), dtype=torch.long)
+    asked = torch.zeros(len(until), dtype=torch.long)
     at_q = at_k = at_s = 0
     for n, q, u in found.shapes.tolist():
         queries, keys = found.queries[at_q : at_q + n * q].view(n, q), found.keys[at_k : at_k + n * u].view(n, u)
@@ -28,7 +28,7 @@ def spread(tree: torch.Tensor, branch: torch.Tensor) -> torch.Tensor:
             if queries[block, row] >= 0 and seen[block, row, column]:
                 assert keys[block, column] >= 0
                 sees[queries[block, row], keys[block, column]] += 1
-        asked += torch.bincount(queries[queries >= 0], minlength=len(tree))
+        asked += torch.bincount(queries[queries >= 0], minlength=len(until))
         at_q, at_k, at_s = at_q + n * q, at_k + n * u, at_s + n * q * u
     assert (at_q, at_k, at_s) == (len(found.queries), len(found.keys), len(found.seen))
     assert (asked == 1).all()
@@ -40,18 +40,17 @@ def test_blocks_see_what_the_mask_lets_them(queries: int, monkeypatch: pytest.Mo
     monkeypatch.setattr(functional, "QUERIES", queries)
     monkeypatch.setattr(functional, "BATCH", 5)
     for seed in range(3):
-        tree, branch, positions = (x.flatten() for x in random_rows(torch.Generator().manual_seed(seed), rows=3, length=29))
-        kept = tree >= 0
-        tree, branch, positions = tree[kept], branch[kept], positions[kept]
-        assert (branch == 3).any() and len(tree) > 40
-        assert torch.equal(spread(tree, branch), tree_mask(tree[None], branch[None], positions[None])[0, 0].long())
+        _, until, positions = random_rows(torch.Generator().manual_seed(seed), rows=1, length=61)
+        until, positions = until[until > 0], positions[until > 0]
+        assert len(until) > 50
+        assert torch.equal(spread(until), tree_mask(until[None], positions[None])[0, 0].long())
 
 
 def test_a_branch_without_a_prefix_is_a_sequence() -> None:
     """Two branches of a tree that share nothing, and a next tree that begins with a branch as well."""
-    tree, branch = torch.tensor([0, 0, 0, 1, 1]), torch.tensor([1, 1, 2, 1, 1])
+    until = torch.tensor([2, 2, 3, 5, 5])
     expected = [[1, 0, 0, 0, 0], [1, 1, 0, 0, 0], [0, 0, 1, 0, 0], [0, 0, 0, 1, 0], [0, 0, 0, 1, 1]]
-    assert spread(tree, branch).tolist() == expected
+    assert spread(until).tolist() == expected
 
 
 def test_groups_cost_least_of_all_runs(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,9 +73,8 @@ def test_groups_cost_least_of_all_runs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_is_computed_is_close_to_what_is_seen() -> None:
     """32 answers of 64 tokens to a prompt of 512: a dense mask would compute 2560 squared pairs."""
-    tree = torch.zeros(512 + 32 * 64, dtype=torch.long)
-    branch = torch.cat([torch.zeros(512, dtype=torch.long), torch.arange(1, 33).repeat_interleave(64)])
-    found = blocks(tree, branch)
+    until = torch.cat([torch.full((512,), 2560), 512 + 64 * torch.arange(1, 33).repeat_interleave(64)])
+    found = blocks(until)
     least = sum(range(1, 513)) + 32 * sum(range(513, 577))
     assert int(found.seen.sum()) == least
     assert len(found.seen) < 1.2 * least < 0.25 * 2560**2

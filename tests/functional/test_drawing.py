@@ -84,6 +84,18 @@ def test_logprobs_and_entropies_are_those_before_temperature_and_truncation(sett
         assert torch.equal(found.tokens, logits.argmax(-1))
 
 
+@pytest.mark.parametrize("settings", [(0.0, 0, 1.0), (1.0, 0, 1.0), (0.7, 20, 0.9), (1.0, 250, 1.0)])
+def test_tokens_of_probability_zero_are_not_there(settings: tuple[float, int, float]) -> None:
+    """Logits of -inf, of which a vocabulary beyond the tokenizer's may be full: everything is as without them."""
+    generator = torch.Generator().manual_seed(3)
+    logits, uniform = torch.randn(40, 200, generator=generator), torch.rand(40, generator=generator, dtype=torch.float64)
+    wanted = draw(logits, uniform, *settings)
+    found = draw(torch.cat([logits, torch.full((40, 56), -torch.inf)], 1), uniform, *settings)
+    assert torch.equal(found.tokens, wanted.tokens)
+    torch.testing.assert_close(found.logprobs, wanted.logprobs)
+    torch.testing.assert_close(found.entropies, wanted.entropies)
+
+
 def test_a_row_draws_alone_what_it_draws_among_others() -> None:
     generator = torch.Generator().manual_seed(2)
     logits, uniform = torch.randn(20, 700, generator=generator), torch.rand(20, generator=generator, dtype=torch.float64)

@@ -18,6 +18,7 @@ from prefrep.data.encode import pad_id
 from prefrep.errors import ConfigError, RecordError, TrainingError
 from prefrep.generation import Sampled, TransformersSampler
 from prefrep.nn.backbone import Backbone
+from prefrep.nn.decoding import SharedCache
 from prefrep.nn.loading import load_tokenizer
 from prefrep.nn.lora import LoRA
 from prefrep.records import Message, Messages
@@ -112,6 +113,23 @@ def test_room_in_memory_changes_no_response(budget: int, llama: Backbone, monkey
     whole = tokens(TransformersSampler(1.0, 1.0, 12), llama, prompts, 3)
     assert len({len(ids) for ids in whole}) > 5
     assert tokens(TransformersSampler(1.0, 1.0, 12, tokens=budget), llama, prompts, 3) == whole
+
+
+@pytest.mark.parametrize("budget", [1, 150, 400, 700, 2000])
+def test_prompts_that_wait_for_a_place_are_within_the_budget(budget: int, llama: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[tuple[int, int, int, int]] = []
+
+    class Seen(SharedCache):
+        def __init__(self, *args: int) -> None:
+            super().__init__(*args)
+            sizes.append(self.sizes)
+
+    monkeypatch.setattr("prefrep.generation.continuous.SharedCache", Seen)
+    tokens(TransformersSampler(1.0, 1.0, 12, tokens=budget), llama, [user("Say " + "the " * n) for n in range(9)], 3)
+    ((slots, longest, places, new),) = sizes
+    assert new == 12 and places % 3 == 0 and places // 3 <= slots <= 9
+    assert slots * longest + places * new <= max(budget, longest + 3 * new)
+    assert (slots + 2) * longest + (places + 3) * new > budget or slots == 9, "and as many as fit"
 
 
 def test_a_response_does_not_depend_on_the_others(family: Backbone, way: str) -> None:

@@ -68,7 +68,7 @@ def ours(model: PreferenceModel, record: RankedResponses) -> Tensor:
     ((_, datum),) = Encoder(model.tokenizer, model.encode, "single").encode_tables([record])
     assert datum is not None
     batch = collate([datum], 0, "padded")
-    states = model.backbone(batch.ids, batch.positions, batch.tree, batch.branch, batch.padded).flatten(0, 1)
+    states = model.backbone(batch.ids, batch.positions, batch.until, batch.padded).flatten(0, 1)
     return model.head.embed(states[batch.end])
 
 

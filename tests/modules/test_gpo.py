@@ -12,6 +12,7 @@ import pytest
 import torch
 from conftest import FAMILIES, encoder
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from prefrep.callbacks.rounds import RoundCallback
 from prefrep.callbacks.throughput import Throughput
@@ -69,7 +70,7 @@ def test_log_probabilities_are_those_of_each_response_alone(name: str, layout: s
             assert int(counted[m]) == len(expected)
             torch.testing.assert_close(logprobs[m], expected.sum(), atol=1e-4, rtol=1e-5)
             torch.testing.assert_close(entropies[m], entropy.mean(), atol=1e-4, rtol=1e-5)
-    torch.testing.assert_close(measured, logprobs, atol=1e-5, rtol=0)
+    torch.testing.assert_close(measured, logprobs, atol=1e-5, rtol=1e-6)
 
 
 def batch(module: GPO, weight: Tensor) -> RoundBatch:
@@ -243,3 +244,24 @@ class _Batch:
 
     def __len__(self) -> int:
         return 2
+
+
+def test_a_step_with_adapters_multiplies_nothing_for_the_base_weights() -> None:
+    """Products, counted: two per token and weight of the base (values, gradients of inputs), three of adapters, two of the output layer per
+    token of a response. What the first layer reads needs no gradient.
+    """
+    module = policy(lora=LoRA(rank=4)).train()
+    silent(module)
+    both = batch(module, torch.ones(2))
+    with FlopCounterMode(display=False) as counter:
+        module.training_step(both).backward()
+    counts = counter.get_flop_counts()["Global"]
+    read, written = both.trees.ids.numel(), int(both.lengths.sum())
+    weights = {name: p.numel() for name, p in module.backbone.transformer.named_parameters() if p.dim() == 2 and "embed" not in name}
+    base = sum(size for name, size in weights.items() if "lora_" not in name)
+    adapters = sum(weights.values()) - base
+    first = [(name, size) for name, size in weights.items() if "layers.0." in name and any(f".{each}_proj" in name for each in "qkv")]
+    unread = sum(size for name, size in first if "lora_B" not in name)
+    output = module.backbone.model.get_output_embeddings().weight.numel()
+    expected = 2 * read * (2 * base + 3 * adapters - unread) + 2 * output * (2 * written + 1)  # and a row that asks what is trained
+    assert sum(counts[op] for op in (torch.ops.aten.mm, torch.ops.aten.addmm) if op in counts) == expected

@@ -242,7 +242,7 @@ def test_a_reading_is_that_of_each_comparison_alone(layout: Any) -> None:
         ((_, datum),) = encoder.encode([one])
         assert datum is not None
         alone = collate([datum], 0, "padded")
-        expected = backbone(alone.ids, alone.positions, alone.tree, alone.branch, alone.padded).flatten(0, 1)[alone.end]
+        expected = backbone(alone.ids, alone.positions, alone.until, alone.padded).flatten(0, 1)[alone.end]
         torch.testing.assert_close(hidden[batch.pairs[number]], expected[alone.pairs[0]], atol=1e-5, rtol=1e-4)
 
 

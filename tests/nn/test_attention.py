@@ -16,10 +16,10 @@ from prefrep.nn import attention, masks
 HEADS, GROUPS, WIDTH, OF_VALUES = 6, 3, 4, 5
 
 
-def tokens(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Tree, branch and position of each token, without padding."""
-    rows = [x.flatten() for x in random_rows(torch.Generator().manual_seed(seed), rows=3, length=23)]
-    return tuple(x[rows[0] >= 0] for x in rows)  # type: ignore[return-value]
+def tokens(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """`until` and position of each token, without padding."""
+    _, until, positions = random_rows(torch.Generator().manual_seed(seed), rows=1, length=67)
+    return until[until > 0], positions[until > 0]
 
 
 def dense(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor, softcap: float | None) -> torch.Tensor:
@@ -40,17 +40,17 @@ def dense(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: tor
 def test_blocks_are_attention_under_the_mask(kept: int, softcap: float | None, window: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attention, "KEPT", kept)
     monkeypatch.setattr(blocks, "QUERIES", 4)
-    tree, branch, positions = tokens()
+    until, positions = tokens()
     config = PretrainedConfig(num_attention_heads=HEADS, num_key_value_heads=GROUPS, sliding_window=window)
-    biases, index = masks.tree_biases(config, tree, branch, positions, torch.float64)
-    mask = tree_mask(tree[None], branch[None], positions[None], window)[0, 0]
+    biases, index = masks.tree_biases(config, until, positions, torch.float64)
+    mask = tree_mask(until[None], positions[None], window)[0, 0]
     generator = torch.Generator().manual_seed(1)
 
     def draw(heads: int, width: int) -> torch.Tensor:
-        return torch.randn(1, heads, len(tree), width, generator=generator, dtype=torch.float64).requires_grad_()
+        return torch.randn(1, heads, len(until), width, generator=generator, dtype=torch.float64).requires_grad_()
 
     given = [draw(HEADS, WIDTH), draw(GROUPS, WIDTH), draw(GROUPS, OF_VALUES)]
-    weight = torch.randn(len(tree), HEADS, OF_VALUES, generator=generator, dtype=torch.float64)
+    weight = torch.randn(len(until), HEADS, OF_VALUES, generator=generator, dtype=torch.float64)
 
     def both(read: Any) -> tuple[torch.Tensor, list[torch.Tensor]]:
         out = read()
@@ -68,9 +68,9 @@ def test_blocks_are_attention_under_the_mask(kept: int, softcap: float | None, w
 
 def test_every_query_sees_a_key_under_a_window() -> None:
     """Padding, too: a row of the lowest numbers would be the lowest plus a logit, which fp16 does not hold."""
-    tree, branch, positions = tokens(2)
+    until, positions = tokens(2)
     config = PretrainedConfig(num_attention_heads=1, sliding_window=2)
-    biases, index = masks.tree_biases(config, tree, branch, positions, torch.float32)
+    biases, index = masks.tree_biases(config, until, positions, torch.float32)
     at = 0
     for n, q, u in index.shapes.tolist():
         assert (biases.flatten()[at : at + n * q * u].view(n * q, u) == 0).any(1).all()

@@ -50,7 +50,7 @@ def test_windows_matter_in_these_tests() -> None:
 
 def gradients(backbone: Backbone, batch: TreeBatch) -> dict[str, torch.Tensor]:
     backbone.zero_grad()
-    read = backbone(batch.ids, batch.positions, batch.tree, batch.branch, batch.padded).flatten(0, 1)[batch.end]
+    read = backbone(batch.ids, batch.positions, batch.until, batch.padded).flatten(0, 1)[batch.end]
     (read * torch.linspace(-1, 1, read.numel()).view_as(read)).sum().backward()
     return {name: p.grad for name, p in backbone.named_parameters() if p.grad is not None}
 

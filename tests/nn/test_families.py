@@ -82,8 +82,8 @@ def test_logits_are_those_of_the_model(family: str, tmp_path: Path) -> None:
 
 
 def read(backbone: Backbone) -> torch.Tensor:
-    ids, positions, tree = torch.arange(3, 12)[None], torch.arange(9)[None], torch.zeros(1, 9, dtype=torch.long)
-    return backbone(ids, positions, tree, tree, padded=True).detach()  # type: ignore[no-any-return]
+    ids, positions, until = torch.arange(3, 12)[None], torch.arange(9)[None], torch.full((1, 9), 9)
+    return backbone(ids, positions, until, padded=True).detach()  # type: ignore[no-any-return]
 
 
 def knows_its_logits(path: str) -> bool:
@@ -111,9 +111,9 @@ def reads_as_much_as_it_says(path: str) -> bool:
     backbone = Backbone(path).eval()
 
     def reads(length: int) -> bool:
-        ids, tree = torch.arange(length)[None] % 200 + 3, torch.zeros(1, length, dtype=torch.long)
+        ids, until = torch.arange(length)[None] % 200 + 3, torch.full((1, length), length)
         try:
-            backbone(ids, torch.arange(length)[None], tree, tree, padded=True)
+            backbone(ids, torch.arange(length)[None], until, padded=True)
         except (IndexError, RuntimeError):
             return False
         return True
@@ -191,9 +191,9 @@ def test_longrope_reads_what_does_not_change_its_distances(long: float, room: in
 
     def beside(length: int) -> torch.Tensor:
         ids, positions = torch.arange(3, 3 + length)[None].repeat(2, 1), torch.arange(length)[None].repeat(2, 1)
-        tree = torch.tensor([[0] * 6 + [-1] * (length - 6), [1] * length])
+        until = torch.tensor([[6] * 6 + [0] * (length - 6), [length] * length])
         with torch.no_grad():
-            return backbone(ids, positions, tree, torch.zeros_like(tree), padded=True)[0, 5]
+            return backbone(ids, positions, until, padded=True)[0, 5]
 
     torch.testing.assert_close(beside(8), beside(6), atol=1e-5, rtol=0)
     assert torch.allclose(beside(9), beside(6), atol=1e-5, rtol=0) == (room > 8)
@@ -214,9 +214,9 @@ def test_models_that_are_built_otherwise_are_read(config: Any, width: int, trees
     backbone = Backbone(tiny(tmp_path, config())).eval()
     assert backbone.supports_trees() == trees
     backbone.check_logits()
-    ids, positions, tree = torch.arange(3, 12)[None], torch.arange(9)[None], torch.zeros(1, 9, dtype=torch.long)
+    ids, positions, until = torch.arange(3, 12)[None], torch.arange(9)[None], torch.full((1, 9), 9)
     with torch.no_grad():
-        read = backbone(ids, positions, tree, tree, padded=True)
+        read = backbone(ids, positions, until, padded=True)
         assert read.shape[-1] == backbone.hidden_size == width
         torch.testing.assert_close(backbone.logits(read), backbone.model(ids, use_cache=False).logits, atol=1e-5, rtol=1e-5)
 
@@ -241,6 +241,6 @@ def test_routers_get_no_adapters(tmp_path: Path) -> None:
 )  # fmt: skip
 def test_training_mode_reads_as_evaluation_does(config: Any, tmp_path: Path) -> None:
     backbone = Backbone(tiny(tmp_path, config()))
-    ids, positions, tree = torch.arange(3, 12)[None], torch.arange(9)[None], torch.zeros(1, 9, dtype=torch.long)
-    read = [backbone.train(mode)(ids, positions, tree, tree, padded=True) for mode in (True, True, False)]
+    ids, positions, until = torch.arange(3, 12)[None], torch.arange(9)[None], torch.full((1, 9), 9)
+    read = [backbone.train(mode)(ids, positions, until, padded=True) for mode in (True, True, False)]
     assert torch.equal(read[0], read[1]) and torch.equal(read[1], read[2])

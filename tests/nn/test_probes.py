@@ -30,7 +30,7 @@ def test_a_mask_that_is_ignored_is_found_out(monkeypatch: pytest.MonkeyPatch) ->
     assert Backbone("bundled:tiny-llama", attention="sdpa").supports_trees()
     monkeypatch.setattr(
         "prefrep.nn.backbone.dense_masks",
-        lambda config, tree, branch, positions, **options: tree_mask(tree, torch.zeros_like(branch), positions),
+        lambda config, until, positions, **options: tree_mask(torch.full_like(until, until.shape[1]), positions),
     )
     assert not Backbone("bundled:tiny-llama", attention="sdpa").supports_trees()
 
@@ -78,7 +78,7 @@ def test_a_kernel_that_leaks_is_left_for_the_next(monkeypatch: pytest.MonkeyPatc
     """Where `trees` takes all branches for one, `auto` goes on to sdpa; asked for by name, it is found out."""
     monkeypatch.setattr(
         "prefrep.nn.backbone.tree_biases",
-        lambda config, tree, branch, positions, dtype: tree_biases(config, tree, torch.zeros_like(branch), positions, dtype),
+        lambda config, until, positions, dtype: tree_biases(config, torch.full_like(until, len(until)), positions, dtype),
     )
     backbone = Backbone("bundled:tiny-llama")
     assert backbone.supports_trees() and backbone.attention == "sdpa"
