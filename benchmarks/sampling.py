@@ -13,7 +13,7 @@ from transformers import GenerationConfig
 from benchmarks.common import Report, arguments, interleave, median_ratio, timed
 from benchmarks.models import SMOLLM2, TINY, place
 from prefrep.data.encode import Encoder
-from prefrep.data.trees import Ids
+from prefrep.data.trie import Ids
 from prefrep.generation import TransformersSampler
 from prefrep.nn.backbone import Backbone
 from prefrep.records import Message, Messages

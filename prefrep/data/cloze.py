@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from prefrep.data.trees import Ids, Tree
+from prefrep.data.trees import Tree
+from prefrep.data.trie import Ids
 from prefrep.errors import ConfigError
 
 MASK = "[MASK]"  # as instructions write the mask token of any tokenizer

@@ -22,7 +22,8 @@ from prefrep.data.pairs import Pair, all_pairs, learnable_pairs
 from prefrep.data.render import FOREIGN, PAIR_FORMATS, Renderer, Template, Text, template_error, transcript
 from prefrep.data.tallies import SPELLED, Tallies
 from prefrep.data.tokens import TextTokenizer
-from prefrep.data.trees import Datum, Ids, Tree
+from prefrep.data.trees import Datum, Tree
+from prefrep.data.trie import Ids
 from prefrep.data.truncation import RESPONSES, Policy, truncate, truncate_official
 from prefrep.errors import ConfigError, RecordError
 from prefrep.records import Messages, RankedResponses, Record, responses_of

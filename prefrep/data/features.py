@@ -26,7 +26,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from prefrep.cache import cache_folder
-from prefrep.data.trees import Ids
+from prefrep.data.trie import Ids
 from prefrep.errors import DataError
 
 log = logging.getLogger(__name__)

@@ -20,7 +20,8 @@ from prefrep.annotators import Annotators
 from prefrep.data.across import Across
 from prefrep.data.features import Features, key
 from prefrep.data.round_batch import trailing
-from prefrep.data.trees import Datum, Ids, Layout, Tree, TreeBatch, collate
+from prefrep.data.trees import Datum, Layout, Tree, TreeBatch, collate
+from prefrep.data.trie import Ids
 from prefrep.errors import ConfigError
 
 log = logging.getLogger(__name__)

@@ -13,7 +13,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from prefrep.data.features import Features, key
-from prefrep.data.trees import Datum, Ids, Layout, Tree, TreeBatch, collate
+from prefrep.data.trees import Datum, Layout, Tree, TreeBatch, collate
+from prefrep.data.trie import Ids
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,8 @@ from torch import Tensor
 from prefrep.data.encode import Encoder
 from prefrep.data.prompt_sources import Prompt
 from prefrep.data.rounds import Line
-from prefrep.data.trees import Datum, Ids, Tree, TreeBatch
+from prefrep.data.trees import Datum, Tree, TreeBatch
+from prefrep.data.trie import Ids
 from prefrep.functional.gpo import Judged
 
 

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from prefrep.data.pieces import Pieces
 from prefrep.data.recipes import SEGMENTS, Segments
 from prefrep.data.render import CHATS, FOREIGN, Template, Text
-from prefrep.data.trees import Ids
+from prefrep.data.trie import Ids
 from prefrep.errors import ConfigError
 
 

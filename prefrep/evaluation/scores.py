@@ -109,7 +109,8 @@ def encoding_notes(model: Mapping[str, Any], rows: int) -> list[str]:
 class ScoreLog(Generic[Row]):
     """`scores.jsonl` of one evaluation, open for appending; use as a context manager.
 
-    `rows` holds the rows of an interrupted run, and scoring continues after them. An incomplete last line is dropped.
+    `rows` holds the rows of an interrupted run, and scoring continues after them. An incomplete last line is dropped. Rows of a judge that
+    writes are made anew from its kept answers.
 
     Args:
         folder: The output folder; created if needed.
@@ -137,7 +138,10 @@ class ScoreLog(Generic[Row]):
             self.path.unlink(missing_ok=True)
         if self.path.exists() and self.path.stat().st_size:
             self._check_owner(folder / SIDECAR, stated)
-            self.rows = self._resumed(kind, expected)
+            if self._abstains:  # its answers are kept, so that writing them anew costs nothing, and what had none is asked again
+                self.path.unlink()
+            else:
+                self.rows = self._resumed(kind, expected)
         else:
             if not restart and (other := described(folder).get("benchmark", stated["benchmark"])) != stated["benchmark"]:
                 raise ConfigError(

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, Self
 
 from prefrep.data.encode import EncodeConfig, Encoder
-from prefrep.data.trees import Ids
+from prefrep.data.trie import Ids
 from prefrep.errors import ConfigError, RecordError
 from prefrep.nn.backbone import Backbone
 from prefrep.parts import Part

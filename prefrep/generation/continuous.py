@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from prefrep.console import tell
-from prefrep.data.trees import Ids
+from prefrep.data.trie import Ids
 from prefrep.functional.drawing import draw
 from prefrep.functional.pilaf import tilt
 from prefrep.generation.writing import Draws, Written

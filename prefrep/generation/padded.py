@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
-from prefrep.data.trees import Ids
+from prefrep.data.trie import Ids
 from prefrep.functional.drawing import draw
 from prefrep.generation.writing import Draws, Written
 from prefrep.nn.backbone import Backbone

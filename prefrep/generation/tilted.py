@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from prefrep.data.trees import Ids
+from prefrep.data.trie import Ids
 from prefrep.errors import ConfigError
 from prefrep.generation import continuous
 from prefrep.generation.base import Template

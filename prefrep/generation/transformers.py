@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 
 from prefrep.data.encode import Encoder, pad_id
-from prefrep.data.trees import Ids
+from prefrep.data.trie import Ids
 from prefrep.errors import ConfigError
 from prefrep.generation import continuous, padded
 from prefrep.generation.base import Sampled, Settings, Template, split

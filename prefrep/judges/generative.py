@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from copy import copy
 from dataclasses import replace
@@ -20,7 +19,7 @@ from prefrep.judges.base import Judge, Verdict
 from prefrep.judges.writing.asker import Asker
 from prefrep.judges.writing.forms import FormName, Style
 from prefrep.judges.writing.interview import Interview, Manner, Shown, shipped
-from prefrep.judges.writing.judgments import Judgment, Tally, permutation, reversed_order
+from prefrep.judges.writing.judgments import Judgment, Tally, permutation, reversed_order, rewards_of, table_of
 from prefrep.judges.writing.reading import Constraint
 from prefrep.nn.loading import DType
 from prefrep.parts import recipe
@@ -39,7 +38,7 @@ class GenerativeJudge(Judge):
     """A language model that is asked for verdicts in words, in this process or behind an OpenAI-compatible endpoint.
 
     What cannot be read is no verdict: NaN, which is no tie; it is counted, and too much of it is an error. Answers are kept in the cache by
-    content, so what was answered is not asked again.
+    content, so what was answered is not asked again. Errors and time-outs are no verdict for the rest of a run; the next one asks again.
 
     Args:
         model: Bundled model, folder or hub id; with `url`, the name of the model there.
@@ -212,16 +211,8 @@ class GenerativeJudge(Judge):
             for rewards in self.rewards(records, progress=progress):
                 yield np.asarray(rewards[:, None] - rewards[None, :] if len(rewards) > 1 else np.zeros((1, 1)), dtype=np.float32)
             return
-        for record, judgments in self._grouped(records, progress):
-            table = np.zeros((len(record.responses),) * 2)
-            counts = np.zeros_like(table)
-            for each in judgments:
-                low, high = sorted(each.places)
-                value = each.log_odds()
-                table[low, high] += value
-                table[high, low] -= value
-                counts[low, high] += 1
-            yield (table / np.maximum(counts + counts.T, 1)).astype(np.float32)
+        for record, judgments in self.heard(records, progress=progress):
+            yield table_of(judgments, len(record.responses))
 
     def tables_of(
         self, records: Iterable[RankedResponses], annotators: Sequence[str], *, progress: str | None = None
@@ -237,20 +228,14 @@ class GenerativeJudge(Judge):
         """
         if self.pairwise:
             raise ConfigError(f"form {self.manner.form} compares two answers; form rating or best-of gives each answer a number")
-        for record, judgments in self._grouped(list(records), progress):
-            found = np.zeros((len(judgments), len(record.responses)))
-            if self.manner.form == "rating":
-                found = np.array([[math.nan if each.values is None else each.values[0] for each in judgments]])
-            else:
-                for row, each in zip(found, judgments, strict=True):
-                    row[list(each.places)] = math.nan if each.values is None else np.log(each.values)
-            yield found.mean(0).astype(np.float32)
+        for record, judgments in self.heard(list(records), progress=progress):
+            yield rewards_of(judgments, len(record.responses))
 
     # ---- questions and answers
 
     def judgments(self, records: Sequence[RankedResponses], *, progress: str | None = None) -> Iterator[Judgment]:
         """Yield one judgment per question about records, each record's together: pairs in order, each in its orders."""
-        for _, found in self._grouped(records, progress):
+        for _, found in self.heard(records, progress=progress):
             yield from found
 
     def shown(self, record: RankedResponses) -> list[Shown]:
@@ -272,7 +257,8 @@ class GenerativeJudge(Judge):
                 found.append(Shown(record, (j, i) if flipped else (i, j)))
         return found
 
-    def _grouped(self, records: Sequence[RankedResponses], progress: str | None) -> Iterator[tuple[RankedResponses, list[Judgment]]]:
+    def heard(self, records: Sequence[RankedResponses], *, progress: str | None = None) -> Iterator[tuple[RankedResponses, list[Judgment]]]:
+        """Yield each record with its judgments, see `judgments`."""
         asked = [self.shown(record) for record in records]
         found = self.interview.judged([each for group in asked for each in group], progress)
         for record, group in zip(records, asked, strict=True):

@@ -68,7 +68,7 @@ class States(NamedTuple):
         rows = torch.arange(count)
         nothing = torch.zeros(count, 3, dtype=torch.long)
         return TreeBatch(
-            ids=nothing, positions=nothing, tree=nothing, branch=nothing,
+            ids=nothing, positions=nothing, until=nothing + 1,
             end=torch.stack([3 * rows + 1, 3 * rows + 2], 1).flatten(), prompt_end=(3 * rows).repeat_interleave(2),
             pairs=torch.arange(2 * count).view(-1, 2), probability=probability.float(),
             margin=torch.zeros(count) if margin is None else margin.float(),

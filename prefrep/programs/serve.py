@@ -34,10 +34,12 @@ def serve(
     Examples:
         prefrep serve --model runs/mine/export
         prefrep serve --model old=runs/old/export --model new=runs/new/export --port 8080
+        prefrep serve --model "GenerativeJudge model=bundled:smollm2-135m style=letter constraint=choice"
         prefrep serve --demo
 
     Args:
-        model: Exported folder, or NAME=FOLDER; may be repeated. Requests choose by name.
+        model: Exported folder, or a judge that writes (YAML file or `GenerativeJudge model=NAME ...`), or NAME= either; may be repeated.
+            Requests choose by name.
         demo: Serve a small model that knows cycles, with examples on its page. It is trained once, in minutes, and kept.
         host: Address to listen on; 0.0.0.0: all of this machine, which should then have --tokens.
         port: Port to listen on; 0: any free one.

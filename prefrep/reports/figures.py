@@ -19,7 +19,7 @@ Lines = Sequence[Mapping[str, float]]
 # Removed: metadata (the time of day), the document type (a URL that a strict parser would fetch), and comments (texts of the data, with
 # characters that SVG does not allow).
 _DROPPED = re.compile(rb"<metadata>.*?</metadata>|<!DOCTYPE.*?>|<!--.*?-->", re.DOTALL)
-_STYLE: dict[Any, Any] = {
+STYLE: dict[Any, Any] = {
     "svg.hashsalt": "prefrep",
     "svg.fonttype": "path",
     "axes.grid": True,
@@ -59,7 +59,7 @@ def svg(draw: Callable[[Path], None]) -> bytes:
     import matplotlib as mpl
 
     mpl.use("Agg")
-    with tempfile.TemporaryDirectory() as folder, mpl.rc_context(_STYLE), warnings.catch_warnings():
+    with tempfile.TemporaryDirectory() as folder, mpl.rc_context(STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")  # for scripts that the plot's font lacks; the page holds the texts too
         path = Path(folder) / "plot.svg"
         draw(path)

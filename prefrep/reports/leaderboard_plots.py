@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,10 +14,14 @@ from prefrep.reports.document import Plot
 from prefrep.reports.figures import plain, svg
 from prefrep.sweeps.plots import COLORS
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 Floats = NDArray[np.float64]
 
 NAMED = 70  # systems whose names fit beside a picture
 BARS = 60  # systems of the plot of ratings
+WON = "share of battles that the row wins"
 CIRCLED = 8  # systems of the drawing of circles
 
 
@@ -25,7 +29,7 @@ def _names(results: Mapping[str, Any]) -> list[str]:
     return [plain(row["name"]) for row in results["systems"]]
 
 
-def _shares(results: Mapping[str, Any]) -> tuple[Floats, Floats]:
+def shares_of(results: Mapping[str, Any]) -> tuple[Floats, Floats]:
     """Return how often the system of a row beats that of a column, NaN where they never met, and the weight of their battles."""
     won = np.array(results["won"], dtype=np.float64)
     total = won + won.T
@@ -40,21 +44,23 @@ def ratings(results: Mapping[str, Any]) -> Plot:
         from matplotlib import pyplot as plt
 
         figure, axes = plt.subplots(figsize=(8.0, 0.9 + 0.19 * len(rows)), layout="constrained")
-        places = np.arange(len(rows))
-        values = np.array([row["rating"]["value"] for row in rows])
-        low, high = np.array([row["rating"]["ci95"] for row in rows]).T
-        axes.errorbar(
-            values, places, xerr=[np.maximum(values - low, 0), np.maximum(high - values, 0)], fmt="o", ms=4, color=COLORS[0], lw=1.2
-        )
-        names = [f"{plain(row['name'])}   {_ranks(row)}" for row in rows]
-        axes.set_yticks(places, names, fontsize=7)
-        axes.set(ylim=(len(rows) - 0.4, -0.6), xlabel="rating, Elo points" if results["scale"] == "elo" else "rating, nats")
-        axes.grid(axis="y", visible=False)
+        draw_ratings(axes, rows, results["scale"])
         figure.savefig(path)
         plt.close(figure)
 
     more = f"; the first {BARS} of {len(results['systems'])}" if len(results["systems"]) > BARS else ""
     return Plot("ratings", svg(draw), "svg", f"Ratings with 95 % intervals; behind each name, the ranks that are not excluded{more}.")
+
+
+def draw_ratings(axes: Axes, rows: Sequence[Mapping[str, Any]], scale: str) -> None:
+    """Draw ratings with intervals, best first."""
+    places = np.arange(len(rows))
+    values = np.array([row["rating"]["value"] for row in rows])
+    low, high = np.array([row["rating"]["ci95"] for row in rows]).T
+    axes.errorbar(values, places, xerr=[np.maximum(values - low, 0), np.maximum(high - values, 0)], fmt="o", ms=4, color=COLORS[0], lw=1.2)
+    axes.set_yticks(places, [f"{plain(row['name'])}   {_ranks(row)}" for row in rows], fontsize=7)
+    axes.set(ylim=(len(rows) - 0.4, -0.6), xlabel="rating, Elo points" if scale == "elo" else "rating, nats")
+    axes.grid(axis="y", visible=False)
 
 
 def _ranks(row: Mapping[str, Any]) -> str:
@@ -64,16 +70,16 @@ def _ranks(row: Mapping[str, Any]) -> str:
 
 def wins(results: Mapping[str, Any]) -> Plot:
     """Return win rates as a heat map, in the order of the ratings."""
-    shares, _ = _shares(results)
+    shares, _ = shares_of(results)
     return _heat(
-        "wins", shares, _names(results), (0.0, 1.0), "share of battles that the row wins",
+        "wins", shares, _names(results), (0.0, 1.0), WON,
         "Who beats whom, in the order of the ratings: blue where the row wins, orange where it loses, grey where the two never met.",
     )  # fmt: skip
 
 
 def surprises(results: Mapping[str, Any]) -> Plot:
     """Return where battles disagree with the ratings, in an order that puts systems with like surprises side by side."""
-    shares, total = _shares(results)
+    shares, total = shares_of(results)
     expected = np.array(results["expected"], dtype=np.float64) / np.where(total > 0, total, 1)
     errors = np.sqrt(np.maximum(expected * (1 - expected), 1e-6) / np.where(total > 0, total, 1))
     scores = np.where(total > 0, (np.nan_to_num(shares) - expected) / errors, np.nan)
@@ -105,24 +111,30 @@ def _order(scores: Floats) -> list[int]:
 def _heat(name: str, values: Floats, names: Sequence[str], limits: tuple[float, float], bar: str, caption: str) -> Plot:
     def draw(path: Path) -> None:
         from matplotlib import pyplot as plt
-        from matplotlib.colors import LinearSegmentedColormap
 
         size = len(values)
         side = min(2.6 + 0.16 * size, 11.5) if size <= NAMED else 8.5
         figure, axes = plt.subplots(figsize=(side + 0.9, side), layout="constrained")
-        colors = LinearSegmentedColormap.from_list("wins", [COLORS[1], "#f7f7f7", COLORS[0]], bad="#c9c9c9")
-        shown = values.copy()
-        np.fill_diagonal(shown, np.nan)
-        picture = axes.imshow(np.ma.masked_invalid(shown), cmap=colors, vmin=limits[0], vmax=limits[1], interpolation="nearest")
-        if size <= NAMED:
-            axes.set_xticks(range(size), names, rotation=90, fontsize=6)
-            axes.set_yticks(range(size), names, fontsize=6)
-        axes.grid(visible=False)
-        figure.colorbar(picture, ax=axes, shrink=0.6, label=bar)
+        draw_heat(axes, values, names, limits, bar)
         figure.savefig(path, dpi=150)
         plt.close(figure)
 
     return Plot(name, svg(draw), "svg", caption)
+
+
+def draw_heat(axes: Axes, values: Floats, names: Sequence[str], limits: tuple[float, float], bar: str) -> None:
+    """Draw a table [K, K] of systems as colours: blue above the middle of the limits, orange below, grey for NaN."""
+    from matplotlib.colors import LinearSegmentedColormap
+
+    colors = LinearSegmentedColormap.from_list("wins", [COLORS[1], "#f7f7f7", COLORS[0]], bad="#c9c9c9")
+    shown = values.copy()
+    np.fill_diagonal(shown, np.nan)
+    picture = axes.imshow(np.ma.masked_invalid(shown), cmap=colors, vmin=limits[0], vmax=limits[1], interpolation="nearest")
+    if len(values) <= NAMED:
+        axes.set_xticks(range(len(values)), names, rotation=90, fontsize=6)
+        axes.set_yticks(range(len(values)), names, fontsize=6)
+    axes.grid(visible=False)
+    axes.figure.colorbar(picture, ax=axes, shrink=0.6, label=bar)
 
 
 def circles(results: Mapping[str, Any]) -> Plot | None:

@@ -3,30 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
 from fastapi import Request
 
-from prefrep.errors import ConfigError, DataError
+from prefrep.errors import DataError
 from prefrep.records import RankedResponses
 from prefrep.scoring.reading import Reading
 from prefrep.server.engine import Answer
 from prefrep.server.models import Served
 from prefrep.server.refusals import Refusal
+from prefrep.server.written import Heard
 
-Found = TypeVar("Found")
+Done = TypeVar("Done")
+Found = Reading | Heard  # what is known of a record
 
 
-async def ask(model: Served, records: Sequence[RankedResponses], finish: Callable[[Reading], Any], rendered: bool = False) -> list[Answer]:
+async def ask(model: Served, records: Sequence[RankedResponses], finish: Callable[[Found], Any], rendered: bool = False) -> list[Answer]:
     """Return the answers about records, in order. Cancelling drops what is not begun.
 
     Raises:
         QueueFull: Too many texts wait.
         PrefrepError: A record cannot be read; the first such error.
     """
-    if model.engine.scorer.model.head.layout == "pair" and rendered:
-        raise ConfigError("rendered: this model reads pairs and renders both responses itself")
     futures = [asyncio.wrap_future(each) for each in model.engine.submit(records, finish, rendered)]
     try:
         return await asyncio.gather(*futures)
@@ -35,7 +36,7 @@ async def ask(model: Served, records: Sequence[RankedResponses], finish: Callabl
             each.cancel()
 
 
-async def until(request: Request, work: Awaitable[Found], seconds: float) -> Found:
+async def until(request: Request, work: Awaitable[Done], seconds: float) -> Done:
     """Return what work gives, unless its time is over or its client has gone, which cancel it.
 
     Raises:
@@ -60,13 +61,24 @@ async def _gone(request: Request) -> None:
         pass
 
 
-def table(reading: Reading) -> Any:
+def table(reading: Found) -> Any:
     """Return the table of a record.
 
     Raises:
         DataError: It is not finite.
     """
     return checked(reading.table())
+
+
+def rows(reading: Found) -> tuple[list[list[float | None]], dict[str, Any]]:
+    """Return the table of a record as rows, with None where a judge that writes gave no verdict; and which questions had none, and why.
+
+    Raises:
+        DataError: A model's table is not finite.
+    """
+    if isinstance(reading, Heard) and (silences := reading.silences()):
+        return [[None if math.isnan(odds) else odds for odds in row] for row in reading.known().tolist()], {"no_verdict": silences}
+    return table(reading).tolist(), {}
 
 
 def checked(numbers: Any) -> Any:

@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from prefrep.data.trees import Datum, Ids, Tree
+from prefrep.data.trees import Datum, Tree
+from prefrep.data.trie import Ids
 from prefrep.scoring.reading import Reading
 from prefrep.scoring.scorer import Scorer
 

@@ -13,7 +13,7 @@ from math import comb
 from threading import Condition, Thread
 from typing import Any, NamedTuple, Protocol
 
-from prefrep.errors import PrefrepError, RecordError
+from prefrep.errors import ConfigError, PrefrepError, RecordError
 from prefrep.records import RankedResponses
 from prefrep.scoring.reading import Reading
 from prefrep.scoring.scorer import Scorer
@@ -92,7 +92,10 @@ class Engine:
 
         Raises:
             QueueFull: Too many sequences wait.
+            ConfigError: Texts are rendered, and the model renders pairs itself.
         """
+        if rendered and self.scorer.model.head.layout == "pair":
+            raise ConfigError("rendered: this model reads pairs and renders both responses itself")
         reads = [self.reads(len(record.responses)) for record in records]
         with self._wake:
             if self._waiting and self._waiting + sum(reads) > self._limit:

@@ -11,19 +11,22 @@ from pathlib import Path
 from typing import Any
 
 from prefrep.errors import PrefrepError, UsageError
+from prefrep.evaluation.layout import versions
 from prefrep.io.fingerprint import fingerprint
+from prefrep.judges.named import from_recipe, identity_of, is_recipe
 from prefrep.scoring.interface import PreferenceScorer
 from prefrep.scoring.scorer import Scorer
 from prefrep.server.engine import Engine
 from prefrep.server.metrics import Metrics
 from prefrep.server.refusals import Refusal
 from prefrep.server.settings import Serving
+from prefrep.server.written import Interviewer, Queue
 
 log = logging.getLogger(__name__)
 
 
 def named(models: list[str]) -> dict[str, str]:
-    """Return folders by name, from `NAME=FOLDER` or `FOLDER`, whose last part is then the name.
+    """Return folders by name, from `NAME=FOLDER` or `FOLDER`, whose last part is then the name; or recipes of judges that write.
 
     Raises:
         UsageError: Two have one name, or one has no name or no folder.
@@ -31,7 +34,9 @@ def named(models: list[str]) -> dict[str, str]:
     found: dict[str, str] = {}
     for each in models:
         name, equals, folder = each.partition("=")
-        if not equals or Path(each).exists():
+        if is_recipe(each) and not is_recipe(folder):
+            name, folder = Path(each).stem if Path(each).exists() else "judge", each
+        elif not equals or Path(each).exists():
             parts = [part for part in Path(each).parts if part not in ("export", "/", "..")]
             name, folder = parts[-1] if parts else "model", each
         if not name or not folder:
@@ -48,14 +53,14 @@ class Served:
 
     Args:
         name: Its name in requests.
-        folder: Its folder.
+        folder: Its folder, or the recipe of a judge.
         engine: Its queue.
         about: What /v1/models says about it.
     """
 
     name: str
     folder: str
-    engine: Engine
+    engine: Queue
     about: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -68,7 +73,7 @@ class Models:
     """Models that are loaded, or that will be.
 
     Args:
-        folders: Folders by name; the first answers requests that name none.
+        folders: Folders and recipes of judges by name; the first answers requests that name none.
         load: Loads the scorer of a folder.
         settings: How the server answers.
         metrics: Counts the work.
@@ -90,16 +95,30 @@ class Models:
         try:
             for name, folder in self.folders.items():
                 started = time.monotonic()
-                scorer = self._load(folder)
-                assert isinstance(scorer, Scorer)
-                if self._settings.rendered and scorer.model.head.layout == "pair":
-                    raise UsageError(f"--rendered: {folder} reads pairs and renders both responses itself; leave the option out")
-                engine = Engine(scorer, self._metrics.of(name), self._settings.queue, self._settings.text_tokens)
+                engine, about = (self._judge if is_recipe(folder) else self._model)(name, folder)
                 self._metrics.waiting.labels(name).set_function(partial(getattr, engine, "waiting"))
-                self._served[name] = Served(name, folder, engine, _about(name, folder, scorer))
+                self._served[name] = Served(name, folder, engine, about)
                 log.info("%s: %s from %s, %.1f s", name, self._served[name].about["head"], folder, time.monotonic() - started)
         except Exception as error:
             self.error = error
+
+    def _model(self, name: str, folder: str) -> tuple[Engine, dict[str, Any]]:
+        scorer = self._load(folder)
+        assert isinstance(scorer, Scorer)
+        if self._settings.rendered and scorer.model.head.layout == "pair":
+            raise UsageError(f"--rendered: {folder} reads pairs and renders both responses itself; leave the option out")
+        return Engine(scorer, self._metrics.of(name), self._settings.queue, self._settings.text_tokens), _about(name, folder, scorer)
+
+    def _judge(self, name: str, recipe: str) -> tuple[Interviewer, dict[str, Any]]:
+        if self._settings.rendered:
+            raise UsageError(f"--rendered: {name} is a judge that writes, which reads conversations; leave the option out")
+        judge = from_recipe(recipe)
+        described = identity_of(recipe, judge)
+        about = _listed(name, judge.pairwise) | {
+            "head": type(judge).__name__, "dim": None, "layout": "written", "blocks": False, "chat": True, "template": judge.manner.prompt,
+            "max_length": None, "fingerprint": described["fingerprint"], "versions": versions(), "describe": described,
+        }  # fmt: skip
+        return Interviewer(judge, self._metrics.of(name), self._settings.queue), about
 
     def __call__(self, name: str | None) -> Served:
         """Return a model by name, or the first one.
@@ -135,21 +154,21 @@ def _about(name: str, folder: str, scorer: Scorer) -> dict[str, Any]:
     """Return what tells a model from others, its settings and versions."""
     described = scorer.describe()
     head = scorer.model.head
-    return {
-        "id": name,
-        "object": "model",
-        "created": int(time.time()),
-        "owned_by": "prefrep",
+    return _listed(name, scorer.pairwise) | {
         "head": type(head).__name__,
         "dim": head.dim,
         "layout": head.layout,
         "blocks": hasattr(head, "block_scores"),
-        "pairwise": scorer.pairwise,
         "chat": scorer.chats,
         "template": scorer.encode.template,
         "max_length": scorer.encode.max_length,
-        "rules": ["group", "anchor"] if scorer.pairwise else ["reward", "group", "anchor"],
         "fingerprint": fingerprint(folder),
         "versions": described["versions"],
         "describe": {**described, "encoded": {}},
     }
+
+
+def _listed(name: str, pairwise: bool) -> dict[str, Any]:
+    """Return what is said of models and judges alike."""
+    rules = ["group", "anchor"] if pairwise else ["reward", "group", "anchor"]
+    return {"id": name, "object": "model", "created": int(time.time()), "owned_by": "prefrep", "pairwise": pairwise, "rules": rules}

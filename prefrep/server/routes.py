@@ -12,8 +12,7 @@ from pydantic import Field
 from prefrep.data.turns import template_kwargs
 from prefrep.functional.groups import probabilities, win_probabilities
 from prefrep.records import Messages, RankedResponses
-from prefrep.scoring.reading import Reading
-from prefrep.server.asking import ask, checked, table, until
+from prefrep.server.asking import Found, ask, checked, rows, table, until
 from prefrep.server.bodies import Answered, Prompt, Strict, read, schema
 from prefrep.server.context import Context
 from prefrep.server.refusals import Refusal, answer
@@ -88,7 +87,7 @@ def router(context: Context) -> APIRouter:
             raise Refusal(422, f"{where + ': ' if where else ''}{error}") from None
         return RankedResponses(prompt, tuple(responses), source=where, template_kwargs=kwargs, annotator=annotator)
 
-    async def answered(request: Request, finish: Callable[[Reading, Questions], dict[str, Any]], count: int | None = None) -> Response:
+    async def answered(request: Request, finish: Callable[[Found, Questions], dict[str, Any]], count: int | None = None) -> Response:
         body = await read(request, Questions, context.settings.body_mb)
         records, alone = posed(body)
         if wrong := next((each for each in records if count is not None and len(each.responses) != count), None):
@@ -99,32 +98,32 @@ def router(context: Context) -> APIRouter:
             where = f"{asked.source}.annotator" if asked.source else "annotator"
             raise Refusal(422, f"{where}: {model.name} answers everybody alike, so nobody can be asked; leave annotator out")
         found = await until(request, ask(model, records, lambda reading: finish(reading, body)), context.settings.timeout)
-        rows = [each.value | ({"encoded": each.encoded} if _unusual(each.encoded) else {}) for each in found]
+        said = [each.value | ({"encoded": each.encoded} if _unusual(each.encoded) else {}) for each in found]
         if known is not None:
-            for row, each in zip(rows, records, strict=True):
+            for row, each in zip(said, records, strict=True):
                 row["answered_by"] = known.answering(each.annotator)
-        return answer({"model": model.name} | (rows[0] if alone else {"records": rows}))
+        return answer({"model": model.name} | (said[0] if alone else {"records": said}))
 
     @routes.post("/compare", summary="Log-odds that the first of two responses is better", openapi_extra=schema(Questions, PRIME))
     async def compare(request: Request) -> Response:
-        def finish(reading: Reading, body: Questions) -> dict[str, Any]:
-            odds = float(table(reading)[0, 1])
-            return {"log_odds": odds, "probability": float(probabilities(np.array(odds)))}
+        def finish(reading: Found, body: Questions) -> dict[str, Any]:
+            ((_, odds), _), silent = rows(reading)
+            return {"log_odds": odds, "probability": None if odds is None else float(probabilities(np.array(odds)))} | silent
 
         return await answered(request, finish, count=2)
 
     @routes.post("/table", summary="Log-odds of all pairs among K responses", openapi_extra=schema(Questions, PRIME))
     async def tables(request: Request) -> Response:
-        def finish(reading: Reading, body: Questions) -> dict[str, Any]:
-            found = {"table": table(reading).tolist()}
+        def finish(reading: Found, body: Questions) -> dict[str, Any]:
+            found, silent = rows(reading)
             blocks = reading.blocks() if body.blocks else None
-            return found if blocks is None else found | {"blocks": checked(blocks).tolist()}
+            return {"table": found} | silent | ({} if blocks is None else {"blocks": checked(blocks).tolist()})
 
         return await answered(request, finish)
 
     @routes.post("/rank", summary="Responses from best to worst", openapi_extra=schema(Questions, PRIME))
     async def rank(request: Request) -> Response:
-        def finish(reading: Reading, body: Questions) -> dict[str, Any]:
+        def finish(reading: Found, body: Questions) -> dict[str, Any]:
             odds = table(reading)
             means = odds.mean(axis=1)
             order = [int(i) for i in np.argsort(-means, kind="stable")]
@@ -138,7 +137,7 @@ def router(context: Context) -> APIRouter:
 
     @routes.post("/embed", summary="Vectors u and a matrix A: log-odds are u A u^T", openapi_extra=schema(Questions, PRIME))
     async def embed(request: Request) -> Response:
-        def finish(reading: Reading, body: Questions) -> dict[str, Any]:
+        def finish(reading: Found, body: Questions) -> dict[str, Any]:
             vectors, matrix = reading.bilinear()
             return {"embeddings": checked(vectors).tolist(), "operator": checked(matrix).tolist()}
 

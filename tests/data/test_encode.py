@@ -15,7 +15,8 @@ from transformers import PreTrainedTokenizerBase
 
 from prefrep.data.encode import EncodeConfig, Encoder, pad_id
 from prefrep.data.formats import to_record
-from prefrep.data.trees import Datum, Ids
+from prefrep.data.trees import Datum
+from prefrep.data.trie import Ids
 from prefrep.errors import ConfigError, RecordError
 from prefrep.nn.loading import load_tokenizer
 from prefrep.records import Comparison, Message, Messages, RankedResponses

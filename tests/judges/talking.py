@@ -9,7 +9,14 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
+
+import pytest
+from conftest import comparison
+
+from prefrep.judges import GenerativeJudge
+from prefrep.records import Comparison
 
 Answer = tuple[int, dict[str, str], bytes]  # status, headers, body
 Script = Callable[[dict[str, Any], int], Answer]
@@ -139,3 +146,34 @@ def local(path: str) -> Script:
         return said(reply.text, reply.finish, reply.tail if body.get("logprobs") else None)
 
     return script
+
+
+@pytest.fixture
+def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache of its own, and a client that does not wait between attempts."""
+    import openai._base_client
+
+    monkeypatch.setattr("prefrep.judges.writing.kept.cache_folder", lambda: tmp_path)
+    monkeypatch.setattr(openai._base_client, "INITIAL_RETRY_DELAY", 0.001)
+    monkeypatch.setattr(openai._base_client, "MAX_RETRY_DELAY", 0.002)
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    return tmp_path / "verdicts"
+
+
+def pairs(count: int) -> list[Comparison]:
+    return [comparison(f"Say the number {n}", f"good {n}", f"bad {n}", id=str(n)) for n in range(count)]
+
+
+def shown_first(body: dict[str, Any]) -> str:
+    """Which answer stands first in a question."""
+    text = body["messages"][-1]["content"]
+    return "good" if text.index("good") < text.index("bad") else "bad"
+
+
+def fair(body: dict[str, Any], before: int) -> Answer:
+    """Prefers the good one."""
+    return said("Because. [[A]]" if shown_first(body) == "good" else "Because. [[B]]")
+
+
+def judge(talk: Talk, **options: Any) -> GenerativeJudge:
+    return GenerativeJudge("m", talk.url, **options)

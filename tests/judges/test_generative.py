@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import math
 import sqlite3
 from pathlib import Path
@@ -12,46 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import comparison
-from judges.talking import Answer, Talk, asleep, failed, local, said, talking
+from judges.talking import Answer, fair, judge, local, pairs, said, talking
 
 from prefrep.errors import ConfigError
 from prefrep.judges import GenerativeJudge
-from prefrep.judges.writing.judgments import BudgetError, VerdictError
 from prefrep.parts import make, recipe
-from prefrep.records import Comparison
 from prefrep.scoring import ranked
-from prefrep.scoring.http import ServerError
 
-
-@pytest.fixture(autouse=True)
-def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache of its own, and a client that does not wait between attempts."""
-    import openai._base_client
-
-    monkeypatch.setattr("prefrep.judges.writing.kept.cache_folder", lambda: tmp_path)
-    monkeypatch.setattr(openai._base_client, "INITIAL_RETRY_DELAY", 0.001)
-    monkeypatch.setattr(openai._base_client, "MAX_RETRY_DELAY", 0.002)
-    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    return tmp_path / "verdicts"
-
-
-def pairs(count: int) -> list[Comparison]:
-    return [comparison(f"Say the number {n}", f"good {n}", f"bad {n}", id=str(n)) for n in range(count)]
-
-
-def shown_first(body: dict[str, Any]) -> str:
-    """Which answer stands first in a question."""
-    text = body["messages"][-1]["content"]
-    return "good" if text.index("good") < text.index("bad") else "bad"
-
-
-def fair(body: dict[str, Any], before: int) -> Answer:
-    """Prefers the good one."""
-    return said("Because. [[A]]" if shown_first(body) == "good" else "Because. [[B]]")
-
-
-def judge(talk: Talk, **options: Any) -> GenerativeJudge:
-    return GenerativeJudge("m", talk.url, **options)
+pytestmark = pytest.mark.usefixtures("kept")
 
 
 def test_both_orders_are_averaged_and_each_is_kept() -> None:
@@ -100,140 +67,6 @@ def test_equal_answers_are_equal_without_a_question() -> None:
     with talking(fair) as talk:
         assert list(judge(talk).compare([comparison("p", "good bad", "good bad")])) == [0.0]
         assert not talk.bodies
-
-
-def test_log_probabilities_are_found_out_by_asking_once(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO)
-
-    def gives(body: dict[str, Any], before: int) -> Answer:
-        a = 0.8 if shown_first(body) == "good" else 0.4
-        return said("A", logprobs=[("A", {"A": math.log(a), "B": math.log(1 - a)})] if body.get("logprobs") else None)
-
-    def refuses(body: dict[str, Any], before: int) -> Answer:
-        return failed(400, "logprobs: not supported") if "logprobs" in body else said("A")
-
-    def only_five(body: dict[str, Any], before: int) -> Answer:
-        return failed(400, "top_logprobs: at most 5") if body.get("top_logprobs", 0) > 5 else gives(body, before)
-
-    logit = math.log(0.8 / 0.2) / 2 - math.log(0.4 / 0.6) / 2
-    for script, expected, questions, words in (
-        (gives, logit, 4, "gives log-probabilities"),
-        (only_five, logit, 5, "gives log-probabilities"),
-        (refuses, 0.0, 6, "gives no log-probabilities: probabilities come from counted verdicts"),
-    ):
-        with talking(script) as talk:
-            assert list(judge(talk, style="letter", concurrency=1).compare(pairs(2))) == pytest.approx([expected] * 2)
-            assert len(talk.bodies) == questions
-            assert words in caplog.text
-            caplog.clear()
-
-
-FAULTS = {
-    "500": lambda before: failed(500) if before < 2 else None,
-    "429": lambda before: failed(429, "slow down", Retry_After="0") if before < 2 else None,
-    "503 for good": lambda before: failed(503),
-    "cut-off body": lambda before: (200, {"Cut": "yes"}, said("[[A]]")[2]) if before < 1 else None,
-    "wrong JSON": lambda before: (200, {}, b'{"choices": [') if before < 1 else None,
-    "another body": lambda before: (200, {}, b'{"detail": "hm"}') if before < 1 else None,
-    "no choices": lambda before: (200, {}, b'{"choices": []}'),
-    "two markers": lambda before: said("[[A]] [[B]]"),
-    "empty": lambda before: said(None),
-    "cut off": lambda before: said("I think that [[A]]", "length"),
-    "refusal": lambda before: said(None, refusal="I cannot help with that."),
-    "filtered": lambda before: said("", "content_filter"),
-    "huge": lambda before: said("x" * 3_000_000),
-    "too long": lambda before: failed(400, "maximum context length is 10 tokens"),
-    "time-out": lambda before: asleep(0.6, said("[[A]]")) if before < 1 else None,
-}
-LOST = {
-    "503 for good": "error", "no choices": "error", "two markers": "contradiction", "empty": "empty", "cut off": "cut off",
-    "refusal": "refusal", "filtered": "refusal", "huge": "no marker", "too long": "refused",
-}  # fmt: skip
-
-
-def test_every_fault_loses_nothing_and_doubles_nothing() -> None:
-    names = list(FAULTS)
-    some = [comparison(f"Fault: {name}", "good", "bad", id=name) for name in (*names, "none")]
-
-    def script(body: dict[str, Any], before: int) -> Answer:
-        name = next((name for name in names if f"Fault: {name}\n" in body["messages"][-1]["content"]), None)
-        return (name and FAULTS[name](before)) or fair(body, before)
-
-    with talking(script) as talk:
-        one = judge(talk, timeout=0.4, concurrency=4)
-        # the first question must have an answer, or the server counts as gone
-        found = dict(zip(["none", *names], one.compare([some[-1], *some[:-1]]), strict=True))
-        for name, value in found.items():
-            assert (math.isnan(value)) == (name in LOST), name
-            assert math.isnan(value) or value == pytest.approx(math.log(3)), name
-        assert one.tally.questions == 2 * len(some)
-        assert {why: one.tally.none[why] for why in one.tally.none} == {
-            why: 2 * list(LOST.values()).count(why) for why in set(LOST.values())
-        }
-        assert max(talk.answered.values()) <= 2 * 6  # only bodies that are none are asked for again
-        with pytest.raises(VerdictError, match=r"18 of 32 questions have no verdict .*: 4 x ''; 2 x '"):
-            one.check()
-        # a second run asks only what had no answer, and finds the same
-        before = set(talk.asked), sum(talk.asked.values())
-        again = judge(talk, timeout=0.4, retries=0)
-        list(again.compare(some))
-        assert set(talk.asked) == before[0] and again.tally.none == one.tally.none
-        for content, count in talk.answered.items():
-            assert count == 1 or "no choices" in content or "another body" in content or "wrong JSON" in content, content
-
-
-def test_a_server_that_is_not_there_is_said_at_once() -> None:
-    with talking(fair) as talk:
-        url = talk.url
-    with pytest.raises(ServerError, match=r"no answer from m \(Connection error.*is the server running there"):
-        list(GenerativeJudge("m", url).compare(pairs(1)))
-
-
-def test_a_server_that_goes_away_is_said_and_what_it_answered_is_kept() -> None:
-    with talking(lambda body, before: fair(body, before) if sum(talk.answered.values()) < 130 else (0, {}, b"")) as talk:
-        found = judge(talk, concurrency=1).compare(pairs(70))
-        assert [next(found) for _ in range(64)] == pytest.approx([math.log(3)] * 64)
-        with pytest.raises(ServerError, match="is the server running there"):
-            list(found)
-        assert set(talk.answered.values()) == {1} and sum(talk.answered.values()) == 130
-        talk.script = fair
-        assert len(list(judge(talk, concurrency=1).compare(pairs(70)))) == 70
-        assert set(talk.answered.values()) == {1} and sum(talk.answered.values()) == 140
-
-
-def test_keys_come_from_the_environment_and_go_nowhere_else(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, kept: Path
-) -> None:
-    monkeypatch.setenv("MY_KEY", "sk-secret")
-    caplog.set_level(logging.DEBUG, "prefrep")
-    with talking(lambda body, before: failed(401, "Incorrect API key: sk-secret")) as talk:
-        one = judge(talk, key_env="MY_KEY")
-        with pytest.raises(ServerError, match=r"refuses the key \(Incorrect API key: \(key\)\); set MY_KEY") as error:
-            list(one.compare(pairs(1)))
-        assert talk.keys == {"Bearer sk-secret"}
-        shown = f"{error.value}{caplog.text}{one.describe()}{recipe(one)}{vars(one)}"
-        assert "sk-secret" not in shown + "".join(file.read_bytes().decode("latin-1") for file in kept.glob("*"))
-    with pytest.raises(ConfigError, match="keys do not belong there"):
-        list(GenerativeJudge("m", "http://me:sk-secret@127.0.0.1/v1").compare(pairs(1)))
-
-
-def test_budgets_end_a_run_and_a_larger_one_goes_on() -> None:
-    with talking(fair) as talk:
-        some = pairs(10)
-        with pytest.raises(BudgetError, match=r"7 requests of 84 tokens, and its budget \(max_requests\) is spent"):
-            list(judge(talk, max_requests=7).compare(some))
-        assert len(talk.bodies) == 7
-        with pytest.raises(BudgetError, match=r"\(max_total_tokens\) is spent"):
-            list(judge(talk, max_total_tokens=50, concurrency=1).compare(some))
-        assert len(talk.bodies) == 7 + 5  # twelve tokens each
-        assert list(judge(talk, max_requests=8).compare(some)) == pytest.approx([math.log(3)] * 10)
-        assert len(talk.bodies) == 20 == len(talk.answered)
-
-
-def test_requests_are_in_flight_together_and_no_more_than_allowed() -> None:
-    with talking(lambda body, before: asleep(0.05, fair(body, before))) as talk:
-        list(judge(talk, concurrency=4).compare(pairs(10)))
-        assert 2 <= talk.most_together <= 4
 
 
 def test_samples_are_drawn_with_other_seeds_and_counted() -> None:

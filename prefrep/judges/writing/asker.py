@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,7 @@ from tqdm import tqdm
 from prefrep.judges.writing.asking import Question
 from prefrep.judges.writing.judgments import BudgetError
 from prefrep.judges.writing.kept import Kept
-from prefrep.judges.writing.reading import Reply
+from prefrep.judges.writing.reading import UNANSWERED, Reply
 from prefrep.judges.writing.writers import Writer
 from prefrep.writers import is_asked_to_leave, leave
 
@@ -90,14 +91,18 @@ class Asker:
     def _asked(self, missing: dict[str, Question]) -> dict[str, Reply]:
         names, asked, found = list(missing), list(missing.values()), dict[str, Reply]()
         left = len(asked) if self._most is None else max(self._most - self.requests, 0)
-        for place, reply in self.writer.ask(asked[:left], self._proceed):
-            if reply.finish not in ("error", "time-out"):
+
+        def keep(place: int, reply: Reply) -> None:
+            if reply.finish not in UNANSWERED:
                 self.kept.keep(names[place], asked[place].as_dict(), reply)
-            found[names[place]] = reply
-            self.requests += 1
-            self.tokens += reply.asked_tokens + reply.said_tokens
-            if self.bar is not None:
-                self.bar.set_postfix_str(f"{self.requests:,} requests, {self.tokens:,} tokens", refresh=False)
+
+        with closing(self.writer.ask(asked[:left], self._proceed, keep)) as answers:
+            for place, reply in answers:
+                found[names[place]] = reply
+                self.requests += 1
+                self.tokens += reply.asked_tokens + reply.said_tokens
+                if self.bar is not None:
+                    self.bar.set_postfix_str(f"{self.requests:,} requests, {self.tokens:,} tokens", refresh=False)
         if len(found) < len(asked):
             leave()
             raise BudgetError(

@@ -6,20 +6,21 @@ import json
 import logging
 import os
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from prefrep.errors import ConfigError
 from prefrep.judges.writing.asking import Question
-from prefrep.judges.writing.reading import TAIL, Finish, Reply
-from prefrep.judges.writing.writers import Proceed, always
+from prefrep.judges.writing.reading import TAIL, UNANSWERED, Finish, Reply
+from prefrep.judges.writing.writers import Proceed, Received, always, unkept
 from prefrep.scoring.http import ServerError
 
 log = logging.getLogger(__name__)
 
 LISTED = (20, 5)  # alternatives asked for: what OpenAI gives, and what others give
+LIMITS = ("max_tokens", "max_completion_tokens")  # names of the longest answer: everybody's, and that of OpenAI's newer models
 UNPAID = "none"  # key of servers that ask for none
 
 
@@ -27,7 +28,8 @@ class EndpointWriter:
     """A language model behind `/chat/completions`.
 
     The `openai` client waits and asks again where a server is busy (429, with Retry-After), failing (5xx) or silent. Whether
-    log-probabilities are given is found out with the first question.
+    log-probabilities are given, and how the longest answer is named (`max_tokens`, or `max_completion_tokens` where the server says so), is
+    found out with the first question.
 
     Args:
         model: Name of the model there.
@@ -57,31 +59,38 @@ class EndpointWriter:
         self._key_env, self._key = key_env, os.environ.get(key_env) or UNPAID
         self._openai: Any = openai
         self._client = openai.OpenAI(api_key=self._key, base_url=self.url, timeout=timeout, max_retries=attempts)
-        self._attempts = attempts
+        self._attempts, self._timeout = attempts, timeout
         self._listed: int | None = LISTED[0]
+        self._limit = LIMITS[0]
         self._probed, self._unreached = False, 0
 
     def who(self) -> dict[str, Any]:
         """See `Writer`."""
         return {"model": self.model, "url": self.url}
 
-    def ask(self, questions: Sequence[Question], proceed: Proceed = always) -> Iterator[tuple[int, Reply]]:
+    def ask(self, questions: Sequence[Question], proceed: Proceed = always, received: Received = unkept) -> Generator[tuple[int, Reply]]:
         """See `Writer`.
 
         Raises:
             ServerError: The server cannot be reached, or refuses the key or the model.
         """
+
+        def asked(place: int) -> Reply:
+            reply = self._reply(questions[place]) if self._probed else self._probe(questions[place])
+            received(place, reply)
+            return reply
+
         rest = deque(range(len(questions)))
         while rest and not self._probed and proceed():
             place = rest.popleft()
-            yield place, self._probe(questions[place])
+            yield place, asked(place)
         waiting: dict[Future[Reply], int] = {}
         pool = ThreadPoolExecutor(self.concurrency)
         try:
             while rest or waiting:
                 while rest and len(waiting) < self.concurrency and proceed():
                     place = rest.popleft()
-                    waiting[pool.submit(self._reply, questions[place])] = place
+                    waiting[pool.submit(asked, place)] = place
                 if not waiting:
                     return
                 done, _ = wait(waiting, return_when=FIRST_COMPLETED)
@@ -90,15 +99,21 @@ class EndpointWriter:
                     if self._unreached > 2 * self.concurrency:
                         raise self._gone(each.result())
         finally:
+            wait(waiting, self._timeout)  # what is in flight is paid for, so its answers shall be kept
             pool.shutdown(wait=False, cancel_futures=True)
 
     def _probe(self, question: Question) -> Reply:
-        """Ask the first question, and find out whether alternatives are listed."""
+        """Ask the first question, and find out how the longest answer is named and whether alternatives are listed."""
         reply = self._reply(question)
+        if reply.finish == "refused" and LIMITS[1] in reply.text:
+            self._limit = LIMITS[1]
+            reply = self._reply(question)
+            if reply.finish == "refused" and LIMITS[1] in reply.text:  # it does not know this name either, and the limit must not be lost
+                self._limit = LIMITS[0]
         while reply.finish == "refused" and self._listed is not None:  # perhaps only because of what it was asked to list
             self._listed = next((each for each in LISTED if each < self._listed), None)
             reply = self._reply(question)
-        if reply.finish in ("error", "time-out"):
+        if reply.finish in UNANSWERED:
             if self._unreached:
                 raise self._gone(reply)
             return reply  # the next question will tell
@@ -147,7 +162,7 @@ class EndpointWriter:
         body: dict[str, Any] = {
             "model": self.model,
             "messages": [each.as_dict() for each in question.messages],
-            "max_tokens": question.max_tokens,
+            self._limit: question.max_tokens,
             "temperature": question.temperature,
         }
         if question.temperature > 0:

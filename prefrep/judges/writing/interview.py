@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Self
 
@@ -17,7 +17,7 @@ from prefrep.judges.writing.asker import Asker
 from prefrep.judges.writing.asking import Prompt, Question, question
 from prefrep.judges.writing.forms import Form, FormName, Style, form_of
 from prefrep.judges.writing.judgments import Judgment, Tally
-from prefrep.judges.writing.reading import Constraint, Reply, read
+from prefrep.judges.writing.reading import UNANSWERED, Constraint, Reply, read
 from prefrep.records import Messages, RankedResponses
 
 log = logging.getLogger(__name__)
@@ -82,6 +82,7 @@ class Interview:
     def __init__(self, name: str, manner: Manner, asker: Callable[[], Asker]) -> None:
         self.name, self.manner, self._build = name, manner, asker
         self.prompt, self.tally = Prompt(manner.prompt), Tally()
+        self._unanswered: dict[str, Judgment] = {}  # of questions that got an error or a time-out to the end, by the name of the question
         self._form(2)
 
     @cached_property
@@ -137,25 +138,35 @@ class Interview:
 
     def _window(self, asked: Sequence[Shown]) -> list[Judgment]:
         found: dict[int, Judgment] = {}
-        places = []
+        places, failed = [], set[int]()
         for place, shown in enumerate(asked):
             if len(set(shown.answers)) == 1 < len(shown.places):  # nobody has to be asked whether equal texts are equal
                 even = (1 / len(shown.places),) * len(shown.places)
                 found[place] = Judgment(self.name, shown.record.id, shown.places, even)
+            elif self._unanswered and (known := self._unanswered.get(self._key(shown))) is not None:
+                found[place] = replace(known, id=shown.record.id, places=shown.places)
             else:
                 places.append(place)
         for attempt in range(self.manner.retries + 1):
             questions = {place: self._questions(asked[place], attempt) for place in places}
             replies = iter(self.asker.replies([each for group in questions.values() for each in group]))
             for place in places:
-                found[place] = self._judgment(asked[place], [(each, next(replies)) for each in questions[place]])
+                answered = [(each, next(replies)) for each in questions[place]]
+                found[place] = self._judgment(asked[place], answered)
+                if any(reply.finish in UNANSWERED for _, reply in answered):
+                    failed.add(place)
             if not (places := [place for place in places if self._again_helps(found[place])]):
                 break
+        # Scores and verdicts of one run ask the same questions one after the other, and must hear the same.
+        self._unanswered |= {self._key(asked[place]): found[place] for place in failed}
         return [found[place] for place in range(len(asked))]
+
+    def _key(self, shown: Shown) -> str:
+        return self.asker.key(self._questions(shown)[0])
 
     def _again_helps(self, judgment: Judgment) -> bool:
         drawn = self.manner.temperature > 0 and judgment.why != "refused"
-        return judgment.values is None and (judgment.why in ("error", "time-out") or drawn)
+        return judgment.values is None and (judgment.why in UNANSWERED or drawn)
 
     def _judgment(self, shown: Shown, answered: Sequence[tuple[Question, Reply]]) -> Judgment:
         form = self._form(len(shown.places))

@@ -10,6 +10,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from prefrep.errors import PrefrepError
 from prefrep.records import Messages
 
@@ -58,6 +61,38 @@ class Judgment:
             return math.nan
         value = math.log(self.values[0]) - math.log(self.values[1])
         return value if self.places[0] < self.places[1] else -value
+
+
+def table_of(judgments: Sequence[Judgment], count: int) -> NDArray[np.float32]:
+    """Return log-odds of i over j, [K, K], skew-symmetric: the mean over the orders of each pair; NaN: no verdict in one of them.
+
+    Args:
+        judgments: Of pairs of answers to one prompt.
+        count: K.
+    """
+    table, counts = np.zeros((count, count)), np.zeros((count, count))
+    for each in judgments:
+        low, high = sorted(each.places)
+        value = each.log_odds()
+        table[low, high] += value
+        table[high, low] -= value
+        counts[low, high] += 1
+    return (table / np.maximum(counts + counts.T, 1)).astype(np.float32)
+
+
+def rewards_of(judgments: Sequence[Judgment], count: int) -> NDArray[np.float32]:
+    """Return one number per answer, [K]: its rating, or the mean logarithm of the probability that it is the best; NaN: no verdict.
+
+    Args:
+        judgments: Of single answers to one prompt, or of all of them in several orders.
+        count: K.
+    """
+    total, asked = np.zeros(count), np.zeros(count)
+    for each in judgments:
+        places = list(each.places)
+        total[places] += math.nan if each.values is None else each.values if len(places) == 1 else np.log(each.values)
+        asked[places] += 1
+    return (total / asked).astype(np.float32)
 
 
 def reversed_order(seed: int, prompt: Messages, answers: Iterable[Messages]) -> bool:

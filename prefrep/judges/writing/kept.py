@@ -1,6 +1,8 @@
 """Answers of judges, kept by content in the cache: whoever asks the same question of the same model again pays nothing.
 
-One SQLite file per model holds them; each answer is committed as it arrives, so that a kill loses only what is in flight.
+One SQLite file per model holds them. An answer is committed, to the disk, by the thread that received it, before anybody reads it. This
+leaves one gap: of a question in flight when the process is killed nobody can know whether it was answered, so it is asked again. What the
+server said to a question is kept, refusals (400) too. Errors and time-outs are no answers and are not kept: the next run asks again.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from prefrep.cache import cache_folder, entry
@@ -35,6 +38,7 @@ class Kept:
         name = hashlib.sha256(json.dumps(self._who, sort_keys=True, default=str).encode()).hexdigest()[:24]
         self.path = (folder or cache_folder() / FOLDER) / f"{name}.sqlite"
         self._open: sqlite3.Connection | None = None
+        self._one = Lock()  # a connection has one transaction at a time
 
     def key(self, question: Mapping[str, Any]) -> str:
         """Return the name of a question to this model, by content."""
@@ -67,9 +71,9 @@ class Kept:
         return found
 
     def keep(self, key: str, question: Mapping[str, Any], reply: Reply) -> None:
-        """Keep an answer; call it within `asking`."""
+        """Keep an answer, from any thread; it is on the disk when this returns. Call it within `asking`."""
         row = (key, json.dumps(question, ensure_ascii=False, default=str), json.dumps(vars(reply), ensure_ascii=False))
-        with saving(self.path), self._base() as base:
+        with self._one, saving(self.path), self._base() as base:
             base.execute("INSERT OR IGNORE INTO replies VALUES (?, ?, ?)", row)
 
     def _base(self) -> sqlite3.Connection:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from prefrep.generation import TransformersSampler
 from prefrep.io.fingerprint import fingerprint
 from prefrep.judges.writing.asking import Question
 from prefrep.judges.writing.reading import TAIL, Reply
-from prefrep.judges.writing.writers import Proceed, always
+from prefrep.judges.writing.writers import Proceed, Received, always, unkept
 from prefrep.nn.backbone import Backbone
 from prefrep.nn.loading import DType
 from prefrep.records import Messages
@@ -66,7 +66,7 @@ class LocalWriter:
                 found.setdefault(said.upper(), []).append(token)
         return found
 
-    def ask(self, questions: Sequence[Question], proceed: Proceed = always) -> Iterator[tuple[int, Reply]]:
+    def ask(self, questions: Sequence[Question], proceed: Proceed = always, received: Received = unkept) -> Generator[tuple[int, Reply]]:
         """See `Writer`."""
         ids = self._encoder.prompts([each.messages for each in questions])
         room = self.backbone.room
@@ -74,7 +74,9 @@ class LocalWriter:
         for place, each in enumerate(questions):
             longest = 1 if each.style == "letter" else each.max_tokens
             if room is not None and len(ids[place]) + longest > room:
-                yield place, Reply(f"{len(ids[place])} tokens and {longest} for the answer do not fit into {room}", "refused")
+                refused = Reply(f"{len(ids[place])} tokens and {longest} for the answer do not fit into {room}", "refused")
+                received(place, refused)
+                yield place, refused
             elif each.style == "letter":
                 groups.setdefault((each.style, each.constraint, each.labels), []).append(place)
             else:  # what is drawn for one question must not depend on those beside it
@@ -90,6 +92,8 @@ class LocalWriter:
                 asked = [questions[place] for place in some]
                 letters = asked[0].style == "letter"
                 answers = self._letters(asked, [ids[place].tolist() for place in some]) if letters else self._reasons(asked, lengths)
+                for place, reply in zip(some, answers, strict=True):
+                    received(place, reply)
                 yield from zip(some, answers, strict=True)
 
     @torch.no_grad()

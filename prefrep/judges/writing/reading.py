@@ -18,6 +18,8 @@ from prefrep.judges.writing.forms import Form, Style
 Finish = Literal["stop", "length", "filter", "refused", "error", "time-out"]
 Constraint = Literal["none", "choice", "json"]
 
+UNANSWERED: tuple[Finish, ...] = ("error", "time-out")  # the server said nothing to the question
+
 TAIL = 16  # last tokens of an answer whose alternatives are kept
 MASS = 0.01  # least probability of all labels together that makes a verdict
 _MARKER = re.compile(r"\[\[\s*([^\[\]\n]{1,24}?)\s*\]\]")

@@ -61,6 +61,8 @@ async function compare() {
   try {
     // Both requests are in flight together, so the server reads the texts once. A model that reads pairs has no embeddings.
     const [table, embedded] = await Promise.all([call("/v1/table", asked), call("/v1/embed", asked).catch(() => null)]);
+    const silent = table.no_verdict?.[0]; // of a judge that writes; a picture would show it as a tie
+    if (silent) throw new Error(`The judge gave no verdict on ${silent.responses.map((i) => letters[i]).join(" and ")} (${silent.why}).`);
     show(asked.responses, table.table, embedded);
     say("");
   } catch (error) {
