@@ -20,6 +20,7 @@ ORDER = (
     "kernels",
     "sampling",
     "rounds",
+    "growth",
     "cyclic",
 )
 
