@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from prefrep.sweeps.worker import work
 NAMES = [f"p{i}" for i in range(6)]
 # A worker whose points are lines in a log, one at the beginning and one at the end of each, and a moment between.
 WORKER = """
-import sys, time
+import os, sys, time
 from pathlib import Path
 from types import SimpleNamespace
 from prefrep.sweeps.spec import Point
@@ -36,7 +37,7 @@ class Engine:
         if point.model == "broken":
             raise RuntimeError("out of luck")
         with open(out / "log", "a") as log:
-            log.write(f"begin {point.model}\\n")
+            log.write(f"begin {point.model} {os.getpid()}\\n")
         time.sleep(wait)
         (folder / "scores.jsonl").write_text("scores")
         with open(out / "log", "a") as log:
@@ -72,11 +73,11 @@ def lines(out: Path, kind: str) -> list[str]:
 
 
 def until(condition: Callable[[], bool]) -> None:
-    for _ in range(600):
+    for _ in range(2400):
         if condition():
             return
         time.sleep(0.05)
-    raise AssertionError("waited for half a minute")
+    raise AssertionError("waited for two minutes")
 
 
 def done(out: Path) -> dict[str, tuple[int, int, str]]:
@@ -85,10 +86,13 @@ def done(out: Path) -> dict[str, tuple[int, int, str]]:
     return {file.parent.name: (file.stat().st_mtime_ns, file.stat().st_ino, file.read_text()) for file in files}
 
 
-@pytest.mark.parametrize("database", [False, True])
-def test_all_workers_killed_and_started_again(database: bool, tmp_path: Path, start: Callable[..., subprocess.Popen[bytes]]) -> None:
+@pytest.mark.parametrize("kind", ["journal", "sqlite", "postgresql"])
+def test_all_workers_killed_and_started_again(
+    kind: str, tmp_path: Path, start: Callable[..., subprocess.Popen[bytes]], request: pytest.FixtureRequest
+) -> None:
     """No finished point is lost or repeated, what ran runs again, and two workers never take the same."""
-    storage = f"sqlite:///{tmp_path}/study.db" if database else ""
+    storage = {"journal": "", "sqlite": f"sqlite:///{tmp_path}/study.db"}.get(kind)
+    storage = request.getfixturevalue(kind) if storage is None else storage
     workers = [start(0.4, storage=storage) for _ in range(2)]
     until(lambda: len(done(tmp_path)) >= 2 and len(lines(tmp_path, "begin")) > len(lines(tmp_path, "end")))
     for worker in workers:
@@ -104,6 +108,28 @@ def test_all_workers_killed_and_started_again(database: bool, tmp_path: Path, st
     again = lines(tmp_path, "begin")[len(begun) :]
     assert sorted(again) == sorted(set(NAMES) - {name.split("-")[0] for name in before})
     assert start(0.01, storage=storage).wait(60) == 0 and done(tmp_path) == after, "a third start has nothing to do"
+
+
+@pytest.mark.slow  # ten processes start
+def test_ten_workers_on_postgresql_of_which_some_are_killed(
+    tmp_path: Path, start: Callable[..., subprocess.Popen[bytes]], postgresql: str
+) -> None:
+    """Those that live finish everything; a point runs a second time if its worker was killed, and only then."""
+    names = [f"p{i}" for i in range(20)]
+    workers = {worker.pid: worker for worker in (start(1.0, names, postgresql) for _ in range(10))}
+    until(lambda: len(lines(tmp_path, "begin")) - len(lines(tmp_path, "end")) >= 3)
+    ended, killed = lines(tmp_path, "end"), set[str]()
+    for line in (tmp_path / "log").read_text().splitlines():
+        kind, name, *pid = line.split()
+        if kind == "begin" and name not in ended:
+            workers[int(pid[0])].kill()
+            workers.pop(int(pid[0])).wait()
+            killed.add(name)
+    killed -= set(lines(tmp_path, "end"))  # over before the signal came
+    assert killed and [worker.wait(120) for worker in workers.values()] == [0] * len(workers)
+    assert Counter(lines(tmp_path, "begin")) == Counter([*names, *killed]) and sorted(lines(tmp_path, "end")) == sorted(names)
+    progress = Study(tmp_path, postgresql).progress()
+    assert (progress.complete, progress.waiting, progress.running, progress.failed) == (20, 0, 0, 0) and len(done(tmp_path)) == 20
 
 
 def test_a_killed_workers_point_goes_to_one_that_lives(tmp_path: Path, start: Callable[..., subprocess.Popen[bytes]]) -> None:
