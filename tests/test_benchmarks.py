@@ -32,7 +32,7 @@ CASES = {  # name -> arguments that leave the peers out, tables that come out
     "sampling": ([], 1),
     "steps": ([], 1),
     "rounds": (["--without-trl"], 1),
-    "growth": (["--programs", "inspect", "score"], 2),
+    "growth": (["--programs", "inspect"], 1),
 }
 
 
