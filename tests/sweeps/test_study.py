@@ -38,6 +38,8 @@ class Engine:
             raise RuntimeError("out of luck")
         with open(out / "log", "a") as log:
             log.write(f"begin {point.model} {os.getpid()}\\n")
+        while (out / "hold").exists():
+            time.sleep(0.05)
         time.sleep(wait)
         (folder / "scores.jsonl").write_text("scores")
         with open(out / "log", "a") as log:
@@ -115,21 +117,20 @@ def test_ten_workers_on_postgresql_of_which_some_are_killed(
     tmp_path: Path, start: Callable[..., subprocess.Popen[bytes]], postgresql: str
 ) -> None:
     """Those that live finish everything; a point runs a second time if its worker was killed, and only then."""
-    names = [f"p{i}" for i in range(12)]
-    workers = {worker.pid: worker for worker in (start(5.0, names, postgresql) for _ in range(10))}
-    until(lambda: len(lines(tmp_path, "begin")) - len(lines(tmp_path, "end")) >= 3, 10)
-    ended, killed = lines(tmp_path, "end"), set[str]()
-    for line in (tmp_path / "log").read_text().splitlines():
-        kind, name, *pid = line.split()
-        if kind == "begin" and name not in ended:
-            workers[int(pid[0])].kill()
-            workers.pop(int(pid[0])).wait()
-            killed.add(name)
-    killed -= set(lines(tmp_path, "end"))  # over before the signal came
-    assert killed and [worker.wait(600) for worker in workers.values()] == [0] * len(workers)
-    assert Counter(lines(tmp_path, "begin")) == Counter([*names, *killed]) and sorted(lines(tmp_path, "end")) == sorted(names)
+    names = [f"p{i}" for i in range(14)]
+    (tmp_path / "hold").touch()
+    workers = {worker.pid: worker for worker in (start(0.1, names, postgresql) for _ in range(10))}
+    until(lambda: len(lines(tmp_path, "begin")) == 10, 10)
+    begun = [line.split() for line in (tmp_path / "log").read_text().splitlines()]
+    for _, _, pid in begun[:4]:
+        workers[int(pid)].kill()
+        workers.pop(int(pid)).wait()
+    (tmp_path / "hold").unlink()
+    assert [worker.wait(600) for worker in workers.values()] == [0] * 6
+    killed = [name for _, name, _ in begun[:4]]
+    assert Counter(lines(tmp_path, "begin")) == Counter(names + killed) and sorted(lines(tmp_path, "end")) == sorted(names)
     progress = Study(tmp_path, postgresql).progress()
-    assert (progress.complete, progress.waiting, progress.running, progress.failed) == (12, 0, 0, 0) and len(done(tmp_path)) == 12
+    assert (progress.complete, progress.waiting, progress.running, progress.failed) == (14, 0, 0, 0) and len(done(tmp_path)) == 14
 
 
 def test_a_killed_workers_point_goes_to_one_that_lives(tmp_path: Path, start: Callable[..., subprocess.Popen[bytes]]) -> None:
