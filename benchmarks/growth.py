@@ -29,7 +29,7 @@ FEW = 100  # rows of the run that shows what starting takes
 LINEAR, CONSTANT = 1.1, 1.1  # allowed exponent of time, and ratio of memory of the largest to the smallest file
 WORDS, PROMPT, RESPONSE = 5000, (4, 16), (2, 24)  # different words, and least and most words of a text
 FIT = (
-    f"fit --config {ROOT}/configs/tiny/gpm.yaml --data.train {{data}} --data.cache {{out}}.cache --trainer.max_steps 1"
+    "fit --config tiny/gpm --data.train {data} --data.cache {out}.cache --trainer.max_steps 1"
     " --trainer.accumulate_grad_batches 1 --trainer.callbacks null --trainer.logger false --trainer.enable_checkpointing false"
     " --trainer.default_root_dir {out} --trainer.accelerator cpu"
 )
@@ -101,9 +101,10 @@ def main(args: list[str] | None = None) -> None:
 def table(report: Report, name: str, costs: Mapping[int, Cost], few: int) -> None:
     """Report a program: a line for each size, and its goals at the largest, which are those of the last size that was asked for."""
     sizes = [rows for rows in report.options.rows if rows in costs]
-    exponents = [None, *(growth(costs, small, large, few) for small, large in pairwise(sizes))][: len(sizes)]
+    start = costs[few].cpu if few in costs else 0.0
+    exponents = [None, *(growth(costs, small, large, start) for small, large in pairwise(sizes))][: len(sizes)]
     rows = [
-        [f"{size}", exponent, it.peak / costs[sizes[0]].peak, it.wall, it.cpu, 1e6 * (it.cpu - costs[few].cpu) / size, it.peak]
+        [f"{size}", exponent, it.peak / costs[sizes[0]].peak, it.wall, it.cpu, 1e6 * (it.cpu - start) / size, it.peak]
         for size, exponent in zip(sizes, exponents, strict=True)
         for it in [costs[size]]
     ]
@@ -116,9 +117,9 @@ def table(report: Report, name: str, costs: Mapping[int, Cost], few: int) -> Non
     report.raw[name] = {str(size): asdict(it) for size, it in costs.items()}
 
 
-def growth(costs: Mapping[int, Cost], small: int, large: int, few: int) -> float:
-    """Return the exponent of CPU time between two sizes, above that of a run on few rows."""
-    above = [max(costs[rows].cpu - costs[few].cpu, 1e-3) for rows in (small, large)]
+def growth(costs: Mapping[int, Cost], small: int, large: int, start: float) -> float:
+    """Return the exponent of CPU time between two sizes, above the seconds of a run on few rows."""
+    above = [max(costs[rows].cpu - start, 1e-3) for rows in (small, large)]
     return log(above[1] / above[0]) / log(large / small)
 
 
