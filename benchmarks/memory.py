@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.common import QUICK_RESULTS, ROOT, Report, arguments
-from benchmarks.models import SMOLLM2, TINY
+from benchmarks.models import SMOLLM2, TINY, write_model
 
 COUNTS = (1_000, 10_000, 100_000)
 PER_PROMPT = 4
@@ -144,15 +144,10 @@ def score(count: str) -> dict[str, float]:
     import time
 
     from prefrep.cli.main import main as prefrep
-    from prefrep.data.encode import EncodeConfig
-    from prefrep.io.folder import save
-    from prefrep.nn.backbone import Backbone
-    from prefrep.nn.heads import GPMHead
 
     folder = QUICK_RESULTS / "memory"
     folder.mkdir(parents=True, exist_ok=True)
-    backbone = Backbone(TINY, frozen=True)
-    save(folder / "model", backbone, GPMHead(backbone.hidden_size), 1.0, EncodeConfig(), backbone.tokenizer(), {})
+    write_model(TINY, folder / "model")
     draw = random.Random(0)
 
     def text(words: int) -> str:

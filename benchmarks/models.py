@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import shutil
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,7 +13,11 @@ from torch import nn
 from transformers import AutoModelForSequenceClassification, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
 from benchmarks.common import QUICK_RESULTS
+from prefrep.data.encode import EncodeConfig
+from prefrep.io.folder import save
+from prefrep.nn.backbone import Backbone
 from prefrep.nn.bundled import resolve
+from prefrep.nn.heads import GPMHead
 from prefrep.nn.loading import load_tokenizer
 
 SMOLLM2, TINY, LLAMA_1B, LLAMA_WIDE = "bundled:smollm2-135m", "bundled:tiny-llama", "random:llama-1b", "random:llama-wide"
@@ -46,6 +51,12 @@ def place(model: str) -> str:
         LlamaForCausalLM(config).save_pretrained(folder)
         tokenizer.save_pretrained(folder)
     return str(folder)
+
+
+def write_model(model: str, folder: Path) -> None:
+    """Write an exported folder: a frozen language model with a random head."""
+    backbone = Backbone(model, frozen=True)
+    save(folder, backbone, GPMHead(backbone.hidden_size), 1.0, EncodeConfig(), backbone.tokenizer(), {})
 
 
 def tokenizer_of(model: str) -> PreTrainedTokenizerBase:

@@ -21,6 +21,7 @@ ORDER = (
     "kernels",
     "sampling",
     "rounds",
+    "growth",
     "cyclic",
 )
 

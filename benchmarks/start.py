@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import median
 
 from benchmarks.common import QUICK_RESULTS, ROOT, Report, arguments, interleave, timed
-from benchmarks.models import SMOLLM2, TINY
+from benchmarks.models import SMOLLM2, TINY, write_model
 
 PROGRAMS = sorted(path.name for path in (ROOT / "bin").iterdir() if path.name not in ("setup", "test"))
 GOAL = 2.0  # seconds
@@ -82,15 +82,9 @@ def process(command: list[str]) -> Callable[[], float]:
 
 def prepare(model: str) -> tuple[Path, Path]:
     """Write an exported folder with a random head, and four training pairs."""
-    from prefrep.data.encode import EncodeConfig
-    from prefrep.io.folder import save
-    from prefrep.nn.backbone import Backbone
-    from prefrep.nn.heads import GPMHead
-
     place = QUICK_RESULTS / "start"
     place.mkdir(parents=True, exist_ok=True)
-    backbone = Backbone(model, frozen=True)
-    save(place / "model", backbone, GPMHead(backbone.hidden_size), 1.0, EncodeConfig(), backbone.tokenizer(), {})
+    write_model(model, place / "model")
     rows = [{"prompt": f"Name the number after {i}", "chosen": str(i + 1), "rejected": "No."} for i in range(4)]
     (place / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return place / "model", place / "pairs.jsonl"

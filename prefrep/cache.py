@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import os
 import shutil
 import time
@@ -15,7 +16,9 @@ from uuid import uuid4
 log = logging.getLogger(__name__)
 
 UNUSED_DAYS = 30  # entries that nobody used for so long are deleted when another one is written
+PRUNE_EVERY = 3600.0  # seconds; a process that keeps thousands of results would look through all of them for each
 _ABOUT = "about.json"
+_pruned: dict[Path, float] = {}  # when this process looked through a folder last
 
 
 def cache_folder() -> Path:
@@ -81,7 +84,9 @@ def keep(folder: Path, about: Mapping[str, object], write: Callable[[Path], obje
                 raise
     finally:
         shutil.rmtree(draft, ignore_errors=True)
-    _prune(folder)
+    if (now := time.monotonic()) - _pruned.get(folder, -math.inf) >= PRUNE_EVERY:
+        _pruned[folder] = now
+        _prune(folder)
     return place
 
 

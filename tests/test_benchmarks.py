@@ -34,6 +34,7 @@ CASES = {  # name -> arguments that leave the peers out, tables that come out
     "sampling": ([], 1),
     "steps": ([], 1),
     "rounds": (["--without-trl", "--dtype", "float32"], 3),
+    "growth": (["--programs", "inspect"], 1),
 }
 
 

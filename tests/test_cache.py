@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from prefrep import cache
 from prefrep.cache import UNUSED_DAYS, entry, find, keep
 
 ABOUT = {"data": "x", "size": 3}
@@ -49,7 +50,8 @@ def test_the_slower_of_two_processes_uses_the_result_of_the_faster(tmp_path: Pat
     assert (place / "a").read_text() == "first"
 
 
-def test_what_nobody_uses_is_deleted(tmp_path: Path) -> None:
+def test_what_nobody_uses_is_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache, "PRUNE_EVERY", 0.0)
     old, used = kept(tmp_path, {"name": "old"}), kept(tmp_path, {"name": "used"})
     draft = tmp_path / ".x.part"
     draft.mkdir()
@@ -59,3 +61,12 @@ def test_what_nobody_uses_is_deleted(tmp_path: Path) -> None:
     assert find(tmp_path, {"name": "used"}) == used
     kept(tmp_path)
     assert not old.exists() and used.exists() and not draft.exists()
+
+
+def test_a_thousand_results_are_not_looked_through_a_thousand_times(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Path] = []
+    monkeypatch.setattr(cache, "_prune", seen.append)
+    for number in range(20):
+        kept(tmp_path / "a", {"number": number})
+    kept(tmp_path / "b")
+    assert seen == [tmp_path / "a", tmp_path / "b"]

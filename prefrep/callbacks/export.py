@@ -9,7 +9,7 @@ from typing import Any, Literal, cast
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.strategies import DeepSpeedStrategy, ModelParallelStrategy
+from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import nn
 
 from prefrep.data.preference import PreferenceData
@@ -147,6 +147,4 @@ def _finite(value: torch.Tensor | None) -> float | None:
 def _whole_checkpoints(trainer: Trainer) -> bool:
     """Return whether a checkpoint is one file with all weights."""
     strategy = trainer.strategy
-    if isinstance(strategy, ModelParallelStrategy):
-        return not strategy._save_distributed_checkpoint
-    return not isinstance(strategy, DeepSpeedStrategy)
+    return not (isinstance(strategy, ModelParallelStrategy) and strategy._save_distributed_checkpoint)

@@ -20,7 +20,10 @@ from prefrep.records import Messages
 
 
 class VLLMSampler(Settings):
-    """Sampling with vLLM (extra `vllm`), which needs a CUDA device. Tested with a mock only, never with vLLM itself.
+    """Sampling with vLLM (extra `vllm`), which needs a CUDA device. Never run with vLLM itself.
+
+    Tests use a stand-in. What is called (`LLM`, `LLM.generate`, `SamplingParams` and its limits) was compared with the source of vLLM 0.9
+    and of its main branch of 2026. vLLM samples from float32 models in half precision and refuses temperatures above 2.
 
     vLLM reads weights from disk, so each update of the model costs an export and a new engine.
 

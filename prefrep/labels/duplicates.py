@@ -26,6 +26,7 @@ HASHES, BAND = 96, 4  # of MinHash: texts with a similarity of 0.8 meet in one o
 WORDS = 3  # of a shingle
 SHOWN = 8
 _WORD = re.compile(r"\w+|[^\w\s]")
+Shingles = NDArray[np.int32]
 Pair = tuple[int, tuple[int, int]]  # prompt, and the two responses in the order of their numbers
 
 
@@ -190,30 +191,45 @@ def clusters(texts: Sequence[str], near: float, seed: int = 0) -> list[int]:
 
     for i, j in _candidates(sets, seed):
         a, b = sorted((root(i), root(j)))
-        if a != b and len(sets[i] & sets[j]) >= near * len(sets[i] | sets[j]):
+        if a == b:
+            continue
+        shared = len(np.intersect1d(sets[i], sets[j], assume_unique=True))
+        if shared >= near * (len(sets[i]) + len(sets[j]) - shared):
             above[b] = a
     return [root(distinct[words]) for words in texts]
 
 
-def _candidates(sets: Sequence[frozenset[int]], seed: int) -> list[tuple[int, int]]:
-    """Return pairs of sets that agree in a band of MinHash values (Broder 1997; bands as in Leskovec et al., chapter 3)."""
+def _candidates(sets: Sequence[Shingles], seed: int) -> list[tuple[int, int]]:
+    """Return pairs of sets that agree in a band of MinHash values (Broder 1997; bands as in Leskovec et al., chapter 3).
+
+    Band by band, so that a million rows need 400 bytes a text and not a bucket for each text and band.
+    """
     generator = np.random.default_rng(seed)
     prime = (1 << 31) - 1
     scale, shift = generator.integers(1, prime, HASHES, dtype=np.int64), generator.integers(0, prime, HASHES, dtype=np.int64)
-    buckets: defaultdict[tuple[int, bytes], list[int]] = defaultdict(list)
-    for i, shingles in enumerate(sets):
-        values = np.fromiter(shingles, np.int64, len(shingles))
-        signature: NDArray[np.int64] = ((values[:, None] * scale + shift) % prime).min(0)
-        for band in range(HASHES // BAND):
-            buckets[band, signature[band * BAND : (band + 1) * BAND].tobytes()].append(i)
-    # Of a large bucket, neighbours suffice: clusters are chains.
-    return sorted({pair for found in buckets.values() for pair in (combinations(found, 2) if len(found) < 20 else pairwise(found))})
+    signatures: Shingles = np.empty((len(sets), HASHES), np.int32)
+    for signature, shingles in zip(signatures, sets, strict=True):
+        signature[:] = ((shingles[:, None] * scale + shift) % prime).min(0)
+    pairs: set[tuple[int, int]] = set()
+    for band in range(0, HASHES, BAND):
+        values = signatures[:, band : band + BAND]
+        order = np.lexsort(values.T)  # stable: a bucket keeps the order of its texts
+        begins = np.flatnonzero(np.append(True, (values[order[1:]] != values[order[:-1]]).any(1)))
+        sizes = np.diff(np.append(begins, len(order)))
+        for begin, size in zip(begins[sizes > 1].tolist(), sizes[sizes > 1].tolist(), strict=True):
+            found = order[begin : begin + size].tolist()
+            pairs.update(
+                combinations(found, 2) if size < 20 else pairwise(found)
+            )  # of a large bucket, neighbours suffice: clusters are chains
+    return sorted(pairs)
 
 
-def _shingles(words: str) -> frozenset[int]:
+def _shingles(words: str) -> Shingles:
+    """Return the hashes of a text's shingles, in ascending order."""
     tokens = _WORD.findall(words.casefold())
-    parts = [" ".join(tokens[i : i + WORDS]) for i in range(max(len(tokens) - WORDS + 1, 1))]
-    return frozenset(int.from_bytes(blake2b(part.encode(), digest_size=4).digest(), "little") >> 1 for part in parts)
+    parts = {" ".join(tokens[i : i + WORDS]) for i in range(max(len(tokens) - WORDS + 1, 1))}
+    hashes = b"".join(blake2b(part.encode(), digest_size=4).digest() for part in parts)
+    return np.unique((np.frombuffer(hashes, "<u4") >> 1).astype(np.int32))
 
 
 def _text(messages: Messages) -> str:

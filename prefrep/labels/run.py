@@ -15,7 +15,7 @@ from prefrep.data.sources import Source
 from prefrep.disk import replace_json, replace_lines, replace_text
 from prefrep.errors import DataError, RecordError
 from prefrep.labels.base import LabelStep, Outcome, Work
-from prefrep.labels.rows import read_pairs, written
+from prefrep.labels.rows import Labelled, read_pairs, written
 from prefrep.parts import recipe
 
 RESULTS = "results.json"
@@ -53,8 +53,7 @@ def run(
         raise DataError(f"{source.path}: no row holds a preference; see prefrep inspect {source.path}")
     folder = folder_of(out)
     recipes = [recipe(step) for step in steps]
-    texts = hashlib.sha256(repr([(each.comparison, each.row) for each in pairs]).encode()).hexdigest()
-    about = {"data": source.path, "content": texts, "model": model, "steps": recipes, "versions": _versions()}
+    about = {"data": source.path, "content": _digest(pairs), "model": model, "steps": recipes, "versions": _versions()}
     _claim(folder, out, about)
     work, found, count = Work(model, folder), [], len(pairs)
     for step, described in zip(steps, recipes, strict=True):
@@ -69,6 +68,13 @@ def run(
     replace_lines(out, written(pairs, source.format))
     replace_json(folder / RESULTS, results)
     return results
+
+
+def _digest(pairs: Sequence[Labelled]) -> str:
+    digest = hashlib.sha256()
+    for each in pairs:  # one by one: as one text they would be in memory twice
+        digest.update(repr((each.comparison, each.row)).encode())
+    return digest.hexdigest()
 
 
 def _versions() -> dict[str, str]:

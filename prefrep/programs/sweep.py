@@ -30,7 +30,8 @@ def sweep(
         out: Folder for everything; a sweep that was begun there is resumed.
         set: A value for all points, as KEY=VALUE; may be repeated.
         workers: Processes that take points.
-        storage: URL of an Optuna database (sqlite:///, postgresql://, ...) instead of a journal in the folder.
+        storage: URL of an Optuna database instead of a journal in the folder: sqlite:///FILE, or postgresql://USER@HOST/NAME (extra
+            `postgresql`).
         retry: Run failed points again.
         report_only: Write table, report and plots of the points that a sweep in this folder has finished by now.
         import_: Module whose heads and other parts configurations may name; may be repeated.

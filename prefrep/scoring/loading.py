@@ -137,6 +137,8 @@ class Scoring(LocalScoring):
 
     Args:
         workers: Processes that score, one GPU each where there are any; what is written does not depend on it.
+        engine: Where they are: processes of this machine, or on all machines of a Ray cluster (extra `ray`; that of `RAY_ADDRESS`), where
+            a machine may be lost.
 
     Raises:
         UsageError: A number is out of range.
@@ -144,6 +146,7 @@ class Scoring(LocalScoring):
     """
 
     workers: int = 1
+    engine: Literal["processes", "ray"] = "processes"
 
     def __post_init__(self) -> None:
         super().__post_init__()

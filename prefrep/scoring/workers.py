@@ -1,4 +1,4 @@
-"""Scoring in several processes: `--workers N` of `prefrep score` and `prefrep eval`.
+"""Scoring in several processes: `--workers N` of `prefrep score` and `prefrep eval`, on this machine or on those of a Ray cluster.
 
 The main process reads, writes and keeps the order; the workers score windows of records. So there is nothing to merge, an interrupted file
 resumes whatever the number of workers, and code that takes a `Scorer` also takes `Workers`.
@@ -24,6 +24,7 @@ from prefrep.annotators import Annotators
 from prefrep.errors import ConfigError, PrefrepError
 from prefrep.parts import import_modules, imported
 from prefrep.records import Comparison, RankedResponses
+from prefrep.scoring.cluster import Answer, RayPool
 from prefrep.scoring.interface import PreferenceScorer
 from prefrep.scoring.loading import Scoring, is_url, remote
 from prefrep.writers import leave
@@ -43,7 +44,7 @@ def open_scorer(model: str, loading: Scoring) -> PreferenceScorer:
     """
     if is_url(model):
         return remote(model, loading.dtype)
-    return loading.here(model) if loading.workers == 1 else Workers(model, loading)
+    return loading.here(model) if loading.workers == 1 and loading.engine == "processes" else Workers(model, loading)
 
 
 class Workers:
@@ -52,20 +53,15 @@ class Workers:
     Args:
         model: Exported folder.
         loading: How each process loads it, and how many there are. `device: auto` assigns the GPUs round-robin, or else an equal share of
-            the CPU cores to each process.
+            the CPU cores to each process; under Ray, see `RayPool`.
 
     Raises:
         PrefrepError: Loading fails, or a process dies.
     """
 
     def __init__(self, model: str, loading: Scoring) -> None:
-        workers = loading.workers
-        context = get_context("spawn")  # CUDA cannot be used in a forked process
-        ranks = context.Queue()
-        for rank in range(workers):
-            ranks.put(rank)
-        self._count = workers
-        self._pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(model, loading, ranks, imported()))
+        self._count = loading.workers
+        self._pool: Any = _processes(model, loading) if loading.engine == "processes" else RayPool(_load, model, loading)
         self._encoded: Counter[str] = Counter()
         one_order, self._described, self.annotators = _result(self._pool.submit(_describe))
         if one_order:  # only a `PairScorer` has this method, and evaluation checks for it
@@ -116,7 +112,7 @@ class Workers:
     def _stream(self, question: str, records: Iterable[Any], progress: str | None, *more: Any) -> Iterator[Any]:
         from tqdm import tqdm
 
-        records, waiting = iter(records), deque[Future[tuple[list[Any], Counter[str]]]]()
+        records, waiting = iter(records), deque[Future[tuple[list[Any], Counter[str]]] | Answer]()
         try:
             with tqdm(desc=progress, unit=" prompts", disable=progress is None) as bar:
                 while True:
@@ -136,13 +132,21 @@ class Workers:
 
 # ---- worker processes
 
+
+def _processes(model: str, loading: Scoring) -> ProcessPoolExecutor:
+    context = get_context("spawn")  # CUDA cannot be used in a forked process
+    ranks = context.Queue()
+    for rank in range(loading.workers):
+        ranks.put(rank)
+    return ProcessPoolExecutor(loading.workers, mp_context=context, initializer=_begin, initargs=(model, loading, ranks, imported()))
+
+
 _scorer: PreferenceScorer | None = None
 _failure: PrefrepError | None = None
 
 
 def _begin(model: str, loading: Scoring, ranks: Any, modules: Sequence[str]) -> None:
-    """Load the model. An error waits for the first task: an exception in an initializer reaches the parent as a broken pool only."""
-    global _scorer, _failure
+    """Load the model in a process of this machine, with its share of the GPUs or cores."""
     import torch
 
     for number in (signal.SIGINT, signal.SIGUSR1):  # sent to the whole process group: the parent finishes the window
@@ -154,9 +158,15 @@ def _begin(model: str, loading: Scoring, ranks: Any, modules: Sequence[str]) -> 
         device = f"cuda:{rank % torch.cuda.device_count()}"
     elif "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, torch.get_num_threads() // loading.workers))
+    _load(model, replace(loading, device=device), modules)
+
+
+def _load(model: str, loading: Scoring, modules: Sequence[str]) -> None:
+    """Load the model. An error waits for the first question: where a process begins, it would reach the parent as a broken pool only."""
+    global _scorer, _failure
     try:
         import_modules(modules)  # this process has not imported them yet
-        _scorer = replace(loading, device=device).here(model)
+        _scorer = loading.here(model)
     except PrefrepError as error:
         _failure = error
 
@@ -189,7 +199,7 @@ def _answer(question: str, window: list[Any], *more: Any) -> tuple[list[Any], Co
     return answers, Counter(scorer.describe()["encoded"]) - before
 
 
-def _result(future: Future[Any]) -> Any:
+def _result(future: Future[Any] | Answer) -> Any:
     with _alive():
         return future.result()
 

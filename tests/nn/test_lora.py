@@ -6,6 +6,7 @@ import pytest
 import torch
 from conftest import data_of, hidden
 from peft.tuners.lora import LoraLayer
+from torch.utils.flop_counter import FlopCounterMode
 
 from prefrep.data.trees import collate
 from prefrep.nn.backbone import Backbone
@@ -31,6 +32,25 @@ def test_lora_trains_adapters_alone() -> None:
     names = [name for name, parameter in Backbone("bundled:tiny-llama", lora=LoRA()).named_parameters() if parameter.requires_grad]
     assert names and all("lora_" in name for name in names)
     assert not any("lm_head" in name for name in names)
+
+
+def test_lora_multiplies_no_gradient_that_nobody_needs() -> None:
+    """Products of a step on T tokens, with P base and A adapter weights: 2 P T and 2 A T forward, as much for gradients of inputs except
+    where texts come in, and 2 A T, without 2 P T, for gradients of weights."""
+    torch.manual_seed(0)
+    backbone = Backbone("bundled:tiny-llama", lora=LoRA(rank=2)).train()
+    assert backbone.supports_trees()
+    data = data_of(backbone.path)
+    batch = collate(data, pad_id=0)
+    trees = [tree for datum in data for tree in datum.trees]
+    tokens = sum(tree.shared + sum(len(ids) - tree.shared for ids in tree.sequences) for tree in trees)
+    linear = {name: module.weight.numel() for name, module in backbone.transformer.named_modules() if isinstance(module, torch.nn.Linear)}
+    every = sum(linear.values())
+    adapters = sum(count for name, count in linear.items() if "lora_" in name)
+    first = sum(count for name, count in linear.items() if "layers.0.self_attn." in name and "o_proj" not in name and "lora_B" not in name)
+    with FlopCounterMode(display=False) as counter:
+        backbone(batch.ids, batch.positions, batch.tree, batch.branch, batch.padded).sum().backward()
+    assert counter.get_flop_counts()["Global"][torch.ops.aten.mm] == 2 * tokens * (2 * every - first + adapters)
 
 
 def test_dropout_of_adapters_stays() -> None:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from prefrep.sweeps.worker import work
 NAMES = [f"p{i}" for i in range(6)]
 # A worker whose points are lines in a log, one at the beginning and one at the end of each, and a moment between.
 WORKER = """
-import sys, time
+import os, sys, time
 from pathlib import Path
 from types import SimpleNamespace
 from prefrep.sweeps.spec import Point
@@ -36,7 +37,9 @@ class Engine:
         if point.model == "broken":
             raise RuntimeError("out of luck")
         with open(out / "log", "a") as log:
-            log.write(f"begin {point.model}\\n")
+            log.write(f"begin {point.model} {os.getpid()}\\n")
+        while (out / "hold").exists():
+            time.sleep(0.05)
         time.sleep(wait)
         (folder / "scores.jsonl").write_text("scores")
         with open(out / "log", "a") as log:
@@ -71,12 +74,12 @@ def lines(out: Path, kind: str) -> list[str]:
     return [line.split()[1] for line in file.read_text().splitlines() if line.startswith(kind)] if file.exists() else []
 
 
-def until(condition: Callable[[], bool]) -> None:
-    for _ in range(600):
+def until(condition: Callable[[], bool], minutes: int = 2) -> None:
+    for _ in range(1200 * minutes):
         if condition():
             return
         time.sleep(0.05)
-    raise AssertionError("waited for half a minute")
+    raise AssertionError(f"waited for {minutes} minutes")
 
 
 def done(out: Path) -> dict[str, tuple[int, int, str]]:
@@ -85,10 +88,13 @@ def done(out: Path) -> dict[str, tuple[int, int, str]]:
     return {file.parent.name: (file.stat().st_mtime_ns, file.stat().st_ino, file.read_text()) for file in files}
 
 
-@pytest.mark.parametrize("database", [False, True])
-def test_all_workers_killed_and_started_again(database: bool, tmp_path: Path, start: Callable[..., subprocess.Popen[bytes]]) -> None:
+@pytest.mark.parametrize("kind", ["journal", "sqlite", "postgresql"])
+def test_all_workers_killed_and_started_again(
+    kind: str, tmp_path: Path, start: Callable[..., subprocess.Popen[bytes]], request: pytest.FixtureRequest
+) -> None:
     """No finished point is lost or repeated, what ran runs again, and two workers never take the same."""
-    storage = f"sqlite:///{tmp_path}/study.db" if database else ""
+    storage = {"journal": "", "sqlite": f"sqlite:///{tmp_path}/study.db"}.get(kind)
+    storage = request.getfixturevalue(kind) if storage is None else storage
     workers = [start(0.4, storage=storage) for _ in range(2)]
     until(lambda: len(done(tmp_path)) >= 2 and len(lines(tmp_path, "begin")) > len(lines(tmp_path, "end")))
     for worker in workers:
@@ -104,6 +110,27 @@ def test_all_workers_killed_and_started_again(database: bool, tmp_path: Path, st
     again = lines(tmp_path, "begin")[len(begun) :]
     assert sorted(again) == sorted(set(NAMES) - {name.split("-")[0] for name in before})
     assert start(0.01, storage=storage).wait(60) == 0 and done(tmp_path) == after, "a third start has nothing to do"
+
+
+@pytest.mark.slow  # ten processes start
+def test_ten_workers_on_postgresql_of_which_some_are_killed(
+    tmp_path: Path, start: Callable[..., subprocess.Popen[bytes]], postgresql: str
+) -> None:
+    """Those that live finish everything; a point runs a second time if its worker was killed, and only then."""
+    names = [f"p{i}" for i in range(14)]
+    (tmp_path / "hold").touch()
+    workers = {worker.pid: worker for worker in (start(0.1, names, postgresql) for _ in range(10))}
+    until(lambda: len(lines(tmp_path, "begin")) == 10, 10)
+    begun = [line.split() for line in (tmp_path / "log").read_text().splitlines()]
+    for _, _, pid in begun[:4]:
+        workers[int(pid)].kill()
+        workers.pop(int(pid)).wait()
+    (tmp_path / "hold").unlink()
+    assert [worker.wait(600) for worker in workers.values()] == [0] * 6
+    killed = [name for _, name, _ in begun[:4]]
+    assert Counter(lines(tmp_path, "begin")) == Counter(names + killed) and sorted(lines(tmp_path, "end")) == sorted(names)
+    progress = Study(tmp_path, postgresql).progress()
+    assert (progress.complete, progress.waiting, progress.running, progress.failed) == (14, 0, 0, 0) and len(done(tmp_path)) == 14
 
 
 def test_a_killed_workers_point_goes_to_one_that_lives(tmp_path: Path, start: Callable[..., subprocess.Popen[bytes]]) -> None:
