@@ -109,7 +109,7 @@ class PreferenceModule(ComparingSteps, LanguageModule):
         # The checkpoint leaves out a frozen or adapted base, which is loaded from its own folder again.
         self.strict_loading = not (self.backbone.frozen or self.backbone.lora)
         if self.device_mesh is not None:
-            shard(self, self.backbone)
+            shard(self, self.backbone, logits=self.sft > 0)
 
     def parts(self) -> tuple[Backbone, PreferenceHead, PreferenceLoss]:
         """Return backbone, head and loss, newly built.

@@ -21,15 +21,17 @@ from prefrep.errors import ConfigError
 from prefrep.nn.backbone import Backbone
 
 
-def shard(module: LightningModule, backbone: Backbone) -> None:
+def shard(module: LightningModule, backbone: Backbone, logits: bool) -> None:
     """Shard a module over the data-parallel devices of its mesh, one unit per layer of the backbone.
 
     The rest (embeddings, last norm, head, loss) is one unit, gathered at once: callers use more of a head than its `forward`, a learned
-    temperature is one number, and tied embeddings are read at both ends.
+    temperature is one number, tied embeddings are read at both ends, and an output layer is called once per chunk of a process's own tokens:
+    as a unit of its own it would be gathered as often, of which all processes must make as many.
 
     Args:
         module: The module, equal in every process.
         backbone: Its backbone.
+        logits: Whether training reads logits. If not, the output layer is a unit of its own, which nobody gathers.
 
     Raises:
         ConfigError: The mesh is tensor-parallel, the base is quantised, or its layers are not those of `transformers`.
@@ -49,8 +51,8 @@ def shard(module: LightningModule, backbone: Backbone) -> None:
     mixed = str(module.trainer.precision) == "bf16-mixed"
     policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False) if mixed else MixedPrecisionPolicy()
     output, inputs = backbone.model.get_output_embeddings(), backbone.model.get_input_embeddings()
-    if output is not None and output.weight is not inputs.weight:
-        layers.append(output)  # rarely used, so not gathered with the rest
+    if output is not None and output.weight is not inputs.weight and not logits:
+        layers.append(output)
     data = mesh["data_parallel"]
     for layer in layers:
         fully_shard(layer, mesh=data, mp_policy=policy)

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
+from torch.distributed.fsdp import FSDPModule
 from torch.nn import functional
 
 from prefrep.errors import ConfigError
@@ -160,7 +160,7 @@ def read(model: nn.Module, ids: Tensor, mask: Tensor, types: Tensor | None, pool
         [R, L, H]; zeros behind the longest row of a group.
     """
     lengths = mask.sum(1).tolist()
-    one = isinstance(next(model.parameters()), DTensor)
+    one = any(isinstance(part, FSDPModule) for part in model.modules())  # weights that are gathered at the moment do not show it
     groups = by_length(lengths, ids.numel() if one else CALL["cpu" if ids.device.type == "cpu" else "cuda"])
     found = []
     for rows in groups:
