@@ -40,17 +40,14 @@ def test_lora_multiplies_no_gradient_that_nobody_needs() -> None:
     torch.manual_seed(0)
     backbone = Backbone("bundled:tiny-llama", lora=LoRA(rank=2)).train()
     assert backbone.supports_trees()
-    data = data_of(backbone.path)
-    batch = collate(data, pad_id=0)
-    trees = [tree for datum in data for tree in datum.trees]
-    tokens = sum(tree.shared + sum(len(ids) - tree.shared for ids in tree.sequences) for tree in trees)
+    batch = collate(data_of(backbone.path), pad_id=0)
     linear = {name: module.weight.numel() for name, module in backbone.transformer.named_modules() if isinstance(module, torch.nn.Linear)}
     every = sum(linear.values())
     adapters = sum(count for name, count in linear.items() if "lora_" in name)
     first = sum(count for name, count in linear.items() if "layers.0.self_attn." in name and "o_proj" not in name and "lora_B" not in name)
     with FlopCounterMode(display=False) as counter:
-        backbone(batch.ids, batch.positions, batch.tree, batch.branch, batch.padded).sum().backward()
-    assert counter.get_flop_counts()["Global"][torch.ops.aten.mm] == 2 * tokens * (2 * every - first + adapters)
+        backbone(batch.ids, batch.positions, batch.until, batch.padded).sum().backward()
+    assert counter.get_flop_counts()["Global"][torch.ops.aten.mm] == 2 * batch.tokens * (2 * every - first + adapters)
 
 
 def test_dropout_of_adapters_stays() -> None:
