@@ -93,7 +93,7 @@ def _read(scorer: Scorer, data: Sequence[Datum]) -> Iterator[tuple[Tensor, Tenso
     """Yield the embeddings of the first and the second response of each pair, and the states of their prompts (of no width: not needed)."""
     rest = iter(data)
     while part := list(islice(rest, TOGETHER)):
-        embedding, prompt = scorer.read([tree for datum in part for tree in datum.trees])
+        embedding, prompt, _ = scorer.read([tree for datum in part for tree in datum.trees])
         offset, pairs = 0, list[tuple[int, int]]()
         for datum in part:
             pairs += [(offset + i, offset + j) for i, j in datum.pairs]

@@ -101,13 +101,15 @@ class Forward:
         return (datum for _, datum in self._encoder.encode(records) if datum is not None)
 
     @torch.inference_mode()
-    def read(self, trees: Sequence[Tree]) -> tuple[Tensor, Tensor | None]:
+    def read(self, trees: Sequence[Tree]) -> tuple[Tensor, Tensor | None, int]:
         """Read trees in one forward pass.
 
         Returns:
-            Embeddings [M, D] of all sequences in the order of the trees and, for heads with a gate, prompt states [M, H].
+            Embeddings [M, D] of all sequences in the order of the trees; for heads with a gate, prompt states [M, H]; and the number of tokens
+            that were read, which trees share too.
         """
-        return self._embed(self._collated([Datum((tree,)) for tree in trees]))
+        batch = self._collated([Datum((tree,)) for tree in trees])
+        return (*self._embed(batch), batch.tokens)
 
     # ---- work
 
@@ -147,19 +149,18 @@ class Forward:
 
     def _pieces(self, datum: Datum) -> list[Datum]:
         """Split a datum into parts that fit a batch: a pair model reads one tree for each of K (K - 1) / 2 pairs."""
-        if len(datum.trees) > 1 and self._layout == "padded":  # rows share nothing, and sorted by length they need little padding
-            return [datum.part([number]) for number in range(len(datum.trees))]
-        if len(datum.trees) < 2 or self._size(datum) <= self.batch_tokens:
+        if len(datum.trees) < 2:
             return [datum] if datum.trees else []
+        if not self.shares_prefixes:  # rows share nothing, and sorted by length they need little padding
+            return [datum.part([number]) for number in range(len(datum.trees))]
         groups: list[list[int]] = []
-        trie, tokens = Trie(), 0
+        trie = Trie()
         for number, tree in enumerate(datum.trees):
             for ids in tree.sequences:
                 trie.add(ids)
-                tokens += len(ids)
-            if not groups or (trie.size if self.shares_prefixes else tokens) > self.batch_tokens:
+            if not groups or trie.size > self.batch_tokens:
                 groups.append([])
-                trie, tokens = Trie(tree.sequences), sum(map(len, tree.sequences))
+                trie = Trie(tree.sequences)
             groups[-1].append(number)
         return [datum.part(group) for group in groups]
 

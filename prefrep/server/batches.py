@@ -138,10 +138,10 @@ class Batch:
         """Read the sequences and give each job its embeddings.
 
         Returns:
-            The number of distinct tokens that were read.
+            The number of tokens that were read.
         """
         trees = [Tree(tuple(each.sequences.values()), each.prompt) for each in self._branches.values()]
-        embeddings, prompts = scorer.read(trees)
+        embeddings, prompts, tokens = scorer.read(trees)
         row = 0
         for each in self._branches.values():
             for content in each.sequences:
@@ -150,4 +150,4 @@ class Batch:
                     if prompts is not None:
                         job.prompt = prompts[row]
                 row += 1
-        return sum(tree.size if self.shares else sum(map(len, tree.sequences)) for tree in trees)
+        return tokens
