@@ -37,7 +37,8 @@ class _Node:
 
     ids: Ids
     below: dict[int, _Node] = field(default_factory=dict)
-    start: int = 0
+    start: int = 0  # where it is laid out, and where what is below it ends
+    until: int = 0
 
 
 class Trie:
@@ -94,14 +95,13 @@ class Trie:
             at += len(node.ids)
             order.append((node, depth))
             waiting += [(child, depth + len(node.ids)) for child in reversed(node.below.values())]
-        ends: dict[int, int] = {}
         for node, _ in reversed(order):
             last = next(reversed(node.below.values()), None)
-            ends[id(node)] = node.start + len(node.ids) if last is None else ends[id(last)]
+            node.until = node.start + len(node.ids) if last is None else last.until
         return Laid(
             np.concatenate([node.ids for node, _ in order]),
             np.concatenate([np.arange(depth, depth + len(node.ids)) for node, depth in order]),
-            np.concatenate([np.full(len(node.ids), ends[id(node)]) for node, _ in order]),
+            np.concatenate([np.full(len(node.ids), node.until) for node, _ in order]),
         )
 
     def path(self, ids: Ids) -> Ints:
