@@ -53,6 +53,13 @@ class BradleyTerry(PreferenceModule):
 
     unpaired = True
 
+    def parts(self) -> tuple[Backbone, PreferenceHead, PreferenceLoss]:
+        """Return the parts. Raises ConfigError: they exclude each other."""
+        backbone, head, loss = super().parts()
+        if self.centre > 0 and head.needs_prompt:
+            raise ConfigError("centre needs one reward per response, and prompts weigh the objectives of this model; name an --objective")
+        return backbone, head, loss
+
     def _scores(self, embedded: tuple[Tensor, Context], batch: TreeBatch) -> Tensor:
         e, context = embedded
         nobody = e.new_zeros(1, e.shape[1])  # the last row, which the index -1 of `NOBODY` reads: reward 0
@@ -75,8 +82,6 @@ class BradleyTerry(PreferenceModule):
     def _regulariser(self, embedding: Tensor, batch: TreeBatch) -> Tensor | None:
         if self.centre == 0:
             return None
-        if self.head.needs_prompt:
-            raise ConfigError("centre needs one reward per response, and prompts weigh the objectives of this model; name an --objective")
         rewards = self.head.alone(torch.cat([embedding, embedding.new_zeros(1, embedding.shape[1])]))[batch.pairs]  # see `_scores`
         return self.centre * centre(rewards)
 

@@ -28,6 +28,7 @@ from prefrep.nn.heads import GPMHead, HybridHead, PairHead
 from prefrep.nn.loading import load_tokenizer
 from prefrep.nn.lora import LoRA
 from prefrep.nn.losses import LogisticLoss
+from prefrep.nn.rewards import ObjectivesHead
 from prefrep.nn.skew import GatedSkew, LearnedSkew
 
 tiny = partial(Backbone, "bundled:tiny-llama")
@@ -434,6 +435,14 @@ def test_the_tokens_readout_begins_as_a_difference_of_logits(tmp_path: Path) -> 
         read = module.backbone.transformer(input_ids=ids).last_hidden_state[0]
         found = module.head.embed(read)[:, 0]
     torch.testing.assert_close(found, logits[:, first] - logits[:, second], atol=1e-6, rtol=1e-5)
+
+
+def test_centring_needs_rewards_that_no_prompt_weighs() -> None:
+    """Said while the model is built, not in its first step."""
+    head = partial(ObjectivesHead, objectives=["kind", "honest"], layers=["linear 2"], gate=["linear 2"])
+    with pytest.raises(ConfigError, match="centre needs one reward per response"):
+        build(BradleyTerry, head=head, centre=0.1).configure_model()
+    build(BradleyTerry, head=partial(head, objective="kind"), centre=0.1).configure_model()
 
 
 def test_centring_adds_its_square(tmp_path: Path) -> None:
