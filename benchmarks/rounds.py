@@ -2,8 +2,9 @@
 
 A round is that of configs/gpo/quickstart.yaml with fewer prompts: its judge, adapters, batch size and share of held-out prompts. Each
 contender runs in a process of its own, one after the other; seconds are the clock's, so other work on the machine counts. The bound reads
-every distinct token once when sampling (2 FLOP per weight) and once when learning (4), at the rate of the fastest matrix product of the
-model's own shapes, with as many rows as the round samples, and as a step learns from.
+every distinct token of the round once when sampling (2 FLOP per weight) and every distinct token of a step once when learning (4, of
+adapters 6), and uses the output layer at sampled tokens alone, all at the rate of the fastest matrix product of the model's own shapes,
+with as many rows as the round samples, and as a step learns from.
 """
 
 from __future__ import annotations
@@ -21,8 +22,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from benchmarks.common import ROOT, Report, arguments
 from benchmarks.models import SMOLLM2, TINY, matrices, place
+from prefrep.data.trie import Trie
 
 THREE = ("samples", "reference", "training")
 GOALS = {"float32": (6.0, 0.4), "bfloat16": (7.0, None)}  # against TRL: speed, memory
@@ -97,12 +102,13 @@ def compare(report: Report, options: argparse.Namespace, dtype: str, own: dict[s
     seconds = own["seconds"]
     three = sum(seconds[name] for name in THREE)
     held_out = seconds["held_out"] + seconds["verdicts"]
-    lengths = options.prompts * options.responses, own["distinct"] * STEP // options.prompts
+    lengths = options.prompts * options.responses, own["distinct"][1] * STEP // options.prompts
     found = [rate(getattr(torch, dtype), "cpu", [(rows, *shape) for shape in own["shapes"]]) for rows in lengths]
-    bound = sum(flop * own["weights"] * own["distinct"] / flops for flop, (flops, _) in zip((2, 4), found, strict=True))
+    bound = sum(needed / flops for needed, (flops, _) in zip(own["flops"], found, strict=True))
     ratio, memory = (peer["seconds"] / three, own["peak"] / peer["peak"]) if peer else (None, None)
     report.note(
-        f"{dtype}: {own['tokens']} sampled tokens, {own['distinct']} distinct, {own['steps']} steps; peak {own['peak']:.0f} MiB; "
+        f"{dtype}: {own['tokens']} sampled tokens; {own['distinct'][0]} distinct, {own['distinct'][1]} in {own['steps']} steps; "
+        f"peak {own['peak']:.0f} MiB; "
         + "; ".join(f"{flops / 1e9:.0f} GFLOP/s ({shape})" for flops, shape in found)
         + (f". TRL: {peer['tokens']} sampled tokens, {peer['steps']} steps; peak {peer['peak']:.0f} MiB" if peer else "")
     )
@@ -201,16 +207,25 @@ def ours(options: argparse.Namespace, dtype: str) -> dict[str, Any]:
             ],
         )  # fmt: skip
         trainer.fit(module, data)
-        lines = data.rounds.read(0, "samples").values()
-        asking = sum(len(ids) for ids in sampler().encoder(module.backbone)[0].prompts(p.messages for p in data.round_prompts(0)))
-    tokens = sum(len(ids) for line in lines for ids in line["ids"])
-    output = module.backbone.model.get_output_embeddings().weight
-    linear = [m.weight for n, m in module.backbone.transformer.named_modules() if isinstance(m, torch.nn.Linear) and "lora_" not in n]
+        lines = data.rounds.read(0, "samples")
+        asked_ids = sampler().encoder(module.backbone)[0].prompts(p.messages for p in data.round_prompts(0))
+    written = [[np.append(ids, own) for own in lines[row]["ids"]] for row, ids in enumerate(asked_ids)]
+    tokens = sum(len(ids) for line in lines.values() for ids in line["ids"])
+    read = [distinct(written, len(written)), distinct(written, STEP)]
+    body, output = module.backbone.transformer, module.backbone.model.get_output_embeddings().weight
+    once = [matrices(body) * count + output.numel() * tokens for count in read]
+    linear = [m.weight for n, m in body.named_modules() if isinstance(m, torch.nn.Linear) and "lora_" not in n]
     return {
-        "seconds": seconds, "tokens": tokens, "distinct": tokens + asking, "steps": trainer.global_step, "peak": peak(),
-        "weights": matrices(module.backbone.transformer) + output.numel(),
+        "seconds": seconds, "tokens": tokens, "distinct": read, "steps": trainer.global_step, "peak": peak(),
+        "flops": [2 * once[0], 4 * once[1] + 6 * matrices(body, adapters=True) * read[1]],
         "shapes": sorted({(weight.shape[1], weight.shape[0]) for weight in (*linear, output)}),
     }  # fmt: skip
+
+
+def distinct(answers: Sequence[Sequence[NDArray[np.int32]]], together: int) -> int:
+    """Return the number of distinct tokens of prompts with their answers [N, K], of which so many prompts are read together."""
+    groups = (answers[at : at + together] for at in range(0, len(answers), together))
+    return sum(Trie(ids for own in group for ids in own).size for group in groups)
 
 
 def sampling(options: argparse.Namespace, dtype: str) -> dict[str, tuple[float, float]]:

@@ -42,12 +42,10 @@ class Variant:
     Args:
         layout: Layout of the batch.
         backbone: Arguments of `Backbone`.
-        row_tokens: Tokens in a row of trees.
     """
 
     layout: Layout = "trees"
     backbone: dict[str, Any] = field(default_factory=dict)
-    row_tokens: int = 256
 
 
 VARIANTS = {
@@ -122,7 +120,7 @@ class Ours(Stepper):
 
     def batch(self, data: Sequence[Datum]) -> TreeBatch:
         """Return the pairs as a batch."""
-        return collate(data, self.pad, self.variant.layout, self.variant.row_tokens)
+        return collate(data, self.pad, self.variant.layout)
 
     def step(self, data: Sequence[Datum]) -> float:
         """Run one step of the trainer."""
