@@ -25,8 +25,8 @@ def shard(module: LightningModule, backbone: Backbone, logits: bool) -> None:
     """Shard a module over the data-parallel devices of its mesh, one unit per layer of the backbone.
 
     The rest (embeddings, last norm, head, loss) is one unit, gathered at once: callers use more of a head than its `forward`, a learned
-    temperature is one number, tied embeddings are read at both ends, and an output layer is called once per chunk of a process's own tokens:
-    as a unit of its own it would be gathered as often, of which all processes must make as many.
+    temperature is one number, and tied embeddings are read at both ends. So is an output layer that training reads: it is called for each
+    chunk of a process's own tokens, and a unit is gathered in every call, of which all processes must make as many.
 
     Args:
         module: The module, equal in every process.

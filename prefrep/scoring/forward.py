@@ -105,8 +105,8 @@ class Forward:
         """Read trees in one forward pass.
 
         Returns:
-            Embeddings [M, D] of all sequences in the order of the trees; for heads with a gate, prompt states [M, H]; and the number of tokens
-            that were read, which trees share too.
+            Embeddings [M, D] of all sequences in the order of the trees; for heads with a gate, prompt states [M, H]; and the number of
+            tokens that were read, which trees share too.
         """
         batch = self._collated([Datum((tree,)) for tree in trees])
         return (*self._embed(batch), batch.tokens)
