@@ -40,13 +40,15 @@ def parse(given: Sequence[str], option: str = "--policy") -> dict[str, list[str]
         option: Its name.
 
     Raises:
-        UsageError: There are fewer than two policies.
+        UsageError: There are fewer than two policies, or two files have one name that nobody gave them.
     """
     found: dict[str, list[str]] = {}
     for each in given:
         name, sign, path = each.partition("=")
         if not sign or "/" in name:  # a path may hold an equals sign
             name, path = policy_name(each.removesuffix("/export")), each
+            if name in found and winrate.is_answer_file(path):  # such as model_outputs.json of two folders, which are no runs of one policy
+                raise UsageError(f"{option} {path}: another one is called {name} too; name both, as {option} NAME=PATH")
         found.setdefault(name, []).append(path)
     if len(found) < 2:
         raise UsageError(f"it takes two policies or more, each as {option} NAME=PATH; got {', '.join(found) or 'none'}")

@@ -161,6 +161,18 @@ class GenerativeJudge(Judge):
         other.interview = self.interview.at(other.manner)
         return other
 
+    def load(self) -> None:
+        """Load what answering needs in this process, so that a wrong model or address is an error before the first question.
+
+        Raises:
+            PrefrepError: It cannot be loaded.
+        """
+        self.interview.asker.writer.load()
+
+    def forget(self) -> None:
+        """Forget counts, and which questions had errors or time-outs, so that they are asked again: a server's run has no end."""
+        self.interview.forget()
+
     def check(self) -> None:
         """Raise VerdictError where too many questions had no verdict."""
         self.tally.check(self.name, self.max_no_verdict)
@@ -206,13 +218,17 @@ class GenerativeJudge(Judge):
 
     def tables(self, records: Iterable[RankedResponses], *, progress: str | None = None) -> Iterator[NDArray[np.float32]]:
         """Yield log-odds of i over j, [K, K], skew-symmetric; NaN: no verdict."""
-        records = list(records)
-        if not self.pairwise:
-            for rewards in self.rewards(records, progress=progress):
-                yield np.asarray(rewards[:, None] - rewards[None, :] if len(rewards) > 1 else np.zeros((1, 1)), dtype=np.float32)
-            return
-        for record, judgments in self.heard(records, progress=progress):
-            yield table_of(judgments, len(record.responses))
+        for record, judgments in self.heard(list(records), progress=progress):
+            yield self.log_odds(judgments, len(record.responses))
+
+    def log_odds(self, judgments: Sequence[Judgment], count: int) -> NDArray[np.float32]:
+        """Return log-odds of i over j, [K, K], skew-symmetric, of the judgments of one record; NaN: no verdict."""
+        if self.pairwise:
+            return table_of(judgments, count)
+        rewards = rewards_of(judgments, count)
+        table = rewards[:, None] - rewards[None, :]
+        np.fill_diagonal(table, 0)  # an answer equals itself, whatever its rating is
+        return table
 
     def tables_of(
         self, records: Iterable[RankedResponses], annotators: Sequence[str], *, progress: str | None = None
@@ -244,6 +260,8 @@ class GenerativeJudge(Judge):
         if self.manner.form == "rating":
             return [Shown(record, (place,)) for place in range(count)]
         if self.manner.form == "best-of":
+            if count == 1:  # nobody has to be asked whether the only one is the best
+                return []
             places = tuple(range(count))
             if self.orders == "one":
                 return [Shown(record, permutation(self.seed, record.prompt, record.responses))]

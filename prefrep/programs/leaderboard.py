@@ -84,6 +84,7 @@ def leaderboard(
     from prefrep.data.battles import Columns, joined, read
     from prefrep.disk import replace_lines, replace_text
     from prefrep.errors import UsageError, require_at_least
+    from prefrep.evaluation.entrants import Entrant
     from prefrep.evaluation.layout import versions, write_results
     from prefrep.evaluation.leaderboard import asked as questions
     from prefrep.evaluation.leaderboard import circles as circular
@@ -106,14 +107,18 @@ def leaderboard(
     if bool(answers) != bool(model):
         given, missing = ("answers", "model") if answers else ("model", "answers")
         raise UsageError(f"--{given} goes with --{missing}: a judge compares the answers of systems")
+    for name, given_alone in (("data", data), ("limit", limit)):
+        if given_alone is not None and not answers:
+            raise UsageError(f"--{name} goes with --answers; leave it out")
     if not battles and not answers:
         raise UsageError("name files of battles, or --answers of two systems or more and the --model that compares them")
     settings = Settings(ties, order, sharpness, ridge, weigh, interval, cluster, resamples, scale, seed)
     folder, files, features = Path(out), ["leaderboard.html"], tuple(style or ())
     parts = [read(battles, Columns(judge, prompt, category, features))] if battles else []
-    about, referee = dict[str, Any](), None
+    about, referee, field = dict[str, Any](), None, list[Entrant]()
     if answers and model:
-        pairs, there = questions.pairs(questions.systems(answers, data), limit, seed)
+        field = questions.systems(answers, data)
+        pairs, there = questions.pairs(field, limit, seed)
         referee = comparer(model)
         about = identity_of(model, referee)
         file = questions.ask(referee, pairs, about, folder, restart)
@@ -125,8 +130,8 @@ def leaderboard(
     results = rating.results | {"data": [*(battles or ()), *(answers or ())], "read": {**counts}} | ({"judge": about} if about else {})
     results["formats"] = {file: kind for each in parts for file, kind in each.formats.items()}
     results["notes"] = reading_notes(counts) + results["notes"]
-    if about and about["asked"] < about["of"]:
-        results["notes"].append(f"the judge was asked about {about['asked']:,} of {about['of']:,} pairs of answers (--limit)")
+    if about:
+        results["notes"] += questions.notes(field, about["asked"], about["of"], rating.battles.systems)
     if circles:
         results["one_number"] = circular.evaluate(rating, circles)
         kinds = (

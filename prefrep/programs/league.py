@@ -60,15 +60,15 @@ def league(
     from prefrep.evaluation.printed import league_lines
     from prefrep.evaluation.summary import Bootstrap
     from prefrep.judges import comparer
-    from prefrep.judges.named import identity_of, is_recipe
+    from prefrep.judges.named import identity_of
 
-    if is_recipe(judge):
-        raise UsageError(f"--judge {judge}: a judge that writes may give no verdict, and a league needs all; see eval winrate")
     named = entrants.parse(policy)
     how, folder = Answering(**answering), Path(out)
     draws = Bootstrap(bootstrap, how.seed)
     referee = comparer(judge, how.device, judge_batch_tokens, how.trust_remote_code)
     described = identity_of(judge, referee)
+    if described.get("abstains"):  # also behind a server
+        raise UsageError(f"--judge {judge}: a judge that writes may give no verdict, and a league needs all; see eval winrate")
     generated = 0
 
     def generate(path: str, name: str) -> Path:

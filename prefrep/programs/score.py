@@ -54,10 +54,21 @@ def score(
         PrefrepError: Model or data cannot be read, or the output belongs to another model or other data.
     """
     from prefrep.data.sources import Source
+    from prefrep.errors import UsageError
     from prefrep.scoring import output
+    from prefrep.scoring.interface import PreferenceScorer
     from prefrep.scoring.lines import Asks
     from prefrep.scoring.workers import open_scorer
 
     how, asks = Scoring(**loading), Asks(tuple(annotators or ()), aggregate, alpha)
+
+    def load() -> PreferenceScorer:
+        scorer = open_scorer(model, how)
+        if scorer.describe().get("abstains"):
+            raise UsageError(
+                f"--model {model}: a judge that writes may give no verdict, and every row needs a score; see prefrep eval pairs"
+            )
+        return scorer
+
     settings = f"--format {format}{' --tables' if tables else ''} --dtype {how.dtype}{asks.settings}{how.settings}"
-    return output.write(Path(out), model, Source(data, format), settings, tables, lambda: open_scorer(model, how), asks)
+    return output.write(Path(out), model, Source(data, format), settings, tables, load, asks)

@@ -100,9 +100,14 @@ class RemoteScorer:
 
     @property
     def encode(self) -> EncodeConfig:
-        """See `Scorer.encode`."""
+        """See `Scorer.encode`. Raises ConfigError: a judge that writes answers there."""
         from prefrep.data.encode import EncodeConfig
 
+        if "encode" not in self.about["describe"]:
+            raise ConfigError(
+                f"{self.url}: {self.about['id']} is a judge that writes, which may give no verdict and encodes nothing; take the "
+                "GenerativeJudge itself in place of its server"
+            )
         return EncodeConfig(**self.about["describe"]["encode"])
 
     @property

@@ -15,7 +15,7 @@ from prefrep.scoring.reading import Reading
 from prefrep.server.engine import Answer
 from prefrep.server.models import Served
 from prefrep.server.refusals import Refusal
-from prefrep.server.written import Heard
+from prefrep.server.written import Floats, Heard
 
 Done = TypeVar("Done")
 Found = Reading | Heard  # what is known of a record
@@ -76,9 +76,30 @@ def rows(reading: Found) -> tuple[list[list[float | None]], dict[str, Any]]:
     Raises:
         DataError: A model's table is not finite.
     """
-    if isinstance(reading, Heard) and (silences := reading.silences()):
-        return [[None if math.isnan(odds) else odds for odds in row] for row in reading.known().tolist()], {"no_verdict": silences}
+    if isinstance(reading, Heard):
+        return [_nulls(row) for row in reading.known()], _silent(reading)
     return table(reading).tolist(), {}
+
+
+def numbers(reading: Found) -> tuple[list[float | None], dict[str, Any]]:
+    """Return one number per response, and what else there is to say; as `rows` does.
+
+    Raises:
+        ConfigError: The model compares responses.
+        DataError: A model's reward is not finite.
+    """
+    if isinstance(reading, Heard):
+        return _nulls(reading.known_rewards()), _silent(reading)
+    return checked(reading.rewards()).tolist(), {}
+
+
+def _nulls(values: Floats) -> list[float | None]:
+    return [None if math.isnan(each) else each for each in values.tolist()]
+
+
+def _silent(heard: Heard) -> dict[str, Any]:
+    found = heard.silences()
+    return {"no_verdict": found} if found else {}
 
 
 def checked(numbers: Any) -> Any:

@@ -113,6 +113,7 @@ class Models:
         if self._settings.rendered:
             raise UsageError(f"--rendered: {name} is a judge that writes, which reads conversations; leave the option out")
         judge = from_recipe(recipe)
+        judge.load()
         described = identity_of(recipe, judge)
         about = _listed(name, judge.pairwise) | {
             "head": type(judge).__name__, "dim": None, "layout": "written", "blocks": False, "chat": True, "template": judge.manner.prompt,

@@ -12,11 +12,12 @@ from pydantic import Field
 from prefrep.data.turns import template_kwargs
 from prefrep.functional.groups import probabilities, win_probabilities
 from prefrep.records import Messages, RankedResponses
-from prefrep.server.asking import Found, ask, checked, rows, table, until
+from prefrep.server.asking import Found, ask, checked, numbers, rows, table, until
 from prefrep.server.bodies import Answered, Prompt, Strict, read, schema
 from prefrep.server.context import Context
 from prefrep.server.refusals import Refusal, answer
 from prefrep.server.rewards import Asked
+from prefrep.server.written import Heard, Interviewer
 
 PRIME = {"prompt": "Name a prime", "responses": ["7", "9"]}
 
@@ -87,12 +88,20 @@ def router(context: Context) -> APIRouter:
             raise Refusal(422, f"{where + ': ' if where else ''}{error}") from None
         return RankedResponses(prompt, tuple(responses), source=where, template_kwargs=kwargs, annotator=annotator)
 
-    async def answered(request: Request, finish: Callable[[Found, Questions], dict[str, Any]], count: int | None = None) -> Response:
+    async def answered(
+        request: Request,
+        finish: Callable[[Found, Questions], dict[str, Any]],
+        count: int | None = None,
+        offers: Callable[[Found], object] = lambda reading: None,
+    ) -> Response:
+        """Answer a request. `offers` raises where a model cannot give what is asked for: of a judge before a question is paid for."""
         body = await read(request, Questions, context.settings.body_mb)
         records, alone = posed(body)
         if wrong := next((each for each in records if count is not None and len(each.responses) != count), None):
             raise Refusal(422, f"{wrong.source + '.' if wrong.source else ''}responses: two are compared, got {len(wrong.responses)}")
         model = context.models(body.model)
+        if isinstance(model.engine, Interviewer):
+            offers(Heard(model.engine.scorer, 0, []))
         known = model.engine.scorer.annotators
         if known is None and (asked := next((each for each in records if each.annotator), None)):
             where = f"{asked.source}.annotator" if asked.source else "annotator"
@@ -133,7 +142,11 @@ def router(context: Context) -> APIRouter:
 
     @routes.post("/rewards", summary="Rewards of a Bradley-Terry model", openapi_extra=schema(Questions, PRIME))
     async def rewards(request: Request) -> Response:
-        return await answered(request, lambda reading, body: {"rewards": checked(reading.rewards()).tolist()})
+        def finish(reading: Found, body: Questions) -> dict[str, Any]:
+            found, silent = numbers(reading)
+            return {"rewards": found} | silent
+
+        return await answered(request, finish, offers=numbers)
 
     @routes.post("/embed", summary="Vectors u and a matrix A: log-odds are u A u^T", openapi_extra=schema(Questions, PRIME))
     async def embed(request: Request) -> Response:
@@ -141,7 +154,7 @@ def router(context: Context) -> APIRouter:
             vectors, matrix = reading.bilinear()
             return {"embeddings": checked(vectors).tolist(), "operator": checked(matrix).tolist()}
 
-        return await answered(request, finish)
+        return await answered(request, finish, offers=lambda reading: reading.bilinear())
 
     @routes.post("/score", summary="One number per response, by one rule", openapi_extra=schema(Scored, PRIME | {"rule": "group"}))
     async def score(request: Request) -> Response:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from prefrep.errors import ConfigError, DataError
 from prefrep.judges.generative import GenerativeJudge
-from prefrep.judges.writing.judgments import BudgetError, Judgment, rewards_of, table_of
+from prefrep.judges.writing.judgments import BudgetError, Judgment, rewards_of
 from prefrep.records import RankedResponses
 from prefrep.scoring.http import ServerError
 from prefrep.server.engine import Answer, Engine, Meter, QueueFull
@@ -43,10 +43,7 @@ class Heard:
 
     def known(self) -> Floats:
         """Return log-odds [K, K] that row beats column; NaN: no verdict."""
-        if self.judge.pairwise:
-            return table_of(self.judgments, self.count)
-        rewards = rewards_of(self.judgments, self.count)
-        return np.asarray(rewards[:, None] - rewards[None, :])
+        return self.judge.log_odds(self.judgments, self.count)
 
     def silences(self) -> list[dict[str, Any]]:
         """Return which questions have no verdict: the places of their responses in the order shown, and why."""
@@ -68,9 +65,18 @@ class Heard:
             ConfigError: The judge compares answers.
             DataError: A question has no verdict.
         """
+        found = self.known_rewards()
+        self._whole()
+        return found
+
+    def known_rewards(self) -> Floats:
+        """Return one number per response, [K]; NaN: no verdict.
+
+        Raises:
+            ConfigError: The judge compares answers.
+        """
         if self.judge.pairwise:
             raise ConfigError("this judge compares responses and gives no reward to a single one; use rule group or anchor, or tables")
-        self._whole()
         return rewards_of(self.judgments, self.count)
 
     def blocks(self) -> None:
@@ -156,11 +162,14 @@ class Interviewer:
             if len(begun) < len(jobs):
                 self._meter.dropped(len(jobs) - len(begun))
             self._ask(begun)
+            if sentence := self.scorer.tally.sentence():
+                log.warning("%s: %s", self.scorer.name, sentence)
+            self.scorer.forget()
             if ends:
                 return
 
     def _ask(self, jobs: list[_Job]) -> None:
-        """Answer records; an error is the answer to all that have none yet, since it is the judge's."""
+        """Answer records. Where one cannot be asked about, or exceeds the budget, the others are asked about without it."""
         rest = list(jobs)
         try:
             for record, judgments in self.scorer.heard([job.record for job in jobs]):
@@ -172,6 +181,10 @@ class Interviewer:
                 except Exception as error:
                     job.future.set_exception(error)
         except Exception as error:
+            if len(rest) > 1 and not isinstance(error, ServerError):  # which is gone for all
+                for job in rest:
+                    self._ask([job])
+                return
             said = _unavailable(error)
             for job in rest:
                 job.future.set_exception(said)

@@ -110,11 +110,31 @@ def test_both_orders_of_a_judge_that_writes_are_battles(tmp_path: Path, monkeypa
     assert results["judges"][0]["order"] is not None and (tmp_path / "out" / "verdicts.jsonl").is_file()
 
 
+def test_several_answers_of_a_system_and_systems_without_an_opponent(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two answers to each prompt are pairs of their own, which --limit counts; a system with other prompts is named."""
+    given = answers(tmp_path, a=(12, 22, 13, 14), b=(14, 13, 22, 12), other=(15,))
+    again = answers(tmp_path, more=(13, 21, 14, 15), too=(15, 12, 21, 13))
+    paths = [f"--answers={name}={path.partition('=')[2]}" for name, path in zip("ab", again[1::2], strict=True)]
+    (tmp_path / "other.json").write_text(json.dumps([{"instruction": "Whence?", "output": "word"}]))
+    options = [*given, *paths, "--model", "prefrep.judges.concise", "--circles", "0", "--resamples", "5", "--ridge", "0.1"]
+    assert run([*options, "--limit", "6", "--out", str(tmp_path / "out")]) == 0
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert results["battles"] == results["judge"]["asked"] == 6 and results["judge"]["of"] == 8
+    said = " ".join(capsys.readouterr().out.split())
+    assert "asked about 6 of 8 pairs of answers" in said and "left out: other, of which no answer" in said
+
+
 @pytest.mark.parametrize(
     ("options", "words", "error"),
     [
         ([], "name files of battles, or --answers", UsageError),
         (["--model", "prefrep.judges.concise"], "--model goes with --answers", UsageError),
+        (["x.csv", "--limit", "5"], "--limit goes with --answers", UsageError),
+        (
+            ["--model", "prefrep.judges.concise", *(f"--answers={name}/out.json" for name in "ab")],
+            "--answers b/out.json: another one is called out.json too",
+            UsageError,
+        ),
         (["--model", "prefrep.judges.concise", "--answers", "a=a.json"], "takes two policies or more, each as --answers", UsageError),
         (["--model", "prefrep.judges.concise", "--answers", "a", "--answers", "b"], "--answers a: neither an answer file", UsageError),
     ],

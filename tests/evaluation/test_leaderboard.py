@@ -150,6 +150,21 @@ def test_a_line_needs_one_number_and_a_circle_more() -> None:
     assert all(a > b for each in circle["circles"] for a, b in each["votes"])
 
 
+def test_a_system_that_always_stands_first_is_told_from_the_order_effect_by_the_prior() -> None:
+    """Both could explain all its wins: the sum alone is known, and r^2 + r^2 + o^2 with 2 r + o given is least at o = r."""
+    found = rated.evaluate(gathered([Battle("a", "b", outcome) for outcome in (1.0, 1.0, 0.5, 0.0, 1.0)]), Settings(scale="nats"))
+    gap, order = found.fit.ratings[0] - found.fit.ratings[1], found.fit.order[0]
+    assert gap + order == pytest.approx(np.log(0.7 / 0.3), rel=0.2) and order == pytest.approx(found.fit.ratings[0])
+    assert any("always stands first" in note for note in found.results["notes"])
+    assert rated.evaluate(gathered([Battle("a", "b", 0.5)] * 5), Settings()).results["differ"]["pairs"] == 0
+
+
+def test_intervals_without_a_width_are_said_to_be_none() -> None:
+    """One probability, and ties alone, leave no residuals."""
+    for battles in ([Battle("a", "b", 0.7, first=0)], [Battle("a", "b", 0.5), Battle("b", "a", 0.5)] * 4):
+        assert any("the intervals have no width" in note for note in rated.evaluate(gathered(battles), Settings()).results["notes"])
+
+
 def test_the_verdict_rests_on_the_tests() -> None:
     """Held-out likelihood is told, but does not decide; and few draws decide nothing."""
     tests = {name: {"p": 0.2, "observed": 1.0, "mean": 1.0, "ci95": [0.0, 2.0]} for name in list(TESTS)[:4]}

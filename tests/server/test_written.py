@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import math
+import re
+from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
 import pytest
+from conftest import program
 from judges.talking import Answer, failed, said, talking
 from serving import serving
 
-from prefrep.errors import UsageError
+from prefrep.errors import ConfigError, PrefrepError, UsageError
 from prefrep.judges.named import from_recipe
 from prefrep.records import Comparison, Message
 from prefrep.scoring import RemoteScorer, ranked
-from prefrep.server.models import named
+from prefrep.server.metrics import Metrics, ModelMetrics
+from prefrep.server.models import Models, named
+from prefrep.server.refusals import Refusal
+from prefrep.server.settings import Serving
+from prefrep.server.written import Heard, Interviewer
 
 ASKED = {"prompt": "Name a prime", "responses": ["good 7", "bad 9", "mute"]}
 
@@ -53,10 +61,12 @@ def test_no_verdict_is_null_with_its_reason_and_never_a_tie() -> None:
 
             order = served.post("/v1/rank", prompt=ASKED["prompt"], responses=["bad 9", "good 7"])
             assert order["order"] == [1, 0]
+            before, unheard = len(talk.bodies), {**ASKED, "prompt": "Name another prime"}
             for path, status, words in (("rank", 500, "no verdict on 2 of 6 questions"), ("embed", 422, "embeds nothing"),
                                         ("rewards", 422, "gives no reward")):  # fmt: skip
-                refused = httpx.post(f"{served.url}/v1/{path}", json=ASKED)
+                refused = httpx.post(f"{served.url}/v1/{path}", json=ASKED if path == "rank" else unheard)
                 assert (refused.status_code, words in refused.json()["error"]) == (status, True), refused.text
+            assert len(talk.bodies) == before  # nobody is asked in vain
 
             remote = RemoteScorer(served.url)
             pair = [Comparison((Message("user", "Name a prime"),), *((Message("assistant", each),) for each in ("good 7", worse)))
@@ -75,6 +85,65 @@ def test_ratings_are_rewards() -> None:
         assert len(talk.bodies) == 3
 
 
+def test_a_rating_without_a_verdict_is_null_and_one_response_needs_no_comparison() -> None:
+    def rates(body: dict[str, Any], before: int) -> Answer:
+        return said("hm" if "mute" in body["messages"][-1]["content"] else "[[8]]")
+
+    with talking(rates) as talk, serving({"judge": f"GenerativeJudge model=m url={talk.url} form=rating"}) as served:  # type: ignore[dict-item]
+        found = served.post("/v1/rewards", **ASKED)
+        assert found["rewards"] == [8, 8, None] and found["no_verdict"] == [{"responses": [2], "why": "no marker"}]
+        assert served.post("/v1/table", **ASKED)["table"] == [[0, 0, None], [0, 0, None], [None, None, 0]]
+        (rewards,) = RemoteScorer(served.url).rewards([ranked(ASKED["prompt"], ASKED["responses"])])
+        np.testing.assert_array_equal(rewards, np.array([8, 8, np.nan], np.float32))
+    for form, asked in (("rating", 1), ("best-of", 0), ("choice", 0)):
+        with talking(rates) as talk, serving({"judge": f"GenerativeJudge model=m url={talk.url} form={form}"}) as served:  # type: ignore[dict-item]
+            assert served.post("/v1/table", prompt="Name a prime", responses=["7"])["table"] == [[0]] and len(talk.bodies) == asked
+            assert [
+                each.tolist() for each in from_recipe(f"GenerativeJudge model=m url={talk.url} form={form}").tables([ranked("Why?", ["7"])])
+            ] == [[[0]]]
+
+
+def test_an_error_of_the_endpoint_is_no_verdict_for_one_request_only() -> None:
+    down = [True]
+
+    def script(body: dict[str, Any], before: int) -> Answer:
+        return failed(503) if down[0] and "bad" in body["messages"][-1]["content"] else leaning(body, before)
+
+    with talking(script) as talk, serving({"judge": f"GenerativeJudge model=m url={talk.url}"}) as served:  # type: ignore[dict-item]
+        assert served.post("/v1/compare", prompt="Name a prime", responses=["good 7", "7"])["log_odds"] is not None
+        asked = {"prompt": "Name a prime", "responses": ["good 7", "bad 9"]}
+        assert {each["why"] for each in served.post("/v1/compare", **asked)["no_verdict"]} == {"error"}
+        down[0] = False
+        assert served.post("/v1/compare", **asked)["log_odds"] == pytest.approx(math.log(3))
+        (model,) = served.models.all()
+        assert isinstance(model.engine, Interviewer) and model.engine.scorer.tally.questions == 0  # a server does not grow
+
+
+def test_one_record_that_cannot_be_asked_about_costs_no_other_one() -> None:
+    """Records that wait together: one with more responses than letters, and one whose answers are kept while the budget is spent."""
+    with talking(lambda body, before: said("[[A]]")) as talk:
+        judge = from_recipe(f"GenerativeJudge model=m url={talk.url} form=best-of max_requests=2")
+        queue = Interviewer(judge, ModelMetrics(Metrics(), "judge"))
+        few, more = ranked("Why?", ["a", "b"]), ranked("Who?", ["a", "b"])
+        (first,) = queue.submit([few], Heard.table)
+        np.testing.assert_allclose(first.result(30).value, np.zeros((2, 2)), atol=1e-6)  # A both times
+        many = queue.submit([ranked("Why?", [str(n) for n in range(27)]), more, few], Heard.table)
+        with pytest.raises(ConfigError, match="2 to 26 answers"):
+            many[0].result(30)
+        with pytest.raises(Refusal, match="budget of the judge"):
+            many[1].result(30)
+        np.testing.assert_array_equal(many[2].result(30).value, first.result().value)
+        queue.close()
+
+
+def test_a_wrong_judge_is_refused_at_the_start(tmp_path: Path) -> None:
+    for recipe, words in ((f"GenerativeJudge model={tmp_path}", str(tmp_path)), ("GenerativeJudge model=m url=ftp://x", "no http address")):
+        models = Models({"judge": recipe}, lambda folder: None, Serving(), Metrics())  # type: ignore[arg-type, return-value]
+        models.load()
+        with pytest.raises(PrefrepError, match=re.escape(words)):
+            models.check()
+
+
 def test_a_spent_budget_and_an_endpoint_that_is_gone_are_no_verdicts_either() -> None:
     with talking(leaning) as talk:
         url = talk.url
@@ -88,6 +157,21 @@ def test_a_spent_budget_and_an_endpoint_that_is_gone_are_no_verdicts_either() ->
         with serving({"judge": f"GenerativeJudge model=m url={talk.url}"}) as served:  # type: ignore[dict-item]
             answer = httpx.post(f"{served.url}/v1/compare", json={**ASKED, "responses": ["a", "b"]})
             assert answer.status_code == 502 and "sk-" not in answer.text
+
+
+def test_programs_that_need_every_score_refuse_a_judge_behind_a_server(tmp_path: Path) -> None:
+    for name in "ab":
+        (tmp_path / f"{name}.json").write_text(json.dumps([{"instruction": "Why?", "output": name}]))
+    (tmp_path / "pairs.jsonl").write_text(json.dumps({"prompt": "Why?", "chosen": "a", "rejected": "b"}))
+    with talking(leaning) as talk, serving({"judge": f"GenerativeJudge model=m url={talk.url}"}) as served:  # type: ignore[dict-item]
+        with pytest.raises(UsageError, match="every row needs a score"):
+            program("score")(["--model", served.url, "--data", str(tmp_path / "pairs.jsonl"), "--out", str(tmp_path / "s.jsonl")])
+        policies = [f"--policy={name}={tmp_path / name}.json" for name in "ab"]
+        with pytest.raises(UsageError, match="a league needs all"):
+            program("eval", "league")([*policies, "--judge", served.url, "--out", str(tmp_path / "league")])
+        with pytest.raises(ConfigError, match="judge is a judge that writes"):
+            _ = RemoteScorer(served.url).encode
+        assert not talk.bodies
 
 
 def test_judges_are_named_like_folders() -> None:

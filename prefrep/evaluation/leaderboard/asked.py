@@ -46,7 +46,7 @@ def systems(answers: Sequence[str], questions: str | None) -> list[Entrant]:
 
 
 def pairs(found: Sequence[Entrant], limit: int | None, seed: int) -> tuple[list[Comparison], int]:
-    """Return what a judge is asked about, and how many pairs of answers there are.
+    """Return what a judge is asked about, and how many pairs of answers there are. Of several answers, the nth of each system meet.
 
     Args:
         found: The systems; a prompt that only some answered is asked about these.
@@ -60,23 +60,46 @@ def pairs(found: Sequence[Entrant], limit: int | None, seed: int) -> tuple[list[
     for place, each in enumerate(found):
         for prompt in each.answers:
             prompts.setdefault(prompt, []).append(place)
-    there = [(number, i, j) for number, met in enumerate(prompts.values()) for i, j in combinations(met, 2)]
+    texts = list(prompts)
+    there = [
+        (number, i, j, n)
+        for number, prompt in enumerate(texts)
+        for i, j in combinations(prompts[prompt], 2)
+        for n in range(min(len(found[each].answers[prompt]) for each in (i, j)))
+    ]
     if not there:
         raise DataError(f"{', '.join(each.name for each in found)} have no prompt in common; give answers to the same prompts")
     generator, asked_before = intervals.stream(seed, "asked"), Counter[tuple[int, int]]()
     turns, drawn = [], [there[at] for at in generator.permutation(len(there))]
-    for _, i, j in drawn:
+    for _, i, j, _ in drawn:
         turns.append(asked_before[i, j])
         asked_before[i, j] += 1
-    texts, out = list(prompts), []
+    out = []
     for at in np.argsort(turns, kind="stable")[:limit]:
-        number, *two = drawn[at]
-        a, b = two if generator.random() < 0.5 else two[::-1]
-        both = zip(found[a].answers[texts[number]], found[b].answers[texts[number]], strict=False)
-        for n, (one, other) in enumerate(both):
-            tags = {"system_0": found[a].name, "system_1": found[b].name}
-            out.append(Comparison(texts[number], one, other, id=f"{number}/{a}/{b}/{n}", tags=tags))
+        number, i, j, n = drawn[at]
+        a, b = (i, j) if generator.random() < 0.5 else (j, i)
+        one, other = (found[each].answers[texts[number]][n] for each in (a, b))
+        tags = {"system_0": found[a].name, "system_1": found[b].name}
+        out.append(Comparison(texts[number], one, other, id=f"{number}/{a}/{b}/{n}", tags=tags))
     return out, len(there)
+
+
+def notes(found: Sequence[Entrant], asked_for: int, there: int, rated: Sequence[str]) -> Iterator[str]:
+    """Yield what a reader has to know about the questions, as sentences.
+
+    Args:
+        found: The systems.
+        asked_for: Number of pairs of answers that the judge was asked about.
+        there: Number of all pairs.
+        rated: Names of the systems on the leaderboard.
+    """
+    if asked_for < there:
+        yield f"the judge was asked about {asked_for:,} of {there:,} pairs of answers (--limit)"
+    if lost := [each.name for each in found if each.name not in rated]:
+        yield (
+            f"left out: {', '.join(lost)}, of which no answer has a verdict beside that of another system: are prompts in common, and is "
+            "--limit large enough?"
+        )
 
 
 def ask(judge: Comparer, asked_for: Sequence[Comparison], described: Mapping[str, Any], folder: Path, restart: bool) -> Path:

@@ -33,11 +33,9 @@ def verdict(results: Mapping[str, Any]) -> str:
     found = results["one_number"]
     chosen, gain, tests = found["chosen"], found["forms"][found["chosen"]], found["tests"]
     low, high = (-each for each in gain["ci95"][::-1])
-    better = (
-        ""
-        if chosen == "ratings"
-        else f"{chosen} predicts held-out battles better by {-gain['minus_ratings']:.4f} nats [{low:.4f}, {high:.4f}]"
-    )
+    better = ""
+    if chosen != "ratings" and low > 0:
+        better = f"{chosen} predicts held-out battles better by {-gain['minus_ratings']:.4f} nats [{low:.4f}, {high:.4f}]"
     if found["suffices"] is None:
         enough = math.ceil(1 / found["level"] - 1 - 1e-9)
         return f"{found['draws']} draws are too few to tell whether one number per system suffices: set --circles {enough} or more."
@@ -46,8 +44,8 @@ def verdict(results: Mapping[str, Any]) -> str:
         return f"One number per system does not suffice: more than transitive judges show: {names}{better and '; '}{better}."
     least = min((each["p"] for each in tests.values()), default=1.0)
     said = f"transitive judges show as much (least p of {len(tests)} tests {least:.2g}, needed {found['level']:.2g})"
-    if better and low > 0:
-        said += f"; {better}, but no test confirms that as more than chance gives transitive judges"
+    if better:
+        said += f"; {better}, but no test confirms that circles are behind it"
     if found.get("soft"):
         said += "; they give plain verdicts here and these are probabilities, so that circles can hide"
     return f"One number per system suffices, as far as these battles tell: {said}."

@@ -27,6 +27,8 @@ PRIOR_SD = 3.0  # nats: of the prior that keeps systems which never lose finite;
 ENOUGH_PROMPTS = 50  # a sandwich of fewer clusters than this has no room for the ratings of many systems
 _RANK_DRAWS = 2000
 _WILD = 8.0  # nats, or times as sharp: no judge is like that, so the votes set no limit
+_SINGULAR = 1e-10  # least eigenvalue of the information beside the largest
+_EXACT = 1e-6  # nats: a standard error that is none
 _CLOSE = 1e-5  # nats: a resample lies within 1/200 of a standard error of its optimum
 _FAINT = 1e-3  # ridge of resamples, in which a system can happen never to lose; a variance of 1000 nats^2
 
@@ -154,7 +156,8 @@ def evaluate(battles: Battles, settings: Settings) -> Rated:
     if settings.ridge == 0 and (not fit.converged or _unlimited(fit)):
         settings = replace(settings, ridge=1 / PRIOR_SD**2)
         notes.append(
-            "a judge has too few votes for an order effect or a sharpness of its own: all parameters have normal priors with standard "
+            "a judge has too few votes for an order effect or a sharpness of its own, or its votes cannot tell them from ratings (a system "
+            "that always stands first): all parameters have normal priors with standard "
             f"deviation {PRIOR_SD:g} nats"
         )
         model = replace(model, ridge=settings.ridge)
@@ -162,6 +165,11 @@ def evaluate(battles: Battles, settings: Settings) -> Rated:
     if not fit.converged:
         notes.append("the fit did not converge: leave out an option, or judges with few votes; the numbers below may be wrong")
     whole = rating_errors.covariance(fit, rows)
+    if np.diag(whole)[:size].min() < _EXACT**2:
+        notes.append(
+            "the verdicts are exactly those of the ratings (all are ties, or there are no more battles than ratings), so that "
+            "the intervals have no width: they say nothing about the error, nor do the ranks; more battles are needed"
+        )
     generator = intervals.stream(settings.seed, "ratings")
     draws = None
     if settings.interval == "bootstrap":
@@ -180,7 +188,16 @@ def evaluate(battles: Battles, settings: Settings) -> Rated:
 
 
 def _unlimited(fit: Fit) -> bool:
-    """Return whether the votes set no limit to an order effect or a sharpness: it is wild, or its information is that of such a value."""
+    """Return whether the votes set no limit to an order effect or a sharpness.
+
+    It is wild, or its information is that of such a value, or it cannot be told from ratings, so that the information is singular.
+    """
+    size = fit.model.systems
+    pinned = fit.hessian.copy()
+    pinned[:size, :size] += 1.0  # the mean of the ratings, which is 0
+    scales = np.linalg.eigvalsh(pinned[np.ix_(fit.free, fit.free)])
+    if scales[0] < _SINGULAR * scales[-1]:
+        return True
     known, free = (fit.model.parts(each) for each in (np.diag(fit.hessian), fit.free.astype(np.float64)))
     values, information = (np.concatenate([each[1], each[3]]) for each in (fit.model.parts(fit.theta), known))
     chosen = np.concatenate([free[1], free[3]]) > 0

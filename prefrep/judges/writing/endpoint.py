@@ -68,6 +68,9 @@ class EndpointWriter:
         """See `Writer`."""
         return {"model": self.model, "url": self.url}
 
+    def load(self) -> None:
+        """Nothing: the server may start later."""
+
     def ask(self, questions: Sequence[Question], proceed: Proceed = always, received: Received = unkept) -> Generator[tuple[int, Reply]]:
         """See `Writer`.
 

@@ -97,6 +97,11 @@ class Interview:
         other.manner, other.prompt = manner, Prompt(manner.prompt)
         return other
 
+    def forget(self) -> None:
+        """Forget counts, and which questions had no answer."""
+        self.tally.found.clear()
+        self._unanswered.clear()
+
     def _form(self, answers: int) -> Form:
         return form_of(self.manner.form, self.manner.style, answers, self.manner.points)
 

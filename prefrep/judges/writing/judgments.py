@@ -84,7 +84,7 @@ def rewards_of(judgments: Sequence[Judgment], count: int) -> NDArray[np.float32]
     """Return one number per answer, [K]: its rating, or the mean logarithm of the probability that it is the best; NaN: no verdict.
 
     Args:
-        judgments: Of single answers to one prompt, or of all of them in several orders.
+        judgments: Of single answers to one prompt, or of all of them in several orders; none: a single answer is the best for certain.
         count: K.
     """
     total, asked = np.zeros(count), np.zeros(count)
@@ -92,7 +92,7 @@ def rewards_of(judgments: Sequence[Judgment], count: int) -> NDArray[np.float32]
         places = list(each.places)
         total[places] += math.nan if each.values is None else each.values if len(places) == 1 else np.log(each.values)
         asked[places] += 1
-    return (total / asked).astype(np.float32)
+    return (total / np.maximum(asked, 1)).astype(np.float32)
 
 
 def reversed_order(seed: int, prompt: Messages, answers: Iterable[Messages]) -> bool:

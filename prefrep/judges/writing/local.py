@@ -48,6 +48,10 @@ class LocalWriter:
         stated = {"model": self.path, "dtype": self._dtype}
         return {**stated, "fingerprint": fingerprint(self.path)} if Path(self.path).is_dir() else stated
 
+    def load(self) -> None:
+        """See `Writer`."""
+        _ = self.backbone
+
     @cached_property
     def backbone(self) -> Backbone:
         """The model, loaded on first use. Raises CheckpointError: it cannot be loaded."""

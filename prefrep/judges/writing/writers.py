@@ -37,5 +37,8 @@ class Writer(Protocol):
             PrefrepError: No question can be answered: the model is not there, the key is wrong.
         """
 
+    def load(self) -> None:
+        """Load what answering needs in this process, if anything. Raises CheckpointError: it cannot be loaded."""
+
     def who(self) -> dict[str, Any]:
         """Return what tells this model from others: its answers are kept under it."""
