@@ -173,7 +173,7 @@ def test_a_kind_that_files_leave_open_is_said(tmp_path: Path) -> None:
     [
         (["--init-from", "{rm}", "--as", "nothing"], "--as nothing: no such kind; there are seqcls"),
         (["--init-from", "{rm}", "--objective", "kind"], "has one objective; leave --objective out"),
-        (["--objective", "kind"], "name it with init"),
+        (["--objective", "kind"], "name it with --init-from"),
         (["--init-from", "{rm}", "--objective"], "--objective needs a name"),
     ],
 )
