@@ -184,6 +184,11 @@ def test_kinds_and_objectives_that_are_not_there(options: list[str], problem: st
         fit(["--config", "tiny/bt", *data, *(each.format(rm=place) for each in options)])
 
 
+def test_a_policy_begins_elsewhere(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="a policy begins with --model.backbone.path"):
+        fit(["--config", "policy/dpo", "--data.train", rows(tmp_path / "d.jsonl"), "--init-from", "bundled:tiny-llama"])
+
+
 def weight(model: PreferenceModel) -> torch.Tensor:
     found: torch.Tensor = model.head.value_head.weight.detach()  # type: ignore[attr-defined]
     return found
