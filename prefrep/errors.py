@@ -71,3 +71,8 @@ class Stopped(PrefrepError):
     def __init__(self, message: str, code: int) -> None:
         self.code = code
         super().__init__(message)
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of an error, shortened; its class if it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

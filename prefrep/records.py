@@ -170,6 +170,17 @@ def responses_of(record: Record) -> tuple[Messages, ...]:
     return (record.chosen, record.rejected) if isinstance(record, Comparison) else record.responses
 
 
+def as_responses(record: Record) -> RankedResponses:
+    """Return a record as responses; of a comparison the two, chosen first, with all that a prompt or a template may hold of the row."""
+    if isinstance(record, RankedResponses):
+        return record
+    return RankedResponses(
+        record.prompt, responses_of(record), subset=record.subset, id=record.id, source=record.source, tags=record.tags,
+        annotator=record.annotator, group=record.group, criterion=record.criterion, label_source=record.label_source,
+        template_kwargs=record.template_kwargs,
+    )  # fmt: skip
+
+
 def turns(messages: Iterable[Message]) -> list[dict[str, Any]]:
     """Return messages as chat templates and JSON files have them."""
     return [message.as_dict() for message in messages]

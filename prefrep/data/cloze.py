@@ -26,7 +26,7 @@ def instruction_ids(tokenizer: PreTrainedTokenizerBase, instruction: str) -> Ids
         return np.zeros(0, np.int32)
     mask = tokenizer.mask_token_id
     if mask is None:
-        raise ConfigError(f"{tokenizer.name_or_path}: the tokenizer has no mask token, which data.instruction is read at; leave it out")
+        raise ConfigError(f"{tokenizer.name_or_path}: the tokenizer has no mask token; leave out data.instruction and pooling: mask")
     ids = tokenizer(instruction.replace(MASK, str(tokenizer.mask_token)), add_special_tokens=False)["input_ids"]
     if ids.count(mask) != 1:
         raise ConfigError(f"data.instruction must hold one {MASK}, where the model is read, got {instruction!r}")

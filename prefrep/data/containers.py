@@ -14,8 +14,8 @@ from itertools import chain
 from pathlib import Path
 from typing import IO, Any, cast
 
-from prefrep.data.turns import first_line, kind, parsed_json
-from prefrep.errors import DataError, RecordError
+from prefrep.data.turns import kind, parsed_json
+from prefrep.errors import DataError, RecordError, first_line
 
 Row = dict[str, Any]
 Found = Iterator[tuple[Row | RecordError, str]]

@@ -112,7 +112,7 @@ class Encoder(Tallies):
             raise ConfigError(f"template '{config.template}', a recipe of models from elsewhere, takes no instruction; use template: auto")
         self._instruction = instruction_ids(tokenizer, config.instruction)
         if config.max_length < len(self._instruction) + 4:
-            raise ConfigError(f"max_length {config.max_length} leaves no room beside the {len(self._instruction)} tokens of instruction")
+            raise ConfigError(f"max_length {config.max_length} leaves no room beside an instruction of {len(self._instruction)} tokens")
         self.tokenizer, self.config, self.layout = tokenizer, config, layout
         self._given, self._gated = given, gated
         self._render = Renderer(tokenizer, config.template, self._tokenise.start, policy, given is not None)

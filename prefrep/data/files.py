@@ -12,9 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from prefrep.data.containers import PROMPTS, SUFFIXES, TABLES, Found, Row, rows_of
-from prefrep.data.turns import first_line
 from prefrep.disk import expanded
-from prefrep.errors import DataError, RecordError
+from prefrep.errors import DataError, RecordError, first_line
 
 __all__ = ("PROMPTS", "ROLES", "SUFFIXES", "Found", "Row", "files_of", "parts")
 

@@ -129,6 +129,7 @@ class PreferenceData(LightningDataModule):
         self._features: tuple[dict[str, str], Features] | None = None
         self._rows: dict[str, list[Datum]] = {}
         self._annotators: Annotators | None = None
+        self._unshared = False
         self.predicted: list[Predicted] = []
 
     @property
@@ -271,8 +272,10 @@ class PreferenceData(LightningDataModule):
 
     def _batch_layout(self) -> Layout:
         layout = batch_layout(self.layout, self._reader.supports_trees())
-        if self.layout == "auto" and layout == "padded":
-            log.info("this backbone does not support tree masks: layout padded")
+        if self.layout == "auto" and layout == "padded" and not self._unshared:
+            why = "reads both ways" if self._reader.backbone.both_ways else "does not support tree masks"
+            log.info("this backbone %s, so prompts are not shared", why)
+            self._unshared = True  # said
         return layout
 
     def _remembered(self, name: str, data: Sequence[Datum]) -> Features | None:

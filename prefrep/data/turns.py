@@ -67,11 +67,6 @@ def kind(value: object) -> str:
     return "nothing" if value is None else next((word for type, word in named.items() if isinstance(value, type)), type(value).__name__)
 
 
-def first_line(error: Exception) -> str:
-    """Return the first line of an error's message, shortened; its class if it has none."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-
-
 def conversation(value: object, name: str) -> Messages:
     """Read a list of {"role", "content"}, where content is text or a list of parts, or null beside tool calls.
 

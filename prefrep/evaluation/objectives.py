@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any, TypeVar, cast
 
 from prefrep.evaluation.rows import PairScore, RewardScore
-from prefrep.records import Comparison, RankedResponses
+from prefrep.records import Comparison, as_responses
 
 Kind = TypeVar("Kind", bound=PairScore)
 
@@ -23,8 +23,7 @@ def scores_by_objective(
         names: The objectives.
         progress: Label of the progress bar.
     """
-    both = (RankedResponses(p.prompt, (p.chosen, p.rejected), source=p.source, template_kwargs=p.template_kwargs) for p in pairs)
-    for found in scorer.objective_rewards(both, progress=progress) if pairs else ():
+    for found in scorer.objective_rewards(map(as_responses, pairs), progress=progress) if pairs else ():
         chosen, rejected = found.tolist()
         score, *each = (a - b for a, b in zip(chosen, rejected, strict=True))
         yield score, dict(zip(names, each, strict=True)), (chosen[0], rejected[0])

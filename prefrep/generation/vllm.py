@@ -22,8 +22,8 @@ from prefrep.records import Messages
 class VLLMSampler(Settings):
     """Sampling with vLLM (extra `vllm`), which needs a CUDA device. Never run with vLLM itself.
 
-    Tests use a stand-in. What is called (`LLM`, `LLM.generate`, `SamplingParams` and its limits) was compared with the source of vLLM 0.9
-    and of its main branch of 2026. vLLM samples from float32 models in half precision and refuses temperatures above 2.
+    Tests use a stand-in. Its calls were compared with the source of vLLM: `SamplingParams` at a commit of 2026, `LLM.__init__` at two
+    commits, `LLM.generate` in an older version alone. vLLM samples from float32 models in half precision and refuses temperatures above 2.
 
     vLLM reads weights from disk, so each update of the model costs an export and a new engine.
 

@@ -134,7 +134,9 @@ def _base(folder: str, about: dict[str, Any]) -> tuple[str, str | None]:
 def _tensors(folder: str, revision: str | None) -> dict[str, Tensor]:
     file = find_file(folder, WEIGHTS, revision)
     if file is None:
-        raise CheckpointError(f"{folder}: no {WEIGHTS}; save the adapter as safetensors, pickles (.bin) are never read")
+        raise CheckpointError(
+            f"{folder}: no {WEIGHTS}; pickles (.bin) are never read, except those in a local folder by prefrep export --from peft"
+        )
     try:
         return load_file(file)
     except (OSError, SafetensorError) as error:

@@ -9,7 +9,7 @@ from pathlib import Path
 from huggingface_hub import HfApi, snapshot_download
 
 from prefrep.disk import expanded, replace_text
-from prefrep.errors import CheckpointError
+from prefrep.errors import CheckpointError, first_line
 from prefrep.io.about import damaged
 from prefrep.io.card import card
 
@@ -54,7 +54,7 @@ def fetched(name: str | Path, revision: str | None = None) -> Path:
         folder = Path(snapshot_download(repo, revision=revision or written, allow_patterns=list(FILES)))
     except Exception as error:  # of its HTTP library, which differs between versions of the hub's client
         raise CheckpointError(
-            f"{name}: no such folder, and it cannot be had from the hub ({reason(error)}); check the name, the network and the token"
+            f"{name}: no such folder, and it cannot be had from the hub ({first_line(error)}); check the name, the network and the token"
         ) from error
     if not is_foreign(folder):
         check_complete(folder, str(name))
@@ -86,7 +86,7 @@ def check_complete(folder: Path, name: str) -> None:
             "read models of other programs with prefrep export --from"
         ) from None
     except (ValueError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{name}: prefrep.json is damaged ({reason(error)}); download it again") from error
+        raise CheckpointError(f"{name}: prefrep.json is damaged ({first_line(error)}); download it again") from error
     for file, size in wanted.items():
         place = folder / file
         found = place.stat().st_size if place.is_file() else None
@@ -120,7 +120,8 @@ def push(folder: str | Path, repo: str) -> str:
         return str(HfApi().upload_folder(folder_path=Path(folder), repo_id=repo, commit_message=MESSAGE).commit_url)
     except Exception as error:  # of its HTTP library, which differs between versions of the hub's client
         raise CheckpointError(
-            f"{repo}: the upload of {folder} failed ({reason(error)}); push it again with: prefrep export --model {folder} --push {repo}"
+            f"{repo}: the upload of {folder} failed ({first_line(error)}); push it again with: "
+            f"prefrep export --model {folder} --push {repo}"
         ) from error
 
 
@@ -136,10 +137,5 @@ def check(repo: str) -> None:
         HfApi().create_repo(repo, exist_ok=True)
     except Exception as error:  # of its HTTP library, which differs between versions of the hub's client
         raise CheckpointError(
-            f"{repo}: cannot push there ({reason(error)}); log in with `hf auth login`, and check owner and name"
+            f"{repo}: cannot push there ({first_line(error)}); log in with `hf auth login`, and check owner and name"
         ) from error
-
-
-def reason(error: Exception) -> str:
-    """Return the first line of an error."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import pickle
-import shutil
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,8 +16,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from prefrep.disk import expanded
-from prefrep.errors import CheckpointError
-from prefrep.io.hub import reason
+from prefrep.errors import CheckpointError, first_line
+from prefrep.io.folder import PreferenceModel
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +34,7 @@ def state_dicts(folder: Path) -> list[Path]:
         return []
     found = sorted(file for end in ("bin", "pt") for file in folder.glob(f"*.{end}") if not file.name.startswith(OTHERS))
     shards = [file for file in found if file.name.startswith("pytorch_model")]
-    if len(shards or found) > 1 and not shards:
+    if len(found) > 1 and not shards:
         raise CheckpointError(f"{folder}: {found[0].name} and {found[1].name} could both be its weights; keep one of them there")
     return shards or found
 
@@ -60,17 +59,31 @@ def as_safetensors(path: str, beside: Path) -> Iterator[str]:
     with TemporaryDirectory(prefix=".weights-", dir=beside.parent) as room:
         place, weights = Path(room) / folder.resolve().name, dict[str, str]()
         place.mkdir()
-        for number, file in enumerate(files):
+        for file in folder.iterdir():  # configuration, tokenizer, and code, which is run if it is trusted
+            if file not in files and not file.name.endswith(".index.json"):
+                (place / file.name).symlink_to(file.resolve())
+        for file in files:
             log.info("%s: a pickle; its weights alone are read, nothing in it is run", file)
             tensors = _tensors(file)
-            name = f"model-{number + 1:05}-of-{len(files):05}.safetensors"
+            name = file.with_suffix(".safetensors").name  # an adapter is found by its name, others by the index
             save_file({key: tensor.contiguous().clone() for key, tensor in tensors.items()}, place / name, metadata={"format": "pt"})
             weights |= dict.fromkeys(tensors, name)
         (place / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weights}))
-        for file in folder.iterdir():
-            if file.suffix in (".json", ".txt", ".model", ".jinja") and not file.name.endswith(".index.json"):
-                shutil.copy(file, place)
         yield str(place)
+
+
+def rename(model: PreferenceModel, place: str, path: str) -> None:
+    """Give a model that was read from a copy the path of the original, where its recipe names the copy.
+
+    Args:
+        model: The model.
+        place: Path of the copy; if it is `path`, nothing changes.
+        path: Path of the original.
+    """
+    if place != path:
+        named = str(expanded(path).absolute())
+        model.backbone.path = model.backbone.path.replace(place, named)
+        model.recipe = json.loads(json.dumps(model.recipe, ensure_ascii=False).replace(place, named))
 
 
 def _tensors(file: Path) -> dict[str, Tensor]:
@@ -78,7 +91,7 @@ def _tensors(file: Path) -> dict[str, Tensor]:
     try:
         state = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
     except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError) as error:
-        said = "holds code or other objects" if isinstance(error, pickle.UnpicklingError) else f"cannot be read, {reason(error)}"
+        said = "holds code or other objects" if isinstance(error, pickle.UnpicklingError) else f"cannot be read, {first_line(error)}"
         raise CheckpointError(f"{file}: not a state dict ({said}); nothing in it was run; get its weights as safetensors") from error
     if not isinstance(state, dict) or not all(isinstance(name, str) and isinstance(each, Tensor) for name, each in state.items()):
         raise CheckpointError(f"{file}: holds more than tensors by name; save the state_dict() of the model alone, as safetensors")

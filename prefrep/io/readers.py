@@ -117,9 +117,10 @@ def check_kind(kind: str | None) -> None:
 
 
 def for_objective(name: str | Path, kind: str, objective: str) -> dict[str, str]:
-    """Return the arguments of a reader that name an objective. Raises UsageError: one is named, and models of this kind have one only."""
+    """Return the arguments of a reader that name an objective. Raises UsageError: one is named, and models of this kind take none."""
     if kind in FAMILIES:
         return {"objective": objective}
     if objective:
-        raise UsageError(f"--objective {objective}: {expanded(name)} has one objective; leave the option out")
+        why = "is an exported folder, whose head has its objective already" if kind == "prefrep" else "has one objective"
+        raise UsageError(f"--objective {objective}: {expanded(name)} {why}; leave the option out")
     return {}

@@ -13,8 +13,7 @@ from torch import Tensor
 from transformers.utils.hub import cached_file
 
 from prefrep.disk import expanded
-from prefrep.errors import CheckpointError
-from prefrep.io.hub import reason
+from prefrep.errors import CheckpointError, first_line
 from prefrep.nn.bundled import resolve
 from prefrep.nn.loading import UNTRUSTED, config_of
 
@@ -54,7 +53,7 @@ def read_config(path: str, revision: str | None, trust_remote_code: bool = False
     except (OSError, ValueError) as error:
         if not trust_remote_code and "trust_remote_code" in str(error):
             raise CheckpointError(f"{path}: the model is {UNTRUSTED}") from error
-        raise CheckpointError(f"{path}: cannot read its config.json ({reason(error)})") from error
+        raise CheckpointError(f"{path}: cannot read its config.json ({first_line(error)})") from error
 
 
 def stored_dtype(config: Any) -> str:
@@ -107,7 +106,7 @@ def _shards(path: str, revision: str | None) -> dict[str, set[str]]:
 def _file(path: str, name: str, revision: str | None) -> Path:
     if (file := find_file(path, name, revision)) is None:
         raise CheckpointError(
-            f"{path}: no {name}; pickles (.bin, .pt) are never read but by prefrep export --from KIND, which makes a folder of them"
+            f"{path}: no {name}; pickles (.bin, .pt) are never read, except those in a local folder by prefrep export --from KIND"
         )
     return file
 
@@ -117,4 +116,4 @@ def _readable(path: str) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:  # JSON may hold anything
-        raise CheckpointError(f"{path}: cannot read its safetensors ({reason(error)}); download the checkpoint again") from error
+        raise CheckpointError(f"{path}: cannot read its safetensors ({first_line(error)}); download the checkpoint again") from error

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prefrep.errors import ConfigError, DataError
+from prefrep.errors import ConfigError, DataError, UsageError
 from prefrep.judges.base import Comparer, Judge
 from prefrep.judges.rules import RuleJudge
 from prefrep.parts import make, parse
@@ -92,6 +92,8 @@ def open_model(model: str, how: Scoring) -> PreferenceScorer:
         PrefrepError: It cannot be read.
     """
     if is_recipe(model):
+        if how.settings:
+            raise UsageError(f"{how.settings.strip()}: the recipe of a judge says how it is asked; leave it out")
         return from_recipe(model)
     from prefrep.scoring.workers import open_scorer
 

@@ -218,9 +218,8 @@ def _candidates(sets: Sequence[Shingles], seed: int) -> list[tuple[int, int]]:
         sizes = np.diff(np.append(begins, len(order)))
         for begin, size in zip(begins[sizes > 1].tolist(), sizes[sizes > 1].tolist(), strict=True):
             found = order[begin : begin + size].tolist()
-            pairs.update(
-                combinations(found, 2) if size < 20 else pairwise(found)
-            )  # of a large bucket, neighbours suffice: clusters are chains
+            # Of a large bucket, neighbours suffice: clusters are chains.
+            pairs.update(combinations(found, 2) if size < 20 else pairwise(found))
     return sorted(pairs)
 
 

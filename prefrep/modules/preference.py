@@ -83,7 +83,7 @@ class PreferenceModule(ComparingSteps, LanguageModule):
     ) -> None:
         super().__init__(optimizer, schedule)
         if init is None and (init_as or init_objective):
-            raise ConfigError("init_as and init_objective say what a model to train from is; name it with init (--init-from MODEL)")
+            raise ConfigError("--as and --objective (init_as, init_objective) say what a model to train from is; name it with --init-from")
         if sft < 0:
             raise ConfigError(f"sft must be 0 or more, got {sft}")
         self._make = (backbone, head, loss)

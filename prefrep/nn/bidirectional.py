@@ -122,11 +122,11 @@ def pooled(hidden: Tensor, ids: Tensor, mask: Tensor, pooling: Pooling, marks: l
 
 
 def by_length(lengths: Sequence[int], call: int) -> list[list[int]]:
-    """Return rows in groups of similar length, longest first; a group of G rows is padded by at most `call` tokens.
+    """Return rows in groups of similar length, longest first.
 
     Args:
         lengths: Number of tokens of each row.
-        call: Tokens of padding that a group may have.
+        call: Tokens of padding that a group may have, over all its rows.
 
     Example:
         >>> by_length([5, 90, 6, 100], call=10)

@@ -11,7 +11,7 @@ from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, AutoT
 from transformers.utils.hub import cached_file
 
 from prefrep.disk import expanded
-from prefrep.errors import CheckpointError
+from prefrep.errors import CheckpointError, first_line
 from prefrep.nn.bidirectional import Pooling, encoder_class, reads_both_ways
 from prefrep.nn.bundled import resolve
 from prefrep.nn.families import caps_attention
@@ -205,7 +205,6 @@ def _unreadable(path: str, what: str, error: Exception, trusted: bool) -> Checkp
 
 
 def _not_found(path: str, what: str, error: Exception) -> str:
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     if path.startswith((".", "/", "~")) and not expanded(path).exists():
         return f"{path}: no such folder, so there is no {what} to load; give a local folder, a hub id or bundled:smollm2-135m"
-    return f"{path}: cannot load a {what} ({reason[:200]}); give a local folder with safetensors, a hub id or bundled:smollm2-135m"
+    return f"{path}: cannot load a {what} ({first_line(error)}); give a local folder with safetensors, a hub id or bundled:smollm2-135m"

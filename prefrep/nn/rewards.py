@@ -89,13 +89,12 @@ class ObjectivesHead(BTHead):
         self.mix = nn.Parameter(torch.eye(count))
         self.scale = nn.Parameter(torch.ones(1))
         self.dim = 1 + count
-        if objective:  # what weighs objectives has no gradient then, and DDP waits for one of every trainable parameter
-            self.scale.requires_grad_(False)
-            if self.gate is not None:
-                self.gate.requires_grad_(False)
         if objective and objective not in self.objectives:
             raise ConfigError(f"there is no objective {objective!r}; this model has {', '.join(self.objectives)}")
         self.objective = objective
+        if objective:  # what weighs objectives has no gradient then, and DDP waits for one of every trainable parameter
+            for weighs in (self.scale, *(self.gate.parameters() if self.gate else ())):
+                weighs.requires_grad_(False)
 
     @property
     def needs_prompt(self) -> bool:

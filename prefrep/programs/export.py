@@ -42,7 +42,7 @@ def export(
             sentence-transformers modules (models without a gate that read single responses).
         from_: Read the model in this layout and write an exported folder. peft: a LoRA adapter on a sequence classifier, as TRL saves it.
             openrlhf: a reward model of OpenRLHF. rlhflow: a language model that answers A or B. Or a family of prefrep/io/README.md.
-            Of pickled weights (.bin, .pt), torch's weights_only reads the tensors and runs nothing.
+            Of pickled weights (.bin, .pt) in a local folder, torch's weights_only reads the tensors and runs nothing.
         push: Upload what was written, or without --to and --from the model itself, to this repository on the hub: owner/name.
         dtype: Type of the language model's weights; default: as stored.
         max_length: With --from: longest sequence in tokens; default: 2048, with official 4096.
@@ -110,6 +110,7 @@ def export(
             path, revision = hub.split(model)
             with pickles.as_safetensors(path, written) as place:
                 loaded = READERS[from_](place, dtype=dtype, revision=revision, trust_remote_code=trust_remote_code, **length, **given)
+                pickles.rename(loaded, place, path)
                 folder.save(written, loaded.backbone, loaded.head, loaded.tau, loaded.encode, loaded.tokenizer, loaded.recipe)
             print(f"wrote {written}")
     if push:

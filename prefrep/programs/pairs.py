@@ -30,6 +30,7 @@ def pairs(
     """Any comparisons: accuracy, agreement by length and margin, calibration.
 
     Calibration: Brier score, log loss, calibration error and a reliability diagram. Every pair among K scored responses is one comparison.
+    A model with several objectives also gets a table of each; the temperature is that of the score in which they are weighed.
 
     Examples:
         prefrep eval pairs --model runs/mine/export --data test.jsonl --calibrate-on val.jsonl --out runs/mine/pairs

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from prefrep.errors import UsageError
 from prefrep.functional.aggregation import Rule, aggregate, check_rule
-from prefrep.records import Comparison, RankedResponses, Record
+from prefrep.records import Comparison, RankedResponses, Record, as_responses
 from prefrep.scoring.interface import PreferenceScorer
 
 if TYPE_CHECKING:
@@ -70,13 +70,13 @@ def lines(scorer: PreferenceScorer, records: Iterator[Record], tables: bool, ask
         noted = _noted(group, read)
         if asks.annotators:
             names = asks.names(scorer)
-            for people in scorer.tables_of(map(_both, noted), names):
+            for people in scorer.tables_of(map(as_responses, noted), names):
                 yield {
                     "id": read.popleft().id,
                     **_society(people, [(name, _by(scorer, name)) for name in names], asks, kind is Comparison, tables),
                 }
         elif names := getattr(scorer, "objectives", ()):
-            for rewards in cast(Any, scorer).objective_rewards(map(_both, noted)):
+            for rewards in cast(Any, scorer).objective_rewards(map(as_responses, noted)):
                 record = read.popleft()
                 yield {"id": record.id, **_by_objective(rewards, names, kind is Comparison, tables), **_said(scorer, record)}
         elif kind is Comparison:
@@ -93,12 +93,6 @@ def _noted(records: Iterator[Record], read: deque[Record]) -> Iterator[Record]:
     for record in records:
         read.append(record)
         yield record
-
-
-def _both(record: Record) -> RankedResponses:
-    if isinstance(record, RankedResponses):
-        return record
-    return RankedResponses(record.prompt, (record.chosen, record.rejected), source=record.source, template_kwargs=record.template_kwargs)
 
 
 def _said(scorer: PreferenceScorer, record: Record) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -54,6 +55,8 @@ class Loading:
             raise UsageError(f"--implicit {self.implicit} has no reference; drop --reference, or use ratio")
         if self.reference is None and self.implicit == "ratio":
             raise UsageError("--implicit ratio needs --reference; name it, or use sum, average or norm")
+        if self.policy and (needless := self._of_preferences):
+            raise UsageError(f"{needless.strip()}: for preference models, and --reference and --implicit are for policies; leave one out")
         if not self.beta > 0 or (self.beta != 1 and not self.policy):
             raise UsageError(f"--beta {self.beta} is a positive factor of a policy's rewards, with --reference or --implicit; leave it out")
         import_modules(self.import_)
@@ -76,13 +79,16 @@ class Loading:
     def settings(self) -> str:
         """Options that move scores, in words."""
         said: dict[str, object] = {"reference": self.reference, "implicit": self.implicit, "beta": self.beta if self.policy else ""}
-        said |= {"as": self.as_, "objective": self.objective, "orders": "" if self.orders == "both" else self.orders}
-        return "".join(f" --{name} {value}" for name, value in said.items() if value)
+        return _options(said) + self._of_preferences
+
+    @property
+    def _of_preferences(self) -> str:
+        return _options({"as": self.as_, "objective": self.objective, "orders": "" if self.orders == "both" else self.orders})
 
     def block_scorer(self, model: str) -> PreferenceScorer:
         """Return a scorer whose tables come by 2 x 2 block where the head of an exported folder has blocks."""
         if is_url(model):
-            return remote(model, self.dtype, blocks=True)
+            return remote(model, self, blocks=True)
         if self.policy:
             return self.implicit_scorer(model)
         from prefrep.scoring.blocks import BlockScorer
@@ -153,6 +159,10 @@ class Scoring(LocalScoring):
         require_at_least("--workers", self.workers, 1)
 
 
+def _options(values: Mapping[str, object]) -> str:
+    return "".join(f" --{name} {value}" for name, value in values.items() if value)
+
+
 def is_url(model: str) -> bool:
     """Return whether a model is named by the URL of a server."""
     return model.startswith(("http://", "https://"))
@@ -173,10 +183,10 @@ def fingerprint_of(model: str) -> str:
     return fingerprint(model)
 
 
-def remote(url: str, dtype: str | None, blocks: bool = False) -> PreferenceScorer:
-    """Return a client of a server. Raises UsageError: a dtype is given. Raises ServerError: the server cannot be reached."""
-    if dtype is not None:
-        raise UsageError(f"--dtype: the server at {url} has loaded the model already; leave the option out")
+def remote(url: str, how: Loading, blocks: bool = False) -> PreferenceScorer:
+    """Return a client of a server. Raises UsageError: options say what the model is. Raises ServerError: it cannot be reached."""
+    if needless := _options({"dtype": how.dtype}) + how.settings:
+        raise UsageError(f"{needless.strip()}: the server at {url} has loaded the model already; leave it out")
     from prefrep.scoring.remote import RemoteScorer
 
     return RemoteScorer(url, blocks=blocks)

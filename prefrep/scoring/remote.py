@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prefrep.errors import ConfigError, RecordError
-from prefrep.records import Comparison, RankedResponses, turns
+from prefrep.records import Comparison, RankedResponses, as_responses, turns
 from prefrep.scoring.asked import Said, ranked
 from prefrep.scoring.http import RefusedError, ServerError, authorities, headers, request
 
@@ -122,11 +122,11 @@ class RemoteScorer:
             RecordError: The server cannot read a record.
             ServerError: The server cannot be reached, or refuses.
         """
-        return self._stream("/v1/compare", map(_both, comparisons), progress, lambda row: float(np.float32(row["log_odds"])))
+        return self._stream("/v1/compare", map(as_responses, comparisons), progress, lambda row: float(np.float32(row["log_odds"])))
 
     def compare_rewards(self, comparisons: Iterable[Comparison], *, progress: str | None = None) -> Iterator[tuple[float, float, float]]:
         """See `Scorer.compare_rewards`; errors as in `compare`."""
-        for chosen, rejected in self.rewards(map(_both, comparisons), progress=progress):
+        for chosen, rejected in self.rewards(map(as_responses, comparisons), progress=progress):
             yield float(chosen - rejected), float(chosen), float(rejected)
 
     def tables(self, records: Iterable[RankedResponses], *, progress: str | None = None) -> Iterator[Floats]:
@@ -209,10 +209,3 @@ def _windows(records: Iterator[RankedResponses]) -> Iterator[list[RankedResponse
         size += length
     if window:
         yield window
-
-
-def _both(pair: Comparison) -> RankedResponses:
-    return RankedResponses(
-        pair.prompt, (pair.chosen, pair.rejected), id=pair.id, source=pair.source, template_kwargs=pair.template_kwargs,
-        annotator=pair.annotator,
-    )  # fmt: skip

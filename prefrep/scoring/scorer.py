@@ -13,7 +13,7 @@ import torch
 
 from prefrep.data.encode import EncodeConfig
 from prefrep.data.recipes import SEGMENTS
-from prefrep.errors import ConfigError
+from prefrep.errors import ConfigError, UsageError
 from prefrep.functional.aggregation import Rule, Social, aggregate
 from prefrep.io.readers import opened
 from prefrep.nn.heads import BTHead, PairHead
@@ -77,6 +77,7 @@ class Scorer(Forward):
         Raises:
             CheckpointError: The folder is missing or incomplete, or cannot be downloaded.
             ConfigError: The device is not available.
+            UsageError: A kind, an objective or an order that the model does not have.
         """
         place = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
         try:
@@ -86,6 +87,8 @@ class Scorer(Forward):
         model = opened(
             path, dtype, attention, place, revision=revision, trust_remote_code=trust_remote_code, kind=kind, objective=objective
         )
+        if orders == "first" and model.head.layout != "pair":
+            raise UsageError(f"--orders first: {path} reads each answer alone, so there are no orders; leave the option out")
         made = PairScorer if isinstance(model.head, PairHead) and issubclass(PairScorer, cls) else cls
         return made(model, batch_tokens, layout, unknown_annotator, orders)
 

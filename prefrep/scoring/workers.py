@@ -43,7 +43,7 @@ def open_scorer(model: str, loading: Scoring) -> PreferenceScorer:
         ServerError: The server cannot be reached.
     """
     if is_url(model):
-        return remote(model, loading.dtype)
+        return remote(model, loading)
     return loading.here(model) if loading.workers == 1 and loading.engine == "processes" else Workers(model, loading)
 
 

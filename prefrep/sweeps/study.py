@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from typing import IO, TYPE_CHECKING, Any, cast
 from uuid import uuid4
 
 from prefrep.disk import replace_text
-from prefrep.errors import ConfigError, DataError
+from prefrep.errors import ConfigError, DataError, first_line
 from prefrep.sweeps.table import is_done, points_folder
 
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ class Study:
 
     Raises:
         DataError: The storage cannot be opened.
+        ConfigError: The driver of a database is not installed.
     """
 
     def __init__(self, folder: Path, storage: str | None = None) -> None:
@@ -76,6 +78,7 @@ class Study:
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
+        place = re.sub(":[^:@/]+@", ":***@", storage) if storage else folder / JOURNAL  # without the password
         with self.alone():
             try:
                 # Nothing is sampled: every trial is enqueued with its values.
@@ -83,8 +86,13 @@ class Study:
                     storage=storage or _journal(folder / JOURNAL), study_name=self._name(), load_if_exists=True,
                     direction="maximize", sampler=optuna.samplers.RandomSampler(seed=0),
                 )  # fmt: skip
+            except ImportError as error:
+                raise ConfigError(
+                    f"{place}: the driver of this database is not installed; pip install 'prefrep[postgresql]' for postgresql://, or leave "
+                    "--storage out"
+                ) from error
             except Exception as error:  # errors of databases have no common base class
-                raise DataError(f"{storage or folder / JOURNAL}: the study cannot be opened ({str(error).splitlines()[0]:.200})") from error
+                raise DataError(f"{place}: the study cannot be opened ({first_line(error)})") from error
 
     def _name(self) -> str:
         """The study's name, unique in a database that several sweeps use."""

@@ -28,14 +28,18 @@ from prefrep.training.provenance import Provenance, settings_of
 log = logging.getLogger(__name__)
 
 
-# Options of a model to go on from, and the settings that they are short for.
-_SHORT = {"--init-from": "--model.init", "--as": "--model.init_as", "--objective": "--model.init_objective"}
+# Options of a model to go on from: the settings that they are short for, and what they need.
+_SHORT = {
+    "--init-from": ("--model.init", "a model, such as runs/mine/export"),
+    "--as": ("--model.init_as", "a kind, such as ultrarm"),
+    "--objective": ("--model.init_objective", "a name, such as helpfulness"),
+}
 
 
 def _written_out(arg: str) -> str:
     """Return an option that is short for a setting as that setting, and any other argument as it is."""
     name, equals, value = arg.partition("=")
-    return _SHORT.get(name.replace("init_from", "init-from"), name) + equals + value
+    return _SHORT.get(name.replace("init_from", "init-from"), (name,))[0] + equals + value
 
 
 class _Early(argparse.Action):
@@ -59,9 +63,8 @@ class CommandLine(ConfiguredCLI):
     def __init__(self, args: list[str]) -> None:
         typed = [f"--on_change{arg.removeprefix('--on-change')}" if arg.startswith("--on-change") else arg for arg in args]
         self._typed = typed
-        if typed and "=" not in typed[-1] and _written_out(typed[-1]) in _SHORT.values() and not typed[-1].startswith("--model."):
-            needed = {"--as": "a kind, such as ultrarm", "--objective": "a name, such as helpfulness"}
-            raise UsageError(f"{typed[-1]} needs {needed.get(typed[-1], 'a model, such as runs/mine/export')}")
+        if typed and (needed := _SHORT.get(typed[-1].replace("init_from", "init-from"))):
+            raise UsageError(f"{typed[-1]} needs {needed[1]}")
         super().__init__([_written_out(arg) for arg in typed])
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
@@ -80,7 +83,7 @@ class CommandLine(ConfiguredCLI):
             ("--init-from", "MODEL", "Model to go on training from"), ("--as", "KIND", "What that model is, if its files leave it open"),
             ("--objective", "NAME", "Its objective to go on from, if it has several"),
         ):  # fmt: skip
-            parser.add_argument(option, action=_Early, metavar=name, help=f"{what}, short for {_SHORT[option]}.")
+            parser.add_argument(option, action=_Early, metavar=name, help=f"{what}, short for {_SHORT[option][0]}.")
         if subcommand == "fit":
             parser.add_argument(
                 "--on_change", type=Literal["stop", "continue"], default="stop",

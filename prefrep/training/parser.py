@@ -139,6 +139,8 @@ def sentence(message: str) -> str:
     text = re.sub(r"\s+", " ", message.strip())
     if text.endswith(".model") and "are required" in text:
         return "no model is named; name a configuration with --config, such as preference/gpm"
+    if re.search("Option 'init(_as|_objective)?' is not accepted", text):
+        return "--init-from, --as and --objective are for preference models; a policy begins with --model.backbone.path"
     if "trainer.callbacks" in text and (match := re.search(r"the following arguments are required: ([\w, ]+?) -", text)):
         return f"trainer.callbacks: a callback needs {match[1]}; name it behind the callback, as in --trainer.callbacks.{match[1]} VALUE"
     if match := re.search(r'key "([\w.]+)".*Expected a dot import path string: (\S+)', text):

@@ -47,7 +47,7 @@ def test_texts_end_in_the_instruction_however_long_they_are(layout: Literal["sin
     [
         (EncodeConfig(instruction="A good answer?"), r"must hold one \[MASK\]"),
         (EncodeConfig(instruction="[MASK] or [MASK]"), r"must hold one \[MASK\]"),
-        (EncodeConfig(instruction=ASKED, max_length=20), "leaves no room beside the 17 tokens"),
+        (EncodeConfig(instruction=ASKED, max_length=20), "leaves no room beside an instruction of 17 tokens"),
         (EncodeConfig("segments", instruction=ASKED), "takes no instruction"),
     ],
 )

@@ -170,7 +170,7 @@ def reader() -> Any:
         unpaired=True,
         reading=None,
         needs_prompt=False,
-        backbone=SimpleNamespace(room=None, frozen=False, pooling="last"),
+        backbone=SimpleNamespace(room=None, frozen=False, pooling="last", both_ways=False),
     )
 
 

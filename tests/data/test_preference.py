@@ -29,7 +29,7 @@ def attach(
     data: PreferenceData, layout: str = "single", trees: bool = True, done: int = 0, room: int = 2048, **more: Any
 ) -> PreferenceData:
     """Puts the least of a trainer and of a model around the data."""
-    backbone = SimpleNamespace(frozen=False, room=room, pooling="last")
+    backbone = SimpleNamespace(frozen=False, room=room, pooling="last", both_ways=False)
     module = SimpleNamespace(
         tokenizer=load_tokenizer("bundled:tiny-llama"),
         layout=layout,
@@ -128,6 +128,18 @@ def test_layout_follows_the_model(layout: Any, trees: bool, padded: bool, file: 
     data = attach(PreferenceData(str(file), layout=layout), trees=trees)
     data.setup("fit")
     assert all(batch.padded is padded for batch in data.train_dataloader())
+
+
+@pytest.mark.parametrize(("both_ways", "why"), [(True, "reads both ways"), (False, "does not support tree masks")])
+def test_why_prompts_are_not_shared_is_said_once(both_ways: bool, why: str, file: Path, caplog: pytest.LogCaptureFixture) -> None:
+    data = attach(PreferenceData(str(file), val=str(file)), trees=False)
+    data.trainer.lightning_module.backbone.both_ways = both_ways  # type: ignore[union-attr]
+    with caplog.at_level("INFO", "prefrep"):
+        data.setup("fit")
+        for loader in (data.train_dataloader(), data.val_dataloader()):
+            list(loader)
+    said = [each.getMessage() for each in caplog.records if "not shared" in each.getMessage()]
+    assert said == [f"this backbone {why}, so prompts are not shared"]
 
 
 def test_trees_are_not_forced_on_a_model_that_ignores_them(file: Path) -> None:

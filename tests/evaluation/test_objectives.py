@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import families
 import pytest
 from conftest import program
 
+from prefrep.errors import UsageError
+from prefrep.evaluation.objectives import scores_by_objective
+from prefrep.judges.named import open_model
 from prefrep.nn.backbone import Backbone
 from prefrep.records import Comparison, Message
 from prefrep.scoring import Scorer
+from prefrep.scoring.lines import Asks, lines
+from prefrep.scoring.loading import Scoring
 
-evaluate = program("eval")
+evaluate, export = program("eval"), program("export")
 NAMES = ("helpful", "honest", "short")
 
 
@@ -34,7 +41,7 @@ def test_each_objective_has_the_results_of_a_model_with_it_alone(
     calls = len(read)
     found, printed = json.loads((out / "results.json").read_text()), capsys.readouterr().out
     assert tuple(found["objectives"]) == NAMES and all(f"objective {name}\n" in printed for name in NAMES)
-    lines = [json.loads(line) for line in (out / "scores.jsonl").read_text().splitlines()]
+    written = [json.loads(line) for line in (out / "scores.jsonl").read_text().splitlines()]
     pairs = [
         Comparison(*((Message(r, row[k]),) for r, k in (("user", "prompt"), *(("assistant", k) for k in ("chosen", "rejected")))))
         for row in rows
@@ -43,7 +50,7 @@ def test_each_objective_has_the_results_of_a_model_with_it_alone(
         read.clear()
         scores = list(Scorer.from_pretrained(place, objective=name).compare(pairs))
         assert len(read) == calls, "one reading for all objectives"
-        assert [line["objectives"][name] if name else line["score"] for line in lines] == pytest.approx(scores, abs=1e-4)
+        assert [line["objectives"][name] if name else line["score"] for line in written] == pytest.approx(scores, abs=1e-4)
         right = [score > 0 for score in scores]
         results = found["objectives"][name] if name else found
         by_subset = {subset: value["score"] for subset, value in results["subsets"].items()}
@@ -51,3 +58,38 @@ def test_each_objective_has_the_results_of_a_model_with_it_alone(
     if what == "rewardbench":
         assert evaluate([what, "--scores", str(out / "scores.jsonl"), "--out", str(tmp_path / "again"), "--bootstrap", "20"]) == 0
         assert json.loads((tmp_path / "again" / "results.json").read_text())["objectives"] == found["objectives"]
+
+
+def test_the_prompt_names_what_it_named_in_training(tmp_path: Path) -> None:
+    """A model whose prompts name a column is asked with it, also for its objectives."""
+    read = Scorer.from_pretrained(families.write(tmp_path / "rm", "armorm"), "cpu").model
+    read.encode = replace(read.encode, context="group")
+    scorer = Scorer(read)
+    sides = [(Message("assistant", answer),) for answer in ("7 it is", "9, I would say")]
+    pairs = [Comparison((Message("user", "Name a prime"),), *sides, group=group) for group in ("", "r/science", "r/jokes")]
+    expected = list(scorer.compare(pairs))
+    assert len({round(each, 4) for each in expected}) == 3
+    assert [score for score, *_ in scores_by_objective(scorer, pairs, NAMES, "pairs")] == pytest.approx(expected, abs=1e-5)
+    assert [line["score"] for line in lines(scorer, iter(pairs), False, Asks())] == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "problem"),
+    [
+        ("ultrarm", {"orders": "first"}, "--orders first: .* reads each answer alone"),
+        ("ultrarm", {"implicit": "sum", "orders": "first"}, "--orders first: for preference models"),
+        ("armorm", {"objective": "honest"}, "is an exported folder, whose head has its objective already"),
+    ],
+)
+def test_options_that_would_change_nothing_are_refused(kind: str, options: dict[str, Any], problem: str, tmp_path: Path) -> None:
+    place = families.write(tmp_path / "rm", kind)
+    if kind == "armorm":
+        assert export(["--from", kind, "--model", str(place), "--out", str(tmp_path / "out")]) == 0
+        place = tmp_path / "out"
+    with pytest.raises(UsageError, match=problem):
+        Scoring(device="cpu", **options).here(str(place))
+
+
+def test_a_judges_recipe_takes_none_of_them() -> None:
+    with pytest.raises(UsageError, match="--orders first: the recipe of a judge says how it is asked"):
+        open_model("GenerativeJudge model=m", Scoring(orders="first"))

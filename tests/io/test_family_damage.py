@@ -103,6 +103,8 @@ def test_pickled_weights_become_a_folder(name: str, tmp_path: Path, capfd: pytes
     assert "its weights alone are read, nothing in it is run" in capfd.readouterr().err
     expected = [value for row in families.golden()["starling"] for value in row]
     assert rewards(Scorer.from_pretrained(tmp_path / "out")) == pytest.approx(expected, abs=1e-5)
+    about = (tmp_path / "out" / "prefrep.json").read_text()
+    assert str(place) in about and ".weights" not in about
     assert sorted(file.name for file in tmp_path.iterdir()) == ["out", "rm"]
 
 
@@ -114,6 +116,19 @@ class Opens:
 
     def __reduce__(self) -> Any:
         return open, (str(self.file), "w")
+
+
+def test_what_lies_beside_pickled_weights_comes_along(tmp_path: Path) -> None:
+    """Code of models that need it and are trusted, and folders."""
+    place = families.write(tmp_path / "rm", "starling")
+    torch.save(load_file(place / "model.safetensors"), place / "rm.pt")
+    (place / "model.safetensors").unlink()
+    (place / "modeling.py").write_text("x = 1\n")
+    (place / "more").mkdir()
+    with as_safetensors(str(place), tmp_path / "out") as copy:
+        names = {file.name for file in Path(copy).iterdir()}
+        assert (Path(copy) / "modeling.py").read_text() == "x = 1\n"
+    assert names == {*(file.name for file in place.iterdir()), "rm.safetensors", "model.safetensors.index.json"} - {"rm.pt"}
 
 
 @pytest.mark.parametrize("weights", ["code", "more than tensors", "cut", "two"])

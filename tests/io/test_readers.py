@@ -91,11 +91,15 @@ def test_adapters_that_are_refused(change: dict[str, Any], message: str, tmp_pat
         adapters.read(tmp_path / "a")
 
 
-def test_adapters_as_pickles_are_refused(tmp_path: Path) -> None:
-    adapter(tmp_path / "a")
-    (tmp_path / "a" / "adapter_model.safetensors").rename(tmp_path / "a" / "adapter_model.bin")
+def test_adapters_as_pickles_are_refused_and_exported(tmp_path: Path) -> None:
+    expected, weights = adapter(tmp_path / "a"), tmp_path / "a" / "adapter_model.safetensors"
+    torch.save(load_file(weights), weights.with_suffix(".bin"))
+    weights.unlink()
     with pytest.raises(CheckpointError, match="pickles .* never read"):
         adapters.read(tmp_path / "a")
+    assert export(["--from", "peft", "--model", str(tmp_path / "a"), "--out", str(tmp_path / "out")]) == 0
+    model = folder.load(tmp_path / "out")
+    assert ours(model) == pytest.approx(expected, abs=1e-5) and model.recipe["adapter"] == str(tmp_path / "a")
     (tmp_path / "a" / "adapter_config.json").write_text("[]")
     with pytest.raises(CheckpointError, match="not an adapter folder"):
         adapters.read(tmp_path / "a")

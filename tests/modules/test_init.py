@@ -173,7 +173,7 @@ def test_a_kind_that_files_leave_open_is_said(tmp_path: Path) -> None:
     [
         (["--init-from", "{rm}", "--as", "nothing"], "--as nothing: no such kind; there are seqcls"),
         (["--init-from", "{rm}", "--objective", "kind"], "has one objective; leave --objective out"),
-        (["--objective", "kind"], "name it with init"),
+        (["--objective", "kind"], "name it with --init-from"),
         (["--init-from", "{rm}", "--objective"], "--objective needs a name"),
     ],
 )
@@ -182,6 +182,11 @@ def test_kinds_and_objectives_that_are_not_there(options: list[str], problem: st
     data = ["--data.train", rows(tmp_path / "d.jsonl"), "--trainer.default_root_dir", str(tmp_path / "run")]
     with pytest.raises((UsageError, ConfigError), match=problem):
         fit(["--config", "tiny/bt", *data, *(each.format(rm=place) for each in options)])
+
+
+def test_a_policy_begins_elsewhere(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="a policy begins with --model.backbone.path"):
+        fit(["--config", "policy/dpo", "--data.train", rows(tmp_path / "d.jsonl"), "--init-from", "bundled:tiny-llama"])
 
 
 def weight(model: PreferenceModel) -> torch.Tensor:

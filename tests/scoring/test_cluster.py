@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from conftest import program
 
 from prefrep.data.encode import EncodeConfig
 from prefrep.data.sources import read
-from prefrep.errors import CheckpointError, ConfigError, UsageError
+from prefrep.errors import CheckpointError, ConfigError, PrefrepError, UsageError
 from prefrep.io.folder import save
 from prefrep.nn.backbone import Backbone
 from prefrep.nn.heads import GPMHead
@@ -29,6 +30,16 @@ score = program("score")
 def test_ray_is_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"pip install 'prefrep\[ray\]'"):
+        Workers("anything", Scoring(engine="ray"))
+
+
+def test_a_cluster_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    def init(**_: object) -> None:
+        raise ConnectionError("Could not find it\nat all")
+
+    monkeypatch.setattr(cluster, "find_spec", lambda name: name)
+    monkeypatch.setattr(cluster, "import_module", lambda name: SimpleNamespace(is_initialized=lambda: False, init=init))
+    with pytest.raises(PrefrepError, match=r"no cluster answers \(Could not find it\); unset RAY_ADDRESS"):
         Workers("anything", Scoring(engine="ray"))
 
 

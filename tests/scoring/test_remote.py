@@ -106,8 +106,9 @@ def test_programs_take_a_url(served: Serves, folders: dict[str, Path], tmp_path:
     results = {name: json.loads((tmp_path / name / "results.json").read_text()) for name in ("local", "remote")}
     assert results["remote"]["overall"] == results["local"]["overall"]
     assert results["remote"]["model"]["fingerprint"] == results["local"]["model"]["fingerprint"] == fingerprint_of(f"{served.url}#gpm")
-    with pytest.raises(UsageError, match="has loaded the model already"):
-        open_scorer(served.url, Scoring(dtype="float32"))
+    for options in ({"dtype": "float32"}, {"orders": "first"}, {"objective": "x"}, {"implicit": "sum"}):
+        with pytest.raises(UsageError, match="has loaded the model already"):
+            open_scorer(served.url, Scoring(**options))  # type: ignore[arg-type]
 
 
 def test_judges_take_a_url(served: Serves, folders: dict[str, Path]) -> None:

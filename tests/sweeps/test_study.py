@@ -332,3 +332,10 @@ def test_nothing_to_do(tmp_path: Path) -> None:
     seen: list[object] = []
     work(Study(tmp_path), {}, True, seen.append)
     assert len(seen) == 1 and os.listdir(tmp_path / "locks")
+
+
+def test_a_database_without_its_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One sentence, in which nobody reads the password."""
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    with pytest.raises(ConfigError, match=r"postgresql://me:\*\*\*@host/db: the driver .* pip install 'prefrep\[postgresql\]'"):
+        Study(tmp_path, "postgresql://me:secret@host/db")

@@ -11,8 +11,7 @@ import numpy as np
 
 from prefrep.data.battles.columns import META, Coded, Columns, Names, Read, totalled
 from prefrep.data.containers import TABLES
-from prefrep.data.turns import first_line
-from prefrep.errors import DataError
+from prefrep.errors import DataError, first_line
 
 _ARROW = (".parquet", ".arrow", ".feather")
 

@@ -22,9 +22,9 @@ from functools import cache
 
 from prefrep.data.formats import counted, exports, judgebench, pairs, ppe, ranked, rated, rmb, rmbench, steps, votes
 from prefrep.data.formats.base import SIDES, Format
-from prefrep.data.turns import MisfitError, Row, check_text_only, first_line, kind, need, template_kwargs
+from prefrep.data.turns import MisfitError, Row, check_text_only, kind, need, template_kwargs
 from prefrep.declared import imported, named
-from prefrep.errors import ConfigError, RecordError
+from prefrep.errors import ConfigError, RecordError, first_line
 from prefrep.records import Message, Record
 
 # In the order of detection: formats with distinctive columns first, and each before those that its rows would also fit.
