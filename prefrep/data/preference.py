@@ -82,7 +82,7 @@ class PreferenceData(LightningDataModule):
             that is trained further keeps its own unless another one is given.
         layout: `trees`: prefix sharing, several trees per row. `padded`: one sequence per row. `auto`: trees if the backbone supports tree
             masks.
-        row_tokens: Tokens per row of trees; a larger record widens the rows. Records share prefixes within a row.
+        row_tokens: Tokens per row of trees; a larger record widens the rows.
         num_workers: Processes that collate batches.
         seed: Seed of the order of training batches and of mixing by weight.
         cache: Folder for what later runs need not compute again: records and encoded data (`data.kept`), and the hidden states of a frozen
@@ -109,7 +109,7 @@ class PreferenceData(LightningDataModule):
         context: str = "",
         instruction: str = "",
         layout: Literal["auto", "trees", "padded"] = "auto",
-        row_tokens: int = 1024,
+        row_tokens: int = 256,
         num_workers: int = 0,
         seed: int = 0,
         cache: str | None = "auto",

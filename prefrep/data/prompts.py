@@ -48,7 +48,7 @@ class PromptData(LightningDataModule):
         max_prompt_length: Maximum length of a prompt, tokens. Longer prompts are bad rows, since a truncated prompt is another prompt.
         layout: `trees`: prefix sharing, several trees per row. `padded`: one sequence per row. `auto`: trees if the backbone supports tree
             masks.
-        row_tokens: Tokens per row of trees; a larger record widens the rows. Records share prefixes within a row.
+        row_tokens: Tokens per row of trees; a larger record widens the rows.
         seed: Seed of the order of prompts.
     """
 
@@ -65,7 +65,7 @@ class PromptData(LightningDataModule):
         max_length: int = 1024,
         max_prompt_length: int = 512,
         layout: Literal["auto", "trees", "padded"] = "auto",
-        row_tokens: int = 1024,
+        row_tokens: int = 256,
         seed: int = 0,
     ) -> None:
         super().__init__()

@@ -27,7 +27,7 @@ def remember(
     read: Callable[[TreeBatch], Tensor],
     pad_id: int,
     layout: Layout = "trees",
-    row_tokens: int = 1024,
+    row_tokens: int = 256,
     batch_tokens: int = 4096,
     what: str = "texts",
     share: tuple[int, int] = (0, 1),

@@ -2,7 +2,7 @@
 
 The model reads a common prefix once, up to the *branch point*, the first position where token ids differ. Each branch attends to its path
 and to itself, at the positions of a separate sequence (`functional.trees`). Prefixes are found on token ids, so results equal those of
-separate sequences, whatever the tokenizer merges. Records share too: a system prompt, a rubric, the beginning of a conversation.
+separate sequences, whatever the tokenizer merges.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from prefrep.errors import ConfigError
 
 Layout = Literal["trees", "padded"]
 
-ALIKE = 8  # data whose first sequences begin with as many equal tokens may share a tree; a BOS alone is not worth a wider row
 NOBODY = -1  # second of a pair: a label of a single response, compared with the reward 0
 
 
@@ -205,20 +204,20 @@ def pack(sizes: Sequence[int], capacity: int) -> list[list[int]]:
     return rows
 
 
-def collate(data: Sequence[Datum], pad_id: int, layout: Layout = "trees", row_tokens: int = 1024) -> TreeBatch:
+def collate(data: Sequence[Datum], pad_id: int, layout: Layout = "trees", row_tokens: int = 256) -> TreeBatch:
     """Collate encoded records into a batch.
 
     Args:
         data: The records.
         pad_id: Token id of padding; any id will do, since padding is masked.
         layout: `trees`: prefix sharing, several trees per row. `padded`: one complete sequence per row.
-        row_tokens: Capacity of a row of trees; a larger record widens the rows. Records share prefixes within a row.
+        row_tokens: Capacity of a row of trees; a larger record widens the rows.
 
     Returns:
         The batch, with sequences and pairs in the order of `data`, whatever the layout.
     """
     trees = [tree for datum in data for tree in datum.trees]
-    tries, trie_of = _padded(data) if layout == "padded" else _shared(data, row_tokens)
+    tries, trie_of = _padded(data) if layout == "padded" else _shared(data)
     laid = [trie.laid() for trie in tries]
     sizes = [trie.size for trie in tries]
     rows = [[i] for i in range(len(tries))] if layout == "padded" else pack(sizes, max(row_tokens, *sizes))
@@ -262,24 +261,14 @@ def _padded(data: Sequence[Datum]) -> tuple[list[Trie], list[int]]:
     return tries, list(range(len(tries)))
 
 
-def _shared(data: Sequence[Datum], row_tokens: int) -> tuple[list[Trie], list[int]]:
-    """Return tries that share prefixes, within data and between data that begin alike, and the trie of each sequence."""
-    tries: list[Trie] = []
-    trie_of: list[int] = []
-    growing: dict[bytes, int] = {}
-    for datum in data:
-        sequences = [ids for tree in datum.trees for ids in tree.sequences]
-        own = Trie(sequences)
-        begin = sequences[0][:ALIKE].tobytes()
-        place = growing.get(begin)
-        if place is None or tries[place].size + own.size - tries[place].known(sequences[0]) > row_tokens:
-            place = growing[begin] = len(tries)
-            tries.append(own)
-        else:
-            for ids in sequences:
-                tries[place].add(ids)
-        trie_of += [place] * len(sequences)
-    return tries, trie_of
+def _shared(data: Sequence[Datum]) -> tuple[list[Trie], list[int]]:
+    """Return a trie for each datum, and the trie of each sequence.
+
+    Data do not share: what a record is read with would change the last bits of its states, so that a resumed evaluation, or two processes,
+    would no longer give the numbers of one.
+    """
+    sequences = [[ids for tree in datum.trees for ids in tree.sequences] for datum in data]
+    return [Trie(own) for own in sequences], [place for place, own in enumerate(sequences) for _ in own]
 
 
 def _labels(trees: Sequence[Tree], paths: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:

@@ -73,17 +73,6 @@ class Trie:
                 child.ids, child.below = child.ids[:alike], {int(rest.ids[0]): rest}
             node = child
 
-    def known(self, ids: Ids) -> int:
-        """Return how many tokens of a sequence are in the trie, from its first on."""
-        node, at = self._root, 0
-        while at < len(ids) and (child := node.below.get(int(ids[at]))) is not None:
-            alike = common(child.ids, ids[at:])
-            at += alike
-            if alike < len(child.ids):
-                break
-            node = child
-        return at
-
     def laid(self) -> Laid:
         """Lay the trie out; `path` then finds its sequences."""
         order: list[tuple[_Node, int]] = []

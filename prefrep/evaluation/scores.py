@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -12,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar, cast
 
-from prefrep.disk import keep_lines, replace_json
+from prefrep.disk import replace_json
 from prefrep.errors import ConfigError, DataError
 from prefrep.evaluation.objectives import scores_by_objective
 from prefrep.evaluation.rows import SCORES, PairScore, RankedScore, RewardScore, Row, ScoreRow, parse_line
@@ -109,7 +110,8 @@ def encoding_notes(model: Mapping[str, Any], rows: int) -> list[str]:
 class ScoreLog(Generic[Row]):
     """`scores.jsonl` of one evaluation, open for appending; use as a context manager.
 
-    `rows` holds the rows of an interrupted run, and scoring continues after them. An incomplete last line is dropped. Rows of a judge that
+    `rows` holds the rows of an interrupted run, and scoring continues after them. An incomplete last line is dropped, and of a model
+    that reads in batches an incomplete window. Rows of a judge that
     writes are made anew from its kept answers.
 
     Args:
@@ -134,6 +136,7 @@ class ScoreLog(Generic[Row]):
         folder.mkdir(parents=True, exist_ok=True)
         stated = json.loads(json.dumps(identity, default=str))
         self._abstains = bool((identity.get("model") or {}).get("abstains"))  # NaN is no verdict, and null in the file
+        self._batched = "batch_tokens" in (identity.get("model") or {})
         if restart:
             self.path.unlink(missing_ok=True)
         if self.path.exists() and self.path.stat().st_size:
@@ -171,8 +174,11 @@ class ScoreLog(Generic[Row]):
         names = [(row.id, row.subset) for row in rows]
         if names != list(expected[: len(names)]):
             raise ConfigError(f"{self.path}: its ids are not those of the data; choose another --out, or discard it with --restart")
-        keep_lines(self.path)
-        return rows
+        # A model reads a window in batches, which decide on last bits: only whole ones are kept, as `prefrep score` does.
+        whole = len(rows) // WINDOW * WINDOW if self._batched and len(rows) < len(expected) else len(rows)
+        with saving(self.path):
+            os.truncate(self.path, sum(len(line) + 1 for line in lines[:whole]))
+        return rows[:whole]
 
     def __enter__(self) -> Self:
         with saving(self.path):

@@ -29,8 +29,6 @@ ROOT = Path(__file__).parents[2]
 SCALE = ROOT / "configs" / "scale"
 # Nine: batches of four do not divide evenly, neither among themselves nor over two processes.
 ROWS = [{"prompt": f"Say {i}", "chosen": f"{i} it is", "rejected": f"no {i * 7 % 5}, thanks", "id": f"r{i}"} for i in range(9)]
-# One is longer than a chunk of logits, so that processes make logits of different numbers of chunks.
-ROWS[0]["chosen"] += " indeed" * 30
 PROGRAM = "import json, sys; from prefrep.cli.main import main; [main(run) for run in json.load(open(sys.argv[1]))]"
 ONE = ["--trainer.devices", "1", "--trainer.strategy", "auto"]
 TWO = ["--trainer.devices", "2"]
@@ -46,7 +44,6 @@ RUNS: dict[str, tuple[str, list[str], float]] = {
     # a bf16 base, which rounds by the shapes of a batch
     "lora": ("fsdp2", ["--model.backbone.lora", "{rank: 2}", "--model.backbone.dtype", "bfloat16", "--model.optimizer.lr", "2e-3"], 1e-3),
     "sft": ("fsdp2", ["--model.sft", "0.5"], 1e-5),
-    "sft of adapters": ("fsdp2", ["--model.sft", "0.5", "--model.backbone.lora", "{rank: 2}"], 1e-5),
     "mixed": ("fsdp2", ["--trainer.precision", "bf16-mixed", "--model.optimizer.lr", "1e-4"], 1e-1),
 }
 
