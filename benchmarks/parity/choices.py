@@ -113,9 +113,9 @@ def classifier(checkout: Path, folder: Path, rows: Sequence[Row]) -> Differences
     return found
 
 
-def pairrm(checkout: Path, folder: Path, rows: Sequence[Row]) -> Differences:
-    """`PairRMPipeline`, which adds the two orders."""
-    code: Any = module(checkout, "pairrm")
+def pairrm(checkout: Path, folder: Path, rows: Sequence[Row], code: Any = None) -> Differences:
+    """`PairRMPipeline`, which adds the two orders; of RewardBench's module, or of `code` in its place."""
+    code = code or module(checkout, "pairrm")
     ask = code.PairRMPipeline("", original(checkout, "pairrm", folder), AutoTokenizer.from_pretrained(folder))
     found: Differences = []
     for some in batches(rows):
@@ -132,11 +132,7 @@ def pairrm_of_one_turn(checkout: Path, folder: Path, rows: Sequence[Row]) -> Dif
         return plain(tokenizer, [c[0]["content"] for c in first], *([c[1]["content"] for c in each] for each in (first, second)))
 
     code.tokenize_conv_pair = single
-    ask = code.PairRMPipeline("", original(checkout, "pairrm", folder), AutoTokenizer.from_pretrained(folder))
-    found: Differences = []
-    for some in batches(rows):
-        found += ask(*([turns(row, side) for row in some] for side in ("chosen", "rejected")), output_logits=True)
-    return found
+    return pairrm(checkout, folder, rows, code)
 
 
 def steamshp(checkout: Path, folder: Path, rows: Sequence[Row]) -> Differences:

@@ -217,7 +217,12 @@ def collate(data: Sequence[Datum], pad_id: int, layout: Layout = "trees", row_to
         The batch, with sequences and pairs in the order of `data`, whatever the layout.
     """
     trees = [tree for datum in data for tree in datum.trees]
-    tries, trie_of = _padded(data) if layout == "padded" else _shared(data)
+    # Records do not share: what one is read with would change the last bits of its states, so that a resumed evaluation, or two processes,
+    # would no longer give the numbers of one.
+    own = [[ids for tree in datum.trees for ids in tree.sequences] for datum in data]
+    groups = [[ids] for several in own for ids in several] if layout == "padded" else own
+    tries = [Trie(group) for group in groups]
+    trie_of = [place for place, group in enumerate(groups) for _ in group]
     laid = [trie.laid() for trie in tries]
     sizes = [trie.size for trie in tries]
     rows = [[i] for i in range(len(tries))] if layout == "padded" else pack(sizes, max(row_tokens, *sizes))
@@ -253,22 +258,6 @@ def collate(data: Sequence[Datum], pad_id: int, layout: Layout = "trees", row_to
         sizes=torch.tensor([[sum(len(t.sequences) for t in d.trees), len(d.pairs)] for d in data]),
         padded=layout == "padded",
     )
-
-
-def _padded(data: Sequence[Datum]) -> tuple[list[Trie], list[int]]:
-    """Return a trie for each sequence, and the trie of each."""
-    tries = [Trie([ids]) for datum in data for tree in datum.trees for ids in tree.sequences]
-    return tries, list(range(len(tries)))
-
-
-def _shared(data: Sequence[Datum]) -> tuple[list[Trie], list[int]]:
-    """Return a trie for each datum, and the trie of each sequence.
-
-    Data do not share: what a record is read with would change the last bits of its states, so that a resumed evaluation, or two processes,
-    would no longer give the numbers of one.
-    """
-    sequences = [[ids for tree in datum.trees for ids in tree.sequences] for datum in data]
-    return [Trie(own) for own in sequences], [place for place, own in enumerate(sequences) for _ in own]
 
 
 def _labels(trees: Sequence[Tree], paths: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:

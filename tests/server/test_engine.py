@@ -89,19 +89,24 @@ def test_order_does_not_matter(scorers: dict[str, Scorer]) -> None:
         np.testing.assert_allclose(a, b, atol=1e-4)
 
 
+def read_together(held: Held, it: Engine, records: list[RankedResponses]) -> None:
+    """Send each record as a request of its own while another one is being read, and wait for all answers."""
+    first = it.submit([ranked("hold", ["the", "line"])], Reading.table)
+    held.reading.wait(30)
+    futures = [future for record in records for future in it.submit([record], Reading.table)]
+    while len(it._jobs) < len(records):
+        threading.Event().wait(0.01)
+    held.gate.set()
+    results(first + futures)
+
+
 def test_one_prompt_of_many_requests_is_read_once(folders: dict[str, Path]) -> None:
     held = Held(Scorer.from_pretrained(folders["gpm"], batch_tokens=20_000))
     prompt = " ".join(["once upon a time"] * 30)
     records = [ranked(prompt, [f"answer {i} of {client}" for i in range(8)]) for client in range(8)]
     alone = held.encoded(records[0]).trees[0]
     with engine(held) as (it, meter):
-        first = it.submit([ranked("hold", ["the", "line"])], Reading.table)
-        held.reading.wait(30)
-        futures = [future for record in records for future in it.submit([record], Reading.table)]
-        while len(it._jobs) < 8:
-            threading.Event().wait(0.01)
-        held.gate.set()
-        results(first + futures)
+        read_together(held, it, records)
     assert len(meter.batches) == 2
     sequences, read, asked = meter.batches[1]
     assert sequences == 64
@@ -118,13 +123,7 @@ def test_what_answers_have_in_common_is_read_and_counted_once(folders: dict[str,
     sequences = [ids for own in whole for ids in own]
     distinct = [prefix for own in whole for prefix in {tuple(ids[:end]) for ids in own for end in range(1, len(ids) + 1)}]
     with engine(held) as (it, meter):
-        first = it.submit([ranked("hold", ["the", "line"])], Reading.table)
-        held.reading.wait(30)
-        futures = [future for record in records for future in it.submit([record], Reading.table)]
-        while len(it._jobs) < 4:
-            threading.Event().wait(0.01)
-        held.gate.set()
-        results(first + futures)
+        read_together(held, it, records)
     assert meter.batches[1] == (8, len(distinct), sum(map(len, sequences)))
     assert len(distinct) < 0.6 * sum(map(len, sequences))
 
