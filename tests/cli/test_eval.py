@@ -16,6 +16,7 @@ from prefrep.nn.backbone import Backbone
 from prefrep.nn.heads import BTHead, GPMHead, PairHead
 from prefrep.nn.loading import load_tokenizer
 from prefrep.scoring import Scorer
+from prefrep.scoring.workers import WINDOW
 
 main = program("eval")
 
@@ -149,7 +150,10 @@ def test_truncation_is_said_and_a_cut_off_run_too(exports: dict[str, str], tmp_p
     # The tiny tokenizer reads bytes, so 5000 letters are beyond max_length = 2048.
     data = _write(
         tmp_path / "long.jsonl",
-        [{"id": i, "subset": "hep-go", "prompt": "x" * 5000, "chosen": "yes", "rejected": "no"} for i in range(3)],
+        [
+            {"id": i, "subset": "hep-go", "prompt": "x" * (5000 if i < 3 else 1), "chosen": "yes", "rejected": "no"}
+            for i in range(WINDOW + 2)
+        ],
     )
     out = tmp_path / "out"
     command = ["rewardbench", "--model", exports["bt"], "--data", data, "--out", str(out), *FEW]
@@ -159,10 +163,10 @@ def test_truncation_is_said_and_a_cut_off_run_too(exports: dict[str, str], tmp_p
     sidecar = json.loads((out / "scores.meta.json").read_text())
     sidecar["model"]["encoded"] = {}  # as a killed run leaves it
     (out / "scores.meta.json").write_text(json.dumps(sidecar))
-    (out / "scores.jsonl").write_text("".join(lines[:1]))
+    (out / "scores.jsonl").write_text("".join(lines[: WINDOW + 1]))  # one whole window, and a row of the next
     main(command)
     assert (out / "scores.jsonl").read_text() == "".join(lines)
-    assert any("counted for 2 of 3 rows" in note for note in _results(out)["notes"])
+    assert any(f"counted for 2 of {WINDOW + 2} rows" in note for note in _results(out)["notes"])
 
 
 def test_official_scores_are_read_back_without_knowing_the_model(tmp_path: Path) -> None:
