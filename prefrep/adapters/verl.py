@@ -68,7 +68,7 @@ def per_sample(url: str, prompt_key: str = "question", timeout: float = 180.0, p
     async def compute_score(data_source: Any, solution_str: str, ground_truth: Any, extra_info: Any = None, **more: Any) -> float:
         import httpx
 
-        from prefrep.scoring.http import authorities, headers, post
+        from prefrep.web import authorities, headers, post
 
         async with httpx.AsyncClient(headers=headers(), timeout=httpx.Timeout(timeout, connect=10.0), verify=authorities()) as client:
             found = await post(

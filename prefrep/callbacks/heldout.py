@@ -21,7 +21,7 @@ from prefrep.data.prompt_sources import Prompt
 from prefrep.data.prompts import PromptData
 from prefrep.data.rounds import Line, batches, digest
 from prefrep.errors import ConfigError
-from prefrep.generation import TransformersSampler, VLLMSampler
+from prefrep.generation import TransformersSampler, VLLMSampler, VLLMServerSampler
 from prefrep.judges import Judge
 from prefrep.metrics.intervals import bootstrap_means, percentile_interval, stream
 from prefrep.metrics.overoptimisation import overoptimised
@@ -60,7 +60,7 @@ class HeldOut(RoundCallback):
     def __init__(
         self,
         judge: Judge,
-        sampler: Callable[[], TransformersSampler | VLLMSampler] = TransformersSampler,
+        sampler: Callable[[], TransformersSampler | VLLMSampler | VLLMServerSampler] = TransformersSampler,
         responses: int = 2,
         batch_size: int = 8,
         seed: int = 0,
@@ -126,6 +126,7 @@ class HeldOut(RoundCallback):
         }
         groups = batches(len(prompts), self.batch_size)
         self.fill(trainer, data, number, "held_out", about, groups, make, fresh=data.round_begins)
+        self.sampler.rest()
         if first and not known and trainer.is_global_zero:
             first.keep(data.rounds.read(number, "held_out"))
         if number > 0:

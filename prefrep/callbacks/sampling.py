@@ -11,10 +11,12 @@ from prefrep.callbacks.rounds import RoundCallback, parts, report, seed_of
 from prefrep.data.prompts import CALLBACKS, PromptData
 from prefrep.data.rounds import Line, batches, digest, plain
 from prefrep.errors import ConfigError
-from prefrep.generation import Sampled, Sampler, TransformersSampler, VLLMSampler
+from prefrep.generation import Sampled, Sampler, TransformersSampler, VLLMSampler, VLLMServerSampler
 from prefrep.metrics.repetition import repetition
 from prefrep.modules.earlier import keep_weights, weights_of
 from prefrep.modules.gpo import GPO
+
+_INDIFFERENT = ("gpu_memory", "tokens", "url", "folder", "concurrency", "patience")  # settings that responses do not depend on
 
 
 class SampleResponses(RoundCallback):
@@ -36,7 +38,7 @@ class SampleResponses(RoundCallback):
 
     def __init__(
         self,
-        sampler: Callable[[], TransformersSampler | VLLMSampler] = TransformersSampler,
+        sampler: Callable[[], TransformersSampler | VLLMSampler | VLLMServerSampler] = TransformersSampler,
         responses: int = 5,
         initial: int = 0,
         batch_size: int = 8,
@@ -114,8 +116,9 @@ class SampleResponses(RoundCallback):
         if before is not None and before != number and module.objective.needs_earlier_responses:
             with weights_of(module, data.rounds.weights(before)):
                 self.fill(trainer, data, number, "earlier", {**about, "round": before}, groups, look_back)
-        if self.initial:  # last, since an engine such as vLLM is rebuilt for each policy
+        if self.initial:  # last, since an engine such as vLLM is given the weights of each policy
             self.fill(trainer, data, number, "opponents", about, groups, oppose)
+        self.sampler.rest()
         if self.first_time(trainer, number):
             lines = data.rounds.read(number, "samples")
             texts = {f"samples/{row}": _shown(lines[row]) for row in sorted(lines)[:3]}
@@ -124,7 +127,7 @@ class SampleResponses(RoundCallback):
 
 def described(sampler: Sampler) -> Line:
     """Return the settings that determine the responses of a sampler."""
-    return {name: value for name, value in plain(sampler).items() if name not in ("gpu_memory", "tokens")}
+    return {name: value for name, value in plain(sampler).items() if name not in _INDIFFERENT}
 
 
 def line_of(responses: Sequence[Sampled]) -> Line:

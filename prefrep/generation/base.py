@@ -111,6 +111,9 @@ class Settings(Part):
         other.temperature = _temperature(temperature)
         return other
 
+    def rest(self) -> None:
+        """Leave the device to training; the next call of `sample` takes back what it needs."""
+
     def _prompts(self, backbone: Backbone, prompts: Sequence[Messages], responses: int) -> tuple[list[Ids], Encoder, list[int]]:
         if responses < 1:
             raise ConfigError(f"responses must be 1 or more per prompt, got {responses}")

@@ -55,7 +55,7 @@ class GenerativeJudge(Judge):
         temperature: Divides the logits; 0: greedy.
         max_tokens: Longest answer with reasons.
         points: Highest rating; one point is one nat.
-        constraint: `choice` allows labels only (here, and vLLM's `guided_choice`); `json` asks an endpoint for a JSON schema.
+        constraint: `choice` allows labels only (here, and behind vLLM); `json` asks an endpoint for a JSON schema.
         seed: Seed of orders and samples.
         retries: How often a question without a verdict is asked again where that can help: errors, and other draws.
         max_requests: Most requests of this run; null: no limit.

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from prefrep.errors import ConfigError, RecordError
 from prefrep.records import Comparison, RankedResponses, as_responses, turns
 from prefrep.scoring.asked import Said, ranked
-from prefrep.scoring.http import RefusedError, ServerError, authorities, headers, request
+from prefrep.web import RefusedError, ServerError, authorities, headers, request
 
 if TYPE_CHECKING:
     from prefrep.data.encode import EncodeConfig

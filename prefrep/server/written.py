@@ -18,9 +18,9 @@ from prefrep.errors import ConfigError, DataError
 from prefrep.judges.generative import GenerativeJudge
 from prefrep.judges.writing.judgments import BudgetError, Judgment, rewards_of
 from prefrep.records import RankedResponses
-from prefrep.scoring.http import ServerError
 from prefrep.server.engine import Answer, Engine, Meter, QueueFull
 from prefrep.server.refusals import Refusal
+from prefrep.web import ServerError
 
 log = logging.getLogger(__name__)
 

@@ -1,12 +1,12 @@
-"""Sampling with vLLM, with a stand-in for it."""
+"""Sampling with vLLM: with a stand-in for it, and with vLLM itself where it is installed."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import AutoModelForCausalLM
 
 from prefrep.errors import ConfigError
-from prefrep.generation import Sampled, VLLMSampler
+from prefrep.generation import Sampled, TransformersSampler, VLLMSampler
 from prefrep.nn.backbone import Backbone
 from prefrep.nn.lora import LoRA
 from prefrep.records import Message, Messages
@@ -34,77 +34,153 @@ def test_vllm_is_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:
         VLLMSampler()
 
 
-@pytest.mark.parametrize("template", ["auto", "plain"])
-def test_vllm_gets_merged_weights_and_prompt_tokens(template: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A stand-in for vLLM: what it is given is what counts here."""
-    seen: list[Any] = []
-    limits = [16, 16]
+class Engine:
+    """A stand-in for vLLM's engine in this process: what it is given is what counts."""
 
-    class LLM:
-        def __init__(self, model: str, gpu_memory_utilization: float) -> None:
-            seen.append(AutoModelForCausalLM.from_pretrained(model).eval())
-            assert (Path(model) / "tokenizer.json").exists() and gpu_memory_utilization == 0.3
+    made: ClassVar[list[Engine]] = []
 
-        def generate(
-            self, prompts: list[dict[str, list[int]]], options: list[SimpleNamespace], use_tqdm: bool
-        ) -> Iterator[SimpleNamespace]:
-            assert prompts == [{"prompt_token_ids": ids.tolist()} for ids in encoder(template=template).prompts([SHORT, LONG])]
-            assert [(o.n, o.temperature, o.top_p, o.max_tokens) for o in options] == [(2, 0.7, 0.9, limit) for limit in limits]
-            assert [(o.seed, o.top_k) for o in options] == [(3, -1), (4, -1)]
-            outputs = [SimpleNamespace(text=" yes", finish_reason="stop"), SimpleNamespace(text="no", finish_reason="length")]
-            return iter([SimpleNamespace(outputs=outputs)] * 2)
+    def __init__(self, model: str, **options: Any) -> None:
+        self.model, self.options, self.calls = AutoModelForCausalLM.from_pretrained(model).eval(), options, list[str]()
+        assert (Path(model) / "tokenizer.json").exists()
+        self.made.append(self)
 
+    def generate(self, prompts: list[dict[str, list[int]]], options: list[SimpleNamespace], use_tqdm: bool) -> list[SimpleNamespace]:
+        self.asked = prompts, options
+        self.calls.append("generate")
+        torch.manual_seed(0)  # as vLLM does
+        outputs = [SimpleNamespace(text=" yes", finish_reason="stop"), SimpleNamespace(text="no", finish_reason="length")]
+        return [SimpleNamespace(outputs=outputs)] * len(prompts)
+
+    def collective_rpc(self, method: str, kwargs: dict[str, Any]) -> None:
+        assert method == "reload_weights"
+        self.model.load_state_dict(dict(kwargs["weights_iterator"]), strict=False)
+        self.calls.append(method)
+
+    def reset_prefix_cache(self) -> None:
+        self.calls.append("reset_prefix_cache")
+
+    def sleep(self, level: int) -> None:
+        self.calls.append("sleep")
+
+    def wake_up(self) -> None:
+        self.calls.append("wake_up")
+
+
+@pytest.fixture
+def engines(monkeypatch: pytest.MonkeyPatch) -> list[Engine]:
+    """The engines that are made."""
     fake = ModuleType("vllm")
-    fake.LLM, fake.SamplingParams = LLM, SimpleNamespace  # type: ignore[attr-defined]
+    fake.LLM, fake.SamplingParams = Engine, SimpleNamespace  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "vllm", fake)
     monkeypatch.setattr("prefrep.generation.vllm.find_spec", lambda name: fake)
-    backbone = Backbone("bundled:tiny-llama", lora=LoRA(rank=4)).eval()
-    sampler = VLLMSampler(max_new_tokens=16, template=template, gpu_memory=0.3)
-    wanted = [(Sampled("yes", True, " ") if template == "plain" else Sampled(" yes", True), Sampled("no", False))] * 2
-    assert list(sampler.sample(backbone, [SHORT, LONG], 2, [3, 4])) == wanted
-    list(sampler.sample(backbone, [SHORT, LONG], 2, [3, 4]))
-    assert len(seen) == 1, "equal weights need no new engine"
-    with monkeypatch.context() as patch:
-        patch.setattr(Backbone, "room", len(encoder(template=template).prompts([LONG])[0]) + 5)
-        limits = [16, 5]
-        list(sampler.sample(backbone, [SHORT, LONG], 2, [3, 4], shorten=True))
-        limits = [16, 16]
+    monkeypatch.setattr(VLLMSampler, "_running", {})
+    monkeypatch.setattr(Engine, "made", [])
+    monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "1")
+    return Engine.made
+
+
+def shift(backbone: Backbone, by: float) -> None:
+    """An update of the adapters, in place as optimizers do it."""
     with torch.no_grad():
         for name, parameter in backbone.model.named_parameters():
             if "lora_B" in name:
-                parameter.add_(0.1)
-    list(sampler.sample(backbone, [SHORT, LONG], 2, [3, 4]))
-    assert len(seen) == 2
-    ids = torch.tensor([[5, 6, 7]])
-    with torch.no_grad():
-        assert torch.allclose(seen[1](input_ids=ids).logits, backbone.model(input_ids=ids).logits, atol=1e-4)
-        assert not torch.allclose(seen[0](input_ids=ids).logits, seen[1](input_ids=ids).logits, atol=1e-2)
+                parameter.add_(by)
+
+
+@pytest.mark.parametrize("template", ["auto", "plain"])
+def test_vllm_gets_merged_weights_and_prompt_tokens(template: Any, engines: list[Engine], monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone = Backbone("bundled:tiny-llama", lora=LoRA(rank=4)).eval()
+    sampler = VLLMSampler(max_new_tokens=16, template=template, gpu_memory=0.3, engine={"max_model_len": 99})
+    wanted = [(Sampled("yes", True, " ") if template == "plain" else Sampled(" yes", True), Sampled("no", False))] * 2
+    before = torch.get_rng_state()
+    assert list(sampler.sample(backbone, [SHORT, LONG], 2, [3, 4])) == wanted
+    assert torch.equal(torch.get_rng_state(), before)
+    (engine,) = engines
+    assert engine.options == {
+        "dtype": "float32", "gpu_memory_utilization": 0.3, "enable_sleep_mode": False, "distributed_executor_backend": "uni",
+        "max_model_len": 99,
+    }  # fmt: skip
+    prompts, options = engine.asked
+    assert prompts == [{"prompt_token_ids": ids.tolist()} for ids in encoder(template=template).prompts([SHORT, LONG])]
+    found = [(o.n, o.temperature, o.top_p, o.top_k, o.max_tokens, o.seed) for o in options]
+    assert found == [(2, 0.7, 0.9, -1, 16, 3), (2, 0.7, 0.9, -1, 16, 4)]
+    with monkeypatch.context() as patch:
+        patch.setattr(Backbone, "room", len(encoder(template=template).prompts([LONG])[0]) + 5)
+        list(sampler.sample(backbone, [SHORT, LONG], 2, [3, 4], shorten=True))
+    assert [o.max_tokens for o in engine.asked[1]] == [16, 5]
+    assert engine.calls == ["generate"] * 2, "equal weights are not handed over again"
+
+
+def test_vllm_has_the_present_weights(engines: list[Engine]) -> None:
+    backbone = Backbone("bundled:tiny-llama", lora=LoRA(rank=4)).eval()
+    sampler, other, ids = VLLMSampler(max_new_tokens=16), VLLMSampler(temperature=1.0), torch.tensor([[5, 6, 7]])
+
+    def logits() -> torch.Tensor:
+        list(sampler.sample(backbone, [SHORT], 2, [3]))
+        with torch.no_grad():
+            found: torch.Tensor = engines[-1].model(input_ids=ids).logits
+            assert torch.allclose(found, backbone.model(input_ids=ids).logits, atol=1e-4)
+        return found
+
+    first = logits()
+    shift(backbone, 0.1)
+    second = logits()
+    assert not torch.allclose(first, second, atol=1e-2)
+    assert engines[0].calls == ["generate", "reload_weights", "reset_prefix_cache", "generate"]
+    list(other.sample(backbone, [SHORT], 2, [3]))  # shares the engine, which has the weights
+    assert len(engines) == 1 and engines[0].calls[4:] == ["generate"]
     for module in backbone.model.modules():
         if isinstance(module, BaseTunerLayer):
             module.enable_adapters(False)  # pi_0 in the policy's place
-    list(sampler.sample(backbone, [SHORT, LONG], 2, [3, 4]))
-    with torch.no_grad():
-        assert torch.equal(seen[2](input_ids=ids).logits, seen[0](input_ids=ids).logits)
+    assert torch.equal(logits(), first)
+    twin = Backbone("bundled:tiny-llama", lora=LoRA(rank=4)).eval()  # another model, perhaps where one was before
+    list(sampler.sample(twin, [SHORT], 2, [3]))
+    assert len(engines) == 1 and engines[0].calls.count("reload_weights") == 3
+    with torch.autocast("cpu", torch.bfloat16):
+        list(sampler.sample(twin, [SHORT], 2, [3]))
+    assert [each.options["dtype"] for each in engines] == ["float32", "bfloat16"]
 
 
-def test_greedy_responses_are_equal_and_drawn_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_vllm_sleeps_between_rounds(engines: list[Engine]) -> None:
+    backbone, sampler = Backbone("bundled:tiny-llama", lora=LoRA(rank=4)).eval(), VLLMSampler(max_new_tokens=16)
+    sampler.rest()
+    list(sampler.sample(backbone, [SHORT], 2, [3]))
+    sampler.rest()
+    assert engines[0].calls == ["generate"], "only CUDA has such a mode"
+    VLLMSampler._running["sleeps"] = True
+    for _ in range(2):
+        sampler.rest()
+    shift(backbone, 0.1)
+    for _ in range(2):
+        list(sampler.sample(backbone, [SHORT], 2, [3]))
+    assert engines[0].calls[1:] == ["sleep", "wake_up", "reload_weights", "reset_prefix_cache", "generate", "generate"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed")
+def test_vllm_itself_writes_what_we_write(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
+    backbone = Backbone("bundled:smollm2-135m", lora=LoRA(rank=4)).eval()
+    vllm = VLLMSampler(0, max_new_tokens=24, engine={"enforce_eager": True, "max_model_len": 512})
+    for _ in range(2):
+        assert list(vllm.sample(backbone, [SHORT, LONG], 2, [0, 1])) == list(
+            TransformersSampler(0, max_new_tokens=24).sample(backbone, [SHORT, LONG], 2, [0, 1])
+        )
+        shift(backbone, 0.01)
+
+
+def test_greedy_responses_are_equal_and_drawn_once(engines: list[Engine], monkeypatch: pytest.MonkeyPatch) -> None:
     """vLLM refuses more than one greedy response to a prompt."""
 
-    class LLM:
-        def __init__(self, **_: Any) -> None: ...
+    def generate(self: Engine, prompts: list[Any], options: list[SimpleNamespace], use_tqdm: bool) -> list[SimpleNamespace]:
+        assert all(o.temperature > 0 or o.n == 1 for o in options)
+        outputs = [
+            [SimpleNamespace(text=f"{len(p['prompt_token_ids'])}", finish_reason="stop")] * o.n
+            for p, o in zip(prompts, options, strict=True)
+        ]
+        return [SimpleNamespace(outputs=each) for each in outputs]
 
-        def generate(self, prompts: list[Any], options: list[SimpleNamespace], use_tqdm: bool) -> list[SimpleNamespace]:
-            assert all(o.temperature > 0 or o.n == 1 for o in options)
-            outputs = [
-                [SimpleNamespace(text=f"{len(p['prompt_token_ids'])}", finish_reason="stop")] * o.n
-                for p, o in zip(prompts, options, strict=True)
-            ]
-            return [SimpleNamespace(outputs=each) for each in outputs]
-
-    fake = ModuleType("vllm")
-    fake.LLM, fake.SamplingParams = LLM, SimpleNamespace  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "vllm", fake)
-    monkeypatch.setattr("prefrep.generation.vllm.find_spec", lambda name: fake)
+    monkeypatch.setattr(Engine, "generate", generate)
     backbone, sampler = Backbone("bundled:tiny-llama").eval(), VLLMSampler(max_new_tokens=4)
     wanted = [(Sampled(str(len(ids)), True),) * 3 for ids in encoder().prompts([SHORT, LONG])]
     for temperature in (0, 0.7):

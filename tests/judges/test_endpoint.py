@@ -16,7 +16,7 @@ from prefrep.judges import GenerativeJudge
 from prefrep.judges.writing.judgments import BudgetError, VerdictError
 from prefrep.parts import recipe
 from prefrep.scoring import ranked
-from prefrep.scoring.http import ServerError
+from prefrep.web import ServerError
 
 pytestmark = pytest.mark.usefixtures("kept")
 

@@ -20,9 +20,9 @@ from prefrep.errors import ConfigError, RecordError, UsageError
 from prefrep.judges import ModelJudge, comparer
 from prefrep.records import Comparison, Message, RankedResponses
 from prefrep.scoring import BlockScorer, RemoteScorer, Scorer
-from prefrep.scoring.http import RefusedError, ServerError
 from prefrep.scoring.loading import Scoring, fingerprint_of
 from prefrep.scoring.workers import open_scorer
+from prefrep.web import RefusedError, ServerError
 
 PROMPT, RESPONSES = "Name a prime", ["7", "9", "I would rather not"]
 

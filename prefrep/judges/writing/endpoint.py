@@ -15,7 +15,7 @@ from prefrep.errors import ConfigError
 from prefrep.judges.writing.asking import Question
 from prefrep.judges.writing.reading import TAIL, UNANSWERED, Finish, Reply
 from prefrep.judges.writing.writers import Proceed, Received, always, unkept
-from prefrep.scoring.http import ServerError
+from prefrep.web import ServerError
 
 log = logging.getLogger(__name__)
 
@@ -173,7 +173,8 @@ class EndpointWriter:
         if self._listed is not None:
             body |= {"logprobs": True, "top_logprobs": self._listed}
         if question.constraint == "choice":
-            body["extra_body"] = {"guided_choice": list(question.labels)}  # vLLM's name
+            labels = list(question.labels)  # vLLM's names, since 0.12 and before: unknown ones are ignored
+            body["extra_body"] = {"structured_outputs": {"choice": labels}, "guided_choice": labels}
         elif question.constraint == "json":
             schema = {"type": "object", "properties": {"verdict": {"enum": list(question.labels)}}, "required": ["verdict"]}
             strict = {"name": "verdict", "schema": {**schema, "additionalProperties": False}, "strict": True}

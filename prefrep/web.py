@@ -1,4 +1,4 @@
-"""Requests to `prefrep serve` that outlast a server which is busy, starting or gone."""
+"""Requests that outlast a server which is busy, starting or gone."""
 
 from __future__ import annotations
 
@@ -8,12 +8,21 @@ import random
 import ssl
 import time
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpx
 
 from prefrep.errors import PrefrepError
 
+
+class Kind(NamedTuple):
+    """What sentences about a server name: the command that starts it, and the environment variable of its key."""
+
+    command: str
+    variable: str
+
+
+PREFREP = Kind("prefrep serve", "PREFREP_TOKEN")
 AGAIN = (429, 502, 503, 504)  # statuses of servers that are busy, starting or gone
 _answered: set[tuple[str, int | None]] = set()  # hosts and ports that have answered this process
 
@@ -26,9 +35,9 @@ class RefusedError(ServerError):
     """A request that the server has refused, and would refuse again."""
 
 
-def headers(token: str | None = None) -> dict[str, str]:
-    """Return the headers that carry a bearer token; None: the environment variable PREFREP_TOKEN, or no token."""
-    token = token or os.environ.get("PREFREP_TOKEN")
+def headers(token: str | None = None, kind: Kind = PREFREP) -> dict[str, str]:
+    """Return the headers that carry a bearer token; None: that of the environment variable, or no token."""
+    token = token or os.environ.get(kind.variable)
     return {"Authorization": f"Bearer {token}"} if token else {}
 
 
@@ -38,7 +47,7 @@ def authorities() -> ssl.SSLContext:
     return httpx.create_ssl_context()
 
 
-def request(client: httpx.Client, method: str, url: str, body: dict[str, Any] | None, patience: float) -> Any:
+def request(client: httpx.Client, method: str, url: str, body: dict[str, Any] | None, patience: float, kind: Kind = PREFREP) -> Any:
     """Return the JSON of an answer, and ask again while there is hope.
 
     Args:
@@ -47,12 +56,13 @@ def request(client: httpx.Client, method: str, url: str, body: dict[str, Any] | 
         url: The whole URL.
         body: JSON to send.
         patience: Seconds for which the request is repeated.
+        kind: The server's kind.
 
     Raises:
         RefusedError: The server has refused the request.
         ServerError: There is no answer within `patience`; at once where nothing listens, and nothing there has answered before.
     """
-    attempts = _Attempts(url, patience)
+    attempts = _Attempts(url, patience, kind)
     while True:
         try:
             found = client.request(method, url, json=body)
@@ -81,8 +91,8 @@ async def post(client: httpx.AsyncClient, url: str, body: dict[str, Any], patien
 class _Attempts:
     """How long to wait before a request is repeated, and when to give up."""
 
-    def __init__(self, url: str, patience: float) -> None:
-        self._url, self._patience = url, patience
+    def __init__(self, url: str, patience: float, kind: Kind = PREFREP) -> None:
+        self._url, self._patience, self._kind = url, patience, kind
         self._until, self._pause = time.monotonic() + patience, 0.1
         address = httpx.URL(url)
         self._place = address.host, address.port
@@ -94,16 +104,18 @@ class _Attempts:
 
     def refused(self, found: httpx.Response) -> float:
         """Return seconds to wait after an answer that is no success; raises RefusedError where asking again is useless."""
-        sentence = _sentence(found)
+        sentence = self._sentence(found)
         if found.status_code not in AGAIN:
-            raise RefusedError(f"{self._url}: {sentence}" + ("; set PREFREP_TOKEN" if found.status_code == 401 else ""))
+            raise RefusedError(f"{self._url}: {sentence}" + (f"; set {self._kind.variable}" if found.status_code == 401 else ""))
         after = found.headers.get("Retry-After")
         return self._wait(sentence, min(float(after), 10.0) if after and after.isdecimal() else 0.0)
 
     def failed(self, failure: Exception) -> float:
         """Return seconds to wait after no answer; raises ServerError where nothing listens, and nothing did before."""
         if isinstance(failure, httpx.ConnectError) and self._place not in _answered:
-            raise ServerError(f"{self._url}: nothing listens there ({failure}); start `prefrep serve`, or correct the address") from None
+            raise ServerError(
+                f"{self._url}: nothing listens there ({failure}); start `{self._kind.command}`, or correct the address"
+            ) from None
         return self._wait(f"{type(failure).__name__}: {failure}", 0.0)
 
     def _wait(self, why: str, least: float) -> float:
@@ -111,12 +123,15 @@ class _Attempts:
         wait = max(self._pause * (1 + random.random()), least)
         self._pause = min(2 * self._pause, 5.0)
         if time.monotonic() + wait > self._until:
-            raise ServerError(f"{self._url}: no answer for {self._patience:g} s ({why}); is `prefrep serve` running there?") from None
+            raise ServerError(
+                f"{self._url}: no answer for {self._patience:g} s ({why}); is `{self._kind.command}` running there?"
+            ) from None
         return wait
 
-
-def _sentence(found: httpx.Response) -> str:
-    try:
-        return str(found.json()["error"])
-    except (ValueError, KeyError, TypeError):
-        return f"status {found.status_code}, not from prefrep serve"
+    def _sentence(self, found: httpx.Response) -> str:
+        """Return what a server says about an error: `error` is a sentence, or has one where the protocol is OpenAI's."""
+        try:
+            said = found.json()["error"]
+            return str(said["message"] if isinstance(said, dict) else said)
+        except (ValueError, KeyError, TypeError):
+            return f"status {found.status_code}, not from {self._kind.command}"
