@@ -16,7 +16,7 @@ class Answering:
         batch_size: Prompts answered at a time.
         seed: Seed of the sampling.
         template: How prompts are rendered.
-        engine: Sampling engine; vllm: extra `vllm`, CUDA only.
+        engine: Sampling engine; vllm: extra `vllm`.
         device: cpu, cuda, ...; auto: cuda where there is one.
         dtype: Type of the weights; default: as stored.
         trust_remote_code: Run Python code from the folders of the models.

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import httpx
 from torch import distributed
@@ -49,6 +49,8 @@ class VLLMServerSampler(Settings):
         ConfigError: A value is outside its range.
     """
 
+    _given: ClassVar[dict[str, dict[str, Any]]] = {}  # which weights a server has, by its address
+
     def __init__(
         self,
         url: str,
@@ -68,7 +70,6 @@ class VLLMServerSampler(Settings):
             raise ConfigError(f"concurrency must be 1 or more and patience above 0, got {concurrency} and {patience}")
         self.url, self.folder, self.concurrency, self.patience = url.rstrip("/").removesuffix("/v1"), folder, concurrency, patience
         self._client = httpx.Client(headers=headers(kind=VLLM), timeout=patience, verify=authorities())
-        self._given: dict[str, Any] = {}  # which weights the server has, shared by the copies of `at`
 
     def sample(
         self, backbone: Backbone, prompts: Sequence[Messages], responses: int, seeds: Sequence[int], shorten: bool = False
@@ -114,9 +115,10 @@ class VLLMServerSampler(Settings):
 
     def _give(self, backbone: Backbone, tokenizer: Any) -> float:
         """Give the server the model's weights unless it has them; return when it was started, in seconds since 1970."""
-        given = {"weights": Version(backbone), "started": self._started()}
-        if given != self._given:
-            self._given.clear()
+        started = self._started()
+        given = {"weights": Version(backbone), "started": started}
+        if given != self._given.get(self.url):
+            self._given.pop(self.url, None)
             folder = Path(self.folder).expanduser().absolute()
             folder.mkdir(parents=True, exist_ok=True)
             export(backbone, tokenizer, folder)
@@ -130,8 +132,8 @@ class VLLMServerSampler(Settings):
                 raise ServerError(
                     f"{self.url}: keeps keys and values of earlier weights, since it serves others too; use one server per run"
                 )
-            self._given |= given
-        return given["started"]
+            self._given[self.url] = given
+        return started
 
     def _started(self) -> float:
         self._get("/v1/models")  # waits for a server that is starting

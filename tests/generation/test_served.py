@@ -121,6 +121,7 @@ def test_responses_are_those_of_the_present_weights(server: StandIn, backbone: B
     for round_ in range(3):
         assert list(sampler.sample(backbone, PROMPTS, 2, [3, 4])) == expected(backbone, [3, 4])
         assert list(sampler.at(0.5).sample(backbone, PROMPTS, 2, [5, 6])) == expected(backbone, [5, 6])
+        assert list(VLLMServerSampler(server.url, str(tmp_path)).sample(backbone, PROMPTS, 2, [7, 8])) == expected(backbone, [7, 8])
         assert server.loaded == round_ + 1, "equal weights are not handed over again"
         shift(backbone, 0.1)
     assert sorted(server.asked[:2], key=lambda body: body["seed"]) == [
