@@ -7,6 +7,7 @@ import os
 import random
 import ssl
 import time
+from collections.abc import Callable
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -47,8 +48,16 @@ def authorities() -> ssl.SSLContext:
     return httpx.create_ssl_context()
 
 
-def request(client: httpx.Client, method: str, url: str, body: dict[str, Any] | None, patience: float, kind: Kind = PREFREP) -> Any:
-    """Return the JSON of an answer, and ask again while there is hope.
+def request(
+    client: httpx.Client,
+    method: str,
+    url: str,
+    body: dict[str, Any] | None,
+    patience: float,
+    kind: Kind = PREFREP,
+    read: Callable[[httpx.Response], Any] = httpx.Response.json,
+) -> Any:
+    """Return what an answer holds, and ask again while there is hope.
 
     Args:
         client: An HTTP client.
@@ -57,6 +66,7 @@ def request(client: httpx.Client, method: str, url: str, body: dict[str, Any] | 
         body: JSON to send.
         patience: Seconds for which the request is repeated.
         kind: The server's kind.
+        read: Reads an answer; a ValueError means half of one.
 
     Raises:
         RefusedError: The server has refused the request.
@@ -67,7 +77,7 @@ def request(client: httpx.Client, method: str, url: str, body: dict[str, Any] | 
         try:
             found = client.request(method, url, json=body)
             if attempts.answered(found):
-                return found.json()
+                return read(found)
             wait = attempts.refused(found)
         except (httpx.TransportError, ValueError) as failure:  # ValueError: half an answer, or no JSON
             wait = attempts.failed(failure)

@@ -16,7 +16,7 @@ from prefrep.callbacks.sampling import check_sampler, described, line_of
 from prefrep.data.prompts import PromptData
 from prefrep.data.rounds import Line, batches, digest
 from prefrep.errors import ConfigError
-from prefrep.generation import TransformersSampler, VLLMSampler
+from prefrep.generation import Engines, TransformersSampler
 from prefrep.judges import Judge
 from prefrep.metrics.intervals import stream
 from prefrep.metrics.repetition import repetition
@@ -53,7 +53,7 @@ class Baselines(RoundCallback):
     def __init__(
         self,
         judge: Judge,
-        sampler: Callable[[], TransformersSampler | VLLMSampler] = TransformersSampler,
+        sampler: Callable[[], Engines] = TransformersSampler,
         responses: int = 8,
         beta: float = 0.5,
         batch_size: int = 4,
@@ -108,6 +108,7 @@ class Baselines(RoundCallback):
         }
         groups = batches(len(prompts), self.batch_size)
         self.fill(trainer, data, 0, "baselines", about, groups, make, fresh=data.round_begins)
+        self.sampler.rest()
         if self.first_time(trainer, 0):
             report(trainer, data, 0, self._measured(list(data.rounds.read(0, "baselines").values())))
 

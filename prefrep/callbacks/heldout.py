@@ -21,7 +21,7 @@ from prefrep.data.prompt_sources import Prompt
 from prefrep.data.prompts import PromptData
 from prefrep.data.rounds import Line, batches, digest
 from prefrep.errors import ConfigError
-from prefrep.generation import TransformersSampler, VLLMSampler, VLLMServerSampler
+from prefrep.generation import Engines, TransformersSampler
 from prefrep.judges import Judge
 from prefrep.metrics.intervals import bootstrap_means, percentile_interval, stream
 from prefrep.metrics.overoptimisation import overoptimised
@@ -60,7 +60,7 @@ class HeldOut(RoundCallback):
     def __init__(
         self,
         judge: Judge,
-        sampler: Callable[[], TransformersSampler | VLLMSampler | VLLMServerSampler] = TransformersSampler,
+        sampler: Callable[[], Engines] = TransformersSampler,
         responses: int = 2,
         batch_size: int = 8,
         seed: int = 0,
@@ -145,6 +145,8 @@ class HeldOut(RoundCallback):
 
     def _first(self, module: GPO, data: PromptData, number: int, prompts: list[Messages]) -> FirstAnswers | None:
         """Return the shared answers of pi_0, in round 0 and as long as its own are not complete."""
+        if not isinstance(self.sampler, TransformersSampler):
+            return None  # an engine's version, machine and options decide too
         if number > 0 or not data.round_begins or len(data.rounds.read(number, "held_out")) == len(prompts):
             return None
         settings = {

@@ -11,12 +11,12 @@ from prefrep.callbacks.rounds import RoundCallback, parts, report, seed_of
 from prefrep.data.prompts import CALLBACKS, PromptData
 from prefrep.data.rounds import Line, batches, digest, plain
 from prefrep.errors import ConfigError
-from prefrep.generation import Sampled, Sampler, TransformersSampler, VLLMSampler, VLLMServerSampler
+from prefrep.generation import Engines, Sampled, Sampler, Settings, TransformersSampler
 from prefrep.metrics.repetition import repetition
 from prefrep.modules.earlier import keep_weights, weights_of
 from prefrep.modules.gpo import GPO
 
-_INDIFFERENT = ("gpu_memory", "tokens", "url", "folder", "concurrency", "patience")  # settings that responses do not depend on
+_INDIFFERENT = ("gpu_memory", "tokens", "url", "folder", "patience")  # settings that responses do not depend on
 
 
 class SampleResponses(RoundCallback):
@@ -38,7 +38,7 @@ class SampleResponses(RoundCallback):
 
     def __init__(
         self,
-        sampler: Callable[[], TransformersSampler | VLLMSampler | VLLMServerSampler] = TransformersSampler,
+        sampler: Callable[[], Engines] = TransformersSampler,
         responses: int = 5,
         initial: int = 0,
         batch_size: int = 8,
@@ -127,7 +127,8 @@ class SampleResponses(RoundCallback):
 
 def described(sampler: Sampler) -> Line:
     """Return the settings that determine the responses of a sampler."""
-    return {name: value for name, value in plain(sampler).items() if name not in _INDIFFERENT}
+    known = {name: value for name, value in plain(sampler).items() if name not in _INDIFFERENT}
+    return known | ({"engine": engine} if (engine := getattr(sampler, "engine", None)) else {})
 
 
 def line_of(responses: Sequence[Sampled]) -> Line:
@@ -153,6 +154,8 @@ def check_sampler(sampler: Sampler, data: PromptData) -> None:
     Raises:
         ConfigError: They do not.
     """
+    if isinstance(sampler, Settings):
+        sampler.check()
     template, longest = getattr(sampler, "template", None), getattr(sampler, "max_new_tokens", None)
     config = data.encode_config
     if template is not None and template != config.template:

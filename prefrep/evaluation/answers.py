@@ -146,4 +146,5 @@ def alpaca(
         backbone, asked(searched(sampler)), instructions, out, name or policy_name(path), identity, batch=how.batch_size,
         seed=how.seed if seed is None else seed, restart=restart,
     )  # fmt: skip
+    sampler.rest()
     return file, len(instructions)

@@ -111,6 +111,13 @@ class Settings(Part):
         other.temperature = _temperature(temperature)
         return other
 
+    def check(self) -> None:
+        """Check that the engine can sample for this process.
+
+        Raises:
+            ConfigError: It cannot.
+        """
+
     def rest(self) -> None:
         """Leave the device to training; the next call of `sample` takes back what it needs."""
 

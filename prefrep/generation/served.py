@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
+import logging
 import re
+import shutil
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, ClassVar
+from uuid import uuid4
 
 import httpx
-from torch import distributed
+from transformers import PreTrainedTokenizerBase
 
 from prefrep.console import tell
 from prefrep.data.trie import Ids
 from prefrep.errors import ConfigError
 from prefrep.generation.base import Sampled, Settings, Template, split
-from prefrep.generation.vllm import Version, export
+from prefrep.generation.weights import Version, check, export
 from prefrep.nn.backbone import Backbone
 from prefrep.records import Messages
 from prefrep.web import Kind, RefusedError, ServerError, authorities, headers, request
 
+log = logging.getLogger(__name__)
+
 VLLM = Kind("vllm serve", "VLLM_API_KEY")
+NEUTRAL = {"repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0, "min_p": 0.0}  # else a model's own defaults
 _STARTED = re.compile(r"^process_start_time_seconds (\S+)", re.MULTILINE)
+_RELOADS = re.compile(r'^http_requests_total\{[^}]*handler="/collective_rpc"[^}]*\} (\S+)', re.MULTILINE)
 
 
 class VLLMServerSampler(Settings):
@@ -29,27 +36,27 @@ class VLLMServerSampler(Settings):
 
     The server is started in its developer mode, in which it reads new weights when it is told to:
 
-        VLLM_SERVER_DEV_MODE=1 vllm serve MODEL
+        VLLM_SERVER_DEV_MODE=1 vllm serve MODEL --generation-config vllm
 
-    Before responses of changed weights are sampled, the weights, with adapters merged, are written to `folder`, and the server reads them
-    there. A server that was started anew in the meantime reads them again. It serves one run at a time, trained in one process.
+    Before responses of changed weights are sampled, the weights, with adapters merged, are written to `folder`, read by the server, and
+    deleted. They are given again to a server that was started anew, or that was given others. It serves one run, trained in one process.
+    Whoever reaches a server in developer mode can give it orders, with or without a key: keep its port to yourself.
 
     Args:
         url: Address of the server, such as `http://127.0.0.1:8000`. A key is taken from the environment variable VLLM_API_KEY.
-        folder: Folder of the weights, which this process and the server see under the same path.
-        temperature: See `Settings`; vLLM refuses temperatures above 2.
+        folder: Folder that this process and the server see under the same path, with room for the weights.
+        temperature: See `Settings`; from 0.01 to 2, or 0.
         top_p: See `Settings`.
         max_new_tokens: See `Settings`.
         template: See `Settings`.
         top_k: See `Settings`.
-        concurrency: Prompts that are asked at a time.
-        patience: Seconds to wait for a server that does not answer.
+        patience: Seconds to wait for an answer, and for a server that is started anew.
 
     Raises:
         ConfigError: A value is outside its range.
     """
 
-    _given: ClassVar[dict[str, dict[str, Any]]] = {}  # which weights a server has, by its address
+    _handed: ClassVar[dict[str, Any]] = {}  # which weights a server has, by its address
 
     def __init__(
         self,
@@ -60,16 +67,21 @@ class VLLMServerSampler(Settings):
         max_new_tokens: int = 256,
         template: Template = "auto",
         top_k: int = 0,
-        concurrency: int = 64,
         patience: float = 600.0,
     ) -> None:
         super().__init__(temperature, top_p, max_new_tokens, template, top_k)
         if not re.match(r"https?://[^/]", url):
             raise ConfigError(f"VLLMServerSampler.url {url!r:.80} is no http address; write one such as http://127.0.0.1:8000")
-        if concurrency < 1 or not patience > 0:
-            raise ConfigError(f"concurrency must be 1 or more and patience above 0, got {concurrency} and {patience}")
-        self.url, self.folder, self.concurrency, self.patience = url.rstrip("/").removesuffix("/v1"), folder, concurrency, patience
-        self._client = httpx.Client(headers=headers(kind=VLLM), timeout=patience, verify=authorities())
+        if not patience > 0:
+            raise ConfigError(f"patience must be above 0, got {patience}")
+        self.url, self.folder, self.patience = url.rstrip("/").removesuffix("/v1"), folder, patience
+        self._client = httpx.Client(
+            headers=headers(kind=VLLM), timeout=patience, verify=authorities(), limits=httpx.Limits(max_connections=None)
+        )
+
+    def check(self) -> None:
+        """See `Settings`."""
+        check(type(self).__name__, self.temperature)
 
     def sample(
         self, backbone: Backbone, prompts: Sequence[Messages], responses: int, seeds: Sequence[int], shorten: bool = False
@@ -77,76 +89,87 @@ class VLLMServerSampler(Settings):
         """See `Sampler`.
 
         Raises:
-            ServerError: The server does not answer, or refuses what it is asked.
+            ServerError: The server does not answer, refuses what it is asked, or is given weights by others.
             ConfigError: The run has several processes.
         """
+        self.check()
         if not prompts:
             return iter(())
-        if distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1:
-            raise ConfigError("VLLMServerSampler: the server takes its weights from one process; train with --trainer.devices 1")
         encoded, encoder, ends = self._prompts(backbone, prompts, responses)
         limits = self._limits(backbone, prompts, encoded, shorten)
-        name = self._get("/v1/models")["data"][0]["id"]
         drawn = responses if self.temperature > 0 else 1
-        common = {"model": name, "n": drawn, "temperature": self.temperature, "top_p": self.top_p, "top_k": self.top_k}
-        whole, done = sum(limits), 0
-
-        def ask(ids: Ids, limit: int, seed: int) -> Any:
-            body = {**common, "prompt": ids.tolist(), "max_tokens": limit, "seed": seed, "stop_token_ids": ends}
-            return self._post("/v1/completions", body)
-
-        found: list[Any] = []
-        while not found:
-            started = self._give(backbone, encoder.tokenizer)
-            with ThreadPoolExecutor(self.concurrency) as pool:
-                for limit, answer in zip(limits, pool.map(ask, encoded, limits, seeds), strict=True):
-                    found.append(answer)
-                    done += limit
-                    tell(answer["usage"]["completion_tokens"], done / whole)
-            if self._started() != started:  # some responses may be of the weights that it began with
-                found, done = [], 0
+        for _ in range(3):
+            before = self._give(backbone, encoder.tokenizer)
+            common = {
+                "model": self._model(), "n": drawn, "temperature": self.temperature, "top_p": self.top_p, "top_k": self.top_k,
+                "stop_token_ids": ends, **NEUTRAL,
+            }  # fmt: skip
+            found = self._asked(common, encoded, limits, seeds)
+            if self._state() == before:
+                break
+            log.warning("%s was started anew or given other weights; %d prompts are asked again", self.url, len(prompts))
+        else:
+            raise ServerError(f"{self.url}: is given weights by others, or does not stay up; one server per run")
 
         def sampled(choice: Any) -> Sampled:
+            if choice["finish_reason"] not in ("stop", "length"):
+                raise ServerError(f"{self.url}: a response ended with {choice['finish_reason']!r}; run the same command again")
             text, lead = split(choice["text"], encoder)
             return Sampled(text, choice["finish_reason"] == "stop", lead)
 
         ordered = [sorted(answer["choices"], key=lambda choice: choice["index"]) for answer in found]
         return iter([tuple(map(sampled, choices)) * (responses // drawn) for choices in ordered])
 
-    def _give(self, backbone: Backbone, tokenizer: Any) -> float:
-        """Give the server the model's weights unless it has them; return when it was started, in seconds since 1970."""
-        started = self._started()
-        given = {"weights": Version(backbone), "started": started}
-        if given != self._given.get(self.url):
-            self._given.pop(self.url, None)
-            folder = Path(self.folder).expanduser().absolute()
-            folder.mkdir(parents=True, exist_ok=True)
-            export(backbone, tokenizer, folder)
-            try:
-                self._post("/collective_rpc", {"method": "reload_weights", "kwargs": {"weights_path": str(folder)}})
-            except RefusedError as error:
-                raise ServerError(
-                    f"{error}; start it with VLLM_SERVER_DEV_MODE=1, with the model {backbone.path}, where it can read {folder}"
-                ) from None
-            if not self._post("/reset_prefix_cache", None)["success"]:
-                raise ServerError(
-                    f"{self.url}: keeps keys and values of earlier weights, since it serves others too; use one server per run"
-                )
-            self._given[self.url] = given
-        return started
+    def _asked(self, common: dict[str, Any], prompts: Sequence[Ids], limits: Sequence[int], seeds: Sequence[int]) -> list[Any]:
+        def ask(ids: Ids, limit: int, seed: int) -> Any:
+            return self._post("/v1/completions", {**common, "prompt": ids.tolist(), "max_tokens": limit, "seed": seed})
 
-    def _started(self) -> float:
-        self._get("/v1/models")  # waits for a server that is starting
+        found, done = [], 0
+        with ThreadPoolExecutor(min(len(prompts), 256)) as pool:
+            for limit, answer in zip(limits, pool.map(ask, prompts, limits, seeds), strict=True):
+                found.append(answer)
+                done += limit
+                tell(answer["usage"]["completion_tokens"], done / sum(limits))
+        return found
+
+    def _give(self, backbone: Backbone, tokenizer: PreTrainedTokenizerBase) -> tuple[float, float]:
+        """Give the server the model's weights unless it has them; return its state with them."""
+        weights, state = Version(backbone), self._state()
+        if self._handed.get(self.url) == (weights, state):
+            return state
+        self._handed.pop(self.url, None)
+        place = Path(self.folder).expanduser().absolute() / uuid4().hex  # what lies there already is somebody's
+        place.mkdir(parents=True)
         try:
-            found = _STARTED.search(self._client.get(f"{self.url}/metrics").text)
-        except httpx.TransportError as error:
-            raise ServerError(f"{self.url}/metrics: no answer ({type(error).__name__}: {error}); is `vllm serve` running there?") from None
-        if found is None:
-            raise ServerError(f"{self.url}/metrics does not say when the server was started; start `vllm serve` with one API server")
-        return float(found[1])
+            export(backbone, tokenizer, place)
+            self._post("/collective_rpc", {"method": "reload_weights", "kwargs": {"weights_path": str(place)}})
+        except RefusedError as error:
+            raise ServerError(
+                f"{error}; start it with VLLM_SERVER_DEV_MODE=1, with the model that is trained, where it can read {place.parent}"
+            ) from None
+        finally:
+            shutil.rmtree(place)
+        if not self._post("/reset_prefix_cache", None)["success"]:
+            raise ServerError(f"{self.url}: keeps keys and values of earlier weights, since it serves others too; one server per run")
+        state = self._state()
+        self._handed[self.url] = weights, state
+        return state
 
-    def _get(self, path: str) -> Any:
-        return request(self._client, "GET", self.url + path, None, self.patience, VLLM)
+    def _model(self) -> str:
+        """Return the name that the server gives its model."""
+        try:
+            return str(request(self._client, "GET", f"{self.url}/v1/models", None, self.patience, VLLM)["data"][0]["id"])
+        except (KeyError, IndexError, TypeError):
+            raise ServerError(f"{self.url}/v1/models: not from vllm serve; correct the address") from None
+
+    def _state(self) -> tuple[float, float]:
+        """Return when the server was started, in seconds since 1970, and how often it was told to do something to its weights."""
+        path = f"{self.url}/metrics"
+        text = request(self._client, "GET", path, None, self.patience, VLLM, read=lambda found: found.text)
+        started = _STARTED.search(text)
+        if started is None:
+            raise ServerError(f"{path} does not say when the server was started; use `vllm serve` on Linux with one API server")
+        return float(started[1]), sum(float(each) for each in _RELOADS.findall(text))
 
     def _post(self, path: str, body: dict[str, Any] | None) -> Any:
         return request(self._client, "POST", self.url + path, body, self.patience, VLLM)

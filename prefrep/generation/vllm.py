@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+import logging
 import os
 import random
-import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
@@ -15,25 +16,31 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
-from peft.tuners.tuners_utils import BaseTunerLayer
-from torch import distributed
 from transformers import PreTrainedTokenizerBase
 
-from prefrep.errors import ConfigError
+from prefrep.errors import ConfigError, TrainingError
 from prefrep.generation.base import Sampled, Settings, Template, split
+from prefrep.generation.weights import Version, check, export, plain_state
 from prefrep.nn.backbone import Backbone
-from prefrep.nn.quietly import quietly
 from prefrep.records import Messages
+
+log = logging.getLogger(__name__)
+
+# Arguments of `vllm.LLM` that follow from other settings, or that an engine inside the trainer's process cannot have.
+_SET = {
+    "model", "tokenizer", "revision", "dtype", "gpu_memory_utilization", "distributed_executor_backend", "tensor_parallel_size",
+    "pipeline_parallel_size", "data_parallel_size", "enable_sleep_mode",
+}  # fmt: skip
 
 
 class VLLMSampler(Settings):
     """Sampling with vLLM in this process (extra `vllm`), which was run with vLLM 0.32 on a CPU and never on a GPU.
 
-    The engine is started once, and shared by all samplers of the process with the same settings. After an update of the model its weights
-    are handed over in memory. On CUDA the engine sleeps between rounds and leaves its memory to training.
+    The engine is shared by all samplers of the process with the same settings. After an update of the model its weights are handed over
+    in memory. On CUDA the engine sleeps between rounds: its weights are in the machine's memory, and the device is left to training.
 
     Args:
-        temperature: See `Settings`; vLLM refuses temperatures above 2.
+        temperature: See `Settings`; from 0.01 to 2, or 0.
         top_p: See `Settings`.
         max_new_tokens: See `Settings`.
         template: See `Settings`.
@@ -62,22 +69,41 @@ class VLLMSampler(Settings):
         if find_spec("vllm") is None:
             raise ConfigError("VLLMSampler: vllm is not installed; pip install 'prefrep[vllm]', or use TransformersSampler")
         super().__init__(temperature, top_p, max_new_tokens, template, top_k)
+        if not 0 < gpu_memory <= 1:
+            raise ConfigError(f"gpu_memory must lie in (0, 1], got {gpu_memory}")
+        if taken := sorted(_SET & (engine or {}).keys()):
+            raise ConfigError(f"VLLMSampler.engine: {taken[0]} is not set there; dtype and gpu_memory are settings of the sampler")
         self.dtype, self.gpu_memory, self.engine = dtype, gpu_memory, engine or {}
+
+    def check(self) -> None:
+        """See `Settings`."""
+        check(type(self).__name__, self.temperature)
 
     def sample(
         self, backbone: Backbone, prompts: Sequence[Messages], responses: int, seeds: Sequence[int], shorten: bool = False
     ) -> Iterator[tuple[Sampled, ...]]:
-        """See `Sampler`."""
+        """See `Sampler`.
+
+        Raises:
+            ConfigError: The engine does not start, or the run has several processes.
+        """
+        self.check()
         if not prompts:
             return iter(())
         encoded, encoder, ends = self._prompts(backbone, prompts, responses)
         limits = self._limits(backbone, prompts, encoded, shorten)
         drawn = responses if self.temperature > 0 else 1  # vLLM refuses several greedy responses, which would be equal
-        with _randomness():
-            vllm, engine = self._awake(backbone, encoder.tokenizer)
+        device = next(backbone.parameters()).device
+        dtype = self.dtype if self.dtype != "auto" else str(_precision(backbone, device)).removeprefix("torch.")
+        with _undisturbed(), torch.autocast(device.type, enabled=False):
+            vllm, engine = self._awake(backbone, encoder.tokenizer, device, dtype)
             common = {"n": drawn, "temperature": self.temperature, "top_p": self.top_p, "top_k": self.top_k or -1, "stop_token_ids": ends}
             options = [vllm.SamplingParams(**common, max_tokens=limit, seed=each) for limit, each in zip(limits, seeds, strict=True)]
-            results = engine.generate([{"prompt_token_ids": ids.tolist()} for ids in encoded], options, use_tqdm=False)
+            try:
+                results = engine.generate([{"prompt_token_ids": ids.tolist()} for ids in encoded], options, use_tqdm=False)
+            except BaseException:
+                _stop(self._running)  # it would finish what it was asked when it is asked something else
+                raise
 
         def sampled(output: Any) -> Sampled:
             text, lead = split(output.text, encoder)
@@ -87,66 +113,64 @@ class VLLMSampler(Settings):
 
     def rest(self) -> None:
         """See `Settings`."""
-        if self._running.get("sleeps") and not self._running.get("asleep"):
+        if self._running.get("sleeps") and not self._running["asleep"]:
             self._running["engine"].sleep(level=1)
             self._running["asleep"] = True
 
-    def _awake(self, backbone: Backbone, tokenizer: PreTrainedTokenizerBase) -> tuple[Any, Any]:
+    def _awake(self, backbone: Backbone, tokenizer: PreTrainedTokenizerBase, device: torch.device, dtype: str) -> tuple[Any, Any]:
         """Return vLLM and an engine that has the model's present weights."""
-        # The engine runs in this process, where weights need not be copied to another.
+        # The engine runs in this process, so that weights need not be copied to another; on a CPU, `uni` needs it too.
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
         vllm = import_module("vllm")  # an optional dependency without stubs
-        device = next(backbone.parameters()).device
-        dtype = self.dtype if self.dtype != "auto" else str(_precision(backbone, device)).removeprefix("torch.")
-        kind, weights = [backbone.path, backbone.settings["revision"], dtype, self.gpu_memory, self.engine], Version(backbone)
-        running = self._running
-        if running.get("kind") != kind:
-            running.clear()  # frees the memory before the next engine allocates
-            together = distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
+        running, weights = self._running, Version(backbone)
+        settings = {
+            "model": [backbone.path, backbone.settings["revision"]], "dtype": dtype, "gpu_memory": self.gpu_memory, "engine": self.engine,
+        }  # fmt: skip
+        if running.get("settings") != settings:
+            if running:
+                differ = [name for name in settings if settings[name] != running["settings"][name]]
+                log.warning("another engine of vLLM is started, since %s differ; samplers of one run should agree", ", ".join(differ))
+            _stop(running)
+            if device.type == "cuda" and device.index:
+                raise ConfigError(f"VLLMSampler takes the first GPU there is, and the model is on {device}; set CUDA_VISIBLE_DEVICES")
             sleeps = device.type == "cuda"
-            options: dict[str, Any] = {
-                "dtype": dtype,
-                "gpu_memory_utilization": self.gpu_memory,
-                "enable_sleep_mode": sleeps,
-                "distributed_executor_backend": "external_launcher" if together else "uni",
-                **self.engine,
-            }
             with TemporaryDirectory() as folder:
                 export(backbone, tokenizer, Path(folder))
-                running["engine"] = vllm.LLM(model=folder, **options)
-            running.update(kind=kind, weights=weights, sleeps=sleeps, asleep=False)
+                try:
+                    running["engine"] = vllm.LLM(
+                        model=folder, dtype=dtype, gpu_memory_utilization=self.gpu_memory, enable_sleep_mode=sleeps,
+                        distributed_executor_backend="uni", **self.engine,
+                    )  # fmt: skip
+                except (TypeError, ValueError, AssertionError, RuntimeError) as error:
+                    raise ConfigError(
+                        f"VLLMSampler: vLLM does not start ({error}); its gpu_memory_utilization is gpu_memory here, its other arguments "
+                        "belong in engine"
+                    ) from error
+            gc.unfreeze()  # vLLM keeps the collector from all that was there before
+            running.update(settings=settings, weights=weights, sleeps=sleeps, asleep=False)
         if running["asleep"]:
             running["engine"].wake_up()
             running["asleep"] = False
-        if running["weights"] != weights:
-            state = backbone.merged_state()
+        if running.get("weights") != weights:
+            running.pop("weights", None)  # what is interrupted has a part of either
+            state = plain_state(backbone)
             running["engine"].collective_rpc("reload_weights", kwargs={"weights_iterator": iter(state.items())})
-            running["engine"].reset_prefix_cache()  # it holds keys and values of the weights before
+            if not running["engine"].reset_prefix_cache():
+                raise TrainingError("vLLM keeps keys and values of earlier weights; start the run again")
             running["weights"] = weights
         return vllm, running["engine"]
 
 
-class Version:
-    """What changes whenever a model's weights do, or its adapters are switched on or off; equal if nothing did."""
-
-    def __init__(self, backbone: Backbone) -> None:
-        self._model = weakref.ref(backbone.model)
-        # Optimizers update in place, which increases `_version`.
-        self._state: list[object] = [(id(tensor), tensor._version) for tensor in backbone.model.parameters()]
-        self._state += [module.disable_adapters for module in backbone.model.modules() if isinstance(module, BaseTunerLayer)]
-
-    def __eq__(self, other: object) -> bool:
-        model = self._model()
-        return isinstance(other, Version) and model is not None and model is other._model() and self._state == other._state
-
-    __hash__ = None  # type: ignore[assignment]
-
-
-def export(backbone: Backbone, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Write the plain language model, with adapters merged, as vLLM reads it."""
-    with quietly():
-        backbone.model.save_pretrained(folder, state_dict=backbone.merged_state())
-    tokenizer.save_pretrained(folder)
+def _stop(running: dict[str, Any]) -> None:
+    """Free an engine and its memory."""
+    engine = running.pop("engine", None)
+    running.clear()
+    if engine is not None:
+        engine.llm_engine.engine_core.shutdown()
+        del engine
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
 
 def _precision(backbone: Backbone, device: torch.device) -> torch.dtype:
@@ -154,12 +178,16 @@ def _precision(backbone: Backbone, device: torch.device) -> torch.dtype:
 
 
 @contextmanager
-def _randomness() -> Iterator[None]:
-    """Restore the random states of the process: vLLM sets all of them."""
-    before, numbers = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng():
+def _undisturbed() -> Iterator[None]:
+    """Restore what vLLM sets for the whole process: random states, threads, and the precision of products."""
+    before, numbers, precision = random.getstate(), np.random.get_state(), torch.get_float32_matmul_precision()
+    threads, set_threads = torch.get_num_threads(), torch.set_num_threads
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         try:
             yield
         finally:
             random.setstate(before)
             np.random.set_state(numbers)
+            torch.set_float32_matmul_precision(precision)
+            torch.set_num_threads = set_threads  # on a CPU it is replaced
+            torch.set_num_threads(threads)

@@ -105,9 +105,7 @@ class PolicyModule(LanguageModule):
         parts: list[str | bytes] = []
         for name, parameter in self.named_parameters():
             if parameter.requires_grad:
-                flat = parameter.detach().flatten()
-                some = flat[:: max(len(flat) // 64, 1)].float().cpu().numpy()
-                parts += [name, np.ascontiguousarray(some).tobytes()]
+                parts += [name, glance(parameter)]
         return digest(parts)
 
     @contextmanager
@@ -177,3 +175,10 @@ def sampled(trees: TreeBatch, surplus: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def sums(values: Tensor, sequence: Tensor, count: int) -> Tensor:
     """Sum token values [T] by sequence [T] -> [count]."""
     return torch.zeros(count, device=values.device, dtype=values.dtype).index_add(0, sequence, values)
+
+
+def glance(tensor: Tensor) -> bytes:
+    """Return about 64 values of a tensor, which an optimizer step changes."""
+    flat = tensor.detach().flatten()
+    some = flat[:: max(len(flat) // 64, 1)].float().cpu().numpy()
+    return np.ascontiguousarray(some).tobytes()

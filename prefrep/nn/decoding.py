@@ -224,28 +224,39 @@ def read_tokens(backbone: Any, ids: Tensor, cache: SharedCache, places: Tensor, 
 
 
 def reads_like_the_model(backbone: Any, tolerance: float) -> bool:
-    """Return whether reading token by token gives the hidden states of whole sequences, up to a relative error.
+    """Return whether reading token by token gives the hidden states of whole sequences, up to a relative error of each token.
 
-    Models that keep a state of their own (recurrent ones) or share keys between layers do not. Raises what the model raises.
+    Models that keep a state of their own (recurrent ones) or share keys between layers do not: all their tokens differ. In bfloat16 one
+    token of SmolLM2-135M in a hundred differs by more than any tolerance from rounding alone, so there the median decides.
+
+    Args:
+        backbone: A backbone with the kernel `trees`.
+        tolerance: Largest relative error.
+
+    Raises:
+        Exception: What the model raises.
     """
     device = next(backbone.parameters()).device
-    prompts = [np.array([5, 6, 7], np.int32), np.array([5, 6, 8, 9, 10, 6], np.int32)]
-    tails = torch.tensor([[9, 11], [6, 5], [10, 8]], device=device)
+    # Ordinary tokens: the first ones of a vocabulary are often special, and magnify rounding.
+    some = _config(backbone).vocab_size // 2 + np.arange(8, dtype=np.int32)
+    prompts = [some[[0, 1, 2]], some[[0, 1, 3, 4, 5, 1]]]
+    tails = torch.from_numpy(some[[[4, 6, 7, 2], [1, 0, 5, 3], [5, 3, 7, 6]]].astype(np.int64)).to(device)
     slots, lengths = torch.tensor([0, 0, 1], device=device), torch.tensor([3, 3, 6], device=device)
-    cache = SharedCache(_config(backbone).num_hidden_layers, 2, 6, 3, 2)
-    first = read_prompts(backbone, prompts, [0, 1], cache)
-    some = [torch.arange(3, device=device), torch.tensor([0, 2], device=device)]  # a response can end before the others
+    cache = SharedCache(_config(backbone).num_hidden_layers, 2, 6, 3, 4)
+    read_prompts(backbone, prompts, [0, 1], cache)
+    everyone, ended = torch.arange(3, device=device), torch.tensor([0, 2], device=device)  # a response can end before the others
     steps = [
         read_tokens(backbone, tails[rows, t], cache, rows, torch.full_like(rows, t), slots[rows], lengths[rows])
-        for t, rows in enumerate(some)
+        for t, rows in enumerate([everyone, ended, ended, ended])
     ]
-    for row in (0, 2):
-        whole = torch.cat([torch.from_numpy(prompts[int(slots[row])]).to(device), tails[row]])[None].long()
-        expected = backbone.transformer(input_ids=whole, use_cache=False).last_hidden_state[0, -3:].float()
-        found = torch.stack([first[slots[row]], steps[0][row], steps[1][0 if row == 0 else 1]]).float()
-        if not bool((found - expected).norm() <= tolerance * expected.norm()):
-            return False
-    return True
+    errors = []
+    for place, row in enumerate((0, 2)):
+        whole = torch.cat([torch.from_numpy(prompts[place]).to(device), tails[row]])[None].long()
+        expected = backbone.transformer(input_ids=whole, use_cache=False).last_hidden_state[0, -4:].float()
+        found = torch.stack([steps[0][row], *(step[place] for step in steps[1:])]).float()
+        errors.append((found - expected).norm(dim=-1) / expected.norm(dim=-1))
+    every = torch.cat(errors)
+    return bool((every.max() if backbone.model.dtype == torch.float32 else every.median()) <= tolerance)
 
 
 def _hidden(backbone: Any, ids: Tensor, positions: Tensor, mask: Any, **more: Any) -> Tensor:

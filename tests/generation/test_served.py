@@ -11,15 +11,20 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from conftest import encoder
 from safetensors.torch import load_file
 
-from prefrep.errors import ConfigError
+from prefrep.cli.main import main
+from prefrep.errors import ConfigError, TrainingError, UsageError
 from prefrep.generation import Sampled, VLLMServerSampler
+from prefrep.generation.weights import export
 from prefrep.nn.backbone import Backbone
 from prefrep.nn.lora import LoRA
 from prefrep.records import Message, Messages
 from prefrep.web import ServerError
+
+ROOT = Path(__file__).parents[2]
 
 
 def user(text: str) -> Messages:
@@ -52,7 +57,9 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         if self.path == "/metrics":
-            self._say(f"# TYPE process_start_time_seconds gauge\nprocess_start_time_seconds {self.server.started:e}\n".encode())
+            state = f"# TYPE process_start_time_seconds gauge\nprocess_start_time_seconds {self.server.started:e}\n"
+            labels = 'handler="/collective_rpc",method="POST",status="2xx"'
+            self._say((state + f"http_requests_total{{{labels}}} {self.server.loaded}.0\n").encode())
         else:
             self._say(json.dumps({"data": [{"id": "the-model"}]}).encode())
 
@@ -124,10 +131,12 @@ def test_responses_are_those_of_the_present_weights(server: StandIn, backbone: B
         assert list(VLLMServerSampler(server.url, str(tmp_path)).sample(backbone, PROMPTS, 2, [7, 8])) == expected(backbone, [7, 8])
         assert server.loaded == round_ + 1, "equal weights are not handed over again"
         shift(backbone, 0.1)
+    assert list(tmp_path.joinpath("weights").iterdir()) == [], "weights are deleted when they are read"
     assert sorted(server.asked[:2], key=lambda body: body["seed"]) == [
         {
             "model": "the-model", "prompt": ids.tolist(), "n": 2, "temperature": 0.7, "top_p": 0.9, "top_k": 5, "max_tokens": 16,
             "seed": seed, "stop_token_ids": sampler.encoder(backbone)[1],
+            "repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0, "min_p": 0.0,
         }
         for ids, seed in zip(encoder().prompts(PROMPTS), (3, 4), strict=True)
     ]  # fmt: skip
@@ -142,7 +151,7 @@ def test_greedy_responses_are_drawn_once(server: StandIn, backbone: Backbone, tm
 
 @pytest.mark.parametrize("at", range(4))
 def test_a_server_that_is_started_anew_gets_the_weights_again(server: StandIn, backbone: Backbone, tmp_path: Path, at: int) -> None:
-    sampler = VLLMServerSampler(server.url, str(tmp_path), concurrency=1)
+    sampler = VLLMServerSampler(server.url, str(tmp_path))
     shift(backbone, 0.2)
     server.restart_at = at
     for seeds in ([1, 2], [3, 4]):
@@ -150,26 +159,83 @@ def test_a_server_that_is_started_anew_gets_the_weights_again(server: StandIn, b
     assert server.loaded == 2
 
 
+def test_weights_of_others_are_noticed(server: StandIn, backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = Backbone("bundled:tiny-llama", lora=LoRA(rank=4)).eval()
+    shift(other, 0.3)
+    export(other, other.tokenizer(), tmp_path / "other")
+    sampler = VLLMServerSampler(server.url, str(tmp_path / "own"))
+    list(sampler.sample(backbone, PROMPTS, 2, [1, 2]))
+    server.load(str(tmp_path / "other"))
+    assert list(sampler.sample(backbone, PROMPTS, 2, [3, 4])) == expected(backbone, [3, 4])
+    assert server.loaded == 3
+    plain = Handler.do_POST
+
+    def busy(self: Handler) -> None:
+        plain(self)
+        if self.path == "/v1/completions":
+            server.load(str(tmp_path / "other"))
+
+    monkeypatch.setattr(Handler, "do_POST", busy)
+    with pytest.raises(ServerError, match="given weights by others"):
+        list(sampler.sample(backbone, PROMPTS, 2, [5, 6]))
+
+
+def test_a_run_samples_on_a_server(server: StandIn, tmp_path: Path) -> None:
+    content = yaml.safe_load((ROOT / "configs" / "tiny" / "gpo.yaml").read_text())
+    options = {"url": server.url, "folder": str(tmp_path / "weights"), "max_new_tokens": 12}
+    for callback in content["trainer"]["callbacks"]:
+        if "sampler" in callback.get("init_args", {}):
+            callback["init_args"]["sampler"] = {"class_path": "VLLMServerSampler", "init_args": options}
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("".join(f"Name prime number {i}.\n" for i in range(8)))
+
+    def fit(out: str) -> dict[str, str]:
+        (tmp_path / "gpo.yaml").write_text(yaml.safe_dump(content))
+        main(["fit", "--config", str(tmp_path / "gpo.yaml"), "--data.train", str(prompts), "--data.val", str(prompts),
+              "--trainer.default_root_dir", str(tmp_path / out), "--trainer.accelerator", "cpu"])  # fmt: skip
+        return {str(file.relative_to(tmp_path / out)): file.read_text() for file in sorted((tmp_path / out).glob("rounds/*/*.jsonl"))}
+
+    first = fit("first")
+    rounds = content["trainer"]["max_epochs"]
+    assert server.loaded == rounds + 1, "each policy is handed over once, to sampling and held-out evaluation together"
+    tables = [first[f"rounds/{number}/held_out.jsonl"].splitlines() for number in range(rounds + 1)]
+    policies = [{json.loads(line)["responses"][0].split()[0] for line in table} for table in tables]
+    assert all(len(each) == 1 for each in policies) and len(set.union(*policies)) == rounds + 1
+    assert fit("second") == first
+    del options["url"]
+    with pytest.raises(UsageError, match="url"):
+        fit("third")
+
+
 def test_sentences(server: StandIn, backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match="no http address"):
         VLLMServerSampler("localhost:8000", "x")
-    with pytest.raises(ConfigError, match="concurrency must be 1 or more"):
-        VLLMServerSampler(server.url, "x", concurrency=0)
+    with pytest.raises(ConfigError, match="patience must be above 0"):
+        VLLMServerSampler(server.url, "x", patience=0)
+    with pytest.raises(ConfigError, match=r"temperatures from 0\.01 to 2"):
+        list(VLLMServerSampler(server.url, "x", 2.5).sample(backbone, PROMPTS, 2, [1, 2]))
     sampler = VLLMServerSampler(server.url, str(tmp_path), patience=0.5)
     server.busy = True
     with pytest.raises(ServerError, match="serves others too"):
         list(sampler.sample(backbone, PROMPTS, 2, [1, 2]))
     server.busy = False
     with monkeypatch.context() as patch:
-        patch.setattr(StandIn, "load", lambda self, folder: self.loaded)
         patch.setattr(Handler, "do_POST", lambda self: self._say(b'{"error": {"message": "Not Found"}}', 404))
         with pytest.raises(ServerError, match=r"collective_rpc: Not Found; start it with VLLM_SERVER_DEV_MODE=1"):
             list(sampler.sample(backbone, PROMPTS, 2, [1, 2]))
     with monkeypatch.context() as patch:
+        patch.setattr(Handler, "do_GET", lambda self: self._say(b"nothing"))
+        with pytest.raises(ServerError, match="does not say when the server was started"):
+            list(sampler.sample(backbone, PROMPTS, 2, [1, 2]))
+    with monkeypatch.context() as patch:
         patch.setattr("torch.distributed.is_initialized", lambda: True)
         patch.setattr("torch.distributed.get_world_size", lambda: 2)
-        with pytest.raises(ConfigError, match="from one process"):
-            list(sampler.sample(backbone, PROMPTS, 2, [1, 2]))
+        with pytest.raises(ConfigError, match="of one process"):
+            sampler.check()
     assert list(sampler.sample(backbone, [], 2, [])) == []
     with pytest.raises(ServerError, match="nothing listens there.*start `vllm serve`"):
         list(VLLMServerSampler("http://127.0.0.1:9", str(tmp_path)).sample(backbone, PROMPTS, 2, [1, 2]))
+    with torch.no_grad():
+        next(backbone.model.parameters()).fill_(float("nan"))
+    with pytest.raises(TrainingError, match="not finite"):
+        list(sampler.sample(backbone, PROMPTS, 2, [1, 2]))

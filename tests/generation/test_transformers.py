@@ -18,9 +18,10 @@ from prefrep.data.encode import pad_id
 from prefrep.errors import ConfigError, RecordError, TrainingError
 from prefrep.generation import Sampled, TransformersSampler
 from prefrep.nn.backbone import Backbone
-from prefrep.nn.decoding import SharedCache
+from prefrep.nn.decoding import SharedCache, reads_like_the_model
 from prefrep.nn.loading import load_tokenizer
 from prefrep.nn.lora import LoRA
+from prefrep.nn.probes import ROUNDING
 from prefrep.records import Message, Messages
 
 
@@ -265,6 +266,18 @@ def test_models_that_cannot_be_read_token_by_token_are_named(kind: str, tmp_path
     assert "sampling with transformers' generate, which is slower" in caplog.text
     coder = TransformersSampler().encoder(backbone)[0]
     assert found == [greedy(backbone, coder.prompts([SHORT])[0], 6)] * 4
+
+
+@pytest.mark.parametrize("name", ["bundled:smollm2-135m", "bundled:tiny-llama"])
+def test_half_precision_is_read_token_by_token_too(name: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rounding is not taken for a state of the model's own, and a cache that is wrong is not taken for rounding."""
+    backbone = Backbone(name, dtype="bfloat16", frozen=True).eval()
+    with caplog.at_level("WARNING"):
+        tokens(TransformersSampler(max_new_tokens=2), backbone, [SHORT], 2)
+    assert "transformers' generate" not in caplog.text
+    keep = SharedCache.keep
+    monkeypatch.setattr(SharedCache, "keep", lambda self, layer, key, value: keep(self, layer, key, value.roll(1, 2)))
+    assert not reads_like_the_model(backbone, ROUNDING)
 
 
 def test_repeatable_and_leaves_everything_as_it_was(llama: Backbone) -> None:

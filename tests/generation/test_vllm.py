@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import random
 import sys
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 import torch
 from conftest import encoder
 from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import AutoModelForCausalLM
 
-from prefrep.errors import ConfigError
+from prefrep.callbacks.sampling import described
+from prefrep.errors import ConfigError, TrainingError
 from prefrep.generation import Sampled, TransformersSampler, VLLMSampler
 from prefrep.nn.backbone import Backbone
 from prefrep.nn.lora import LoRA
@@ -34,36 +38,64 @@ def test_vllm_is_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:
         VLLMSampler()
 
 
+def disturb() -> None:
+    """What vLLM does to its process."""
+    torch.manual_seed(0)
+    np.random.seed(0)
+    random.seed(0)
+    torch.set_num_threads(1)
+    torch.set_num_threads = lambda _: None
+    torch.set_float32_matmul_precision("highest")
+
+
+def state_of_the_process() -> list[Any]:
+    random_states = [torch.get_rng_state().tolist(), np.random.get_state()[1].tolist(), random.getstate()]
+    return [*random_states, torch.get_num_threads(), torch.set_num_threads, torch.get_float32_matmul_precision()]
+
+
 class Engine:
     """A stand-in for vLLM's engine in this process: what it is given is what counts."""
 
     made: ClassVar[list[Engine]] = []
+    free = True
 
     def __init__(self, model: str, **options: Any) -> None:
+        assert not torch.is_autocast_enabled("cpu")
+        disturb()
         self.model, self.options, self.calls = AutoModelForCausalLM.from_pretrained(model).eval(), options, list[str]()
+        self.llm_engine = SimpleNamespace(engine_core=SimpleNamespace(shutdown=lambda: self.calls.append("shutdown")))
         assert (Path(model) / "tokenizer.json").exists()
         self.made.append(self)
 
     def generate(self, prompts: list[dict[str, list[int]]], options: list[SimpleNamespace], use_tqdm: bool) -> list[SimpleNamespace]:
         self.asked = prompts, options
         self.calls.append("generate")
-        torch.manual_seed(0)  # as vLLM does
+        disturb()
         outputs = [SimpleNamespace(text=" yes", finish_reason="stop"), SimpleNamespace(text="no", finish_reason="length")]
         return [SimpleNamespace(outputs=outputs)] * len(prompts)
 
     def collective_rpc(self, method: str, kwargs: dict[str, Any]) -> None:
         assert method == "reload_weights"
-        self.model.load_state_dict(dict(kwargs["weights_iterator"]), strict=False)
+        missing, unexpected = self.model.load_state_dict(dict(kwargs["weights_iterator"]), strict=False)
+        assert not unexpected and set(missing) <= {"lm_head.weight"}
         self.calls.append(method)
 
-    def reset_prefix_cache(self) -> None:
+    def reset_prefix_cache(self) -> bool:
         self.calls.append("reset_prefix_cache")
+        return self.free
 
     def sleep(self, level: int) -> None:
         self.calls.append("sleep")
 
     def wake_up(self) -> None:
         self.calls.append("wake_up")
+
+
+def raises(error: BaseException) -> Callable[..., None]:
+    def do(*_: Any, **__: Any) -> None:
+        raise error
+
+    return do
 
 
 @pytest.fixture
@@ -92,9 +124,13 @@ def test_vllm_gets_merged_weights_and_prompt_tokens(template: Any, engines: list
     backbone = Backbone("bundled:tiny-llama", lora=LoRA(rank=4)).eval()
     sampler = VLLMSampler(max_new_tokens=16, template=template, gpu_memory=0.3, engine={"max_model_len": 99})
     wanted = [(Sampled("yes", True, " ") if template == "plain" else Sampled(" yes", True), Sampled("no", False))] * 2
-    before = torch.get_rng_state()
-    assert list(sampler.sample(backbone, [SHORT, LONG], 2, [3, 4])) == wanted
-    assert torch.equal(torch.get_rng_state(), before)
+    torch.set_num_threads(2)
+    torch.set_float32_matmul_precision("high")
+    before = state_of_the_process()
+    for _ in range(2):
+        assert list(sampler.sample(backbone, [SHORT, LONG], 2, [3, 4])) == wanted
+        assert state_of_the_process() == before
+    torch.set_float32_matmul_precision("highest")
     (engine,) = engines
     assert engine.options == {
         "dtype": "float32", "gpu_memory_utilization": 0.3, "enable_sleep_mode": False, "distributed_executor_backend": "uni",
@@ -108,7 +144,7 @@ def test_vllm_gets_merged_weights_and_prompt_tokens(template: Any, engines: list
         patch.setattr(Backbone, "room", len(encoder(template=template).prompts([LONG])[0]) + 5)
         list(sampler.sample(backbone, [SHORT, LONG], 2, [3, 4], shorten=True))
     assert [o.max_tokens for o in engine.asked[1]] == [16, 5]
-    assert engine.calls == ["generate"] * 2, "equal weights are not handed over again"
+    assert engine.calls == ["generate"] * 3, "equal weights are not handed over again"
 
 
 def test_vllm_has_the_present_weights(engines: list[Engine]) -> None:
@@ -138,7 +174,42 @@ def test_vllm_has_the_present_weights(engines: list[Engine]) -> None:
     assert len(engines) == 1 and engines[0].calls.count("reload_weights") == 3
     with torch.autocast("cpu", torch.bfloat16):
         list(sampler.sample(twin, [SHORT], 2, [3]))
-    assert [each.options["dtype"] for each in engines] == ["float32", "bfloat16"]
+    assert [each.options["dtype"] for each in engines] == ["float32", "bfloat16"] and engines[0].calls[-1] == "shutdown"
+
+
+def test_sentences(engines: list[Engine], monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone = Backbone("bundled:tiny-llama", lora=LoRA(rank=4)).eval()
+    with pytest.raises(ConfigError, match="VLLMSampler.engine: dtype is not set there"):
+        VLLMSampler(engine={"dtype": "float32"})
+    with pytest.raises(ConfigError, match="gpu_memory must lie"):
+        VLLMSampler(gpu_memory=40)
+    with pytest.raises(ConfigError, match=r"temperatures from 0\.01 to 2"):
+        VLLMSampler(3.0).check()
+    with monkeypatch.context() as patch:
+        patch.setattr(Engine, "__init__", raises(ValueError("max seq len")))
+        with pytest.raises(ConfigError, match=r"does not start \(max seq len\)"):
+            list(VLLMSampler().sample(backbone, [SHORT], 2, [3]))
+    sampler = VLLMSampler()
+    list(sampler.sample(backbone, [SHORT], 2, [3]))
+    shift(backbone, 0.1)
+    with monkeypatch.context() as patch:
+        patch.setattr(Engine, "free", False)
+        with pytest.raises(TrainingError, match="keeps keys and values"):
+            list(sampler.sample(backbone, [SHORT], 2, [3]))
+    list(sampler.sample(backbone, [SHORT], 2, [3]))
+    assert engines[0].calls.count("reload_weights") == 2, "what was interrupted is handed over again"
+    with monkeypatch.context() as patch:
+        patch.setattr(Engine, "generate", raises(KeyboardInterrupt()))
+        with pytest.raises(KeyboardInterrupt):
+            list(sampler.sample(backbone, [SHORT], 2, [3]))
+    assert engines[0].calls[-1] == "shutdown"
+    list(sampler.sample(backbone, [SHORT], 2, [3]))
+    assert len(engines) == 2
+
+
+def test_tables_know_the_options_of_the_engine(engines: list[Engine]) -> None:
+    assert described(VLLMSampler(engine={"quantization": "fp8"})) != described(VLLMSampler())
+    assert described(VLLMSampler(gpu_memory=0.3)) == described(VLLMSampler())
 
 
 def test_vllm_sleeps_between_rounds(engines: list[Engine]) -> None:
@@ -161,11 +232,11 @@ def test_vllm_sleeps_between_rounds(engines: list[Engine]) -> None:
 def test_vllm_itself_writes_what_we_write(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
     backbone = Backbone("bundled:smollm2-135m", lora=LoRA(rank=4)).eval()
-    vllm = VLLMSampler(0, max_new_tokens=24, engine={"enforce_eager": True, "max_model_len": 512})
-    for _ in range(2):
-        assert list(vllm.sample(backbone, [SHORT, LONG], 2, [0, 1])) == list(
-            TransformersSampler(0, max_new_tokens=24).sample(backbone, [SHORT, LONG], 2, [0, 1])
-        )
+    vllm = VLLMSampler(0, max_new_tokens=24, dtype="float32", engine={"enforce_eager": True, "max_model_len": 512})
+    for autocast in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            found = list(vllm.sample(backbone, [SHORT, LONG], 2, [0, 1]))
+        assert found == list(TransformersSampler(0, max_new_tokens=24).sample(backbone, [SHORT, LONG], 2, [0, 1]))
         shift(backbone, 0.01)
 
 

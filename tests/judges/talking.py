@@ -136,7 +136,8 @@ def local(path: str) -> Script:
 
     def script(body: dict[str, Any], before: int) -> Answer:
         turns = tuple(Message(each["role"], each["content"]) for each in body["messages"])
-        labels = tuple(body.get("guided_choice") or ())
+        labels = tuple((body.get("structured_outputs") or {}).get("choice") or ())
+        assert labels == tuple(body.get("guided_choice") or ()), "servers of vLLM know one name or the other"
         style = "letter" if body["max_tokens"] == 1 else "reasons"
         asked = Question(turns, labels, style, "choice" if labels else "none", body["max_tokens"], body["temperature"], body.get("seed", 0))  # type: ignore[arg-type]
         with lock:

@@ -173,7 +173,7 @@ class EndpointWriter:
         if self._listed is not None:
             body |= {"logprobs": True, "top_logprobs": self._listed}
         if question.constraint == "choice":
-            labels = list(question.labels)  # vLLM's names, since 0.12 and before: unknown ones are ignored
+            labels = list(question.labels)  # vLLM's name since 0.12 and the one before; each ignores the other
             body["extra_body"] = {"structured_outputs": {"choice": labels}, "guided_choice": labels}
         elif question.constraint == "json":
             schema = {"type": "object", "properties": {"verdict": {"enum": list(question.labels)}}, "required": ["verdict"]}
