@@ -29,7 +29,13 @@ ROOT = Path(__file__).parents[2]
 SCALE = ROOT / "configs" / "scale"
 # Nine: batches of four do not divide evenly, neither among themselves nor over two processes.
 ROWS = [{"prompt": f"Say {i}", "chosen": f"{i} it is", "rejected": f"no {i * 7 % 5}, thanks", "id": f"r{i}"} for i in range(9)]
-PROGRAM = "import json, sys; from prefrep.cli.main import main; [main(run) for run in json.load(open(sys.argv[1]))]"
+# Out of time, each process says where it is: waiting for another, or short of cores.
+PROGRAM = """
+import faulthandler, json, sys
+faulthandler.dump_traceback_later(float(sys.argv[2]), exit=True)
+from prefrep.cli.main import main
+[main(run) for run in json.load(open(sys.argv[1]))]
+"""
 ONE = ["--trainer.devices", "1", "--trainer.strategy", "auto"]
 TWO = ["--trainer.devices", "2"]
 # name: file, what is changed in it, how far losses may be apart
@@ -60,6 +66,7 @@ def arguments(name: str, folder: Path, data: Path, *more: str) -> list[str]:
 
 def together(runs: list[list[str]], folder: Path, nodes: int = 1) -> None:
     """Runs the command line several times in two processes a node, started once: starting takes longer than training."""
+    seconds = 400 * nodes
     plan = folder / "plan.json"
     plan.write_text(json.dumps(runs))
     program = folder / "program.py"
@@ -75,11 +82,11 @@ def together(runs: list[list[str]], folder: Path, nodes: int = 1) -> None:
         each = [[*at, "--node_rank", str(rank)] for rank in range(nodes)]
     said = [(folder / f"node-{rank}").open("w+") for rank in range(nodes)]
     started = [
-        subprocess.Popen([*command, *where, str(program), str(plan)], cwd=ROOT, env=environment, stdout=out, stderr=out)
+        subprocess.Popen([*command, *where, str(program), str(plan), str(seconds)], cwd=ROOT, env=environment, stdout=out, stderr=out)
         for where, out in zip(each, said, strict=True)
     ]
     try:
-        codes = [node.wait(400 * nodes) for node in started]
+        codes = [node.wait(seconds + 60) for node in started]
     finally:
         for node in started:
             node.kill()

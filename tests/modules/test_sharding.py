@@ -17,6 +17,8 @@ from lightning.pytorch import LightningModule
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
+from torch.testing._internal.distributed.fake_pg import FakeStore
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from prefrep import modules
 from prefrep.data.encode import EncodeConfig, Encoder
@@ -43,6 +45,14 @@ def mesh() -> Iterator[DeviceMesh]:
     """A mesh of this process alone."""
     torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
     yield init_device_mesh("cpu", (1, 1), mesh_dim_names=("data_parallel", "tensor_parallel"))
+    torch.distributed.destroy_process_group()
+
+
+@pytest.fixture
+def half() -> Iterator[DeviceMesh]:
+    """A mesh of this process and one that only seems to be there: collectives return at once."""
+    torch.distributed.init_process_group("fake", store=FakeStore(), rank=0, world_size=2)
+    yield init_device_mesh("cpu", (2, 1), mesh_dim_names=("data_parallel", "tensor_parallel"))
     torch.distributed.destroy_process_group()
 
 
@@ -81,6 +91,35 @@ def test_a_step_that_reads_logits_is_that_of_the_whole_model(lora: LoRA | None, 
     assert found.keys() == expected.keys() and len(found) > 10
     for name, value in expected.items():
         torch.testing.assert_close(found[name], value, atol=1e-6, rtol=1e-5, msg=name)
+
+
+class Collectives(TorchDispatchMode):
+    """Names of the collectives in their order. (`CommDebugMode` fails where a backward pass recomputes a layer.)"""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if "c10d" in func.namespace:
+            self.names.append(func.name())
+        return func(*args, **kwargs or {})
+
+
+@pytest.mark.parametrize("lora", [None, LoRA(rank=2)])
+def test_the_collectives_of_a_step_do_not_depend_on_its_batch(lora: LoRA | None, half: DeviceMesh) -> None:
+    """A process that made one more than the others would wait for them forever."""
+    module = built(partial(BradleyTerry, partial(Backbone, "bundled:tiny-llama", lora=lora, gradient_checkpointing=True), sft=0.5), half)
+    found = []
+    for words, weight in ((1, 0.0), (1, 1.0), (100, 1.0)):  # logits of no token, of one chunk, of several
+        long = comparison("Count", "seven " * words, "9")
+        batch = collate([datum for _, datum in encoder().encode([long]) if datum is not None], 0)
+        batch.weight.fill_(weight)  # 0: a record that fills up the last batch
+        with Collectives() as collectives:
+            module.training_step(batch).backward()  # type: ignore[no-untyped-call]
+        found.append(collectives.names)
+    assert len(batch.labels) > 3 * 128 and len(found[0]) > 6
+    assert found[0] == found[1] == found[2]
 
 
 def test_rows_of_sharded_encoders_are_one_call(mesh: DeviceMesh, tmp_path: Path) -> None:
