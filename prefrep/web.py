@@ -10,10 +10,11 @@ import time
 from collections.abc import Callable
 from functools import cache
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit, urlunsplit
 
 import httpx
 
-from prefrep.errors import PrefrepError
+from prefrep.errors import ConfigError, PrefrepError
 
 
 class Kind(NamedTuple):
@@ -33,7 +34,39 @@ class ServerError(PrefrepError):
 
 
 class RefusedError(ServerError):
-    """A request that the server has refused, and would refuse again."""
+    """A request that the server has refused, and would refuse again.
+
+    Args:
+        sentence: Why.
+        status: The HTTP status.
+    """
+
+    def __init__(self, sentence: str, status: int) -> None:
+        super().__init__(sentence)
+        self.status = status
+
+
+def address(url: str, what: str, variable: str) -> str:
+    """Return the address of a server without a slash at its end.
+
+    Args:
+        url: The address.
+        what: What is there, for sentences.
+        variable: Environment variable of its key.
+
+    Raises:
+        ConfigError: It is none, or holds a password.
+    """
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is no number
+        usable = False
+    if not usable:
+        raise ConfigError(f"{what}: url {url!r:.80} is no http address; write one such as http://127.0.0.1:8000")
+    if parts.username or parts.password or parts.query:
+        raise ConfigError(f"url of {what}: keys do not belong there; set the environment variable {variable} instead")
+    return urlunsplit(parts).rstrip("/")
 
 
 def headers(token: str | None = None, kind: Kind = PREFREP) -> dict[str, str]:
@@ -116,7 +149,8 @@ class _Attempts:
         """Return seconds to wait after an answer that is no success; raises RefusedError where asking again is useless."""
         sentence = self._sentence(found)
         if found.status_code not in AGAIN:
-            raise RefusedError(f"{self._url}: {sentence}" + (f"; set {self._kind.variable}" if found.status_code == 401 else ""))
+            way = f"; set {self._kind.variable}" if found.status_code == 401 else ""
+            raise RefusedError(f"{self._url}: {sentence}{way}", found.status_code)
         after = found.headers.get("Retry-After")
         return self._wait(sentence, min(float(after), 10.0) if after and after.isdecimal() else 0.0)
 

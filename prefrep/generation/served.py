@@ -18,10 +18,10 @@ from prefrep.console import tell
 from prefrep.data.trie import Ids
 from prefrep.errors import ConfigError
 from prefrep.generation.base import Sampled, Settings, Template, split
-from prefrep.generation.weights import Version, check, export
+from prefrep.generation.weights import Version, check, export, stopped
 from prefrep.nn.backbone import Backbone
 from prefrep.records import Messages
-from prefrep.web import Kind, RefusedError, ServerError, authorities, headers, request
+from prefrep.web import Kind, RefusedError, ServerError, address, authorities, headers, request
 
 log = logging.getLogger(__name__)
 
@@ -70,11 +70,10 @@ class VLLMServerSampler(Settings):
         patience: float = 600.0,
     ) -> None:
         super().__init__(temperature, top_p, max_new_tokens, template, top_k)
-        if not re.match(r"https?://[^/]", url):
-            raise ConfigError(f"VLLMServerSampler.url {url!r:.80} is no http address; write one such as http://127.0.0.1:8000")
         if not patience > 0:
             raise ConfigError(f"patience must be above 0, got {patience}")
-        self.url, self.folder, self.patience = url.rstrip("/").removesuffix("/v1"), folder, patience
+        self.url = address(url, type(self).__name__, VLLM.variable).removesuffix("/v1")
+        self.folder, self.patience = folder, patience
         self._client = httpx.Client(
             headers=headers(kind=VLLM), timeout=patience, verify=authorities(), limits=httpx.Limits(max_connections=None)
         )
@@ -99,23 +98,21 @@ class VLLMServerSampler(Settings):
         limits = self._limits(backbone, prompts, encoded, shorten)
         drawn = responses if self.temperature > 0 else 1
         for _ in range(3):
-            before = self._give(backbone, encoder.tokenizer)
+            state = self._give(backbone, encoder.tokenizer)
             common = {
                 "model": self._model(), "n": drawn, "temperature": self.temperature, "top_p": self.top_p, "top_k": self.top_k,
                 "stop_token_ids": ends, **NEUTRAL,
             }  # fmt: skip
             found = self._asked(common, encoded, limits, seeds)
-            if self._state() == before:
+            if self._state() == state:
                 break
             log.warning("%s was started anew or given other weights; %d prompts are asked again", self.url, len(prompts))
         else:
             raise ServerError(f"{self.url}: is given weights by others, or does not stay up; one server per run")
 
         def sampled(choice: Any) -> Sampled:
-            if choice["finish_reason"] not in ("stop", "length"):
-                raise ServerError(f"{self.url}: a response ended with {choice['finish_reason']!r}; run the same command again")
             text, lead = split(choice["text"], encoder)
-            return Sampled(text, choice["finish_reason"] == "stop", lead)
+            return Sampled(text, stopped(choice["finish_reason"], self.url), lead)
 
         ordered = [sorted(answer["choices"], key=lambda choice: choice["index"]) for answer in found]
         return iter([tuple(map(sampled, choices)) * (responses // drawn) for choices in ordered])
@@ -138,20 +135,26 @@ class VLLMServerSampler(Settings):
         if self._handed.get(self.url) == (weights, state):
             return state
         self._handed.pop(self.url, None)
-        place = Path(self.folder).expanduser().absolute() / uuid4().hex  # what lies there already is somebody's
+        folder = Path(self.folder).expanduser().absolute()
+        place, mark, server = folder / uuid4().hex, folder / "unfinished", f"{self.url} {state[0]}"
+        if mark.exists() and mark.read_text() == server:
+            raise ServerError(f"{self.url}: has a part of some weights, since giving them was interrupted; start the server anew")
         place.mkdir(parents=True)
         try:
             export(backbone, tokenizer, place)
+            mark.write_text(server)  # vLLM does not begin anew with what was interrupted
             self._post("/collective_rpc", {"method": "reload_weights", "kwargs": {"weights_path": str(place)}})
+            mark.unlink()
         except RefusedError as error:
-            raise ServerError(
-                f"{error}; start it with VLLM_SERVER_DEV_MODE=1, with the model that is trained, where it can read {place.parent}"
-            ) from None
+            if error.status in (401, 404):  # nothing was begun
+                mark.unlink()
+            way = f"start it anew with VLLM_SERVER_DEV_MODE=1, with the model that is trained, where it can read {folder}"
+            raise ServerError(f"{error}; {way}") from None
         finally:
             shutil.rmtree(place)
         if not self._post("/reset_prefix_cache", None)["success"]:
             raise ServerError(f"{self.url}: keeps keys and values of earlier weights, since it serves others too; one server per run")
-        state = self._state()
+        state = state[0], min(self._state()[1], state[1] + 1)  # more than one is somebody else's
         self._handed[self.url] = weights, state
         return state
 

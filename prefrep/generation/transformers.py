@@ -97,7 +97,7 @@ class TransformersSampler(Settings):
     def _reads(self, backbone: Backbone, reader: Backbone) -> bool:
         """Return whether the model can be read token by token with a shared cache, and prepare it for that."""
         device = next(backbone.parameters()).device
-        key = (backbone.path, str(backbone.settings["revision"]), device.type)
+        key = (backbone.path, str(backbone.settings["revision"]), f"{device.type} {reader.model.dtype}")
         if key not in self._continuous:
             self._continuous[key] = _probed(reader)
         if self._continuous[key]:

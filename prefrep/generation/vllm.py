@@ -16,11 +16,12 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
+from torch import distributed
 from transformers import PreTrainedTokenizerBase
 
 from prefrep.errors import ConfigError, TrainingError
 from prefrep.generation.base import Sampled, Settings, Template, split
-from prefrep.generation.weights import Version, check, export, plain_state
+from prefrep.generation.weights import Version, check, export, plain_state, stopped
 from prefrep.nn.backbone import Backbone
 from prefrep.records import Messages
 
@@ -36,8 +37,9 @@ _SET = {
 class VLLMSampler(Settings):
     """Sampling with vLLM in this process (extra `vllm`), which was run with vLLM 0.32 on a CPU and never on a GPU.
 
-    The engine is shared by all samplers of the process with the same settings. After an update of the model its weights are handed over
-    in memory. On CUDA the engine sleeps between rounds: its weights are in the machine's memory, and the device is left to training.
+    The engine is shared by all samplers of the process with the same settings. It starts from a copy of the model in the folder for
+    temporary files; after an update of the model its weights are handed over in memory. On CUDA the engine sleeps between rounds: its
+    weights are in the machine's memory, and the device is left to training.
 
     Args:
         temperature: See `Settings`; from 0.01 to 2, or 0.
@@ -78,6 +80,8 @@ class VLLMSampler(Settings):
     def check(self) -> None:
         """See `Settings`."""
         check(type(self).__name__, self.temperature)
+        if "engine" not in self._running and distributed.is_available() and distributed.is_initialized():
+            raise ConfigError("VLLMSampler makes the process group of this process, and there is one; train with --trainer.strategy auto")
 
     def sample(
         self, backbone: Backbone, prompts: Sequence[Messages], responses: int, seeds: Sequence[int], shorten: bool = False
@@ -102,12 +106,12 @@ class VLLMSampler(Settings):
             try:
                 results = engine.generate([{"prompt_token_ids": ids.tolist()} for ids in encoded], options, use_tqdm=False)
             except BaseException:
-                _stop(self._running)  # it would finish what it was asked when it is asked something else
+                self._running["broken"] = True  # it would finish what it was asked when it is asked something else
                 raise
 
         def sampled(output: Any) -> Sampled:
             text, lead = split(output.text, encoder)
-            return Sampled(text, output.finish_reason == "stop", lead)
+            return Sampled(text, stopped(output.finish_reason, "VLLMSampler"), lead)
 
         return iter([tuple(sampled(each) for each in result.outputs) * (responses // drawn) for result in results])
 
@@ -126,9 +130,9 @@ class VLLMSampler(Settings):
         settings = {
             "model": [backbone.path, backbone.settings["revision"]], "dtype": dtype, "gpu_memory": self.gpu_memory, "engine": self.engine,
         }  # fmt: skip
-        if running.get("settings") != settings:
-            if running:
-                differ = [name for name in settings if settings[name] != running["settings"][name]]
+        if running.get("settings") != settings or running.get("broken"):
+            before = running.get("settings", settings)
+            if differ := [name for name in settings if settings[name] != before[name] and before["model"] == settings["model"]]:
                 log.warning("another engine of vLLM is started, since %s differ; samplers of one run should agree", ", ".join(differ))
             _stop(running)
             if device.type == "cuda" and device.index:
@@ -152,20 +156,22 @@ class VLLMSampler(Settings):
             running["engine"].wake_up()
             running["asleep"] = False
         if running.get("weights") != weights:
-            running.pop("weights", None)  # what is interrupted has a part of either
             state = plain_state(backbone)
+            running["broken"] = True  # until it is done: what is interrupted has a part of either, and vLLM does not begin anew
             running["engine"].collective_rpc("reload_weights", kwargs={"weights_iterator": iter(state.items())})
             if not running["engine"].reset_prefix_cache():
                 raise TrainingError("vLLM keeps keys and values of earlier weights; start the run again")
-            running["weights"] = weights
+            running.update(weights=weights, broken=False)
         return vllm, running["engine"]
 
 
 def _stop(running: dict[str, Any]) -> None:
     """Free an engine and its memory."""
-    engine = running.pop("engine", None)
+    engine, asleep = running.pop("engine", None), running.get("asleep")
     running.clear()
     if engine is not None:
+        if asleep:
+            engine.wake_up()  # memory that is not mapped cannot be freed
         engine.llm_engine.engine_core.shutdown()
         del engine
         gc.collect()
@@ -179,9 +185,9 @@ def _precision(backbone: Backbone, device: torch.device) -> torch.dtype:
 
 @contextmanager
 def _undisturbed() -> Iterator[None]:
-    """Restore what vLLM sets for the whole process: random states, threads, and the precision of products."""
+    """Restore random states, threads, the precision of products and the environment, which vLLM sets for the whole process."""
     before, numbers, precision = random.getstate(), np.random.get_state(), torch.get_float32_matmul_precision()
-    threads, set_threads = torch.get_num_threads(), torch.set_num_threads
+    threads, set_threads, environment = torch.get_num_threads(), torch.set_num_threads, dict(os.environ)
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         try:
             yield
@@ -191,3 +197,6 @@ def _undisturbed() -> Iterator[None]:
             torch.set_float32_matmul_precision(precision)
             torch.set_num_threads = set_threads  # on a CPU it is replaced
             torch.set_num_threads(threads)
+            for name in os.environ.keys() - environment.keys():
+                del os.environ[name]
+            os.environ |= environment

@@ -12,10 +12,11 @@ from transformers import PreTrainedTokenizerBase
 from transformers.core_model_loading import revert_weight_conversion
 
 from prefrep.errors import ConfigError, TrainingError
-from prefrep.modules.policy import glance
 from prefrep.nn.backbone import Backbone
+from prefrep.nn.glance import glance
 from prefrep.nn.quietly import quietly
 from prefrep.room import saving
+from prefrep.web import ServerError
 
 
 class Version:
@@ -42,6 +43,7 @@ def plain_state(backbone: Backbone) -> dict[str, Tensor]:
     """Return the weights under the names of a checkpoint, with enabled adapters merged.
 
     Raises:
+        ConfigError: They are quantised.
         TrainingError: They are not finite.
     """
     return revert_weight_conversion(backbone.model, _merged(backbone))  # type: ignore[no-any-return]
@@ -52,6 +54,7 @@ def export(backbone: Backbone, tokenizer: PreTrainedTokenizerBase, folder: Path)
 
     Raises:
         OSError: There is no room for it.
+        ConfigError: Weights are quantised.
         TrainingError: Weights are not finite.
     """
     with quietly(), saving(folder):
@@ -61,6 +64,8 @@ def export(backbone: Backbone, tokenizer: PreTrainedTokenizerBase, folder: Path)
 
 @torch.no_grad()
 def _merged(backbone: Backbone) -> dict[str, Tensor]:
+    if backbone.settings["quantize"] != "none":
+        raise ConfigError(f"{backbone.path}: quantised weights cannot be handed to vLLM; use TransformersSampler")
     with torch.autocast(next(backbone.parameters()).device.type, enabled=False):  # else sums are rounded to bfloat16
         state = backbone.merged_state()
     for name, tensor in state.items():
@@ -79,3 +84,14 @@ def check(who: str, temperature: float) -> None:
         raise ConfigError(f"{who}: vLLM samples at temperatures from 0.01 to 2, or greedily at 0, got {temperature}")
     if distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1:
         raise ConfigError(f"{who} takes the weights of one process; train with --trainer.devices 1, or use TransformersSampler")
+
+
+def stopped(reason: str, who: str) -> bool:
+    """Return whether a response ended by itself, and not at the length limit.
+
+    Raises:
+        ServerError: It was cut off for another reason.
+    """
+    if reason not in ("stop", "length"):
+        raise ServerError(f"{who}: a response ended with {reason!r}; run the same command again")
+    return reason == "stop"

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import torch
 from lightning.pytorch.cli import OptimizerCallable
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -18,6 +17,7 @@ from prefrep.errors import CheckpointError, ConfigError
 from prefrep.functional.logprobs import token_logprobs
 from prefrep.modules.base import LanguageModule, Schedule
 from prefrep.nn.backbone import Backbone
+from prefrep.nn.glance import glance
 from prefrep.parts import Part
 
 
@@ -175,10 +175,3 @@ def sampled(trees: TreeBatch, surplus: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def sums(values: Tensor, sequence: Tensor, count: int) -> Tensor:
     """Sum token values [T] by sequence [T] -> [count]."""
     return torch.zeros(count, device=values.device, dtype=values.dtype).index_add(0, sequence, values)
-
-
-def glance(tensor: Tensor) -> bytes:
-    """Return about 64 values of a tensor, which an optimizer step changes."""
-    flat = tensor.detach().flatten()
-    some = flat[:: max(len(flat) // 64, 1)].float().cpu().numpy()
-    return np.ascontiguousarray(some).tobytes()

@@ -80,7 +80,7 @@ class SharedCache:
         prompt_key, prompt_value, own_key, own_value = kept
         for whole, new in ((own_key, key), (own_value, value)):
             whole[step.places, :, step.at] = new[0].transpose(0, 1).to(whole.dtype)
-        groups, width = key.shape[1], query.shape[3]
+        groups, width = key.shape[1], value.shape[3]
         q = (query[0].transpose(0, 1) * scaling).to(own_key.dtype).unflatten(1, (groups, -1))  # [R, G, H/G, d]
         logits = torch.cat(
             [
@@ -226,8 +226,9 @@ def read_tokens(backbone: Any, ids: Tensor, cache: SharedCache, places: Tensor, 
 def reads_like_the_model(backbone: Any, tolerance: float) -> bool:
     """Return whether reading token by token gives the hidden states of whole sequences, up to a relative error of each token.
 
-    Models that keep a state of their own (recurrent ones) or share keys between layers do not: all their tokens differ. In bfloat16 some
-    tokens of SmolLM2-135M differ by 17 % and more from rounding alone, so there the median decides.
+    Models that keep a state of their own (recurrent ones), or whose layers have no keys of their own in the cache, do not: all their tokens
+    differ. In half precision some tokens of SmolLM2-135M differ by 17 % and more from rounding alone, so there one token of each response
+    may differ.
 
     Args:
         backbone: A backbone with the kernel `trees`.
@@ -236,27 +237,27 @@ def reads_like_the_model(backbone: Any, tolerance: float) -> bool:
     Raises:
         Exception: What the model raises.
     """
-    device = next(backbone.parameters()).device
+    device, config = next(backbone.parameters()).device, _config(backbone)
     # Ordinary tokens: the first ones of a vocabulary are often special, and magnify rounding.
-    some = _config(backbone).vocab_size // 2 + np.arange(8, dtype=np.int32)
+    some = ((config.vocab_size // 2 + np.arange(8)) % config.vocab_size).astype(np.int32)
     prompts = [some[[0, 1, 2]], some[[0, 1, 3, 4, 5, 1]]]
     tails = torch.from_numpy(some[[[4, 6, 7, 2], [1, 0, 5, 3], [5, 3, 7, 6]]].astype(np.int64)).to(device)
     slots, lengths = torch.tensor([0, 0, 1], device=device), torch.tensor([3, 3, 6], device=device)
-    cache = SharedCache(_config(backbone).num_hidden_layers, 2, 6, 3, 4)
-    read_prompts(backbone, prompts, [0, 1], cache)
+    cache = SharedCache(config.num_hidden_layers, 2, 6, 3, 4)
+    first = read_prompts(backbone, prompts, [0, 1], cache)
     everyone, ended = torch.arange(3, device=device), torch.tensor([0, 2], device=device)  # a response can end before the others
     steps = [
         read_tokens(backbone, tails[rows, t], cache, rows, torch.full_like(rows, t), slots[rows], lengths[rows])
         for t, rows in enumerate([everyone, ended, ended, ended])
     ]
-    errors = []
     for place, row in enumerate((0, 2)):
         whole = torch.cat([torch.from_numpy(prompts[place]).to(device), tails[row]])[None].long()
-        expected = backbone.transformer(input_ids=whole, use_cache=False).last_hidden_state[0, -4:].float()
-        found = torch.stack([steps[0][row], *(step[place] for step in steps[1:])]).float()
-        errors.append((found - expected).norm(dim=-1) / expected.norm(dim=-1))
-    every = torch.cat(errors)
-    return bool((every.max() if backbone.model.dtype == torch.float32 else every.median()) <= tolerance)
+        expected = backbone.transformer(input_ids=whole, use_cache=False).last_hidden_state[0, -5:].float()
+        found = torch.stack([first[place], steps[0][row], *(step[place] for step in steps[1:])]).float()
+        errors = ((found - expected).norm(dim=-1) / expected.norm(dim=-1)).sort().values
+        if not bool(errors[-1 if backbone.model.dtype == torch.float32 else -2] <= tolerance):
+            return False
+    return True
 
 
 def _hidden(backbone: Any, ids: Tensor, positions: Tensor, mask: Any, **more: Any) -> Tensor:

@@ -31,6 +31,7 @@ def user(text: str) -> Messages:
     return (Message("user", text),)
 
 
+FINISH = {0: "stop"}  # of each response to a prompt; the others are cut off
 PROMPTS = [user("Why?"), user("Name a prime number, please.")]
 
 
@@ -87,7 +88,7 @@ class Handler(BaseHTTPRequestHandler):
 
 def answer(body: dict[str, Any], weights: str) -> dict[str, Any]:
     texts = [f"{weights} {body['seed']} {number}" for number in range(body["n"])]
-    choices = [{"index": i, "text": text, "finish_reason": "length" if i else "stop"} for i, text in enumerate(texts)]
+    choices = [{"index": i, "text": text, "finish_reason": FINISH.get(i, "length")} for i, text in enumerate(texts)]
     return {"choices": choices[::-1], "usage": {"completion_tokens": 7}}
 
 
@@ -128,7 +129,9 @@ def test_responses_are_those_of_the_present_weights(server: StandIn, backbone: B
     for round_ in range(3):
         assert list(sampler.sample(backbone, PROMPTS, 2, [3, 4])) == expected(backbone, [3, 4])
         assert list(sampler.at(0.5).sample(backbone, PROMPTS, 2, [5, 6])) == expected(backbone, [5, 6])
-        assert list(VLLMServerSampler(server.url, str(tmp_path)).sample(backbone, PROMPTS, 2, [7, 8])) == expected(backbone, [7, 8])
+        assert list(VLLMServerSampler(server.url, str(tmp_path / "other")).sample(backbone, PROMPTS, 2, [7, 8])) == expected(
+            backbone, [7, 8]
+        )
         assert server.loaded == round_ + 1, "equal weights are not handed over again"
         shift(backbone, 0.1)
     assert list(tmp_path.joinpath("weights").iterdir()) == [], "weights are deleted when they are read"
@@ -210,6 +213,8 @@ def test_a_run_samples_on_a_server(server: StandIn, tmp_path: Path) -> None:
 def test_sentences(server: StandIn, backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match="no http address"):
         VLLMServerSampler("localhost:8000", "x")
+    with pytest.raises(ConfigError, match="keys do not belong there; set the environment variable VLLM_API_KEY"):
+        VLLMServerSampler("http://me:secret@localhost:8000", "x")
     with pytest.raises(ConfigError, match="patience must be above 0"):
         VLLMServerSampler(server.url, "x", patience=0)
     with pytest.raises(ConfigError, match=r"temperatures from 0\.01 to 2"):
@@ -221,8 +226,21 @@ def test_sentences(server: StandIn, backbone: Backbone, tmp_path: Path, monkeypa
     server.busy = False
     with monkeypatch.context() as patch:
         patch.setattr(Handler, "do_POST", lambda self: self._say(b'{"error": {"message": "Not Found"}}', 404))
-        with pytest.raises(ServerError, match=r"collective_rpc: Not Found; start it with VLLM_SERVER_DEV_MODE=1"):
+        with pytest.raises(ServerError, match=r"collective_rpc: Not Found; start it anew with VLLM_SERVER_DEV_MODE=1"):
             list(sampler.sample(backbone, PROMPTS, 2, [1, 2]))
+    with monkeypatch.context() as patch:
+        patch.setattr(Handler, "do_POST", lambda self: self._say(b'{"error": {"message": "EngineCore"}}', 500))
+        for words in ("collective_rpc: EngineCore; start it anew", "has a part of some weights"):
+            with pytest.raises(ServerError, match=words):
+                list(sampler.sample(backbone, PROMPTS, 2, [1, 2]))
+    with pytest.raises(ServerError, match="has a part of some weights"):
+        list(sampler.sample(backbone, PROMPTS, 2, [1, 2]))
+    server.started += 1
+    assert list(sampler.sample(backbone, PROMPTS, 2, [1, 2])) == expected(backbone, [1, 2])
+    with monkeypatch.context() as patch:
+        patch.setitem(FINISH, 0, "abort")
+        with pytest.raises(ServerError, match="ended with 'abort'"):
+            list(sampler.sample(backbone, PROMPTS, 1, [1, 2]))
     with monkeypatch.context() as patch:
         patch.setattr(Handler, "do_GET", lambda self: self._say(b"nothing"))
         with pytest.raises(ServerError, match="does not say when the server was started"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -276,8 +276,17 @@ def test_half_precision_is_read_token_by_token_too(name: str, caplog: pytest.Log
         tokens(TransformersSampler(max_new_tokens=2), backbone, [SHORT], 2)
     assert "transformers' generate" not in caplog.text
     keep = SharedCache.keep
-    monkeypatch.setattr(SharedCache, "keep", lambda self, layer, key, value: keep(self, layer, key, value.roll(1, 2)))
-    assert not reads_like_the_model(backbone, ROUNDING)
+
+    def damaged(slot: int) -> Callable[..., None]:
+        def kept(self: SharedCache, layer: int, key: torch.Tensor, value: torch.Tensor) -> None:
+            keep(self, layer, key, value)
+            self._kept[layer][1][slot] = self._kept[layer][1][slot].roll(1, 1)  # type: ignore[index]
+
+        return kept
+
+    for slot in (0, 1):
+        monkeypatch.setattr(SharedCache, "keep", damaged(slot))
+        assert not reads_like_the_model(backbone, ROUNDING)
 
 
 def test_repeatable_and_leaves_everything_as_it_was(llama: Backbone) -> None:

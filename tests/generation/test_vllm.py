@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import random
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -20,6 +21,7 @@ from transformers import AutoModelForCausalLM
 from prefrep.callbacks.sampling import described
 from prefrep.errors import ConfigError, TrainingError
 from prefrep.generation import Sampled, TransformersSampler, VLLMSampler
+from prefrep.generation.vllm import _stop
 from prefrep.nn.backbone import Backbone
 from prefrep.nn.lora import LoRA
 from prefrep.records import Message, Messages
@@ -45,12 +47,13 @@ def disturb() -> None:
     random.seed(0)
     torch.set_num_threads(1)
     torch.set_num_threads = lambda _: None
+    os.environ["LD_PRELOAD"] = "some.so"
     torch.set_float32_matmul_precision("highest")
 
 
 def state_of_the_process() -> list[Any]:
     random_states = [torch.get_rng_state().tolist(), np.random.get_state()[1].tolist(), random.getstate()]
-    return [*random_states, torch.get_num_threads(), torch.set_num_threads, torch.get_float32_matmul_precision()]
+    return [*random_states, torch.get_num_threads(), torch.set_num_threads, torch.get_float32_matmul_precision(), dict(os.environ)]
 
 
 class Engine:
@@ -99,7 +102,7 @@ def raises(error: BaseException) -> Callable[..., None]:
 
 
 @pytest.fixture
-def engines(monkeypatch: pytest.MonkeyPatch) -> list[Engine]:
+def engines(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Engine]]:
     """The engines that are made."""
     fake = ModuleType("vllm")
     fake.LLM, fake.SamplingParams = Engine, SimpleNamespace  # type: ignore[attr-defined]
@@ -107,8 +110,10 @@ def engines(monkeypatch: pytest.MonkeyPatch) -> list[Engine]:
     monkeypatch.setattr("prefrep.generation.vllm.find_spec", lambda name: fake)
     monkeypatch.setattr(VLLMSampler, "_running", {})
     monkeypatch.setattr(Engine, "made", [])
-    monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "1")
-    return Engine.made
+    threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
+    yield Engine.made
+    torch.set_num_threads(threads)
+    torch.set_float32_matmul_precision(precision)
 
 
 def shift(backbone: Backbone, by: float) -> None:
@@ -126,11 +131,11 @@ def test_vllm_gets_merged_weights_and_prompt_tokens(template: Any, engines: list
     wanted = [(Sampled("yes", True, " ") if template == "plain" else Sampled(" yes", True), Sampled("no", False))] * 2
     torch.set_num_threads(2)
     torch.set_float32_matmul_precision("high")
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "1"
     before = state_of_the_process()
     for _ in range(2):
         assert list(sampler.sample(backbone, [SHORT, LONG], 2, [3, 4])) == wanted
         assert state_of_the_process() == before
-    torch.set_float32_matmul_precision("highest")
     (engine,) = engines
     assert engine.options == {
         "dtype": "float32", "gpu_memory_utilization": 0.3, "enable_sleep_mode": False, "distributed_executor_backend": "uni",
@@ -197,14 +202,19 @@ def test_sentences(engines: list[Engine], monkeypatch: pytest.MonkeyPatch) -> No
         with pytest.raises(TrainingError, match="keeps keys and values"):
             list(sampler.sample(backbone, [SHORT], 2, [3]))
     list(sampler.sample(backbone, [SHORT], 2, [3]))
-    assert engines[0].calls.count("reload_weights") == 2, "what was interrupted is handed over again"
+    assert len(engines) == 2 and engines[0].calls[-1] == "shutdown", "what was interrupted has a part of either"
     with monkeypatch.context() as patch:
         patch.setattr(Engine, "generate", raises(KeyboardInterrupt()))
         with pytest.raises(KeyboardInterrupt):
             list(sampler.sample(backbone, [SHORT], 2, [3]))
-    assert engines[0].calls[-1] == "shutdown"
     list(sampler.sample(backbone, [SHORT], 2, [3]))
-    assert len(engines) == 2
+    assert len(engines) == 3 and engines[1].calls[-1] == "shutdown"
+    with monkeypatch.context() as patch:
+        patch.setattr(VLLMSampler, "_running", {})
+        patch.setattr("torch.distributed.is_initialized", lambda: True)
+        patch.setattr("torch.distributed.get_world_size", lambda: 1)
+        with pytest.raises(ConfigError, match="makes the process group"):
+            sampler.check()
 
 
 def test_tables_know_the_options_of_the_engine(engines: list[Engine]) -> None:
@@ -225,6 +235,10 @@ def test_vllm_sleeps_between_rounds(engines: list[Engine]) -> None:
     for _ in range(2):
         list(sampler.sample(backbone, [SHORT], 2, [3]))
     assert engines[0].calls[1:] == ["sleep", "wake_up", "reload_weights", "reset_prefix_cache", "generate", "generate"]
+    VLLMSampler._running["sleeps"] = True
+    sampler.rest()
+    list(sampler.sample(Backbone("bundled:tiny-gpt2").eval(), [SHORT], 2, [3]))
+    assert engines[0].calls[-3:] == ["sleep", "wake_up", "shutdown"], "memory that is not mapped cannot be freed"
 
 
 @pytest.mark.slow
@@ -233,11 +247,14 @@ def test_vllm_itself_writes_what_we_write(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
     backbone = Backbone("bundled:smollm2-135m", lora=LoRA(rank=4)).eval()
     vllm = VLLMSampler(0, max_new_tokens=24, dtype="float32", engine={"enforce_eager": True, "max_model_len": 512})
-    for autocast in (False, True):
-        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-            found = list(vllm.sample(backbone, [SHORT, LONG], 2, [0, 1]))
-        assert found == list(TransformersSampler(0, max_new_tokens=24).sample(backbone, [SHORT, LONG], 2, [0, 1]))
-        shift(backbone, 0.01)
+    try:
+        for autocast in (False, True):
+            with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+                found = list(vllm.sample(backbone, [SHORT, LONG], 2, [0, 1]))
+            assert found == list(TransformersSampler(0, max_new_tokens=24).sample(backbone, [SHORT, LONG], 2, [0, 1]))
+            shift(backbone, 0.01)
+    finally:
+        _stop(VLLMSampler._running)
 
 
 def test_greedy_responses_are_equal_and_drawn_once(engines: list[Engine], monkeypatch: pytest.MonkeyPatch) -> None:

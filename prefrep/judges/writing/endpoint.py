@@ -9,13 +9,12 @@ from collections import deque
 from collections.abc import Generator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
 from prefrep.errors import ConfigError
 from prefrep.judges.writing.asking import Question
 from prefrep.judges.writing.reading import TAIL, UNANSWERED, Finish, Reply
 from prefrep.judges.writing.writers import Proceed, Received, always, unkept
-from prefrep.web import ServerError
+from prefrep.web import ServerError, address
 
 log = logging.getLogger(__name__)
 
@@ -50,12 +49,7 @@ class EndpointWriter:
             import openai
         except ImportError as error:
             raise ConfigError("a judge with a url needs the package openai; install it with pip install 'prefrep[judge]'") from error
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ConfigError(f"url {url!r:.80} is no http address; write one such as http://127.0.0.1:8000/v1")
-        if parts.username or parts.password or parts.query:
-            raise ConfigError(f"url of the judge {model}: keys do not belong there; set the environment variable {key_env} instead")
-        self.model, self.url, self.concurrency = model, urlunsplit(parts).rstrip("/"), concurrency
+        self.model, self.url, self.concurrency = model, address(url, f"the judge {model}", key_env), concurrency
         self._key_env, self._key = key_env, os.environ.get(key_env) or UNPAID
         self._openai: Any = openai
         self._client = openai.OpenAI(api_key=self._key, base_url=self.url, timeout=timeout, max_retries=attempts)
