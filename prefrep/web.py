@@ -137,8 +137,8 @@ class _Attempts:
     def __init__(self, url: str, patience: float, kind: Kind = PREFREP) -> None:
         self._url, self._patience, self._kind = url, patience, kind
         self._until, self._pause = time.monotonic() + patience, 0.1
-        address = httpx.URL(url)
-        self._place = address.host, address.port
+        parts = httpx.URL(url)
+        self._place = parts.host, parts.port
 
     def answered(self, found: httpx.Response) -> bool:
         """Return whether an answer is the one that was asked for, and note that somebody is there."""

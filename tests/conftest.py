@@ -105,6 +105,14 @@ def encoder(path: str = "bundled:tiny-llama", layout: str = "single", **config: 
     return Encoder(load_tokenizer(path), EncodeConfig(**config), layout)  # type: ignore[arg-type]
 
 
+def shift(backbone: Backbone, by: float) -> None:
+    """An update of the adapters, in place as optimizers do it."""
+    with torch.no_grad():
+        for name, parameter in backbone.model.named_parameters():
+            if "lora_B" in name:
+                parameter.add_(by)
+
+
 def tiny(folder: Path, config: Any) -> str:
     """A random model in a folder."""
     torch.manual_seed(0)

@@ -17,21 +17,22 @@ from transformers import PreTrainedTokenizerBase
 from prefrep.console import tell
 from prefrep.data.trie import Ids
 from prefrep.errors import ConfigError
-from prefrep.generation.base import Sampled, Settings, Template, split
-from prefrep.generation.weights import Version, check, export, stopped
+from prefrep.generation.base import Sampled, Template
+from prefrep.generation.engine import VLLM
+from prefrep.generation.weights import Version, export
 from prefrep.nn.backbone import Backbone
 from prefrep.records import Messages
 from prefrep.web import Kind, RefusedError, ServerError, address, authorities, headers, request
 
 log = logging.getLogger(__name__)
 
-VLLM = Kind("vllm serve", "VLLM_API_KEY")
+SERVER = Kind("vllm serve", "VLLM_API_KEY")
 NEUTRAL = {"repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0, "min_p": 0.0}  # else a model's own defaults
 _STARTED = re.compile(r"^process_start_time_seconds (\S+)", re.MULTILINE)
 _RELOADS = re.compile(r'^http_requests_total\{[^}]*handler="/collective_rpc"[^}]*\} (\S+)', re.MULTILINE)
 
 
-class VLLMServerSampler(Settings):
+class VLLMServerSampler(VLLM):
     """Sampling on a server of vLLM, which may have GPUs of its own; it was run with vLLM 0.32 on a CPU and never on a GPU.
 
     The server is started in its developer mode, in which it reads new weights when it is told to:
@@ -72,15 +73,11 @@ class VLLMServerSampler(Settings):
         super().__init__(temperature, top_p, max_new_tokens, template, top_k)
         if not patience > 0:
             raise ConfigError(f"patience must be above 0, got {patience}")
-        self.url = address(url, type(self).__name__, VLLM.variable).removesuffix("/v1")
+        self.url = address(url, type(self).__name__, SERVER.variable).removesuffix("/v1")
         self.folder, self.patience = folder, patience
         self._client = httpx.Client(
-            headers=headers(kind=VLLM), timeout=patience, verify=authorities(), limits=httpx.Limits(max_connections=None)
+            headers=headers(kind=SERVER), timeout=patience, verify=authorities(), limits=httpx.Limits(max_connections=None)
         )
-
-    def check(self) -> None:
-        """See `Settings`."""
-        check(type(self).__name__, self.temperature)
 
     def sample(
         self, backbone: Backbone, prompts: Sequence[Messages], responses: int, seeds: Sequence[int], shorten: bool = False
@@ -96,7 +93,7 @@ class VLLMServerSampler(Settings):
             return iter(())
         encoded, encoder, ends = self._prompts(backbone, prompts, responses)
         limits = self._limits(backbone, prompts, encoded, shorten)
-        drawn = responses if self.temperature > 0 else 1
+        drawn = self._drawn(responses)
         for _ in range(3):
             state = self._give(backbone, encoder.tokenizer)
             common = {
@@ -111,8 +108,7 @@ class VLLMServerSampler(Settings):
             raise ServerError(f"{self.url}: is given weights by others, or does not stay up; one server per run")
 
         def sampled(choice: Any) -> Sampled:
-            text, lead = split(choice["text"], encoder)
-            return Sampled(text, stopped(choice["finish_reason"], self.url), lead)
+            return self._sampled(choice["text"], choice["finish_reason"], encoder, self.url)
 
         ordered = [sorted(answer["choices"], key=lambda choice: choice["index"]) for answer in found]
         return iter([tuple(map(sampled, choices)) * (responses // drawn) for choices in ordered])
@@ -161,18 +157,18 @@ class VLLMServerSampler(Settings):
     def _model(self) -> str:
         """Return the name that the server gives its model."""
         try:
-            return str(request(self._client, "GET", f"{self.url}/v1/models", None, self.patience, VLLM)["data"][0]["id"])
+            return str(request(self._client, "GET", f"{self.url}/v1/models", None, self.patience, SERVER)["data"][0]["id"])
         except (KeyError, IndexError, TypeError):
             raise ServerError(f"{self.url}/v1/models: not from vllm serve; correct the address") from None
 
     def _state(self) -> tuple[float, float]:
         """Return when the server was started, in seconds since 1970, and how often it was told to do something to its weights."""
         path = f"{self.url}/metrics"
-        text = request(self._client, "GET", path, None, self.patience, VLLM, read=lambda found: found.text)
+        text = request(self._client, "GET", path, None, self.patience, SERVER, read=lambda found: found.text)
         started = _STARTED.search(text)
         if started is None:
             raise ServerError(f"{path} does not say when the server was started; use `vllm serve` on Linux with one API server")
         return float(started[1]), sum(float(each) for each in _RELOADS.findall(text))
 
     def _post(self, path: str, body: dict[str, Any] | None) -> Any:
-        return request(self._client, "POST", self.url + path, body, self.patience, VLLM)
+        return request(self._client, "POST", self.url + path, body, self.patience, SERVER)

@@ -20,8 +20,9 @@ from torch import distributed
 from transformers import PreTrainedTokenizerBase
 
 from prefrep.errors import ConfigError, TrainingError
-from prefrep.generation.base import Sampled, Settings, Template, split
-from prefrep.generation.weights import Version, check, export, plain_state, stopped
+from prefrep.generation.base import Sampled, Template
+from prefrep.generation.engine import VLLM
+from prefrep.generation.weights import Version, export, plain_state
 from prefrep.nn.backbone import Backbone
 from prefrep.records import Messages
 
@@ -34,7 +35,7 @@ _SET = {
 }  # fmt: skip
 
 
-class VLLMSampler(Settings):
+class VLLMSampler(VLLM):
     """Sampling with vLLM in this process (extra `vllm`), which was run with vLLM 0.32 on a CPU and never on a GPU.
 
     The engine is shared by all samplers of the process with the same settings. It starts from a copy of the model in the folder for
@@ -78,8 +79,8 @@ class VLLMSampler(Settings):
         self.dtype, self.gpu_memory, self.engine = dtype, gpu_memory, engine or {}
 
     def check(self) -> None:
-        """See `Settings`."""
-        check(type(self).__name__, self.temperature)
+        """See `VLLM`; the process must be in no group of processes before."""
+        super().check()
         if "engine" not in self._running and distributed.is_available() and distributed.is_initialized():
             raise ConfigError("VLLMSampler makes the process group of this process, and there is one; train with --trainer.strategy auto")
 
@@ -96,7 +97,7 @@ class VLLMSampler(Settings):
             return iter(())
         encoded, encoder, ends = self._prompts(backbone, prompts, responses)
         limits = self._limits(backbone, prompts, encoded, shorten)
-        drawn = responses if self.temperature > 0 else 1  # vLLM refuses several greedy responses, which would be equal
+        drawn = self._drawn(responses)
         device = next(backbone.parameters()).device
         dtype = self.dtype if self.dtype != "auto" else str(_precision(backbone, device)).removeprefix("torch.")
         with _undisturbed(), torch.autocast(device.type, enabled=False):
@@ -110,10 +111,9 @@ class VLLMSampler(Settings):
                 raise
 
         def sampled(output: Any) -> Sampled:
-            text, lead = split(output.text, encoder)
-            return Sampled(text, stopped(output.finish_reason, "VLLMSampler"), lead)
+            return self._sampled(output.text, output.finish_reason, encoder, "VLLMSampler")
 
-        return iter([tuple(sampled(each) for each in result.outputs) * (responses // drawn) for result in results])
+        return iter([tuple(map(sampled, result.outputs)) * (responses // drawn) for result in results])
 
     def rest(self) -> None:
         """See `Settings`."""
@@ -135,23 +135,8 @@ class VLLMSampler(Settings):
             if differ := [name for name in settings if settings[name] != before[name] and before["model"] == settings["model"]]:
                 log.warning("another engine of vLLM is started, since %s differ; samplers of one run should agree", ", ".join(differ))
             _stop(running)
-            if device.type == "cuda" and device.index:
-                raise ConfigError(f"VLLMSampler takes the first GPU there is, and the model is on {device}; set CUDA_VISIBLE_DEVICES")
-            sleeps = device.type == "cuda"
-            with TemporaryDirectory() as folder:
-                export(backbone, tokenizer, Path(folder))
-                try:
-                    running["engine"] = vllm.LLM(
-                        model=folder, dtype=dtype, gpu_memory_utilization=self.gpu_memory, enable_sleep_mode=sleeps,
-                        distributed_executor_backend="uni", **self.engine,
-                    )  # fmt: skip
-                except (TypeError, ValueError, AssertionError, RuntimeError) as error:
-                    raise ConfigError(
-                        f"VLLMSampler: vLLM does not start ({error}); its gpu_memory_utilization is gpu_memory here, its other arguments "
-                        "belong in engine"
-                    ) from error
-            gc.unfreeze()  # vLLM keeps the collector from all that was there before
-            running.update(settings=settings, weights=weights, sleeps=sleeps, asleep=False)
+            running["engine"] = self._start(vllm, backbone, tokenizer, device, dtype)
+            running.update(settings=settings, weights=weights, sleeps=device.type == "cuda", asleep=False)
         if running["asleep"]:
             running["engine"].wake_up()
             running["asleep"] = False
@@ -163,6 +148,25 @@ class VLLMSampler(Settings):
                 raise TrainingError("vLLM keeps keys and values of earlier weights; start the run again")
             running.update(weights=weights, broken=False)
         return vllm, running["engine"]
+
+    def _start(self, vllm: Any, backbone: Backbone, tokenizer: PreTrainedTokenizerBase, device: torch.device, dtype: str) -> Any:
+        """Return an engine with the model's present weights."""
+        if device.type == "cuda" and device.index:
+            raise ConfigError(f"VLLMSampler takes the first GPU there is, and the model is on {device}; set CUDA_VISIBLE_DEVICES")
+        with TemporaryDirectory() as folder:
+            export(backbone, tokenizer, Path(folder))
+            try:
+                engine = vllm.LLM(
+                    model=folder, dtype=dtype, gpu_memory_utilization=self.gpu_memory, enable_sleep_mode=device.type == "cuda",
+                    distributed_executor_backend="uni", **self.engine,
+                )  # fmt: skip
+            except (TypeError, ValueError, AssertionError, RuntimeError) as error:
+                raise ConfigError(
+                    f"VLLMSampler: vLLM does not start ({error}); its gpu_memory_utilization is gpu_memory here, its other arguments "
+                    "belong in engine"
+                ) from error
+        gc.unfreeze()  # vLLM keeps the collector from all that was there before
+        return engine
 
 
 def _stop(running: dict[str, Any]) -> None:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import weakref
 from pathlib import Path
 
-import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
-from torch import Tensor, distributed
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 from transformers.core_model_loading import revert_weight_conversion
 
@@ -16,7 +15,6 @@ from prefrep.nn.backbone import Backbone
 from prefrep.nn.glance import glance
 from prefrep.nn.quietly import quietly
 from prefrep.room import saving
-from prefrep.web import ServerError
 
 
 class Version:
@@ -62,36 +60,11 @@ def export(backbone: Backbone, tokenizer: PreTrainedTokenizerBase, folder: Path)
         tokenizer.save_pretrained(folder)
 
 
-@torch.no_grad()
 def _merged(backbone: Backbone) -> dict[str, Tensor]:
     if backbone.settings["quantize"] != "none":
         raise ConfigError(f"{backbone.path}: quantised weights cannot be handed to vLLM; use TransformersSampler")
-    with torch.autocast(next(backbone.parameters()).device.type, enabled=False):  # else sums are rounded to bfloat16
-        state = backbone.merged_state()
+    state = backbone.merged_state()
     for name, tensor in state.items():
         if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
             raise TrainingError(f"{name} of the policy is not finite, so nothing is sampled; use a policy that has not diverged")
     return state
-
-
-def check(who: str, temperature: float) -> None:
-    """Check that vLLM draws at this temperature, and that the run has one process.
-
-    Raises:
-        ConfigError: It does not, or has several.
-    """
-    if temperature and not 0.01 <= temperature <= 2:
-        raise ConfigError(f"{who}: vLLM samples at temperatures from 0.01 to 2, or greedily at 0, got {temperature}")
-    if distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1:
-        raise ConfigError(f"{who} takes the weights of one process; train with --trainer.devices 1, or use TransformersSampler")
-
-
-def stopped(reason: str, who: str) -> bool:
-    """Return whether a response ended by itself, and not at the length limit.
-
-    Raises:
-        ServerError: It was cut off for another reason.
-    """
-    if reason not in ("stop", "length"):
-        raise ServerError(f"{who}: a response ended with {reason!r}; run the same command again")
-    return reason == "stop"

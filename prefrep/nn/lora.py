@@ -97,8 +97,11 @@ def load_merged(model: nn.Module, state: dict[str, Tensor]) -> list[str]:
     return wrong
 
 
+@torch.no_grad()
 def merged_state(model: nn.Module) -> dict[str, Tensor]:
     """Return the state of a model under the names of the plain model, with enabled adapters added to the weights.
+
+    Under autocast too the sums are those of the weights' precision.
 
     Args:
         model: A causal language model, with or without adapters.
@@ -110,7 +113,8 @@ def merged_state(model: nn.Module) -> dict[str, Tensor]:
         if isinstance(adapter, LoraLayer) and not adapter.disable_adapters:
             # peft adapts the experts of a layer as one parameter each, in wrappers around one another.
             name = f"{owner.replace('.base_layer', '')}.{getattr(adapter, 'parameter_name', 'weight')}"
-            delta: Tensor = cast(Any, adapter).get_delta_weight("default")
+            with torch.autocast(state[name].device.type, enabled=False):
+                delta: Tensor = cast(Any, adapter).get_delta_weight("default")
             state[name] = (state[name].float() + delta.float()).to(state[name].dtype)
     return state
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from conftest import encoder
+from conftest import encoder, shift
 from safetensors.torch import load_file
 
 from prefrep.cli.main import main
@@ -104,6 +104,7 @@ def server() -> Iterator[StandIn]:
     thread.start()
     yield found
     found.shutdown()
+    found.server_close()
     thread.join()
 
 
@@ -115,13 +116,6 @@ def backbone() -> Backbone:
 def expected(backbone: Backbone, seeds: list[int]) -> list[tuple[Sampled, ...]]:
     weights = summary(backbone.merged_state())
     return [(Sampled(f"{weights} {seed} 0", True), Sampled(f"{weights} {seed} 1", False)) for seed in seeds]
-
-
-def shift(backbone: Backbone, by: float) -> None:
-    with torch.no_grad():
-        for name, parameter in backbone.model.named_parameters():
-            if "lora_B" in name:
-                parameter.add_(by)
 
 
 def test_responses_are_those_of_the_present_weights(server: StandIn, backbone: Backbone, tmp_path: Path) -> None:

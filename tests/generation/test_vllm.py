@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
-from conftest import encoder
+from conftest import encoder, shift
 from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import AutoModelForCausalLM
 
@@ -116,14 +116,6 @@ def engines(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Engine]]:
     torch.set_float32_matmul_precision(precision)
 
 
-def shift(backbone: Backbone, by: float) -> None:
-    """An update of the adapters, in place as optimizers do it."""
-    with torch.no_grad():
-        for name, parameter in backbone.model.named_parameters():
-            if "lora_B" in name:
-                parameter.add_(by)
-
-
 @pytest.mark.parametrize("template", ["auto", "plain"])
 def test_vllm_gets_merged_weights_and_prompt_tokens(template: Any, engines: list[Engine], monkeypatch: pytest.MonkeyPatch) -> None:
     backbone = Backbone("bundled:tiny-llama", lora=LoRA(rank=4)).eval()
@@ -131,7 +123,7 @@ def test_vllm_gets_merged_weights_and_prompt_tokens(template: Any, engines: list
     wanted = [(Sampled("yes", True, " ") if template == "plain" else Sampled(" yes", True), Sampled("no", False))] * 2
     torch.set_num_threads(2)
     torch.set_float32_matmul_precision("high")
-    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "1"
+    monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "1")
     before = state_of_the_process()
     for _ in range(2):
         assert list(sampler.sample(backbone, [SHORT, LONG], 2, [3, 4])) == wanted

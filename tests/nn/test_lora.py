@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import data_of, hidden
+from conftest import data_of, hidden, shift
 from peft.tuners.lora import LoraLayer
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -26,6 +26,14 @@ def test_merged_lora_is_the_same_model(name: str) -> None:
     plain.model.load_state_dict(adapted.merged_state())
     assert (hidden(plain, batch) - before).abs().max() > 0.01
     torch.testing.assert_close(hidden(plain, batch), hidden(adapted.eval(), batch), atol=1e-4, rtol=1e-4)
+
+
+def test_adapters_are_merged_in_the_precision_of_the_weights() -> None:
+    backbone = Backbone("bundled:tiny-llama", lora=LoRA(rank=4))
+    shift(backbone, 0.1)
+    plain = backbone.merged_state()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert all(torch.equal(tensor, plain[name]) for name, tensor in backbone.merged_state().items())
 
 
 def test_lora_trains_adapters_alone() -> None:
