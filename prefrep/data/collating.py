@@ -19,9 +19,9 @@ Rows = list[tuple[int, bool]]  # indices of records, and whether they count
 
 
 def together(rows: Rows, data: Sequence[Datum], how: tuple[int, Layout, int], annotators: Annotators | None) -> TreeBatch:
-    """Collate records; `how` are the other arguments of `collate`."""
+    """Collate records; `how`: padding, layout and capacity of rows, see `collate`."""
     chosen = _chosen(rows, data)
-    return collate(chosen, *how).asking(chosen, annotators)
+    return collate(chosen, *how, between=True).asking(chosen, annotators)
 
 
 def known(rows: Rows, data: Sequence[Datum], features: Features, annotators: Annotators | None) -> TreeBatch:

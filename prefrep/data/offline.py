@@ -109,7 +109,7 @@ class PolicyTexts:
         read = [self.datum(index) for index, _ in rows]
         surplus = [self.surplus(datum) for datum in read]
         weighed = [datum if counts else datum.unweighted() for datum, (_, counts) in zip(read, rows, strict=True)]
-        found = replace(collate(weighed, *self._collate), surplus=torch.tensor([each for own in surplus for each in own]))
+        found = replace(collate(weighed, *self._collate, between=True), surplus=torch.tensor([each for own in surplus for each in own]))
         if reference is not None:
             places = [reference.row(place) for datum, own in zip(read, surplus, strict=True) for place in _keys(datum, own)]
             found = replace(found, reference=reference[torch.tensor(places)][:, 0].float())

@@ -195,7 +195,7 @@ class PromptData(LightningDataModule):
     def together(self, samples: list[Sample]) -> tuple[TreeBatch, Tensor]:
         """Collate samples; return the batch and the surplus of each response [N * K]."""
         layout = batch_layout(self.layout, self._policy.supports_trees())
-        trees = collate([sample.datum for sample in samples], pad_id(self._policy.tokenizer), layout, self.row_tokens)
+        trees = collate([sample.datum for sample in samples], pad_id(self._policy.tokenizer), layout, self.row_tokens, between=True)
         return trees, torch.tensor([each for sample in samples for each in sample.surplus])
 
     def _entries(self, number: int) -> list[_Entry]:

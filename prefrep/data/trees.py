@@ -2,7 +2,7 @@
 
 The model reads a common prefix once, up to the *branch point*, the first position where token ids differ. Each branch attends to its path
 and to itself, at the positions of a separate sequence (`functional.trees`). Prefixes are found on token ids, so results equal those of
-separate sequences, whatever the tokenizer merges.
+separate sequences, whatever the tokenizer merges. Records that begin alike (a system prompt, a rubric, an earlier turn) may share that.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from prefrep.errors import ConfigError
 
 Layout = Literal["trees", "padded"]
 
+ALIKE = 64  # data whose first sequences begin with so many equal tokens may share: a system prompt, a rubric, several pairs of a prompt
+WIDE = 8  # so many times what they share is the width of their row: wider ones save little, and dense masks are as large as its square
 NOBODY = -1  # second of a pair: a label of a single response, compared with the reward 0
 
 
@@ -79,9 +81,14 @@ class Datum:
     annotator: str = ""
 
     @property
+    def sequences(self) -> list[Ids]:
+        """The sequences of all trees."""
+        return [ids for tree in self.trees for ids in tree.sequences]
+
+    @property
     def size(self) -> int:
         """Number of distinct tokens."""
-        return Trie(ids for tree in self.trees for ids in tree.sequences).size
+        return Trie(self.sequences).size
 
     def part(self, trees: Sequence[int]) -> Datum:
         """Return a datum of some of the trees, each of which holds both orders of a comparison."""
@@ -204,7 +211,7 @@ def pack(sizes: Sequence[int], capacity: int) -> list[list[int]]:
     return rows
 
 
-def collate(data: Sequence[Datum], pad_id: int, layout: Layout = "trees", row_tokens: int = 256) -> TreeBatch:
+def collate(data: Sequence[Datum], pad_id: int, layout: Layout = "trees", row_tokens: int = 256, between: bool = False) -> TreeBatch:
     """Collate encoded records into a batch.
 
     Args:
@@ -212,17 +219,18 @@ def collate(data: Sequence[Datum], pad_id: int, layout: Layout = "trees", row_to
         pad_id: Token id of padding; any id will do, since padding is masked.
         layout: `trees`: prefix sharing, several trees per row. `padded`: one complete sequence per row.
         row_tokens: Capacity of a row of trees; a larger record widens the rows.
+        between: Whether records that begin alike share that (`ALIKE`), too. What such a record is read with then decides on the last bits
+            of its states: for callers whose batches do not depend on chance.
 
     Returns:
         The batch, with sequences and pairs in the order of `data`, whatever the layout.
     """
     trees = [tree for datum in data for tree in datum.trees]
-    # Records do not share: what one is read with would change the last bits of its states, so that a resumed evaluation, or two processes,
-    # would no longer give the numbers of one.
-    own = [[ids for tree in datum.trees for ids in tree.sequences] for datum in data]
-    groups = [[ids] for several in own for ids in several] if layout == "padded" else own
-    tries = [Trie(group) for group in groups]
-    trie_of = [place for place, group in enumerate(groups) for _ in group]
+    if layout == "padded":
+        tries = [Trie([ids]) for datum in data for ids in datum.sequences]
+        trie_of = list(range(len(tries)))
+    else:
+        tries, trie_of = _tries(data, row_tokens, between)
     laid = [trie.laid() for trie in tries]
     sizes = [trie.size for trie in tries]
     rows = [[i] for i in range(len(tries))] if layout == "padded" else pack(sizes, max(row_tokens, *sizes))
@@ -258,6 +266,35 @@ def collate(data: Sequence[Datum], pad_id: int, layout: Layout = "trees", row_to
         sizes=torch.tensor([[sum(len(t.sequences) for t in d.trees), len(d.pairs)] for d in data]),
         padded=layout == "padded",
     )
+
+
+def beginning(datum: Datum) -> bytes | None:
+    """Return what data that may share begin with; None: the datum is too short to share."""
+    first = datum.trees[0].sequences[0]
+    return first[:ALIKE].tobytes() if len(first) >= ALIKE else None
+
+
+def _tries(data: Sequence[Datum], row_tokens: int, between: bool) -> tuple[list[Trie], list[int]]:
+    """Return tries of the data, each of one datum or of some that begin alike, and the trie of each sequence."""
+    tries: list[Trie] = []
+    trie_of: list[int] = []
+    growing: dict[bytes, tuple[int, Ids]] = {}  # the last trie of a beginning, and its first sequence
+    for datum in data:
+        sequences = datum.sequences
+        own = Trie(sequences)
+        begin = beginning(datum) if between else None
+        place, first = growing.get(begin, (-1, sequences[0])) if begin is not None else (-1, sequences[0])
+        alike = common(first, sequences[0])
+        if place < 0 or tries[place].size + own.size - alike > max(row_tokens, WIDE * alike):
+            place = len(tries)
+            tries.append(own)
+            if begin is not None:
+                growing[begin] = place, sequences[0]
+        else:
+            for ids in sequences:
+                tries[place].add(ids)
+        trie_of += [place] * len(sequences)
+    return tries, trie_of
 
 
 def _labels(trees: Sequence[Tree], paths: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:

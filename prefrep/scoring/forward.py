@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import accumulate, islice
+from itertools import accumulate, islice, pairwise, starmap
 from typing import Literal
 
 import numpy as np
@@ -16,8 +16,8 @@ from tqdm import tqdm
 
 from prefrep.annotators import Annotators
 from prefrep.data.encode import Encoder, pad_id
-from prefrep.data.trees import Datum, Layout, Tree, TreeBatch, collate
-from prefrep.data.trie import Trie
+from prefrep.data.trees import Datum, Layout, Tree, TreeBatch, beginning, collate
+from prefrep.data.trie import Trie, common
 from prefrep.errors import ConfigError, DataError, RecordError
 from prefrep.io.folder import PreferenceModel
 from prefrep.nn.context import Context
@@ -108,7 +108,7 @@ class Forward:
             Embeddings [M, D] of all sequences in the order of the trees; for heads with a gate, prompt states [M, H]; and the number of
             tokens that were read, which trees share too.
         """
-        batch = self._collated([Datum((tree,)) for tree in trees])
+        batch = self._collated([Datum((tree,)) for tree in trees])  # not between: who else asks does not change an answer
         return (*self._embed(batch), batch.tokens)
 
     # ---- work
@@ -174,15 +174,27 @@ class Forward:
         return datum
 
     def _batches(self, data: list[Datum]) -> Iterator[list[int]]:
+        """Yield batches: first of data that share what they begin with, one after the other, then of the rest by size."""
+        sizes = [self._size(datum) for datum in data]
+        alike: dict[bytes | None, list[int]] = {}
+        for i, datum in enumerate(data):
+            alike.setdefault(beginning(datum) if self.shares_prefixes else None, []).append(i)
+        alone = alike.pop(None, [])
+        order: list[tuple[int, int]] = []  # data, and how many tokens each shares with the one before it
+        for group in alike.values():
+            if len(group) == 1:
+                alone += group
+            else:
+                order += zip(group, [0, *starmap(common, pairwise(data[i].sequences[0] for i in group))], strict=True)
+        order += [(i, 0) for i in sorted(alone, key=lambda i: (sizes[i], i))]
         batch: list[int] = []
         tokens = 0
-        sizes = {i: self._size(datum) for i, datum in enumerate(data)}
-        for i in sorted(sizes, key=lambda i: sizes[i]):
-            if batch and tokens + sizes[i] > self.batch_tokens:
+        for i, known in order:
+            if batch and tokens + sizes[i] - known > self.batch_tokens:
                 yield batch
                 batch, tokens = [], 0
+            tokens += sizes[i] - (known if batch else 0)
             batch.append(i)
-            tokens += sizes[i]
         if batch:
             yield batch
 
@@ -197,7 +209,7 @@ class Forward:
         `asked` are the annotators of all tables, [U]; None: each datum has its own.
         """
         head, tau = self.model.head, self.model.tau
-        batch = self._collated(data)
+        batch = self._collated(data, between=True)
         embedding, prompt = self._embed(batch)
         results: list[Tensor] = []
         sequence = pair = 0
@@ -223,9 +235,9 @@ class Forward:
             sequence, pair = sequence + sequences, pair + pairs
         return [(result / tau).cpu().numpy() for result in results]
 
-    def _collated(self, data: Sequence[Datum]) -> TreeBatch:
-        """Return the batch of some records."""
-        return collate(data, pad_id(self.model.tokenizer), self._layout).to(self._device)
+    def _collated(self, data: Sequence[Datum], between: bool = False) -> TreeBatch:
+        """Return the batch of some records, which may share what they begin with: `collate`."""
+        return collate(data, pad_id(self.model.tokenizer), self._layout, between=between).to(self._device)
 
     def _table(self, e: Tensor, context: Context) -> Tensor:
         """Return the scores [K, K] of embeddings [K, D], not yet divided by tau."""

@@ -168,6 +168,24 @@ def test_equal_sequences_are_read_once_in_a_record() -> None:
     assert batch.tokens == 6 and batch.end.tolist() == [2, 2, 1, 5]
 
 
+@pytest.mark.parametrize(("alike", "count", "tokens"), [
+    (70, 6, 70 + 6 * 14),  # one row
+    (70, 50, 2 * 70 + 50 * 14),  # a row is 8 x 70 wide at most, which 35 records fill
+    (63, 6, 6 * (63 + 14)),  # too little
+])  # fmt: skip
+def test_records_that_begin_alike_share_if_they_may(alike: int, count: int, tokens: int) -> None:
+    """Under one system prompt, each record has 4 tokens and two answers of 5 of its own."""
+    system = list(range(1000, 1000 + alike))
+    data = [Datum((tree([*system, *[i] * 4, *[100 + i] * 5], [*system, *[i] * 4, *[200 + i] * 5], prompt=alike + 4),)) for i in range(count)]
+    batch = collate(data, PAD, row_tokens=100, between=True)
+    assert batch.tokens == tokens and batch.ids.shape[1] <= max(100, 8 * alike)
+    assert collate(data, PAD, row_tokens=100).tokens == count * (alike + 14), "only if they may"
+    assert collate(data, PAD, "padded", between=True).tokens == 2 * count * (alike + 9)
+    for rank, (_, ids) in enumerate(sequences_of(data)):
+        assert batch.ids.flatten()[path(batch, rank)].tolist() == ids
+    assert batch.prompt_end.tolist() == [path(batch, rank)[alike + 3] for rank in range(2 * count)]
+
+
 def test_a_fill_has_no_say() -> None:
     (datum,) = random_data(3, 1)
     datum = Datum(datum.trees, ((0, 0), (0, 0)), (0.7, 1.0), (0.5, 0.0), (1.0, 2.0))

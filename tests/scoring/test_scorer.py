@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -100,6 +100,31 @@ def test_scores_do_not_depend_on_batches_or_layout(name: str, layout: Any, batch
     np.testing.assert_allclose(list(scorer.compare(COMPARISONS[::-1])), wanted[::-1], atol=1e-4)
     for record, table in zip(TABLES, scorer.tables(TABLES), strict=True):
         np.testing.assert_allclose(table, next(alone.tables([record])), atol=1e-4)
+
+
+@pytest.mark.parametrize("batch_tokens", [1000, 4096])
+def test_records_read_what_they_begin_with_once(name: str, batch_tokens: int, llama: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rubric of two hundred tokens above some records, and others between them."""
+    rubric = Message("system", "Prefer what is true. " * 10)
+    mixed = [
+        replace(each, prompt=(rubric, *each.prompt)) if i % 3 else each
+        for i, each in enumerate(itertools.islice(itertools.cycle(COMPARISONS), 2 * len(COMPARISONS)))
+    ]
+    read: list[int] = []
+    forward = Backbone.forward
+
+    def counted(self: Backbone, ids: Any, positions: Any, until: Any, padded: bool) -> Any:
+        read.append(int((until > 0).sum()))
+        return forward(self, ids, positions, until, padded)
+
+    monkeypatch.setattr(Backbone, "forward", counted)
+    alone = Scorer(model(name, llama), batch_tokens=1)
+    wanted = [next(alone.compare([record])) for record in mixed]
+    apart, most = sum(read), max(read)
+    read.clear()
+    np.testing.assert_allclose(list(Scorer(model(name, llama), batch_tokens).compare(mixed)), wanted, atol=1e-4)
+    assert sum(read) < (0.75 if batch_tokens == 1000 or name == "pair" else 0.5) * apart
+    assert max(read) <= max(batch_tokens, most)
 
 
 def test_company_does_not_matter(name: str, llama: Backbone) -> None:
@@ -248,7 +273,7 @@ def test_settings_out_of_range(llama: Backbone) -> None:
 def test_one_order_of_a_pair_model(llama: Backbone) -> None:
     """The average over both orders, rebuilt from single ones; other models have no order to show."""
     records = list(COMPARISONS)
-    swapped = [dataclasses.replace(record, chosen=record.rejected, rejected=record.chosen) for record in records]
+    swapped = [replace(record, chosen=record.rejected, rejected=record.chosen) for record in records]
     scorer = PairScorer(model("pair", llama))
     first, second = list(scorer.compare_one_order(records)), list(scorer.compare_one_order(swapped))
     assert any(abs(a + b) > 1e-3 for a, b in zip(first, second, strict=True)), "a random pair model prefers a position"
