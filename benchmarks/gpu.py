@@ -21,6 +21,7 @@ PARTS = {  # in the order of what one wants to know first; each with its largest
     "kernels": (120, ["--pairs", "4"]),
     "train_throughput": (180, ["--pairs", "16", "--rounds", "4"]),
     "utilisation": (120, ["--precision", "bf16", "--pairs", "16", "--rounds", "4", "--no-lora"]),
+    "scoring": (60, ["--pairs", "1024", "--dtype", "bfloat16"]),
     "ranking": (120, ["--k", "2", "8", "64", "--prompt", "64", "512", "1024", "--budget", "1"]),
     "sampling": (90, ["--prompts", "32", "--length", "256", "--new", "128"]),
     "frozen_sweep": (60, []),

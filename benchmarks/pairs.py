@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from statistics import NormalDist
 
 import numpy as np
@@ -85,6 +85,17 @@ def generated(tokenizer: PreTrainedTokenizerBase, count: int, shared: bool, scal
 
 def _pair(chosen: NDArray[np.int32], rejected: NDArray[np.int32], prompt: int) -> Datum:
     return Datum((Tree((chosen, rejected), prompt),), ((0, 1),), (1.0,), (0.0,), (1.0,))
+
+
+def by_length(lengths: Sequence[int], tokens: int) -> Iterator[list[int]]:
+    """Return places of texts sorted by length, in batches of at most so many tokens with their padding."""
+    batch: list[int] = []
+    for place in sorted(range(len(lengths)), key=lambda place: lengths[place]):
+        if batch and (len(batch) + 1) * lengths[place] > tokens:
+            yield batch
+            batch = []
+        batch.append(place)
+    yield batch
 
 
 def distinct(data: Sequence[Datum]) -> int:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -127,17 +126,6 @@ def records(tokenizer: Any, count: int, answers: int, scale: float, seed: int = 
     return found
 
 
-def groups(lengths: Sequence[int], tokens: int) -> Iterator[list[int]]:
-    """Return places of texts sorted by length, in batches of at most so many tokens with their padding."""
-    batch: list[int] = []
-    for place in sorted(range(len(lengths)), key=lambda place: lengths[place]):
-        if batch and (len(batch) + 1) * lengths[place] > tokens:
-            yield batch
-            batch = []
-        batch.append(place)
-    yield batch
-
-
 # ---- comparisons
 
 
@@ -157,7 +145,7 @@ def scoring(report: Report, folder: Path, options: argparse.Namespace, scale: fl
         two = [(record.prompt[0].content, response[0].content) for record in asked for response in record.responses]
         ids = tokenizer([a for a, _ in two], [b for _, b in two], return_token_type_ids=False)["input_ids"]
         found["plain"] = torch.zeros(len(ids))
-        for batch in groups([len(each) for each in ids], BATCH_TOKENS):
+        for batch in pairs.by_length([len(each) for each in ids], BATCH_TOKENS):
             inputs = tokenizer.pad({"input_ids": [ids[place] for place in batch]}, return_tensors="pt")
             found["plain"][batch] = model(**inputs).logits[:, 0]
 

@@ -23,6 +23,7 @@ from benchmarks import common, models, pairs, report, training  # noqa: E402
 CASES = {  # name -> arguments that leave the peers out, tables that come out
     "train_throughput": (["--others", "official manner"], 4),
     "utilisation": (["--precision", "fp32"], 2),
+    "scoring": (["--dtype", "float32"], 2),
     "ranking": (["--k", "2"], 2),
     "readers": ([], 2 + (find_spec("trl") is not None)),
     "memory": (["--variants", "trees"], 2),
