@@ -20,7 +20,7 @@ from prefrep.annotators import Annotators
 from prefrep.data.across import Across
 from prefrep.data.features import Features, key
 from prefrep.data.round_batch import trailing
-from prefrep.data.trees import Datum, Layout, Tree, TreeBatch, collate
+from prefrep.data.trees import Datum, Layout, Tree, TreeBatch, alike, collate
 from prefrep.data.trie import Ids
 from prefrep.errors import ConfigError
 
@@ -98,18 +98,26 @@ class PolicyTexts:
         sequences = [ids for tree in datum.trees for ids in tree.sequences]
         return [trailing(ids, self._ends) - (len(ids) < self._limit) for ids in sequences]
 
-    def batch(self, rows: Sequence[tuple[int, bool]], reference: Features | None = None, annotators: Annotators | None = None) -> TreeBatch:
+    def batch(
+        self,
+        rows: Sequence[tuple[int, bool]],
+        reference: Features | None = None,
+        annotators: Annotators | None = None,
+        between: bool = True,
+    ) -> TreeBatch:
         """Return the batch of some records (index, whether it counts).
 
         Args:
             rows: The records; those that do not count have weight 0.
             reference: The cache that `measure` filled.
             annotators: Whom the policy knows.
+            between: Whether records that begin alike share that.
         """
         read = [self.datum(index) for index, _ in rows]
         surplus = [self.surplus(datum) for datum in read]
         weighed = [datum if counts else datum.unweighted() for datum, (_, counts) in zip(read, rows, strict=True)]
-        found = replace(collate(weighed, *self._collate, between=True), surplus=torch.tensor([each for own in surplus for each in own]))
+        groups = alike(weighed, self._collate[2]) if between else None
+        found = replace(collate(weighed, *self._collate, groups), surplus=torch.tensor([each for own in surplus for each in own]))
         if reference is not None:
             places = [reference.row(place) for datum, own in zip(read, surplus, strict=True) for place in _keys(datum, own)]
             found = replace(found, reference=reference[torch.tensor(places)][:, 0].float())
@@ -128,7 +136,8 @@ class PolicyTexts:
     ) -> None:
         """Fill a cache with the log-probabilities of all sequences.
 
-        Records are read in fixed groups, so that an interrupted measurement ends with the bytes of an undisturbed one.
+        Records are read in fixed groups and share nothing, so that an interrupted measurement ends with the bytes of an undisturbed one. A
+        sequence that occurs in several groups is measured in the first.
 
         Args:
             reference: The cache; its states are log-probabilities [M, 1].
@@ -138,17 +147,23 @@ class PolicyTexts:
             share: (rank, world size); all processes have the same data and read a share each.
             wait: Barrier over all processes.
         """
-        missing = [group for group in self._groups(batch_tokens) if any(place not in reference for place in self._places(group))]
+        known = set[bytes]()
+        missing: list[tuple[list[int], set[bytes]]] = []
+        for group in self._groups(batch_tokens):
+            new = set(self._places(group)) - known
+            known |= new
+            if any(place not in reference for place in new):
+                missing.append((group, new))
         log.info("%s: log pi_0 of %d records in %s, %d groups to read", what, len(self), reference.folder, len(missing))
         wait()  # all processes must determine what is missing before the first segment appears
         process, processes = share
         found: dict[bytes, float] = {}
         since = time.monotonic()
         own = missing[process::processes]
-        for number, group in enumerate(tqdm(own, desc=f"reference of {what}", unit=" groups", disable=None if own else True)):
-            logprobs = read(self.batch([(index, True) for index in group])).tolist()
+        for number, (group, new) in enumerate(tqdm(own, desc=f"reference of {what}", unit=" groups", disable=None if own else True)):
+            logprobs = read(self.batch([(index, True) for index in group], between=False)).tolist()
             for place, value in zip(self._places(group), logprobs, strict=True):
-                if place not in reference:
+                if place in new and place not in reference:
                     found.setdefault(place, value)
             if found and (number + 1 == len(own) or time.monotonic() - since > SEGMENT_SECONDS):
                 reference.add(list(found), torch.tensor(list(found.values()))[:, None])

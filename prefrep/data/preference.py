@@ -82,7 +82,7 @@ class PreferenceData(LightningDataModule):
             that is trained further keeps its own unless another one is given.
         layout: `trees`: prefix sharing, several trees per row. `padded`: one sequence per row. `auto`: trees if the backbone supports tree
             masks.
-        row_tokens: Tokens per row of trees; a larger record widens the rows.
+        row_tokens: Tokens per row of trees; a larger record widens the rows, and so do records that share what they begin with.
         num_workers: Processes that collate batches.
         seed: Seed of the order of training batches and of mixing by weight.
         cache: Folder for what later runs need not compute again: records and encoded data (`data.kept`), and the hidden states of a frozen

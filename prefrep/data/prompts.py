@@ -22,7 +22,7 @@ from prefrep.data.readers import Policy
 from prefrep.data.round_batch import RoundBatch, Sample, encode_samples
 from prefrep.data.rounds import Line, Rounds
 from prefrep.data.sampling import BatchOrder, Drawn, ResumableLoader, batches_before
-from prefrep.data.trees import TreeBatch, batch_layout, collate
+from prefrep.data.trees import TreeBatch, alike, batch_layout, collate
 from prefrep.errors import ConfigError, DataError, RecordError
 from prefrep.functional.gpo import Judged
 
@@ -48,7 +48,7 @@ class PromptData(LightningDataModule):
         max_prompt_length: Maximum length of a prompt, tokens. Longer prompts are bad rows, since a truncated prompt is another prompt.
         layout: `trees`: prefix sharing, several trees per row. `padded`: one sequence per row. `auto`: trees if the backbone supports tree
             masks.
-        row_tokens: Tokens per row of trees; a larger record widens the rows.
+        row_tokens: Tokens per row of trees; a larger record widens the rows, and so do records that share what they begin with.
         seed: Seed of the order of prompts.
     """
 
@@ -195,7 +195,8 @@ class PromptData(LightningDataModule):
     def together(self, samples: list[Sample]) -> tuple[TreeBatch, Tensor]:
         """Collate samples; return the batch and the surplus of each response [N * K]."""
         layout = batch_layout(self.layout, self._policy.supports_trees())
-        trees = collate([sample.datum for sample in samples], pad_id(self._policy.tokenizer), layout, self.row_tokens, between=True)
+        data = [sample.datum for sample in samples]
+        trees = collate(data, pad_id(self._policy.tokenizer), layout, self.row_tokens, alike(data, self.row_tokens))
         return trees, torch.tensor([each for sample in samples for each in sample.surplus])
 
     def _entries(self, number: int) -> list[_Entry]:

@@ -22,8 +22,8 @@ from prefrep.errors import ConfigError
 
 Layout = Literal["trees", "padded"]
 
-ALIKE = 64  # data whose first sequences begin with so many equal tokens may share: a system prompt, a rubric, several pairs of a prompt
-WIDE = 8  # so many times what they share is the width of their row: wider ones save little, and dense masks are as large as its square
+ALIKE = 64  # data that begin with so many equal tokens may share them: a system prompt, a rubric, several pairs of a prompt
+WIDE = 8  # the trie of a group is at most so many times what all of it share: wider ones save little, and a dense mask is its square
 NOBODY = -1  # second of a pair: a label of a single response, compared with the reward 0
 
 
@@ -211,16 +211,46 @@ def pack(sizes: Sequence[int], capacity: int) -> list[list[int]]:
     return rows
 
 
-def collate(data: Sequence[Datum], pad_id: int, layout: Layout = "trees", row_tokens: int = 256, between: bool = False) -> TreeBatch:
+def alike(data: Sequence[Datum], row_tokens: int = 256, most: int | None = None) -> list[list[int]]:
+    """Group data that begin alike, each group to be read as one trie.
+
+    What a record is read with decides on the last bits of its states, so this is for batches that do not depend on chance.
+
+    Args:
+        data: The records.
+        row_tokens: Tokens that a group may always have; larger ones have `WIDE` times what all of their data share.
+        most: Most tokens of a group; None: no limit.
+
+    Returns:
+        Indices of the data of each group, in the order of their first data; data that share with nobody are alone.
+    """
+    firsts = [datum.trees[0].sequences[0] if datum.trees else np.zeros(0, np.int32) for datum in data]
+    groups: list[list[int]] = []
+    size = 0
+    for i in sorted(range(len(data)), key=lambda i: (firsts[i].tobytes(), i)):  # neighbours share most
+        if groups and (shared := common(firsts[groups[-1][0]], firsts[i])) >= ALIKE:
+            size = size or data[groups[-1][0]].size
+            grown = size + data[i].size - common(firsts[groups[-1][-1]], firsts[i])
+            if grown <= max(row_tokens, WIDE * shared) and (most is None or grown <= most):
+                groups[-1].append(i)
+                size = grown
+                continue
+        groups.append([i])
+        size = 0
+    return sorted((sorted(group) for group in groups), key=lambda group: group[0])
+
+
+def collate(
+    data: Sequence[Datum], pad_id: int, layout: Layout = "trees", row_tokens: int = 256, groups: Sequence[Sequence[int]] | None = None
+) -> TreeBatch:
     """Collate encoded records into a batch.
 
     Args:
         data: The records.
         pad_id: Token id of padding; any id will do, since padding is masked.
         layout: `trees`: prefix sharing, several trees per row. `padded`: one complete sequence per row.
-        row_tokens: Capacity of a row of trees; a larger record widens the rows.
-        between: Whether records that begin alike share that (`ALIKE`), too. What such a record is read with then decides on the last bits
-            of its states: for callers whose batches do not depend on chance.
+        row_tokens: Capacity of a row of trees; a larger record or group widens the rows.
+        groups: Indices of data that are one trie and share what they begin with, see `alike`; every datum occurs once. None: each its own.
 
     Returns:
         The batch, with sequences and pairs in the order of `data`, whatever the layout.
@@ -230,7 +260,10 @@ def collate(data: Sequence[Datum], pad_id: int, layout: Layout = "trees", row_to
         tries = [Trie([ids]) for datum in data for ids in datum.sequences]
         trie_of = list(range(len(tries)))
     else:
-        tries, trie_of = _tries(data, row_tokens, between)
+        together = groups or [[i] for i in range(len(data))]
+        tries = [Trie(ids for i in group for ids in data[i].sequences) for group in together]
+        place_of = {i: place for place, group in enumerate(together) for i in group}
+        trie_of = [place_of[i] for i, datum in enumerate(data) for _ in datum.sequences]
     laid = [trie.laid() for trie in tries]
     sizes = [trie.size for trie in tries]
     rows = [[i] for i in range(len(tries))] if layout == "padded" else pack(sizes, max(row_tokens, *sizes))
@@ -266,35 +299,6 @@ def collate(data: Sequence[Datum], pad_id: int, layout: Layout = "trees", row_to
         sizes=torch.tensor([[sum(len(t.sequences) for t in d.trees), len(d.pairs)] for d in data]),
         padded=layout == "padded",
     )
-
-
-def beginning(datum: Datum) -> bytes | None:
-    """Return what data that may share begin with; None: the datum is too short to share."""
-    first = datum.trees[0].sequences[0]
-    return first[:ALIKE].tobytes() if len(first) >= ALIKE else None
-
-
-def _tries(data: Sequence[Datum], row_tokens: int, between: bool) -> tuple[list[Trie], list[int]]:
-    """Return tries of the data, each of one datum or of some that begin alike, and the trie of each sequence."""
-    tries: list[Trie] = []
-    trie_of: list[int] = []
-    growing: dict[bytes, tuple[int, Ids]] = {}  # the last trie of a beginning, and its first sequence
-    for datum in data:
-        sequences = datum.sequences
-        own = Trie(sequences)
-        begin = beginning(datum) if between else None
-        place, first = growing.get(begin, (-1, sequences[0])) if begin is not None else (-1, sequences[0])
-        alike = common(first, sequences[0])
-        if place < 0 or tries[place].size + own.size - alike > max(row_tokens, WIDE * alike):
-            place = len(tries)
-            tries.append(own)
-            if begin is not None:
-                growing[begin] = place, sequences[0]
-        else:
-            for ids in sequences:
-                tries[place].add(ids)
-        trie_of += [place] * len(sequences)
-    return tries, trie_of
 
 
 def _labels(trees: Sequence[Tree], paths: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:

@@ -50,7 +50,7 @@ class Judge(Part, ABC):
     """A source of preferences among responses."""
 
     def judge(self, records: Sequence[RankedResponses]) -> Iterator[Verdict]:
-        """Yield one verdict per record, in order; equal records get equal verdicts.
+        """Yield one verdict per record, in order; equal records get equal verdicts, up to rounding.
 
         Raises:
             ConfigError: A table holds NaN or infinity.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import accumulate, islice, pairwise, starmap
+from itertools import accumulate, islice
 from typing import Literal
 
 import numpy as np
@@ -16,8 +16,8 @@ from tqdm import tqdm
 
 from prefrep.annotators import Annotators
 from prefrep.data.encode import Encoder, pad_id
-from prefrep.data.trees import Datum, Layout, Tree, TreeBatch, beginning, collate
-from prefrep.data.trie import Trie, common
+from prefrep.data.trees import Datum, Layout, Tree, TreeBatch, alike, collate
+from prefrep.data.trie import Trie
 from prefrep.errors import ConfigError, DataError, RecordError
 from prefrep.io.folder import PreferenceModel
 from prefrep.nn.context import Context
@@ -108,7 +108,7 @@ class Forward:
             Embeddings [M, D] of all sequences in the order of the trees; for heads with a gate, prompt states [M, H]; and the number of
             tokens that were read, which trees share too.
         """
-        batch = self._collated([Datum((tree,)) for tree in trees])  # not between: who else asks does not change an answer
+        batch = self._collated([Datum((tree,)) for tree in trees])
         return (*self._embed(batch), batch.tokens)
 
     # ---- work
@@ -120,7 +120,7 @@ class Forward:
         wanted: Wanted = "scores",
         asked: Tensor | None = None,
     ) -> Iterator[tuple[Record, Floats]]:
-        """Yield each record with its scores, in order. Within a window of 128 records, data of similar size share a batch."""
+        """Yield each record with its scores, in order. Within a window of 128 records, groups of similar size share a batch."""
         with tqdm(desc=progress, unit=" prompts", disable=progress is None) as bar:
             encoded = iter(encoded)
             while window := list(islice(encoded, 128)):
@@ -128,9 +128,12 @@ class Forward:
                 ends = list(accumulate(map(len, pieces)))
                 data = [piece for parts in pieces for piece in parts]
                 found: dict[int, Floats] = {}
-                for batch in self._batches(data):
-                    found.update(zip(batch, self._score([data[i] for i in batch], wanted, asked), strict=True))
-                    bar.update(sum(i + 1 in ends for i in batch))
+                for groups in self._batches(data):
+                    order = [i for group in groups for i in group]
+                    place = {i: at for at, i in enumerate(order)}
+                    batch = self._collated([data[i] for i in order], [[place[i] for i in group] for group in groups])
+                    found.update(zip(order, self._score(batch, [data[i] for i in order], wanted, asked), strict=True))
+                    bar.update(sum(i + 1 in ends for i in order))
                 for (record, _), parts, end in zip(window, pieces, ends, strict=True):
                     scores = [found[i] for i in range(end - len(parts), end)]
                     if not all(np.isfinite(each).all() for each in scores):
@@ -173,43 +176,33 @@ class Forward:
             )  # fmt: skip
         return datum
 
-    def _batches(self, data: list[Datum]) -> Iterator[list[int]]:
-        """Yield batches: first of data that share what they begin with, one after the other, then of the rest by size."""
-        sizes = [self._size(datum) for datum in data]
-        alike: dict[bytes | None, list[int]] = {}
-        for i, datum in enumerate(data):
-            alike.setdefault(beginning(datum) if self.shares_prefixes else None, []).append(i)
-        alone = alike.pop(None, [])
-        order: list[tuple[int, int]] = []  # data, and how many tokens each shares with the one before it
-        for group in alike.values():
-            if len(group) == 1:
-                alone += group
-            else:
-                order += zip(group, [0, *starmap(common, pairwise(data[i].sequences[0] for i in group))], strict=True)
-        order += [(i, 0) for i in sorted(alone, key=lambda i: (sizes[i], i))]
-        batch: list[int] = []
+    def _batches(self, data: list[Datum]) -> Iterator[list[list[int]]]:
+        """Yield batches of groups of data, by size; a group shares what it begins with, see `alike`."""
+        groups = alike(data, most=self.batch_tokens) if self.shares_prefixes else [[i] for i in range(len(data))]
+        sized = [(self._size([data[i] for i in group]), group) for group in groups]
+        batch: list[list[int]] = []
         tokens = 0
-        for i, known in order:
-            if batch and tokens + sizes[i] - known > self.batch_tokens:
+        for size, group in sorted(sized, key=lambda item: item[0]):
+            if batch and tokens + size > self.batch_tokens:
                 yield batch
                 batch, tokens = [], 0
-            tokens += sizes[i] - (known if batch else 0)
-            batch.append(i)
+            batch.append(group)
+            tokens += size
         if batch:
             yield batch
 
-    def _size(self, datum: Datum) -> int:
-        """Return the number of tokens in a forward pass; padded rows repeat shared prefixes."""
-        return datum.size if self._layout == "trees" else sum(len(ids) for tree in datum.trees for ids in tree.sequences)
+    def _size(self, data: Sequence[Datum]) -> int:
+        """Return the number of tokens of a group in a forward pass; padded rows repeat shared prefixes."""
+        sequences = [ids for datum in data for ids in datum.sequences]
+        return Trie(sequences).size if self.shares_prefixes else sum(map(len, sequences))
 
     @torch.inference_mode()
-    def _score(self, data: list[Datum], wanted: Wanted, asked: Tensor | None) -> list[Floats]:
-        """Return one array per datum: log-odds of its pairs [P], its table without pairs, a number per sequence (`embedded`) or `both`.
+    def _score(self, batch: TreeBatch, data: list[Datum], wanted: Wanted, asked: Tensor | None) -> list[Floats]:
+        """Return an array per datum: log-odds of its pairs [P], its table without pairs, a number per sequence (`embedded`) or `both`.
 
         `asked` are the annotators of all tables, [U]; None: each datum has its own.
         """
         head, tau = self.model.head, self.model.tau
-        batch = self._collated(data, between=True)
         embedding, prompt = self._embed(batch)
         results: list[Tensor] = []
         sequence = pair = 0
@@ -235,9 +228,9 @@ class Forward:
             sequence, pair = sequence + sequences, pair + pairs
         return [(result / tau).cpu().numpy() for result in results]
 
-    def _collated(self, data: Sequence[Datum], between: bool = False) -> TreeBatch:
-        """Return the batch of some records, which may share what they begin with: `collate`."""
-        return collate(data, pad_id(self.model.tokenizer), self._layout, between=between).to(self._device)
+    def _collated(self, data: Sequence[Datum], groups: Sequence[Sequence[int]] | None = None) -> TreeBatch:
+        """Return the batch of some records; `groups` as in `collate`."""
+        return collate(data, pad_id(self.model.tokenizer), self._layout, groups=groups).to(self._device)
 
     def _table(self, e: Tensor, context: Context) -> Tensor:
         """Return the scores [K, K] of embeddings [K, D], not yet divided by tau."""

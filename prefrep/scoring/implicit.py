@@ -122,9 +122,9 @@ class ImplicitScorer(Scorer):
             found.model.recipe["reference fingerprint"] = fingerprint(resolve(reference))
         return found
 
-    def _collated(self, data: Sequence[Datum], between: bool = False) -> TreeBatch:
+    def _collated(self, data: Sequence[Datum], groups: Sequence[Sequence[int]] | None = None) -> TreeBatch:
         surplus = [each for datum in data for each in self._texts.surplus(datum)]
-        return replace(super()._collated(data, between), surplus=torch.tensor(surplus, device=self._device))
+        return replace(super()._collated(data, groups), surplus=torch.tensor(surplus, device=self._device))
 
     def _embed(self, batch: TreeBatch) -> tuple[Tensor, Tensor | None]:
         assert batch.surplus is not None

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import islice
 from pathlib import Path
 
 from prefrep.data.sources import Source, files_of, read
 from prefrep.disk import keep_lines, replace_text
 from prefrep.errors import DataError
+from prefrep.records import Record
 from prefrep.room import saving
 from prefrep.scoring.interface import PreferenceScorer
 from prefrep.scoring.lines import Asks, lines
@@ -43,7 +44,7 @@ def write(out: Path, model: str, source: Source, settings: str, tables: bool, lo
         print(f"{out}: all {done} rows are there already")
         return out
     # Only whole windows are kept: a resumed file is then, to the last bit, the one that an uninterrupted run writes.
-    done -= done % WINDOW
+    done = _whole_windows(read(source), done)
     keep_lines(out, done)
     if done:
         print(f"{out}: {done} rows are there already, going on after them")
@@ -97,6 +98,16 @@ def _resume(out: Path, about: dict[str, str]) -> int:
     rows = _whole_rows(out) if out.exists() else 0
     replace_text(note, json.dumps(about, indent=1) + "\n")
     return rows
+
+
+def _whole_windows(records: Iterable[Record], done: int) -> int:
+    """Return how many of the rows that are there end a window; `lines` scores neighbours of one kind in windows of their own."""
+    first = 0
+    kind: type | None = None
+    for row, record in enumerate(islice(records, done + 1)):
+        if type(record) is not kind:
+            first, kind = row, type(record)
+    return done - (done - first) % WINDOW
 
 
 def _whole_rows(out: Path) -> int:

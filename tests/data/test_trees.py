@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from prefrep.data.trees import Datum, Layout, Tree, TreeBatch, collate, pack
+from prefrep.data.trees import Datum, Layout, Tree, TreeBatch, alike, collate, pack
 
 LAYOUTS: tuple[Layout, ...] = ("trees", "padded")
 PAD = 0
@@ -97,9 +97,12 @@ def test_packing_fills_the_fullest_row_that_fits() -> None:
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("row_tokens", [1, 40, 10_000])
-def test_every_sequence_can_be_read_back(layout: Layout, row_tokens: int) -> None:
-    data = random_data(1)
-    batch = collate(data, PAD, layout, row_tokens)
+@pytest.mark.parametrize("share", [False, True])
+def test_every_sequence_can_be_read_back(layout: Layout, row_tokens: int, share: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("prefrep.data.trees.ALIKE", 1)
+    data = random_data(1, 40 if share else 12)
+    groups = alike(data, row_tokens) if share else [[i] for i in range(len(data))]
+    batch = collate(data, PAD, layout, row_tokens, groups if share else None)
     wanted = sequences_of(data)
     assert len(batch.end) == len(batch.prompt_end) == len(wanted)
     seen: set[int] = set()
@@ -113,15 +116,17 @@ def test_every_sequence_can_be_read_back(layout: Layout, row_tokens: int) -> Non
     assert seen == real and batch.tokens == len(real)
     whole = [prefixes(ids for _, ids in sequences_of([datum])) for datum in data]
     assert [datum.size for datum in data] == whole
-    distinct = sum(whole) if layout == "trees" else sum(len(ids) for _, ids in wanted)
-    assert batch.tokens == distinct
+    shared = [prefixes(ids for _, ids in sequences_of([data[i] for i in group])) for group in groups]
+    assert batch.tokens == (sum(shared) if layout == "trees" else sum(len(ids) for _, ids in wanted))
+    assert (sum(shared) < sum(whole)) == share
     assert (batch.ids.flatten()[[i for i in range(batch.ids.numel()) if i not in real]] == PAD).all()
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_labels_equal_a_loop(layout: Layout) -> None:
+def test_labels_equal_a_loop(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("prefrep.data.trees.ALIKE", 1)
     data = random_data(2)
-    batch = collate(data, PAD, layout, row_tokens=50)
+    batch = collate(data, PAD, layout, row_tokens=50, groups=alike(data, 50))
     expected = []
     for rank, (made, ids) in enumerate(sequences_of(data)):
         way = path(batch, rank)
@@ -168,22 +173,47 @@ def test_equal_sequences_are_read_once_in_a_record() -> None:
     assert batch.tokens == 6 and batch.end.tolist() == [2, 2, 1, 5]
 
 
-@pytest.mark.parametrize(("alike", "count", "tokens"), [
+def under(system: Sequence[int], own: Sequence[int], i: int) -> Datum:
+    """A record under a system prompt: so many tokens of its prompt, and two answers of so many."""
+    first, second = ([*system, *[i] * own[0], *[mark + i] * own[1]] for mark in (100, 200))
+    return Datum((tree(first, second, prompt=len(system) + own[0]),))
+
+
+@pytest.mark.parametrize(("alike_tokens", "count", "tokens"), [
     (70, 6, 70 + 6 * 14),  # one row
     (70, 50, 2 * 70 + 50 * 14),  # a row is 8 x 70 wide at most, which 35 records fill
     (63, 6, 6 * (63 + 14)),  # too little
 ])  # fmt: skip
-def test_records_that_begin_alike_share_if_they_may(alike: int, count: int, tokens: int) -> None:
-    """Under one system prompt, each record has 4 tokens and two answers of 5 of its own."""
-    system = list(range(1000, 1000 + alike))
-    data = [Datum((tree([*system, *[i] * 4, *[100 + i] * 5], [*system, *[i] * 4, *[200 + i] * 5], prompt=alike + 4),)) for i in range(count)]
-    batch = collate(data, PAD, row_tokens=100, between=True)
-    assert batch.tokens == tokens and batch.ids.shape[1] <= max(100, 8 * alike)
-    assert collate(data, PAD, row_tokens=100).tokens == count * (alike + 14), "only if they may"
-    assert collate(data, PAD, "padded", between=True).tokens == 2 * count * (alike + 9)
+def test_records_that_begin_alike_share(alike_tokens: int, count: int, tokens: int) -> None:
+    data = [under(range(1000, 1000 + alike_tokens), (4, 5), i) for i in range(count)]
+    groups = alike(data, row_tokens=100)
+    batch = collate(data, PAD, row_tokens=100, groups=groups)
+    assert batch.tokens == tokens and batch.ids.shape[1] <= max(100, 8 * alike_tokens)
+    assert collate(data, PAD, row_tokens=100).tokens == count * (alike_tokens + 14), "only in groups"
+    assert collate(data, PAD, "padded", groups=groups).tokens == 2 * count * (alike_tokens + 9)
     for rank, (_, ids) in enumerate(sequences_of(data)):
         assert batch.ids.flatten()[path(batch, rank)].tolist() == ids
-    assert batch.prompt_end.tolist() == [path(batch, rank)[alike + 3] for rank in range(2 * count)]
+    assert batch.prompt_end.tolist() == [path(batch, rank)[alike_tokens + 3] for rank in range(2 * count)]
+
+
+def test_groups_are_of_those_that_share_most() -> None:
+    """Two long prompts in turn under one system prompt of 70 tokens: all four would be too wide, and short data are alone."""
+    system = range(1000, 1070)
+    prompts = [[*system, *range(2000, 2400)], [*system, *range(3000, 3400)]]
+    data = [*(under(prompts[i % 2], (4, 5), i) for i in range(4)), under([7], (1, 1), 9), Datum(())]
+    assert alike(data) == [[0, 2], [1, 3], [4], [5]]
+    assert alike(data, most=470 + 14) == [[i] for i in range(6)]
+    assert alike(data, row_tokens=1000) == [[0, 1, 2, 3], [4], [5]]
+
+
+def test_groups_keep_to_their_tokens() -> None:
+    rng = np.random.default_rng(0)
+    system = range(1000, 1080)
+    data = [under(system, rng.integers(1, 300, 2).tolist(), i) for i in range(40)]
+    groups = alike(data, 256, 700)
+    assert sorted(i for group in groups for i in group) == list(range(40)) and len(groups) < 40
+    for group in groups:
+        assert len(group) == 1 or prefixes(ids for _, ids in sequences_of([data[i] for i in group])) <= 640
 
 
 def test_a_fill_has_no_say() -> None:

@@ -6,18 +6,19 @@ import pytest
 import torch
 from conftest import FAMILIES, data_of, hidden
 
-from prefrep.data.trees import TreeBatch, collate
+from prefrep.data.trees import TreeBatch, alike, collate
 from prefrep.errors import ConfigError
 from prefrep.nn.backbone import Backbone
 from prefrep.nn.lora import LoRA
 
 
 @pytest.mark.parametrize("row_tokens", [1, 200, 4096])
-def test_trees_equal_every_sequence_alone(family: Backbone, row_tokens: int) -> None:
+def test_trees_equal_every_sequence_alone(family: Backbone, row_tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """The oracle is one unpadded sequence at a time, with no mask at all."""
+    monkeypatch.setattr("prefrep.data.trees.ALIKE", 2)
     data = data_of(family.path)
     assert family.supports_trees()
-    batch = collate(data, pad_id=0, row_tokens=row_tokens)
+    batch = collate(data, pad_id=0, row_tokens=row_tokens, groups=alike(data, row_tokens))
     got = hidden(family, batch)
     rank = 0
     for datum in data:
@@ -58,11 +59,18 @@ def gradients(backbone: Backbone, batch: TreeBatch) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("name", FAMILIES)
 @pytest.mark.parametrize("kept", [0, 2**26])
 def test_kernels_agree_forward_and_backward(name: str, kept: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Dense masks through transformers' eager attention are the reference; weights are kept for the backward pass or computed again."""
+    """Dense masks through transformers' eager attention are the reference; weights are kept for the backward pass or computed again.
+
+    In one case records that begin alike are one trie.
+    """
     monkeypatch.setattr("prefrep.nn.attention.KEPT", kept)
+    monkeypatch.setattr("prefrep.data.trees.ALIKE", 2)
     monkeypatch.setattr("prefrep.functional.blocks.QUERIES", 5)
     ours, reference = Backbone(f"bundled:tiny-{name}", attention="trees"), Backbone(f"bundled:tiny-{name}", attention="eager")
-    batch = collate(data_of(ours.path), pad_id=0, row_tokens=200)
+    data = data_of(ours.path)
+    groups = None if kept else alike(data, row_tokens=200)
+    assert groups is None or len(groups) < len(data)
+    batch = collate(data, 0, row_tokens=200, groups=groups)
     torch.testing.assert_close(hidden(ours, batch)[batch.end], hidden(reference, batch)[batch.end], atol=1e-5, rtol=1e-5)
     got, expected = gradients(ours, batch), gradients(reference, batch)
     assert got.keys() == expected.keys() and len(got) > 10

@@ -102,12 +102,16 @@ def test_scores_do_not_depend_on_batches_or_layout(name: str, layout: Any, batch
         np.testing.assert_allclose(table, next(alone.tables([record])), atol=1e-4)
 
 
-@pytest.mark.parametrize("batch_tokens", [1000, 4096])
-def test_records_read_what_they_begin_with_once(name: str, batch_tokens: int, llama: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A rubric of two hundred tokens above some records, and others between them."""
-    rubric = Message("system", "Prefer what is true. " * 10)
+@pytest.mark.parametrize(
+    ("rubric", "batch_tokens"), [("Prefer what is true. " * 10, 4096), ("Prefer what is true. " * 10, 1000), ("Be true. ", 400)]
+)
+def test_records_read_what_they_begin_with_once(
+    name: str, rubric: str, batch_tokens: int, llama: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rubric above some records of different lengths, and others between them."""
+    above = Message("system", rubric)
     mixed = [
-        replace(each, prompt=(rubric, *each.prompt)) if i % 3 else each
+        replace(each, prompt=(above, *each.prompt, Message("user", "And? " * (i % 7 * 8)))) if i % 3 else each
         for i, each in enumerate(itertools.islice(itertools.cycle(COMPARISONS), 2 * len(COMPARISONS)))
     ]
     read: list[int] = []
@@ -123,7 +127,7 @@ def test_records_read_what_they_begin_with_once(name: str, batch_tokens: int, ll
     apart, most = sum(read), max(read)
     read.clear()
     np.testing.assert_allclose(list(Scorer(model(name, llama), batch_tokens).compare(mixed)), wanted, atol=1e-4)
-    assert sum(read) < (0.75 if batch_tokens == 1000 or name == "pair" else 0.5) * apart
+    assert sum(read) < (0.9 if batch_tokens < 4096 else 0.75) * apart or batch_tokens == 400
     assert max(read) <= max(batch_tokens, most)
 
 

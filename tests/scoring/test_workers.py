@@ -10,17 +10,25 @@ import pytest
 from conftest import program
 
 from prefrep.data.encode import EncodeConfig
-from prefrep.data.sources import read
+from prefrep.data.sources import Source, read
 from prefrep.errors import CheckpointError, PrefrepError, UsageError
 from prefrep.io.folder import save
 from prefrep.nn.backbone import Backbone
 from prefrep.nn.heads import PairHead
 from prefrep.nn.loading import load_tokenizer
 from prefrep.scoring.loading import Scoring
+from prefrep.scoring.output import _whole_windows
 from prefrep.scoring.workers import WINDOW, Workers
 
-ROWS = [
-    {"prompt": f"Say {i}", "chosen": "it is " * (i % 5 + 1), "rejected": f"no {i}", "id": f"r{i}", "subset": "hep-go"}
+RUBRIC = "Prefer what is true to what is long, and what is long to what is nothing. "
+ROWS = [  # a third of them begin alike
+    {
+        "prompt": f"{'' if i % 3 else RUBRIC}Say {i}",
+        "chosen": "it is " * (i % 5 + 1),
+        "rejected": f"no {i}",
+        "id": f"r{i}",
+        "subset": "hep-go",
+    }
     for i in range(WINDOW + 30)
 ]
 
@@ -59,6 +67,23 @@ def test_score_writes_the_same_file(model: str, data: str, tmp_path: Path) -> No
     two.write_bytes(one.read_bytes()[: one.read_bytes().index(b'"row": 140') + 3])
     score(["--model", model, "--data", data, "--out", str(two), "--workers", "2"])
     assert two.read_bytes() == one.read_bytes()
+
+
+def test_score_resumes_windows_of_each_kind(model: str, tmp_path: Path) -> None:
+    """Neighbours of one kind are read in windows of their own, which a run that was cut off goes on with."""
+    ranked = [{"prompt": row["prompt"], "responses": [row["chosen"], row["rejected"], "so"], "scores": [3, 2, 1]} for row in ROWS]
+    data, one, two = (tmp_path / name for name in ("data", "one.jsonl", "two.jsonl"))
+    data.mkdir()
+    for name, rows in (("a", ROWS[:20]), ("b", ranked)):
+        (data / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    score(["--model", model, "--data", str(data), "--out", str(one)])
+    lines = one.read_bytes().splitlines(keepends=True)
+    (tmp_path / "two.jsonl.about.json").write_text((tmp_path / "one.jsonl.about.json").read_text())
+    for kept, resumed in ((10, 0), (20, 20), (30, 20), (150, 148), (177, 148)):
+        two.write_bytes(b"".join(lines[:kept]))
+        score(["--model", model, "--data", str(data), "--out", str(two)])
+        assert two.read_bytes() == one.read_bytes()
+        assert _whole_windows(read(Source(str(data))), kept) == resumed
 
 
 def test_what_is_finished_is_left_alone(model: str, data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

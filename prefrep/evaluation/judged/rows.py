@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from prefrep.errors import DataError
 from prefrep.evaluation.rewardbench import OneOrderScorer
@@ -18,6 +19,7 @@ from prefrep.evaluation.scores import ScoreLog, digest, prompt_digest
 from prefrep.metrics import best_of
 from prefrep.records import Comparison, RankedResponses, Record, responses_of
 from prefrep.scoring.interface import PreferenceScorer
+from prefrep.scoring.workers import WINDOW
 
 Floats = NDArray[np.float64]
 Asked = Literal["across", "all"]
@@ -199,9 +201,13 @@ def _answers(
         for rewards in scorer.rewards(prompts, progress=label):
             yield tuple(float(value) for value in rewards), None
     elif isinstance(scorer, OneOrderScorer):  # it reads two responses at a time, so each pair costs two sequences
-        answers = scorer.compare((pair for prompt in prompts for pair in _comparisons(prompt, asked)), progress=label)
-        for prompt in prompts:
-            yield None, tuple((i, j, next(answers)) for i, j in pairs_asked(prompt, asked))
+        # Windows of rows, of which whole ones are kept when an evaluation is resumed, are not those of the scorer, which count pairs.
+        with tqdm(desc=label, total=len(prompts), unit=" prompts") as bar:
+            for window in (prompts[at : at + WINDOW] for at in range(0, len(prompts), WINDOW)):
+                answers = scorer.compare(pair for prompt in window for pair in _comparisons(prompt, asked))
+                for prompt in window:
+                    yield None, tuple((i, j, next(answers)) for i, j in pairs_asked(prompt, asked))
+                    bar.update()
     else:
         for prompt, table in zip(prompts, scorer.tables(prompts, progress=label), strict=True):
             yield None, tuple((i, j, float(table[i, j])) for i, j in pairs_asked(prompt, asked))
