@@ -12,15 +12,18 @@ from benchmarks.common import QUICK_RESULTS, RESULTS, Goal
 ORDER = (
     "train_throughput",
     "utilisation",
+    "scoring",
     "ranking",
     "readers",
     "frozen_sweep",
     "memory",
     "start",
     "serve",
+    "steps",
     "kernels",
     "sampling",
     "rounds",
+    "quickstart",
     "growth",
     "cyclic",
 )
