@@ -41,7 +41,7 @@ def parser() -> argparse.ArgumentParser:
     it = arguments(__doc__)
     it.add_argument("--model", default=SMOLLM2, help="bundled name, folder, or random:llama-1b")
     it.add_argument("--data", help="preference pairs; default: generated with the lengths of HH")
-    it.add_argument("--pairs", type=int, default=128)
+    it.add_argument("--pairs", type=int, default=64)
     it.add_argument("--rounds", type=int, default=3)
     it.add_argument("--dtype", nargs="+", choices=("float32", "bfloat16"), default=["float32", "bfloat16"])
     it.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
