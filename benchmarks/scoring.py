@@ -59,7 +59,8 @@ def main(args: list[str] | None = None) -> None:
     length = 20 if options.quick else RUBRIC
     words = "".join(np.random.default_rng(1).choice([" fair", " true", " kind", " short", " clear"], length))
     # A word is one token for most models, and for those of bytes about five.
-    rubric = Message("system", "Prefer what is:" + tokenizer.decode(tokenizer(words, add_special_tokens=False)["input_ids"][:length]))
+    criteria = str(tokenizer.decode(tokenizer(words, add_special_tokens=False)["input_ids"][:length]))
+    rubric = Message("system", "Prefer what is:" + criteria)
     for title, rows in (("as it is", asked), ("under a rubric", [replace(row, prompt=(rubric, *row.prompt)) for row in asked])):
         compare(report, title, rows, tokenizer, options)
     report.save()

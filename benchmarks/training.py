@@ -114,7 +114,7 @@ class Ours(Stepper):
             if output is not None and self.module.backbone.model.config.tie_word_embeddings:
                 output.weight = inputs.weight
         self.module.to(device)
-        self.optimizer = adamw(self.parameters()) if like is None else like.optimizer
+        self.optimizer: torch.optim.Optimizer = adamw(self.parameters()) if like is None else like.optimizer
         self.clock = _Clock()
 
     def batch(self, data: Sequence[Datum]) -> TreeBatch:
