@@ -68,6 +68,7 @@ def test_kernels_agree_forward_and_backward(name: str, kept: int, monkeypatch: p
     monkeypatch.setattr("prefrep.nn.attention.KEPT", kept)
     monkeypatch.setattr("prefrep.data.trees.ALIKE", 2)
     monkeypatch.setattr("prefrep.functional.blocks.QUERIES", 5)
+    monkeypatch.setattr("prefrep.functional.blocks.ALIGNED", {"cpu": 8 if kept else 1})  # 8: as on CUDA
     ours, reference = Backbone(f"bundled:tiny-{name}", attention="trees"), Backbone(f"bundled:tiny-{name}", attention="eager")
     data = data_of(ours.path)
     groups = None if kept else alike(data, row_tokens=200)
