@@ -20,6 +20,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from prefrep.disk import replace_text
+
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 # Figures of --quick are meaningless, so they are written outside the repository's results.
@@ -66,7 +68,10 @@ class Goal:
 
 @dataclass
 class Report:
-    """Results of a benchmark: printed at once, written as JSON when complete.
+    """Results of a benchmark: printed at once and written as JSON, marked as incomplete until `save`.
+
+    What is cut off thus leaves the tables it has. Nothing is written before the first one, so a benchmark that fails at once leaves
+    older results alone; from then on they are replaced.
 
     Args:
         name: Name of the benchmark and of its JSON file.
@@ -94,28 +99,39 @@ class Report:
         cells = [[cell if isinstance(cell, str) else "" if cell is None else number(cell) for cell in row] for row in rows]
         self.tables.append({"title": title, "head": list(head), "rows": cells})
         print(f"\n{title}\n{aligned([list(head), *cells])}", flush=True)
+        self._write(complete=False)
 
     def goal(self, what: str, figure: float | None, target: float, at_least: bool = True, unit: str = "") -> None:
         """Record a goal with its figure."""
         self.goals.append(Goal(what, figure, target, at_least, unit))
+        self._write(complete=False)
 
     def note(self, text: str) -> None:
         """Print and record a note."""
         self.notes.append(text)
         print(f"note: {text}", flush=True)
+        self._write(complete=False)
 
     def save(self) -> None:
-        """Print the goals and write the JSON file; --quick writes to another folder, so that it never replaces a real result."""
+        """Print the goals and write the JSON file as complete."""
         if self.options.quick:
             self.note("--quick: the figures are meaningless")
         if self.goals:
             print("\n" + aligned([["goal", "target", "figure", ""], *(goal.cells for goal in self.goals)]))
+        print(f"\n{os.path.relpath(self._write(complete=True), ROOT)}", flush=True)
+
+    def _write(self, complete: bool) -> Path:
+        """Write the JSON file and return its path; --quick writes to another folder, so that it never replaces a real result."""
         folder = QUICK_RESULTS if self.options.quick else RESULTS
-        folder.mkdir(parents=True, exist_ok=True)
+        label = getattr(self.options, "label", None)
+        path = folder / f"{self.name}{f'-{label}' if label else ''}.json"
+        if not complete and not self.tables:
+            return path
         result = {
             "benchmark": self.name,
             "date": datetime.now(UTC).strftime("%Y-%m-%d"),
             "quick": self.options.quick,
+            "complete": complete,
             "options": {name: value for name, value in vars(self.options).items() if name != "data"}
             | {"data": Path(data).name if (data := getattr(self.options, "data", None)) else None},
             "machine": self.machine,
@@ -124,10 +140,8 @@ class Report:
             "notes": self.notes,
             "raw": self.raw,
         }
-        label = getattr(self.options, "label", None)
-        path = folder / f"{self.name}{f'-{label}' if label else ''}.json"
-        path.write_text(json.dumps(result, indent=1) + "\n")
-        print(f"\n{os.path.relpath(path, ROOT)}", flush=True)
+        replace_text(path, json.dumps(result, indent=1) + "\n")
+        return path
 
 
 def number(value: float) -> str:
@@ -188,6 +202,15 @@ def synchronize() -> None:
 
     if torch.cuda.is_initialized():
         torch.cuda.synchronize()
+
+
+def release() -> None:
+    """Give back what nothing refers to any more, also what CUDA's allocator keeps of it."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
 
 
 def median_ratio(slow: Sequence[float], fast: Sequence[float]) -> float:

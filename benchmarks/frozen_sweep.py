@@ -90,6 +90,7 @@ def main(args: list[str] | None = None) -> None:
         """Preference data from memory."""
 
         def _read(self, name: str) -> list[Any]:
+            self._contents[name] = None  # encoded rows are not kept: no file says what they depend on
             return list(records)
 
     folder = Path(tempfile.mkdtemp())

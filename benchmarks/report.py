@@ -37,13 +37,17 @@ def main(args: list[str] | None = None) -> None:
     print(text)
 
 
-def collect(folder: Path) -> str:
+def collect(folder: Path, names: str = "*.json") -> str:
     """Return the table of a folder of results.
+
+    Args:
+        folder: The folder.
+        names: Which files of it, as a glob pattern.
 
     Raises:
         SystemExit: There are none.
     """
-    results = [json.loads(path.read_text()) for path in folder.glob("*.json")]
+    results = [json.loads(path.read_text()) for path in folder.glob(names)]
     if not results:
         raise SystemExit(f"{folder}: no results; run benchmarks/run all")
     results.sort(
@@ -52,12 +56,13 @@ def collect(folder: Path) -> str:
     lines = ["| goal | target | figure | |", "| --- | --- | --- | --- |"]
     for machine in dict.fromkeys(about(it) for it in results):
         lines.append(f"| **{machine}** | | | |")
-        lines += [
-            "| " + " | ".join(Goal(**{name: value for name, value in goal.items() if name != "met"}).cells) + " |"
-            for it in results
-            if about(it) == machine
-            for goal in it["goals"]
-        ]
+        for it in (it for it in results if about(it) == machine):
+            if not it.get("complete", True):
+                lines.append(f"| {it['benchmark']} (not finished; tables in its JSON: {len(it['tables'])}) | | | |")
+            lines += [
+                "| " + " | ".join(Goal(**{name: value for name, value in goal.items() if name != "met"}).cells) + " |"
+                for goal in it["goals"]
+            ]
     return "\n".join(lines) + "\n"
 
 

@@ -19,6 +19,7 @@ from prefrep.nn.backbone import Backbone
 from prefrep.records import Message, Messages
 
 GOALS = {4: 3.0, 16: 5.0}
+ROOM = {"cpu": 2**16, "cuda": 2**19}  # tokens at a time; 17 GB of keys and values at most in a 1B model, which hold all of `gpu`'s
 OURS, PLAIN = "sampler", "generate"
 
 
@@ -55,7 +56,7 @@ def main(args: list[str] | None = None) -> None:
     lengths = np.linspace(options.length // 4, options.length, options.prompts).astype(int)
     prompts = [(Message("user", " ".join(rng.choice(list("abcdefghij"), size=n))),) for n in lengths]
     rows, ratios = [], dict[int, float]()
-    sampler = Endless(1.0, 1.0, options.new)
+    sampler = Endless(1.0, 1.0, options.new, tokens=ROOM[options.device])
     for k in options.k:
         runs = {
             OURS: timed(lambda k=k: list(sampler.sample(backbone, prompts, k, range(len(prompts))))),  # type: ignore[misc]

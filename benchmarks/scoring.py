@@ -1,7 +1,7 @@
 """Scoring long files: against a plain transformers loop sorted by length, and against the matrix products of distinct tokens alone.
 
 Both go from texts to rewards of a Bradley-Terry model on the same weights, in batches of 4096 tokens. The file is scored twice: as it is,
-and with a rubric of 300 words above every prompt, which the Scorer reads once per batch. The bound is 2 N T FLOPs for N weights in linear
+and with a rubric of 300 tokens above every prompt, which the Scorer reads once per batch. The bound is 2 N T FLOPs for N weights in linear
 layers and T distinct tokens, at the rate of the fastest product of the model's own shapes.
 """
 
@@ -31,7 +31,7 @@ from prefrep.records import Comparison, Message, RankedResponses
 from prefrep.scoring import Scorer
 
 BATCH_TOKENS, WINDOW = 4096, 128
-RUBRIC = 300  # words
+RUBRIC = 300  # tokens
 PLAIN = "a plain loop, sorted"
 SHARE, RUBRIC_GOAL = 0.9, 3.0
 
@@ -41,7 +41,7 @@ def parser() -> argparse.ArgumentParser:
     it = arguments(__doc__)
     it.add_argument("--model", default=SMOLLM2, help="bundled name, folder, or random:llama-1b")
     it.add_argument("--data", help="preference pairs; default: generated with the lengths of HH")
-    it.add_argument("--pairs", type=int, default=128)
+    it.add_argument("--pairs", type=int, default=64)
     it.add_argument("--rounds", type=int, default=3)
     it.add_argument("--dtype", nargs="+", choices=("float32", "bfloat16"), default=["float32", "bfloat16"])
     it.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
@@ -56,8 +56,11 @@ def main(args: list[str] | None = None) -> None:
     report = Report("scoring", options)
     tokenizer = tokenizer_of(options.model)
     asked = records(tokenizer, options)
-    words = "".join(np.random.default_rng(1).choice([" fair", " true", " kind", " short", " clear"], 20 if options.quick else RUBRIC))
-    rubric = Message("system", "Prefer what is:" + words)
+    length = 20 if options.quick else RUBRIC
+    words = "".join(np.random.default_rng(1).choice([" fair", " true", " kind", " short", " clear"], length))
+    # A word is one token for most models, and for those of bytes about five.
+    criteria = str(tokenizer.decode(tokenizer(words, add_special_tokens=False)["input_ids"][:length]))
+    rubric = Message("system", "Prefer what is:" + criteria)
     for title, rows in (("as it is", asked), ("under a rubric", [replace(row, prompt=(rubric, *row.prompt)) for row in asked])):
         compare(report, title, rows, tokenizer, options)
     report.save()

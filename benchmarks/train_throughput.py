@@ -13,9 +13,9 @@ from importlib.util import find_spec
 from statistics import median
 
 from benchmarks import pairs
-from benchmarks.common import Report, arguments, interleave, median_ratio
+from benchmarks.common import Report, arguments, interleave, median_ratio, release
 from benchmarks.models import SMOLLM2, TINY, tokenizer_of
-from benchmarks.training import OTHERS, QUICK, VARIANTS, Ours, Stepper, stepper
+from benchmarks.training import ANYWHERE, OTHERS, QUICK, VARIANTS, Ours, Stepper, stepper
 from prefrep.data.trees import Datum
 
 EXACT_PAIRS = 2  # fp32 takes twice the memory
@@ -37,7 +37,7 @@ def parser() -> argparse.ArgumentParser:
     )
     it.add_argument("--pairs", type=int, default=8, help="pairs per batch")
     it.add_argument("--rounds", type=int, default=3, help="number of measured batches")
-    it.add_argument("--variants", nargs="+", choices=tuple(VARIANTS), default=list(VARIANTS), help="of ours")
+    it.add_argument("--variants", nargs="+", choices=tuple(VARIANTS), default=ANYWHERE, help="of ours")
     it.add_argument("--others", nargs="*", choices=OTHERS, default=list(OTHERS), help="trainers to compare with")
     it.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     return it
@@ -53,11 +53,10 @@ def main(args: list[str] | None = None) -> None:
         report.note("TRL is not installed (benchmarks/run installs it), so it is not compared")
         options.others.remove("TRL")
     tokenizer = tokenizer_of(options.model)
-    best: dict[tuple[str, str], tuple[str, float]] = {}
     for precision, size, rounds in (("bf16", options.pairs, options.rounds), ("fp32", min(options.pairs, EXACT_PAIRS), 1)):
         first: Ours | None = None
         steppers: dict[str, Stepper] = {}
-        for name in [*options.variants, *options.others]:
+        for name in [*variants(options, precision), *options.others]:
             steppers[name] = made = stepper(name, options.model, tokenizer, precision, options.device, first)
             first = first or (made if isinstance(made, Ours) else None)
         for kind in options.sets:
@@ -68,15 +67,28 @@ def main(args: list[str] | None = None) -> None:
                 source = "generated pairs, a common prompt" if kind == "shared" else "generated pairs, nothing in common"
                 data = pairs.generated(tokenizer, count, kind == "shared", 0.2 if options.quick else 1.0)
             found = compare(report, f"{precision}, {source}", steppers, data, size, exact=precision == "fp32")
-            ours = min((n for n in options.variants if VARIANTS[n].layout == "trees"), key=lambda n: median(found[n]), default=None)
-            if precision == "bf16" and ours:
-                best |= {(kind, other): (ours, median_ratio(found[other], found[ours])) for other in options.others}
+            if precision == "bf16":
+                goals(report, kind, found)
         del steppers, first, made
-    for (kind, other), target in GOALS.items():
-        where = "common prompts" if kind == "shared" else "nothing shared"
-        name, figure = best.get((kind, other), ("trees", None))
-        report.goal(f"training, {where}: {name} against {other}", figure, target, unit="x")
+        release()
     report.save()
+
+
+def variants(options: argparse.Namespace, precision: str) -> list[str]:
+    """Return the variants of ours to run: in fp32 on CUDA none that a compiler would take a minute for, which `kernels` checks."""
+    skip = precision == "fp32" and options.device == "cuda"
+    return [name for name in options.variants if not (skip and VARIANTS[name].backbone.get("compile"))]
+
+
+def goals(report: Report, kind: str, seconds: dict[str, list[float]]) -> None:
+    """Record the goals of a set of pairs: of the fastest variant with trees against the others."""
+    trees = [name for name in seconds if name in VARIANTS and VARIANTS[name].layout == "trees"]
+    ours = min(trees, key=lambda name: median(seconds[name]), default="")
+    where = "common prompts" if kind == "shared" else "nothing shared"
+    for (of, other), target in GOALS.items():
+        if of == kind:
+            figure = median_ratio(seconds[other], seconds[ours]) if ours and other in seconds else None
+            report.goal(f"training, {where}: {ours or 'trees'} against {other}", figure, target, unit="x")
 
 
 def compare(

@@ -1,8 +1,8 @@
 """One optimizer step of a Bradley-Terry model, in prefrep and in other trainers, on the same weights.
 
-All trainers of a process share the same Parameter objects, and their learning rate is 0: AdamW does all its work but changes no weight, so
-every step of every trainer starts from the same model, and losses on a batch are comparable. Time covers forward, backward, clipping and
-AdamW, between the trainer's hooks for the start and the end of a step; collation comes before it in all of them.
+All trainers of a process share the same Parameter objects and one AdamW over them, whose learning rate is 0: it does all its work but
+changes no weight, so every step of every trainer starts from the same model, and losses on a batch are comparable. Time covers forward,
+backward, clipping and AdamW, between the trainer's hooks for the start and the end of a step; collation comes before it in all of them.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ import logging
 import time
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
+from unittest.mock import patch
 
 import torch
 from lightning.pytorch import Callback, Trainer
@@ -37,12 +38,7 @@ PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 @dataclass(frozen=True)
 class Variant:
-    """A variant of prefrep's step.
-
-    Args:
-        layout: Layout of the batch.
-        backbone: Arguments of `Backbone`.
-    """
+    """A variant of prefrep's step: layout of the batch, and arguments of `Backbone`."""
 
     layout: Layout = "trees"
     backbone: dict[str, Any] = field(default_factory=dict)
@@ -53,11 +49,19 @@ VARIANTS = {
     "trees, dense mask": Variant("trees", {"attention": "sdpa"}),
     "trees": Variant("trees", {"attention": "trees"}),
     "trees, compiled": Variant("trees", {"attention": "trees", "compile": True}),
+    "trees, FlexAttention": Variant("trees", {"attention": "flex_attention"}),  # what `fit` takes on CUDA
+    "trees, FlexAttention, compiled": Variant("trees", {"attention": "flex_attention", "compile": True}),
 }
-QUICK = [name for name, variant in VARIANTS.items() if not variant.backbone.get("compile")]  # compilation takes a minute
+ANYWHERE = [name for name, variant in VARIANTS.items() if variant.backbone["attention"] != "flex_attention"]  # no gradients on a CPU
+QUICK = [name for name in ANYWHERE if not VARIANTS[name].backbone.get("compile")]  # compilation takes a minute
 OTHERS = ("TRL", "official manner")
 MICRO = 4  # pairs per forward pass in the official manner
 GRADIENTS = "gradients are there"  # marks the start of clipping and AdamW in a profile: Lightning runs the whole step in AdamW's step()
+
+
+def adamw(parameters: Iterable[nn.Parameter]) -> torch.optim.AdamW:
+    """Return an AdamW that changes no weight."""
+    return torch.optim.AdamW([p for p in parameters if p.requires_grad], lr=0.0, weight_decay=0.0, fused=True)
 
 
 class Stepper(ABC):
@@ -96,10 +100,9 @@ class Ours(Stepper):
     ) -> None:
         self.variant, self.device, self.pad = variant, device, pad_id(tokenizer)
         self.precision: Any = {"fp32": "32-true", "bf16": "bf16-mixed"}[precision]
-        self._kept: torch.optim.Optimizer | None = None
         self.module = BradleyTerry(
             backbone=lambda: Backbone(place(model), **variant.backbone),
-            optimizer=self._optimizer,
+            optimizer=lambda _: self.optimizer,  # outlives the single steps, each of which is a separate fit
             schedule=Schedule("constant_with_warmup", 0.0),
         )
         torch.manual_seed(0)
@@ -111,12 +114,8 @@ class Ours(Stepper):
             if output is not None and self.module.backbone.model.config.tie_word_embeddings:
                 output.weight = inputs.weight
         self.module.to(device)
+        self.optimizer: torch.optim.Optimizer = adamw(self.parameters()) if like is None else like.optimizer
         self.clock = _Clock()
-
-    def _optimizer(self, parameters: Any) -> torch.optim.Optimizer:
-        if self._kept is None:  # outlives the single steps, each of which is a separate fit
-            self._kept = torch.optim.AdamW(parameters, lr=0.0, weight_decay=0.0, fused=True)
-        return self._kept
 
     def batch(self, data: Sequence[Datum]) -> TreeBatch:
         """Return the pairs as a batch."""
@@ -125,11 +124,11 @@ class Ours(Stepper):
     def step(self, data: Sequence[Datum]) -> float:
         """Run one step of the trainer."""
         batch = self.batch(data)
-        with _silent():
+        with _one_step():
             trainer = Trainer(
                 max_steps=1,
                 accelerator="gpu" if self.device == "cuda" else "cpu",
-                strategy=_Staying(torch.device(self.device)),
+                strategy=_Staying(self.device),
                 precision=self.precision,
                 gradient_clip_val=1.0,
                 logger=False,
@@ -195,9 +194,12 @@ class TRL(Stepper):
             "disable_dropout": True, "pad_to_multiple_of": None, "train_sampling_strategy": "sequential", "disable_tqdm": True,
         }  # fmt: skip
         rows = self._rows([])
-        with _silent():
+        with _one_step():
             config = RewardConfig(**self._settings, per_device_train_batch_size=1)
-            self.trainer = Recorded(model=reward, args=config, train_dataset=rows, processing_class=tokenizer, callbacks=[Step()])
+            self.trainer = Recorded(
+                model=reward, args=config, train_dataset=rows, processing_class=tokenizer, callbacks=[Step()],
+                optimizers=(None if like is None else like.optimizer, None),
+            )  # fmt: skip
         self.trainer.remove_callback(PrinterCallback)
 
     def _rows(self, data: Sequence[Datum]) -> Any:
@@ -210,7 +212,7 @@ class TRL(Stepper):
         """Run one step of the trainer with all pairs in one batch."""
         self.trainer.train_dataset = self._rows(data)
         self.trainer.args.per_device_train_batch_size = self.trainer._train_batch_size = len(data)
-        with _silent():
+        with _one_step():
             self.trainer.train()
         self.loss = float(self._loss)
         return self.seconds
@@ -235,13 +237,14 @@ class OfficialManner(Stepper):
     """
 
     def __init__(self, model: str, tokenizer: PreTrainedTokenizerBase, precision: str, device: str, like: Ours | None = None) -> None:
-        self.backbone = Backbone(place(model), attention="eager").to(device)
+        self.backbone = Backbone(place(model), attention="eager")
         self.value_head: nn.Module = BTHead(self.backbone.hidden_size).to(device).value_head
         if like is not None:
             tie(self.backbone.transformer, like.module.backbone.transformer)
             self.value_head = like.module.head.value_head
+        self.backbone.to(device)
         self.precision, self.device, self.pad = precision, device, pad_id(tokenizer)
-        self.optimizer = torch.optim.AdamW(self.parameters(), lr=0.0, weight_decay=0.0, fused=True)
+        self.optimizer = adamw(self.parameters()) if like is None else like.optimizer
 
     def step(self, data: Sequence[Datum]) -> float:
         """Run one step."""
@@ -318,18 +321,24 @@ class _Clock(Callback):
 class _Staying(SingleDeviceStrategy):
     """Leaves the weights on their device after a fit, since other trainers share them."""
 
+    def __init__(self, device: str) -> None:
+        super().__init__(torch.device("cuda", 0) if device == "cuda" else torch.device(device))  # Lightning asks for a number
+
     def teardown(self) -> None:
         pass
 
 
 @contextlib.contextmanager
-def _silent() -> Any:
-    """Silence the messages of trainers at every one-step fit."""
+def _one_step() -> Iterator[None]:
+    """Silence the messages of trainers at every one-step fit, and let them keep CUDA's cached memory.
+
+    They give it back where a fit begins, so a step would be timed with allocations that only the first step of a long fit has.
+    """
     loggers = [logging.getLogger(name) for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.ERROR)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), patch.object(torch.cuda, "empty_cache", lambda: None):
         warnings.simplefilter("ignore")
         yield
     for logger, level in zip(loggers, levels, strict=True):

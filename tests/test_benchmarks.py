@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from argparse import Namespace
@@ -33,6 +34,7 @@ CASES = {  # name -> arguments that leave the peers out, tables that come out
     "reliability_programs": ([], 1),
     "kernels": ([], 2),
     "sampling": ([], 1),
+    "frozen_sweep": ([], 1),
     "steps": ([], 1),
     "rounds": (["--without-trl", "--dtype", "float32"], 3),
     "growth": (["--programs", "inspect"], 1),
@@ -68,6 +70,8 @@ def test_the_gpu_script_goes_on_after_a_part_that_fails(out: Path) -> None:
     assert done.returncode == 0 and "kernels, fp32: largest error" in done.stdout and (out / "sampling-gpu.json").exists(), done.stdout
     done = subprocess.run([*command, "ranking", "--seconds", "1"], cwd=ROOT, env=os.environ, capture_output=True, text=True)
     assert done.returncode == 1 and "ranking  cut off" in done.stdout
+    assert done.stdout.startswith("1 parts on cpu with tiny models, at most 1 s: ranking 1 s")
+    assert done.stdout.splitlines()[-1] == f"JSON files: {out / '*-gpu.json'}"
 
 
 def test_goals() -> None:
@@ -96,6 +100,35 @@ def test_failed_goals_and_real_results_survive_quick_runs(tmp_path: Path, monkey
         found.save()
     assert json.loads((tmp_path / "real" / "x.json").read_text())["goals"][0]["figure"] == 1.0
     assert "| g | ≥ 3 | 1 | missed by 67% |" in report.collect(tmp_path / "real")
+
+
+def test_what_is_cut_off_leaves_its_tables(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = """
+import os, signal
+from argparse import Namespace
+from benchmarks.common import Report
+report = Report("x", Namespace(quick=True))
+report.note("before a table")
+report.goal("g", 1.0, 2.0)
+if os.environ["TABLE"]:
+    report.table("t", ["", "n"], [["a", 1]])
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    path, old = out / "x.json", '{"old": 1}'
+    path.write_text(old)
+    for table in ("", "1"):
+        done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=os.environ | {"TABLE": table}, capture_output=True)
+        assert done.returncode == -signal.SIGKILL, done.stderr
+        assert table or path.read_text() == old
+    result = json.loads(path.read_text())
+    assert not result["complete"] and result["tables"][0]["rows"] == [["a", "1"]] and result["notes"] == ["before a table"]
+    assert "| x (not finished; tables in its JSON: 1) | | | |\n| g |" in report.collect(out)
+
+    monkeypatch.setattr(common, "QUICK_RESULTS", out)
+    finished = common.Report("x", Namespace(quick=True))
+    finished.goal("g", 1.0, 2.0)
+    finished.save()
+    assert json.loads(path.read_text())["complete"] and "not finished" not in report.collect(out)
 
 
 def test_generated_pairs_have_the_lengths_of_the_tables() -> None:
@@ -149,6 +182,9 @@ def test_trainers_agree_on_losses_and_gradients() -> None:
         if isinstance(other, training.Ours):
             torch.testing.assert_close(other.module.backbone.model.model.layers[0].mlp.up_proj.weight.grad, gradient, rtol=1e-3, atol=1e-5)
     assert all(torch.equal(before, after) for before, after in zip(weights, ours.parameters(), strict=True))  # learning rate 0
+    assert all(other.optimizer is ours.optimizer for other in others if not isinstance(other, training.TRL))  # moments in memory once
+    moments = sum(state["exp_avg"].numel() for state in ours.optimizer.state.values())
+    assert moments == sum(p.numel() for p in ours.parameters() if p.requires_grad)
     assert abs(ours.loss - np.log(2)) > 0.01
     first = ours.loss
     ours.step(pairs.generated(tokenizer, 3, shared=True, scale=0.2, seed=1))
