@@ -119,7 +119,7 @@ class Export(Callback):
         backbone, head, loss = module.parts() if sharded else (module.backbone, module.head, module.loss)
         whole = nn.ModuleDict({"backbone": backbone, "head": head, "loss": loss})
         if best and not sharded:
-            final = {name: tensor.detach().clone() for name, tensor in whole.state_dict().items()}
+            final = _aside(whole)
         if best or sharded:
             whole.load_state_dict({**(final if sharded else {}), **chosen}, strict=False)
         folder.save(target, backbone, head, loss.tau, data.encode_config, module.tokenizer, recipe, self.weights)
@@ -137,6 +137,11 @@ class Export(Callback):
             return None
         kept = [c for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint) and c.monitor and c.best_model_path]
         return kept[0] if kept else None
+
+
+def _aside(module: nn.Module) -> dict[str, torch.Tensor]:
+    """Return a copy of a module's state in the machine's memory: a GPU that trained the model may have no room for a second one."""
+    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in module.state_dict().items()}
 
 
 def _finite(value: torch.Tensor | None) -> float | None:

@@ -119,6 +119,7 @@ class TreeBatch:
             sequence. The last token before a branch point predicts the first token of each branch.
         sizes: Numbers of sequences and pairs of each datum [data, 2], to split results by datum.
         padded: One sequence per row without sharing, so that a causal mask suffices.
+        tokens: Number of tokens without padding, counted here since asking a GPU for it would wait for all that it has to do.
         states: Hidden states [R, L, H] of the tokens, if they are cached (`data.features`); the model then skips the backbone.
         annotator: Index of who judged each pair [P], -1: the population (`prefrep.annotators`); None: the model does not ask.
         surplus: Number of final tokens of each sequence that a policy would not sample [M]; None: the model is no policy.
@@ -138,6 +139,7 @@ class TreeBatch:
     labels: Tensor
     sizes: Tensor
     padded: bool
+    tokens: int
     states: Tensor | None = None
     annotator: Tensor | None = None
     surplus: Tensor | None = None
@@ -146,11 +148,6 @@ class TreeBatch:
 
     def __len__(self) -> int:
         return len(self.sizes)
-
-    @property
-    def tokens(self) -> int:
-        """Number of tokens without padding."""
-        return int((self.until > 0).sum())
 
     def _each(self, change: Any) -> TreeBatch:
         changed = {f.name: getattr(self, f.name) for f in fields(self)}
@@ -298,6 +295,7 @@ def collate(
         labels=torch.from_numpy(_labels(trees, paths)),
         sizes=torch.tensor([[sum(len(t.sequences) for t in d.trees), len(d.pairs)] for d in data]),
         padded=layout == "padded",
+        tokens=sum(sizes),
     )
 
 

@@ -20,6 +20,7 @@ Ints = NDArray[np.int64]
 Spans = tuple[tuple[int, int], ...]
 
 QUERIES = 64  # most queries in a block; a causal block computes half of a square of this width in vain
+ALIGNED = {"cuda": 8}  # by device: numbers of keys are multiples of it, since bf16 products are slow on rows that begin elsewhere
 BATCH = 2**12  # overhead of a further batch, in query-key pairs
 
 
@@ -63,6 +64,7 @@ def blocks(until: Tensor) -> Blocks:
     shapes, queries, keys, seen = [], [], [], []
     for batch in _alike(sizes):
         most = sizes[batch].max(0)
+        most[1] += -most[1] % ALIGNED.get(until.device.type, 1)
         q_NQ, k_NU = (np.full((len(batch), n), -1, np.int64) for n in most)
         for n, (spans, first, last) in enumerate(found[i] for i in batch):
             q_NQ[n, : last - first] = np.arange(first, last)

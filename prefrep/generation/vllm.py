@@ -138,6 +138,7 @@ class VLLMSampler(VLLM):
             running["engine"] = self._start(vllm, backbone, tokenizer, device, dtype)
             running.update(settings=settings, weights=weights, sleeps=device.type == "cuda", asleep=False)
         if running["asleep"]:
+            _free()
             running["engine"].wake_up()
             running["asleep"] = False
         if running.get("weights") != weights:
@@ -155,6 +156,7 @@ class VLLMSampler(VLLM):
             raise ConfigError(f"VLLMSampler takes the first GPU there is, and the model is on {device}; set CUDA_VISIBLE_DEVICES")
         with TemporaryDirectory() as folder:
             export(backbone, tokenizer, Path(folder))
+            _free()
             try:
                 engine = vllm.LLM(
                     model=folder, dtype=dtype, gpu_memory_utilization=self.gpu_memory, enable_sleep_mode=device.type == "cuda",
@@ -175,12 +177,18 @@ def _stop(running: dict[str, Any]) -> None:
     running.clear()
     if engine is not None:
         if asleep:
+            _free()
             engine.wake_up()  # memory that is not mapped cannot be freed
         engine.llm_engine.engine_core.shutdown()
         del engine
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        _free()
+
+
+def _free() -> None:
+    """Give GPUs back what training, or an engine, no longer uses and torch has kept: an engine takes its memory from the device."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def _precision(backbone: Backbone, device: torch.device) -> torch.dtype:

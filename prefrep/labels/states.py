@@ -73,7 +73,7 @@ class States(NamedTuple):
             pairs=torch.arange(2 * count).view(-1, 2), probability=probability.float(),
             margin=torch.zeros(count) if margin is None else margin.float(),
             weight=torch.ones(count) if weight is None else weight.float(),
-            labels=torch.zeros(0, 3, dtype=torch.long), sizes=torch.tensor([[2, 1]]).repeat(count, 1), padded=True,
+            labels=torch.zeros(0, 3, dtype=torch.long), sizes=torch.tensor([[2, 1]]).repeat(count, 1), padded=True, tokens=3 * count,
             states=torch.cat([self.prompts[:, None], self.ends], 1),
         )  # fmt: skip
 

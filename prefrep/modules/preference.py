@@ -150,6 +150,20 @@ class PreferenceModule(ComparingSteps, LanguageModule):
         loss.start_at(model.tau)
         return model.backbone.train(), model.head.train(), loss
 
+    def cpu(self) -> PreferenceModule:
+        """Move the model to the CPU, but leave a frozen language model where it is; `to("cpu")` moves all.
+
+        Lightning calls this when a fit ends, and fits that share a frozen model would move it back and forth, gigabytes each time.
+        """
+        kept = self._modules.get("backbone")
+        if kept is None or not self.backbone.frozen:
+            return super().cpu()
+        self._modules["backbone"] = None
+        try:
+            return super().cpu()
+        finally:
+            self._modules["backbone"] = kept
+
     @property
     def layout(self) -> Literal["single", "pair"]:
         """What the head reads: `single` responses or `pair`s."""

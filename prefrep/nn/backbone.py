@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import logging
 import os
-import shutil
 from contextlib import nullcontext
 from dataclasses import asdict
 from typing import Any, Literal, cast
@@ -13,17 +12,19 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
-from transformers.modeling_layers import GradientCheckpointingLayer
 
 from prefrep.errors import CheckpointError, ConfigError
 from prefrep.nn import bidirectional, families, probes
-from prefrep.nn.attention import TREES
+from prefrep.nn.attention import FLEX, TREES
 from prefrep.nn.bidirectional import Pooling
+from prefrep.nn.compiling import compile_layers, keep_versions, runs
 from prefrep.nn.loading import DType, load_causal, load_tokenizer
 from prefrep.nn.lora import LoRA, add_adapters, merged_state, twin
 from prefrep.nn.masks import BlockIndex, dense_masks, flex_masks, tree_biases
 
 log = logging.getLogger(__name__)
+
+FLEX_ON = ("cuda",)  # types of devices on which `auto` tries flex_attention first
 
 
 class Backbone(nn.Module):
@@ -83,7 +84,7 @@ class Backbone(nn.Module):
         self.settings: dict[str, Any] = {
             "dtype": dtype, "quantize": quantize, "trust_remote_code": trust_remote_code, "revision": revision, "gguf": gguf
         }  # fmt: skip
-        initial = "auto" if attention in (TREES, "flex_attention") else attention  # `_use` sets those two on the loaded model
+        initial = "auto" if attention in (TREES, FLEX) else attention  # `_use` sets those two on the loaded model
         model, self._random_output = load_causal(path, dtype, initial, quantize, trust_remote_code, revision, gguf, pooling, prefix)
         self.both_ways = bidirectional.reads_both_ways(model.config)
         self.pooling, self.marks = bidirectional.resolved(pooling, marks, model.config), marks
@@ -113,15 +114,15 @@ class Backbone(nn.Module):
         except ValueError as error:
             raise ConfigError(f"{path}: transformers has no attention: {attention} for this model; use auto") from error
         if compile:
-            self._compile()
+            compile_layers(model)
         self.train()
 
     def _candidates(self, attention: str) -> list[str]:
         """Return the kernels to try, fastest first."""
         loaded = self.attention
-        if self.both_ways and attention in (TREES, "flex_attention"):
+        if self.both_ways and attention in (TREES, FLEX):
             raise ConfigError(f"{self.path}: reads both ways, so attention: {attention} has no trees to read; use auto")
-        if self.both_ways or attention not in ("auto", TREES, "flex_attention"):
+        if self.both_ways or attention not in ("auto", TREES, FLEX):
             return [loaded]
         if not type(self.model)._can_set_attn_implementation():
             if attention == "auto":
@@ -132,16 +133,10 @@ class Backbone(nn.Module):
         return [TREES, loaded] if attention == "auto" else [attention]
 
     def _use(self, attention: str) -> None:
+        if attention == FLEX:
+            keep_versions()
         if attention != self.attention:
             self.model.set_attn_implementation(attention)
-
-    def _compile(self) -> None:
-        if not torch.cuda.is_available() and shutil.which(os.environ.get("CXX", "c++")) is None:
-            log.warning("Backbone.compile needs a C++ compiler (c++, or $CXX), and none was found: layers are not compiled")
-            return
-        for layer in self.model.modules():
-            if isinstance(layer, GradientCheckpointingLayer):  # the base class of every decoder layer in transformers
-                layer.compile(dynamic=True)
 
     @property
     def transformer(self) -> nn.Module:
@@ -197,12 +192,14 @@ class Backbone(nn.Module):
         Returns:
             Hidden states [R, L, H]; what `pooling` reads of a row stands at each of its tokens.
         """
-        if padded:
+        # Of a padding mask, transformers' flex_attention compiles a block mask for every shape. Only a kernel that has been probed may read
+        # sequences in one row instead; the probe itself compares that row with a sequence alone.
+        if padded and not (self.attention == FLEX and self._trees.get(ids.device.type)):
             mask = (until > 0).long()
             hidden = self._rows(ids, mask) if self.both_ways else self._read(ids, positions, mask)
             marks = [int(self.tokenizer().mask_token_id)] if self.pooling == "mask" else self.marks
             return bidirectional.pooled(hidden, ids, mask, self.pooling, marks)
-        if self.attention not in (TREES, "flex_attention"):
+        if self.attention not in (TREES, FLEX):
             dtype = self._compute_dtype(ids.device) if self.attention == "eager" else None
             return self._read(ids, positions, dense_masks(self._config, until, positions, dtype=dtype))
         real = (until > 0).flatten()
@@ -252,10 +249,12 @@ class Backbone(nn.Module):
             return False
         device = next(self.parameters()).device
         if device.type not in self._trees:
-            kernels = self._kernels
-            if TREES in kernels and len(kernels) > 1 and device.type == "cuda":
-                kernels = ["flex_attention", *kernels]
-            self._trees[device.type] = any(self._isolates_branches(kernel, device) for kernel in kernels)
+            auto = len(self._kernels) > 1
+            kernels = [FLEX, *self._kernels] if auto and device.type in FLEX_ON else self._kernels
+            # A probe compiles nothing; what was asked for by name may fail where it is used.
+            self._trees[device.type] = any(
+                self._isolates_branches(kernel, device) and (kernel != FLEX or not auto or runs(self, device)) for kernel in kernels
+            )
         return self._trees[device.type]
 
     def _isolates_branches(self, attention: str, device: torch.device) -> bool:

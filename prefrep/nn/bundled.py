@@ -54,6 +54,8 @@ def resolve(path: str) -> Path | str:
 
 def _build(target: Path, write: Callable[[Path], None]) -> None:
     """Write to a temporary folder and rename it, so that a killed or concurrent process never leaves or sees a partial one."""
+    import torch
+
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with _locked(target.parent / f"{target.name}.lock") as locked:
@@ -64,7 +66,8 @@ def _build(target: Path, write: Callable[[Path], None]) -> None:
                     shutil.rmtree(left, ignore_errors=True)
             folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
             try:
-                write(folder)
+                with torch.device("cpu"):  # Lightning builds models on its device, which draws other random numbers
+                    write(folder)
                 os.replace(folder, target)
             except OSError:
                 if not target.is_dir():  # without locks another process may have won the race

@@ -33,7 +33,7 @@ def write(family: str, folder: Path) -> None:
     tokenizer = _tokenizer(family)
     config = _config(family, tokenizer)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+        torch.default_generator.manual_seed(0)  # torch.manual_seed would seed GPUs too
         AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 

@@ -5,6 +5,7 @@ They train like separate runs (`modules.remembered`) and write the same files.
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -64,7 +65,9 @@ class Shared:
     def _share(self, module: PreferenceModule, backbone: str) -> None:
         make, *others = module._make
         if self._backbone is None or self._backbone[0] != backbone:
-            self._backbone, self._batches = None, {}  # free the old one before the new one is loaded
+            # Free the old one before the new one is loaded: data know their last trainer, and a trainer and its module each other.
+            self._backbone, self._data, self._batches = None, None, {}
+            gc.collect()
             self._backbone = backbone, make()
         ours = self._backbone[1]
         module._make = (lambda: ours, *others)  # type: ignore[assignment]

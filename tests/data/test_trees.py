@@ -114,6 +114,7 @@ def test_every_sequence_can_be_read_back(layout: Layout, row_tokens: int, share:
         seen.update(way)
     real = set(batch.until.flatten().nonzero()[:, 0].tolist())
     assert seen == real and batch.tokens == len(real)
+    assert batch.to("meta").tokens == len(real), "no device is asked"
     whole = [prefixes(ids for _, ids in sequences_of([datum])) for datum in data]
     assert [datum.size for datum in data] == whole
     shared = [prefixes(ids for _, ids in sequences_of([data[i] for i in group])) for group in groups]

@@ -35,8 +35,10 @@ def spread(until: torch.Tensor) -> torch.Tensor:
     return sees
 
 
+@pytest.mark.parametrize("aligned", [1, 8])
 @pytest.mark.parametrize("queries", [1, 3, 64])
-def test_blocks_see_what_the_mask_lets_them(queries: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blocks_see_what_the_mask_lets_them(queries: int, aligned: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(functional.ALIGNED, "cpu", aligned)
     monkeypatch.setattr(functional, "QUERIES", queries)
     monkeypatch.setattr(functional, "BATCH", 5)
     for seed in range(3):
@@ -44,6 +46,7 @@ def test_blocks_see_what_the_mask_lets_them(queries: int, monkeypatch: pytest.Mo
         until, positions = until[until > 0], positions[until > 0]
         assert len(until) > 50
         assert torch.equal(spread(until), tree_mask(until[None], positions[None])[0, 0].long())
+        assert (blocks(until).shapes[:, 2] % 8 == 0).all() == (aligned == 8)
 
 
 def test_a_branch_without_a_prefix_is_a_sequence() -> None:

@@ -233,6 +233,31 @@ def test_vllm_sleeps_between_rounds(engines: list[Engine]) -> None:
     assert engines[0].calls[-3:] == ["sleep", "wake_up", "shutdown"], "memory that is not mapped cannot be freed"
 
 
+def test_memory_that_torch_keeps_is_free_before_the_engine_takes_its_own(engines: list[Engine], monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[str] = []
+
+    def noting(name: str, do: Callable[..., None]) -> Callable[..., None]:
+        def noted(*args: Any, **kwargs: Any) -> None:
+            order.append(name)
+            do(*args, **kwargs)
+
+        return noted
+
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.empty_cache", lambda: order.append("free"))
+    monkeypatch.setattr(Engine, "__init__", noting("start", Engine.__init__))
+    monkeypatch.setattr(Engine, "wake_up", noting("wake", Engine.wake_up))
+    backbone, sampler = Backbone("bundled:tiny-llama").eval(), VLLMSampler(max_new_tokens=16)
+    list(sampler.sample(backbone, [SHORT], 2, [3]))
+    VLLMSampler._running["sleeps"] = True
+    sampler.rest()
+    list(sampler.sample(backbone, [SHORT], 2, [3]))
+    assert order == ["free", "start", "free", "wake"]
+    sampler.rest()
+    _stop(VLLMSampler._running)
+    assert order[4:] == ["free", "wake", "free"]
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed")
 def test_vllm_itself_writes_what_we_write(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from conftest import FAMILIES, data_of, hidden
@@ -66,6 +68,7 @@ def test_kernels_agree_forward_and_backward(name: str, kept: int, monkeypatch: p
     monkeypatch.setattr("prefrep.nn.attention.KEPT", kept)
     monkeypatch.setattr("prefrep.data.trees.ALIKE", 2)
     monkeypatch.setattr("prefrep.functional.blocks.QUERIES", 5)
+    monkeypatch.setattr("prefrep.functional.blocks.ALIGNED", {"cpu": 8 if kept else 1})  # 8: as on CUDA
     ours, reference = Backbone(f"bundled:tiny-{name}", attention="trees"), Backbone(f"bundled:tiny-{name}", attention="eager")
     data = data_of(ours.path)
     groups = None if kept else alike(data, row_tokens=200)
@@ -86,6 +89,27 @@ def test_flex_attention_agrees(name: str) -> None:
         assert flex.supports_trees()
         got = hidden(flex, batch)[batch.end]
     torch.testing.assert_close(got, hidden(dense, batch)[batch.end], atol=1e-4, rtol=0)
+
+
+def test_flex_attention_reads_sequences_in_one_row_once_it_is_known_to_keep_them_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The probe itself compares such a row with what transformers' own padding mask gives."""
+    backbone = Backbone("bundled:tiny-gemma3", attention="flex_attention", frozen=True)
+    data, read, shapes = data_of(backbone.path), Backbone._read, list[tuple[int, ...]]()
+    trees, padded = collate(data, pad_id=0), collate(data, pad_id=3, layout="padded")
+
+    def seen(self: Backbone, ids: torch.Tensor, *rest: Any, **more: Any) -> torch.Tensor:
+        shapes.append(tuple(ids.shape))
+        return read(self, ids, *rest, **more)
+
+    monkeypatch.setattr(Backbone, "_read", seen)
+    with torch.compiler.set_stance("force_eager"):
+        before = hidden(backbone, padded)[padded.end]
+        assert backbone.supports_trees() and shapes == [tuple(padded.ids.shape), (1, 53), (1, 53), (1, 5)]
+        a, b = hidden(backbone, trees)[trees.end], hidden(backbone, padded)[padded.end]
+    assert shapes[4:] == [(1, trees.tokens), (1, padded.tokens)]
+    torch.testing.assert_close(a, b, atol=1e-4, rtol=0)
+    torch.testing.assert_close(before, b, atol=1e-4, rtol=0)
+    assert torch._dynamo.config.recompile_limit >= 64, "a version for every kind of layer, mask and mode"
 
 
 def test_auto_takes_the_kernel_for_trees(family: Backbone) -> None:

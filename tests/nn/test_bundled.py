@@ -101,6 +101,18 @@ def test_weights_do_not_depend_on_the_callers_seed_nor_change_it(cache: Path, mo
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
+def test_weights_do_not_depend_on_the_device_that_a_model_is_built_on(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On `meta` there would be no weights at all; a GPU would draw others. Its own generator is not seeded either."""
+    weights = []
+    monkeypatch.setattr("torch.cuda.manual_seed_all", lambda seed: pytest.fail("GPUs are seeded"))
+    for device in ("cpu", "meta"):
+        monkeypatch.setenv("PREFREP_CACHE", str(cache / device))
+        with torch.device(device):
+            folder = bundled.resolve("bundled:tiny-llama")
+        weights.append(AutoModelForCausalLM.from_pretrained(folder).state_dict())
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
 def test_a_killed_conversion_leaves_nothing_behind(cache: Path) -> None:
     target = cache / "model"
 
