@@ -130,9 +130,10 @@ class Forward:
                 found: dict[int, Floats] = {}
                 for groups in self._batches(data):
                     order = [i for group in groups for i in group]
-                    place = {i: at for at, i in enumerate(order)}
-                    batch = self._collated([data[i] for i in order], [[place[i] for i in group] for group in groups])
-                    found.update(zip(order, self._score(batch, [data[i] for i in order], wanted, asked), strict=True))
+                    at = {i: number for number, i in enumerate(order)}
+                    chosen = [data[i] for i in order]
+                    batch = self._collated(chosen, [[at[i] for i in group] for group in groups])
+                    found.update(zip(order, self._score(batch, chosen, wanted, asked), strict=True))
                     bar.update(sum(i + 1 in ends for i in order))
                 for (record, _), parts, end in zip(window, pieces, ends, strict=True):
                     scores = [found[i] for i in range(end - len(parts), end)]
