@@ -5,7 +5,7 @@ is a random one of Llama 3.2 1B's shape; kernels are compared on four of its lay
 suffice. A part has its share of the time and what those before it left of theirs; one that is cut off leaves the tables it has. What failed
 or took too long is listed at the end, with its last lines. Results are `*-gpu.json`, and one table of goals and figures.
 
-Never run so far: any of this on a GPU. What ran are all parts on a CPU with `--quick --device cpu`, which has no gradients of
+Never run so far: any of this on a GPU. All parts ran on a CPU with `--quick --device cpu`, which has no gradients of
 FlexAttention. The shares and the memory are estimates.
 """
 
@@ -60,6 +60,9 @@ def main(args: list[str] | None = None) -> None:
     if not options.quick:
         place(options.model)  # a random model is made once, a matter of the disk
         print(f"the model is there after {time.monotonic() - began:.0f} s, which all parts give", flush=True)
+    folder, files = QUICK_RESULTS if options.quick else RESULTS, "*-gpu.json"
+    for old in folder.glob(files):
+        old.unlink()  # what fails at once would leave the figures of an earlier run
     until = time.monotonic()
     scale *= 1 - (until - began) / options.seconds
     for name in options.parts:
@@ -77,7 +80,6 @@ def main(args: list[str] | None = None) -> None:
     print(aligned([["part", "", ""], *rows]))
     for name, lines in failed.items():
         print(f"\n{name} did not finish; its last lines:\n{lines}")
-    folder, files = QUICK_RESULTS if options.quick else RESULTS, "*-gpu.json"
     if any(folder.glob(files)):
         print("\n" + report.collect(folder, files))
     print(f"JSON files: {folder / files}")
@@ -105,7 +107,7 @@ def run(command: list[str], seconds: float) -> tuple[str, str]:
 
 def surroundings(environment: Mapping[str, str]) -> dict[str, str]:
     """Return the environment of a part: without the hub, and with one GPU, since TRL's trainer refuses several."""
-    first = (environment.get("CUDA_VISIBLE_DEVICES") or "0").split(",")[0]
+    first = environment.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
     return {**environment, "CUDA_VISIBLE_DEVICES": first, "HF_HUB_OFFLINE": "1"}
 
 

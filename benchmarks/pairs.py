@@ -88,7 +88,7 @@ def _pair(chosen: NDArray[np.int32], rejected: NDArray[np.int32], prompt: int) -
 
 
 def by_length(lengths: Sequence[int], tokens: int) -> Iterator[list[int]]:
-    """Return places of texts sorted by length, in batches of at most so many tokens with their padding."""
+    """Yield places of texts sorted by length, in batches of at most so many tokens with their padding."""
     batch: list[int] = []
     for place in sorted(range(len(lengths)), key=lambda place: lengths[place]):
         if batch and (len(batch) + 1) * lengths[place] > tokens:

@@ -1,7 +1,7 @@
 """Scoring long files: against a plain transformers loop sorted by length, and against the matrix products of distinct tokens alone.
 
 Both go from texts to rewards of a Bradley-Terry model on the same weights, in batches of 4096 tokens. The file is scored twice: as it is,
-and with a rubric of 300 tokens above every prompt, which the Scorer reads once per batch. The bound is 2 N T FLOPs for N weights in linear
+and with a rubric of 300 tokens above every prompt, which the Scorer reads once for many. The bound is 2 N T FLOPs for N weights in linear
 layers and T distinct tokens, at the rate of the fastest product of the model's own shapes.
 """
 

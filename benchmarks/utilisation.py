@@ -140,7 +140,7 @@ def work(stepper: Ours, data: Sequence[Datum]) -> tuple[float, float]:
 def compare(
     report: Report, precision: str, steppers: dict[str, Ours], batches: list[list[Datum]], options: argparse.Namespace
 ) -> dict[str, float]:
-    """Time all variants on the same batches; return the share of peak throughput by name."""
+    """Time all variants on the same batches; return the share of the rate of their products by name."""
     some = next(iter(steppers.values())).module.backbone.transformer
     shapes = occurring(some, int(median(pairs.distinct(batch) for batch in batches[1:])))
     peak, shape = rate(PRECISIONS[precision], options.device, shapes)

@@ -13,7 +13,7 @@ from prefrep.data.identity import identity
 from prefrep.data.offline import PolicyTexts
 from prefrep.data.readers import GivenReader
 from prefrep.data.remember import look_up
-from prefrep.data.trees import Datum, Layout, TreeBatch, alike, collate
+from prefrep.data.trees import Datum, Layout, TreeBatch, collate
 
 Rows = list[tuple[int, bool]]  # indices of records, and whether they count
 
@@ -21,7 +21,7 @@ Rows = list[tuple[int, bool]]  # indices of records, and whether they count
 def together(rows: Rows, data: Sequence[Datum], how: tuple[int, Layout, int], annotators: Annotators | None) -> TreeBatch:
     """Collate records; `how`: padding, layout and capacity of rows, see `collate`."""
     chosen = _chosen(rows, data)
-    return collate(chosen, *how, alike(chosen, how[2])).asking(chosen, annotators)
+    return collate(chosen, *how, share=True).asking(chosen, annotators)
 
 
 def known(rows: Rows, data: Sequence[Datum], features: Features, annotators: Annotators | None) -> TreeBatch:

@@ -20,7 +20,7 @@ from prefrep.annotators import Annotators
 from prefrep.data.across import Across
 from prefrep.data.features import Features, key
 from prefrep.data.round_batch import trailing
-from prefrep.data.trees import Datum, Layout, Tree, TreeBatch, alike, collate
+from prefrep.data.trees import Datum, Layout, Tree, TreeBatch, collate
 from prefrep.data.trie import Ids
 from prefrep.errors import ConfigError
 
@@ -103,7 +103,7 @@ class PolicyTexts:
         rows: Sequence[tuple[int, bool]],
         reference: Features | None = None,
         annotators: Annotators | None = None,
-        between: bool = True,
+        share: bool = True,
     ) -> TreeBatch:
         """Return the batch of some records (index, whether it counts).
 
@@ -111,13 +111,13 @@ class PolicyTexts:
             rows: The records; those that do not count have weight 0.
             reference: The cache that `measure` filled.
             annotators: Whom the policy knows.
-            between: Whether records that begin alike share that.
+            share: Whether records that begin alike share that.
         """
         read = [self.datum(index) for index, _ in rows]
         surplus = [self.surplus(datum) for datum in read]
         weighed = [datum if counts else datum.unweighted() for datum, (_, counts) in zip(read, rows, strict=True)]
-        groups = alike(weighed, self._collate[2]) if between else None
-        found = replace(collate(weighed, *self._collate, groups), surplus=torch.tensor([each for own in surplus for each in own]))
+        trees = collate(weighed, *self._collate, share=share)
+        found = replace(trees, surplus=torch.tensor([each for own in surplus for each in own]))
         if reference is not None:
             places = [reference.row(place) for datum, own in zip(read, surplus, strict=True) for place in _keys(datum, own)]
             found = replace(found, reference=reference[torch.tensor(places)][:, 0].float())
@@ -161,7 +161,7 @@ class PolicyTexts:
         since = time.monotonic()
         own = missing[process::processes]
         for number, (group, new) in enumerate(tqdm(own, desc=f"reference of {what}", unit=" groups", disable=None if own else True)):
-            logprobs = read(self.batch([(index, True) for index in group], between=False)).tolist()
+            logprobs = read(self.batch([(index, True) for index in group], share=False)).tolist()
             for place, value in zip(self._places(group), logprobs, strict=True):
                 if place in new and place not in reference:
                     found.setdefault(place, value)

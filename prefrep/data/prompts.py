@@ -22,7 +22,7 @@ from prefrep.data.readers import Policy
 from prefrep.data.round_batch import RoundBatch, Sample, encode_samples
 from prefrep.data.rounds import Line, Rounds
 from prefrep.data.sampling import BatchOrder, Drawn, ResumableLoader, batches_before
-from prefrep.data.trees import TreeBatch, alike, batch_layout, collate
+from prefrep.data.trees import TreeBatch, batch_layout, collate
 from prefrep.errors import ConfigError, DataError, RecordError
 from prefrep.functional.gpo import Judged
 
@@ -195,8 +195,7 @@ class PromptData(LightningDataModule):
     def together(self, samples: list[Sample]) -> tuple[TreeBatch, Tensor]:
         """Collate samples; return the batch and the surplus of each response [N * K]."""
         layout = batch_layout(self.layout, self._policy.supports_trees())
-        data = [sample.datum for sample in samples]
-        trees = collate(data, pad_id(self._policy.tokenizer), layout, self.row_tokens, alike(data, self.row_tokens))
+        trees = collate([sample.datum for sample in samples], pad_id(self._policy.tokenizer), layout, self.row_tokens, share=True)
         return trees, torch.tensor([each for sample in samples for each in sample.surplus])
 
     def _entries(self, number: int) -> list[_Entry]:

@@ -211,7 +211,7 @@ def pack(sizes: Sequence[int], capacity: int) -> list[list[int]]:
 def alike(data: Sequence[Datum], row_tokens: int = 256, most: int | None = None) -> list[list[int]]:
     """Group data that begin alike, each group to be read as one trie.
 
-    What a record is read with decides on the last bits of its states, so this is for batches that do not depend on chance.
+    What a record is read with decides on the last bits of its states, so this is for batches that a repeated or resumed run makes again.
 
     Args:
         data: The records.
@@ -238,7 +238,12 @@ def alike(data: Sequence[Datum], row_tokens: int = 256, most: int | None = None)
 
 
 def collate(
-    data: Sequence[Datum], pad_id: int, layout: Layout = "trees", row_tokens: int = 256, groups: Sequence[Sequence[int]] | None = None
+    data: Sequence[Datum],
+    pad_id: int,
+    layout: Layout = "trees",
+    row_tokens: int = 256,
+    share: bool = False,
+    groups: Sequence[Sequence[int]] | None = None,
 ) -> TreeBatch:
     """Collate encoded records into a batch.
 
@@ -247,7 +252,8 @@ def collate(
         pad_id: Token id of padding; any id will do, since padding is masked.
         layout: `trees`: prefix sharing, several trees per row. `padded`: one complete sequence per row.
         row_tokens: Capacity of a row of trees; a larger record or group widens the rows.
-        groups: Indices of data that are one trie and share what they begin with, see `alike`; every datum occurs once. None: each its own.
+        share: Whether records that begin alike share that, see `alike`.
+        groups: Groups of a caller that has asked `alike` itself; every datum occurs once.
 
     Returns:
         The batch, with sequences and pairs in the order of `data`, whatever the layout.
@@ -257,7 +263,7 @@ def collate(
         tries = [Trie([ids]) for datum in data for ids in datum.sequences]
         trie_of = list(range(len(tries)))
     else:
-        together = groups or [[i] for i in range(len(data))]
+        together = groups or (alike(data, row_tokens) if share else [[i] for i in range(len(data))])
         tries = [Trie(ids for i in group for ids in data[i].sequences) for group in together]
         place_of = {i: place for place, group in enumerate(together) for i in group}
         trie_of = [place_of[i] for i, datum in enumerate(data) for _ in datum.sequences]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, ClassVar, Literal, get_args, get_type_hints
+from typing import Any, ClassVar, Literal, Self, get_args, get_type_hints
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
@@ -90,6 +90,7 @@ class PreferenceModule(ComparingSteps, LanguageModule):
         self.sft, self.init, self._init_as, self._objective = sft, init, init_as, init_objective
         self.template: Template | None = None  # that `init` was trained in
         self.instruction = ""  # that `init` reads its verdict in
+        self.shared = False  # whether other modules have the same language model, as in a sweep
         self.metrics = PairMetrics()
 
     @classmethod
@@ -150,13 +151,13 @@ class PreferenceModule(ComparingSteps, LanguageModule):
         loss.start_at(model.tau)
         return model.backbone.train(), model.head.train(), loss
 
-    def cpu(self) -> PreferenceModule:
-        """Move the model to the CPU, but leave a frozen language model where it is; `to("cpu")` moves all.
+    def cpu(self) -> Self:
+        """Move the model to the CPU, but leave a language model that is `shared` where it is; `to("cpu")` moves all.
 
-        Lightning calls this when a fit ends, and fits that share a frozen model would move it back and forth, gigabytes each time.
+        Lightning calls this when a fit ends, and fits that share a model would move it back and forth, gigabytes each time.
         """
         kept = self._modules.get("backbone")
-        if kept is None or not self.backbone.frozen:
+        if kept is None or not self.shared:
             return super().cpu()
         self._modules["backbone"] = None
         try:

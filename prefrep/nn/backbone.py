@@ -17,7 +17,7 @@ from prefrep.errors import CheckpointError, ConfigError
 from prefrep.nn import bidirectional, families, probes
 from prefrep.nn.attention import FLEX, TREES
 from prefrep.nn.bidirectional import Pooling
-from prefrep.nn.compiling import compile_layers, keep_versions, runs
+from prefrep.nn.compiling import compile_layers, flex_compiles, keep_versions
 from prefrep.nn.loading import DType, load_causal, load_tokenizer
 from prefrep.nn.lora import LoRA, add_adapters, merged_state, twin
 from prefrep.nn.masks import BlockIndex, dense_masks, flex_masks, tree_biases
@@ -235,6 +235,11 @@ class Backbone(nn.Module):
         return cast(torch.dtype, self.model.dtype)
 
     @property
+    def reads_wide_rows(self) -> bool:
+        """Whether tokens that do not see each other cost nothing, so that rows of trees may be as wide as a batch."""
+        return self.attention in (TREES, FLEX)
+
+    @property
     def shares_prompts(self) -> bool:
         """Whether the state of a prompt's last token is that of the prompt alone, whatever follows."""
         return not self.both_ways and self.pooling == "last"
@@ -253,7 +258,8 @@ class Backbone(nn.Module):
             kernels = [FLEX, *self._kernels] if auto and device.type in FLEX_ON else self._kernels
             # A probe compiles nothing; what was asked for by name may fail where it is used.
             self._trees[device.type] = any(
-                self._isolates_branches(kernel, device) and (kernel != FLEX or not auto or runs(self, device)) for kernel in kernels
+                self._isolates_branches(kernel, device) and (kernel != FLEX or not auto or flex_compiles(self, device))
+                for kernel in kernels
             )
         return self._trees[device.type]
 

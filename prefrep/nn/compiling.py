@@ -44,7 +44,7 @@ def keep_versions() -> None:
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, VERSIONS)
 
 
-def runs(backbone: nn.Module, device: torch.device) -> bool:
+def flex_compiles(backbone: nn.Module, device: torch.device) -> bool:
     """Return whether a backbone that reads trees with FlexAttention can do so here, with a line in the log if not.
 
     The probes of `nn.probes` compile nothing. Here the kernels are generated, and backward too if the model trains: Triton or a C compiler

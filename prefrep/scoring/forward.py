@@ -130,9 +130,8 @@ class Forward:
                 found: dict[int, Floats] = {}
                 for groups in self._batches(data):
                     order = [i for group in groups for i in group]
-                    at = {i: number for number, i in enumerate(order)}
-                    chosen = [data[i] for i in order]
-                    batch = self._collated(chosen, [[at[i] for i in group] for group in groups])
+                    chosen, places = [data[i] for i in order], iter(range(len(order)))
+                    batch = self._collated(chosen, [[next(places) for _ in group] for group in groups])
                     found.update(zip(order, self._score(batch, chosen, wanted, asked), strict=True))
                     bar.update(sum(i + 1 in ends for i in order))
                 for (record, _), parts, end in zip(window, pieces, ends, strict=True):
@@ -179,7 +178,8 @@ class Forward:
 
     def _batches(self, data: list[Datum]) -> Iterator[list[list[int]]]:
         """Yield batches of groups of data, by size; a group shares what it begins with, see `alike`."""
-        groups = alike(data, most=self.batch_tokens) if self.shares_prefixes else [[i] for i in range(len(data))]
+        wide = self.batch_tokens if self.model.backbone.reads_wide_rows else 0
+        groups = alike(data, wide, self.batch_tokens) if self.shares_prefixes else [[i] for i in range(len(data))]
         sized = [(self._size([data[i] for i in group]), group) for group in groups]
         batch: list[list[int]] = []
         tokens = 0

@@ -71,6 +71,7 @@ class Shared:
             self._backbone = backbone, make()
         ours = self._backbone[1]
         module._make = (lambda: ours, *others)  # type: ignore[assignment]
+        module.shared = True
 
     def scores(
         self, module: PreferenceModule, export: Path, data: PreferenceData, comparisons: Sequence[Comparison],

@@ -211,10 +211,10 @@ def test_groups_keep_to_their_tokens() -> None:
     rng = np.random.default_rng(0)
     system = range(1000, 1080)
     data = [under(system, rng.integers(1, 300, 2).tolist(), i) for i in range(40)]
-    groups = alike(data, 256, 700)
+    groups = alike(data, 256, 500)
     assert sorted(i for group in groups for i in group) == list(range(40)) and len(groups) < 40
     for group in groups:
-        assert len(group) == 1 or prefixes(ids for _, ids in sequences_of([data[i] for i in group])) <= 640
+        assert len(group) == 1 or prefixes(ids for _, ids in sequences_of([data[i] for i in group])) <= 500
 
 
 def test_a_fill_has_no_say() -> None:

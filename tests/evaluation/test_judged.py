@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +136,32 @@ def test_an_interrupted_run_resumes(tmp_path: Path) -> None:
         scored(Scores(), tmp_path, [replace(record, prompt=()) for record in records])
     with pytest.raises(ConfigError, match="another benchmark"):
         scored(Scores(), tmp_path, records, "bestofn")
+
+
+class Windows(Reads):
+    """A model whose answers depend on the 128 pairs that are read together, as last bits do."""
+
+    def compare(self, comparisons: Iterable[Comparison], *, progress: str | None = None) -> Iterator[float]:
+        rest = iter(comparisons)
+        while window := list(islice(rest, 128)):
+            together = sum(float(each.chosen[0].content) for each in window)
+            yield from (value + together for value in super().compare(window))
+
+
+def test_an_interrupted_run_resumes_in_the_window_of_pairs(tmp_path: Path) -> None:
+    """Rows ask for 0 to 6 pairs each, and whole windows of 128 rows are kept."""
+    rng = np.random.default_rng(0)
+    records = [prompt([1, *[0] * n], rng.random(n + 1).round(3).tolist(), id=str(i)) for i, n in enumerate(rng.integers(0, 4, 300))]
+
+    def run() -> bytes:
+        score_judged(Windows(), prompts_of(records, JUDGED["bestofn"].subset), tmp_path, {**MODEL, "batch_tokens": 1}, "bestofn", "all")
+        return (tmp_path / "scores.jsonl").read_bytes()
+
+    whole = run()
+    lines = whole.splitlines(keepends=True)
+    for kept in (5, 128, 200, 290):
+        (tmp_path / "scores.jsonl").write_bytes(b"".join(lines[:kept]))
+        assert run() == whole
 
 
 def test_scores_must_be_finite(tmp_path: Path) -> None:

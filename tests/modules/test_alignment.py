@@ -17,7 +17,7 @@ from prefrep.data.across import Across
 from prefrep.data.encode import EncodeConfig, Encoder, pad_id
 from prefrep.data.features import Features
 from prefrep.data.offline import PolicyReading, PolicyTexts
-from prefrep.data.trees import Datum
+from prefrep.data.trees import Datum, TreeBatch
 from prefrep.errors import ConfigError, DataError, RecordError
 from prefrep.modules import DirectAlignment
 from prefrep.nn.alignment import AlignmentLoss, DPOLoss, IPOLoss, KTOLoss, SimPOLoss
@@ -159,6 +159,28 @@ def test_pi_0_is_measured_once_for_all_runs(tmp_path: Path, monkeypatch: pytest.
         assert 0 < len(cut) < len(whole)
         read.measure(cut, counted(function, 0), "test", batch_tokens=64)
     first, second = (read.batch(every(read), each).reference for each in (whole, cut))
+    assert first is not None and second is not None and torch.equal(first, second)
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_pi_0_of_a_response_is_measured_in_its_first_group(order: tuple[int, int], tmp_path: Path) -> None:
+    """With one process or two, whichever writes first. Values here tell what was read together, and records share nothing."""
+    rubric = "Prefer what is true to what is long. " * 3
+    pairs = [comparison(f"{rubric}Name {i}", f"{i}", "no") for i in (0, 1, 2, 0, 3, 1, 4, 2)]
+    read = texts(pairs)
+    tokens: list[int] = []
+
+    def together(batch: TreeBatch) -> Tensor:
+        tokens.append(batch.tokens)
+        return batch.ids.sum() + torch.arange(len(batch.end))
+
+    one = Features(tmp_path / "one", {"a": "b"})
+    read.measure(one, together, "test", batch_tokens=400)
+    assert len(tokens) > 2 and sum(tokens) > 2 * read.batch(every(read)).tokens
+    ranks = [Features(tmp_path / "two", {"a": "b"}) for _ in order]
+    for rank in order:
+        read.measure(ranks[rank], together, "test", batch_tokens=400, share=(rank, 2))
+    first, second = (read.batch(every(read), each).reference for each in (one, Features(tmp_path / "two", {"a": "b"})))
     assert first is not None and second is not None and torch.equal(first, second)
 
 

@@ -127,7 +127,8 @@ def test_records_read_what_they_begin_with_once(
     apart, most = sum(read), max(read)
     read.clear()
     np.testing.assert_allclose(list(Scorer(model(name, llama), batch_tokens).compare(mixed)), wanted, atol=1e-4)
-    assert sum(read) < (0.9 if batch_tokens < 4096 else 0.75) * apart or batch_tokens == 400
+    limit = {4096: 0.75, 1000: 0.9, 400: 1.0}[batch_tokens]  # a short rubric is hardly worth it, and pairs of a pair model fill a batch
+    assert sum(read) <= limit * apart
     assert max(read) <= max(batch_tokens, most)
 
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import chain, combinations, islice
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from prefrep.errors import DataError
 from prefrep.evaluation.rewardbench import OneOrderScorer
@@ -188,28 +187,31 @@ def score_judged(
     """
     identity = {"benchmark": benchmark, "model": dict(model), "data": digest(prompts)}
     with JudgedLog(out, JudgedScore, identity, [(prompt.id, prompt.subset) for prompt in prompts], restart) as log:
-        rest = prompts[len(log.rows) :]
-        for prompt, (scores, log_odds) in zip(rest, _answers(scorer, rest, benchmark, asked) if rest else (), strict=True):
+        done = len(log.rows)
+        found = _answers(scorer, prompts, done, benchmark, asked) if done < len(prompts) else ()
+        for prompt, (scores, log_odds) in zip(prompts[done:], found, strict=True):
             log.append(JudgedScore(prompt.id, prompt.subset, prompt.scores or (), scores, log_odds, prompt_digest(prompt.prompt)))
         return log.rows
 
 
 def _answers(
-    scorer: PreferenceScorer, prompts: Sequence[RankedResponses], label: str, asked: Asked
+    scorer: PreferenceScorer, prompts: Sequence[RankedResponses], done: int, label: str, asked: Asked
 ) -> Iterator[tuple[tuple[float, ...] | None, LogOdds | None]]:
+    """Yield what a model says of the prompts after so many that are done."""
+    rest = prompts[done:]
     if not scorer.pairwise:
-        for rewards in scorer.rewards(prompts, progress=label):
+        for rewards in scorer.rewards(rest, progress=label):
             yield tuple(float(value) for value in rewards), None
     elif isinstance(scorer, OneOrderScorer):  # it reads two responses at a time, so each pair costs two sequences
-        # Windows of rows, of which whole ones are kept when an evaluation is resumed, are not those of the scorer, which count pairs.
-        with tqdm(desc=label, total=len(prompts), unit=" prompts") as bar:
-            for window in (prompts[at : at + WINDOW] for at in range(0, len(prompts), WINDOW)):
-                answers = scorer.compare(pair for prompt in window for pair in _comparisons(prompt, asked))
-                for prompt in window:
-                    yield None, tuple((i, j, next(answers)) for i, j in pairs_asked(prompt, asked))
-                    bar.update()
+        # What is read together decides on last bits: it begins again with the window of pairs in which the first of the rest lies.
+        before = [pair for prompt in prompts[:done] for pair in _comparisons(prompt, asked)]
+        again = len(before) % WINDOW
+        pairs = chain(before[len(before) - again :], (pair for prompt in rest for pair in _comparisons(prompt, asked)))
+        answers = islice(scorer.compare(pairs, progress=label), again, None)
+        for prompt in rest:
+            yield None, tuple((i, j, next(answers)) for i, j in pairs_asked(prompt, asked))
     else:
-        for prompt, table in zip(prompts, scorer.tables(prompts, progress=label), strict=True):
+        for prompt, table in zip(rest, scorer.tables(rest, progress=label), strict=True):
             yield None, tuple((i, j, float(table[i, j])) for i, j in pairs_asked(prompt, asked))
 
 
