@@ -22,6 +22,7 @@ from prefrep.nn.masks import BlockIndex
 
 TREES = "trees"  # name of the kernel
 FLEX = "flex_attention"  # that of torch's, compiled for a mask by `transformers`
+SPARSE = (TREES, FLEX)  # tokens that do not see each other cost nothing, however wide a row is
 
 # A layer keeps at most this many attention weights for its backward pass (128 MiB in bf16) and recomputes them if it has more.
 KEPT = 2**26

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from prefrep.errors import CheckpointError, ConfigError
 from prefrep.nn import bidirectional, families, probes
-from prefrep.nn.attention import FLEX, TREES
+from prefrep.nn.attention import FLEX, SPARSE, TREES
 from prefrep.nn.bidirectional import Pooling
 from prefrep.nn.compiling import compile_layers, flex_compiles, keep_versions
 from prefrep.nn.loading import DType, load_causal, load_tokenizer
@@ -84,7 +84,7 @@ class Backbone(nn.Module):
         self.settings: dict[str, Any] = {
             "dtype": dtype, "quantize": quantize, "trust_remote_code": trust_remote_code, "revision": revision, "gguf": gguf
         }  # fmt: skip
-        initial = "auto" if attention in (TREES, FLEX) else attention  # `_use` sets those two on the loaded model
+        initial = "auto" if attention in SPARSE else attention  # `_use` sets those two on the loaded model
         model, self._random_output = load_causal(path, dtype, initial, quantize, trust_remote_code, revision, gguf, pooling, prefix)
         self.both_ways = bidirectional.reads_both_ways(model.config)
         self.pooling, self.marks = bidirectional.resolved(pooling, marks, model.config), marks
@@ -120,7 +120,7 @@ class Backbone(nn.Module):
     def _candidates(self, attention: str) -> list[str]:
         """Return the kernels to try, fastest first."""
         loaded = self.attention
-        if self.both_ways and attention in (TREES, FLEX):
+        if self.both_ways and attention in SPARSE:
             raise ConfigError(f"{self.path}: reads both ways, so attention: {attention} has no trees to read; use auto")
         if self.both_ways or attention not in ("auto", TREES, FLEX):
             return [loaded]
@@ -199,7 +199,7 @@ class Backbone(nn.Module):
             hidden = self._rows(ids, mask) if self.both_ways else self._read(ids, positions, mask)
             marks = [int(self.tokenizer().mask_token_id)] if self.pooling == "mask" else self.marks
             return bidirectional.pooled(hidden, ids, mask, self.pooling, marks)
-        if self.attention not in (TREES, FLEX):
+        if self.attention not in SPARSE:
             dtype = self._compute_dtype(ids.device) if self.attention == "eager" else None
             return self._read(ids, positions, dense_masks(self._config, until, positions, dtype=dtype))
         real = (until > 0).flatten()
@@ -233,11 +233,6 @@ class Backbone(nn.Module):
         if torch.is_autocast_enabled(device.type):
             return torch.get_autocast_dtype(device.type)
         return cast(torch.dtype, self.model.dtype)
-
-    @property
-    def reads_wide_rows(self) -> bool:
-        """Whether tokens that do not see each other cost nothing, so that rows of trees may be as wide as a batch."""
-        return self.attention in (TREES, FLEX)
 
     @property
     def shares_prompts(self) -> bool:

@@ -44,7 +44,7 @@ def write(out: Path, model: str, source: Source, settings: str, tables: bool, lo
         print(f"{out}: all {done} rows are there already")
         return out
     # Only whole windows are kept: a resumed file is then, to the last bit, the one that an uninterrupted run writes.
-    done = _whole_windows(read(source), done)
+    done = _whole_windows(read(source), done) if done else 0
     keep_lines(out, done)
     if done:
         print(f"{out}: {done} rows are there already, going on after them")
