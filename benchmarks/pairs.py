@@ -105,7 +105,7 @@ def distinct(data: Sequence[Datum]) -> int:
 
 def padded(data: Sequence[Datum]) -> int:
     """Return the number of tokens of the pairs as sequences padded to the longest."""
-    lengths = [len(ids) for datum in data for tree in datum.trees for ids in tree.sequences]
+    lengths = [len(ids) for datum in data for ids in datum.sequences]
     return len(lengths) * max(lengths)
 
 

@@ -95,8 +95,7 @@ class PolicyTexts:
 
     def surplus(self, datum: Datum) -> list[int]:
         """Return the number of final tokens of each sequence that do not count."""
-        sequences = [ids for tree in datum.trees for ids in tree.sequences]
-        return [trailing(ids, self._ends) - (len(ids) < self._limit) for ids in sequences]
+        return [trailing(ids, self._ends) - (len(ids) < self._limit) for ids in datum.sequences]
 
     def batch(
         self,

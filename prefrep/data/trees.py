@@ -284,7 +284,7 @@ def collate(
 
     sequences = [(tree, ids) for tree in trees for ids in tree.sequences]
     paths = [origin[i] + tries[i].path(ids) for i, (_, ids) in zip(trie_of, sequences, strict=True)]
-    offsets = np.cumsum([0, *(sum(len(tree.sequences) for tree in datum.trees) for datum in data)])
+    offsets = np.cumsum([0, *(len(datum.sequences) for datum in data)])
     pairs = [
         (a + offset, NOBODY if b == NOBODY else b + offset) for datum, offset in zip(data, offsets, strict=False) for a, b in datum.pairs
     ]
@@ -299,7 +299,7 @@ def collate(
         margin=torch.tensor([m for datum in data for m in datum.margin], dtype=torch.float32),
         weight=torch.tensor([w for datum in data for w in datum.weight], dtype=torch.float32),
         labels=torch.from_numpy(_labels(trees, paths)),
-        sizes=torch.tensor([[sum(len(t.sequences) for t in d.trees), len(d.pairs)] for d in data]),
+        sizes=torch.tensor([[len(d.sequences), len(d.pairs)] for d in data]),
         padded=layout == "padded",
         tokens=sum(sizes),
     )

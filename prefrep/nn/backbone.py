@@ -122,7 +122,7 @@ class Backbone(nn.Module):
         loaded = self.attention
         if self.both_ways and attention in SPARSE:
             raise ConfigError(f"{self.path}: reads both ways, so attention: {attention} has no trees to read; use auto")
-        if self.both_ways or attention not in ("auto", TREES, FLEX):
+        if self.both_ways or attention not in ("auto", *SPARSE):
             return [loaded]
         if not type(self.model)._can_set_attn_implementation():
             if attention == "auto":
