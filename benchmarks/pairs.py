@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from prefrep.data.encode import EncodeConfig, Encoder
 from prefrep.data.sources import Source, read
 from prefrep.data.trees import Datum, Tree
+from prefrep.data.trie import Trie
 
 # Token counts at the percentiles below, measured on 1300 pairs of Anthropic HH (harmless-base) with SmolLM2's tokenizer and chat
 # template: the shared prefix, the rest of each response, and whole sequences.
@@ -99,8 +100,8 @@ def by_length(lengths: Sequence[int], tokens: int) -> Iterator[list[int]]:
 
 
 def distinct(data: Sequence[Datum]) -> int:
-    """Return the number of distinct tokens."""
-    return sum(datum.size for datum in data)
+    """Return the number of distinct tokens of a batch: what several pairs begin with counts once."""
+    return _trie(data).size
 
 
 def padded(data: Sequence[Datum]) -> int:
@@ -110,12 +111,9 @@ def padded(data: Sequence[Datum]) -> int:
 
 
 def seen(data: Sequence[Datum]) -> int:
-    """Return the number of pairs (token, token on its path up to itself), which attention has to compute."""
+    """Return the number of pairs (distinct token, token on its path up to itself), which attention has to compute."""
+    return int((_trie(data).laid().positions + 1).sum())
 
-    def triangle(n: int) -> int:
-        return n * (n + 1) // 2
 
-    total = 0
-    for tree in (tree for datum in data for tree in datum.trees):
-        total += triangle(tree.shared) + sum(triangle(len(ids)) - triangle(tree.shared) for ids in tree.sequences)
-    return total
+def _trie(data: Sequence[Datum]) -> Trie:
+    return Trie(ids for datum in data for ids in datum.sequences)

@@ -27,6 +27,7 @@ from prefrep.data.encode import EncodeConfig, Encoder
 from prefrep.data.trees import Tree
 from prefrep.data.trie import Trie
 from prefrep.io.folder import PreferenceModel
+from prefrep.memory import keep_freed
 from prefrep.nn.backbone import Backbone
 from prefrep.nn.heads import GPMHead, PairHead, PreferenceHead
 from prefrep.records import RankedResponses
@@ -81,6 +82,7 @@ def main(args: list[str] | None = None) -> None:
             16,
             1,
         )
+    keep_freed()  # as `prefrep score` does, for all contenders
     report = Report("ranking", options)
     tokenizer = tokenizer_of(options.model)
     models = build(options, tokenizer)

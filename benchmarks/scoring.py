@@ -25,6 +25,7 @@ from prefrep.data.encode import EncodeConfig
 from prefrep.data.sources import Source, read
 from prefrep.data.trie import Trie
 from prefrep.io.folder import PreferenceModel
+from prefrep.memory import keep_freed
 from prefrep.nn.backbone import Backbone
 from prefrep.nn.heads import BTHead
 from prefrep.records import Comparison, Message, RankedResponses
@@ -53,6 +54,7 @@ def main(args: list[str] | None = None) -> None:
     options = parser().parse_args(args)
     if options.quick:
         options.model, options.pairs, options.rounds = TINY, 4, 1
+    keep_freed()  # as `prefrep score` does, for all contenders
     report = Report("scoring", options)
     tokenizer = tokenizer_of(options.model)
     asked = records(tokenizer, options)

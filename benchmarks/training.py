@@ -119,7 +119,7 @@ class Ours(Stepper):
 
     def batch(self, data: Sequence[Datum]) -> TreeBatch:
         """Return the pairs as a batch."""
-        return collate(data, self.pad, self.variant.layout)
+        return collate(data, self.pad, self.variant.layout, self.module.backbone.row_capacity(256), share=True)
 
     def step(self, data: Sequence[Datum]) -> float:
         """Run one step of the trainer."""

@@ -20,6 +20,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks import common, models, pairs, report, training  # noqa: E402
+from prefrep.data.trees import Datum, Tree  # noqa: E402
 
 CASES = {  # name -> arguments that leave the peers out, tables that come out
     "train_throughput": (["--others", "official manner"], 4),
@@ -148,11 +149,11 @@ def test_generated_pairs_have_the_lengths_of_the_tables() -> None:
 
 def test_work_is_counted_right() -> None:
     data = pairs.generated(models.tokenizer_of(models.TINY), 3, shared=True, scale=0.5)
-    distinct = visible = 0
-    for datum in data:  # one by one: a token of a branch sees the shared prefix and its own branch
-        tree = datum.trees[0]
-        paths = {tuple(ids[: i + 1].tolist()) for ids in tree.sequences for i in range(len(ids))}
-        distinct, visible = distinct + len(paths), visible + sum(len(path) for path in paths)
+    begin = np.arange(20, 27, dtype=np.int32)  # a system prompt
+    data = [Datum((Tree(tuple(np.append(begin, ids) for ids in datum.sequences), datum.trees[0].prompt + 7),)) for datum in data]
+    # One by one: a token of a branch sees what it shares with others and its own branch.
+    paths = {tuple(ids[: i + 1].tolist()) for datum in data for ids in datum.sequences for i in range(len(ids))}
+    distinct, visible = len(paths), sum(map(len, paths))
     assert (pairs.distinct(data), pairs.seen(data)) == (distinct, visible)
     assert pairs.padded(data) == 6 * max(len(ids) for datum in data for ids in datum.trees[0].sequences)
 

@@ -82,7 +82,7 @@ class PreferenceData(LightningDataModule):
             that is trained further keeps its own unless another one is given.
         layout: `trees`: prefix sharing, several trees per row. `padded`: one sequence per row. `auto`: trees if the backbone supports tree
             masks.
-        row_tokens: Tokens per row of trees; a larger record widens the rows, and so do records that share what they begin with.
+        row_tokens: Tokens per row of trees under a dense mask; larger records and groups widen rows. `trees` and `flex_attention` read one.
         num_workers: Processes that collate batches.
         seed: Seed of the order of training batches and of mixing by weight.
         cache: Folder for what later runs need not compute again: records and encoded data (`data.kept`), and the hidden states of a frozen
@@ -327,7 +327,7 @@ class PreferenceData(LightningDataModule):
         reader = self._reader
         if (features := self._remembered(name, data)) is not None:
             return partial(known, data=self._rows[name], features=features, annotators=reader.annotators)
-        how = (pad_id(reader.tokenizer), self._batch_layout(), self.row_tokens)
+        how = (pad_id(reader.tokenizer), self._batch_layout(), reader.backbone.row_capacity(self.row_tokens))
         if reader.reading is None:
             return partial(together, data=data, how=how, annotators=reader.annotators)
         texts = PolicyTexts(data, reader.reading, self.encoder(name).end_ids(), self.encode_config.max_length, *how)

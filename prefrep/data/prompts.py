@@ -48,7 +48,7 @@ class PromptData(LightningDataModule):
         max_prompt_length: Maximum length of a prompt, tokens. Longer prompts are bad rows, since a truncated prompt is another prompt.
         layout: `trees`: prefix sharing, several trees per row. `padded`: one sequence per row. `auto`: trees if the backbone supports tree
             masks.
-        row_tokens: Tokens per row of trees; a larger record widens the rows, and so do records that share what they begin with.
+        row_tokens: Tokens per row of trees under a dense mask; larger records and groups widen rows. `trees` and `flex_attention` read one.
         seed: Seed of the order of prompts.
     """
 
@@ -195,7 +195,8 @@ class PromptData(LightningDataModule):
     def together(self, samples: list[Sample]) -> tuple[TreeBatch, Tensor]:
         """Collate samples; return the batch and the surplus of each response [N * K]."""
         layout = batch_layout(self.layout, self._policy.supports_trees())
-        trees = collate([sample.datum for sample in samples], pad_id(self._policy.tokenizer), layout, self.row_tokens, share=True)
+        capacity = self._policy.backbone.row_capacity(self.row_tokens)
+        trees = collate([sample.datum for sample in samples], pad_id(self._policy.tokenizer), layout, capacity, share=True)
         return trees, torch.tensor([each for sample in samples for each in sample.surplus])
 
     def _entries(self, number: int) -> list[_Entry]:

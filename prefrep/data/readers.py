@@ -25,7 +25,7 @@ class LanguageReader(Protocol):
 
     @property
     def backbone(self) -> Any:
-        """Its language model: `room` for so many tokens, `both_ways`, `pooling`; if `frozen`, a `data.identity.Reads`."""
+        """Its language model: `room` for so many tokens, `both_ways`, `pooling`, `row_capacity`; if `frozen`, a `data.identity.Reads`."""
 
     def supports_trees(self) -> bool:
         """Return whether the backbone supports tree masks."""

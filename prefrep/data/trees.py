@@ -22,8 +22,8 @@ from prefrep.errors import ConfigError
 
 Layout = Literal["trees", "padded"]
 
-ALIKE = 64  # data that begin with so many equal tokens may share them: a system prompt, a rubric, several pairs of a prompt
-WIDE = 8  # the trie of a group is at most so many times what all of it share: wider ones save little, and a dense mask is its square
+ALIKE = 16  # data that begin with so many equal tokens may share them: a system prompt (a template's own has about 30), a rubric, a prompt
+WIDE = 8  # under a dense mask a group is at most so many times what all of it share: wider ones save little, and the mask is its square
 NOBODY = -1  # second of a pair: a label of a single response, compared with the reward 0
 
 
@@ -251,7 +251,7 @@ def collate(
         data: The records.
         pad_id: Token id of padding; any id will do, since padding is masked.
         layout: `trees`: prefix sharing, several trees per row. `padded`: one complete sequence per row.
-        row_tokens: Capacity of a row of trees; a larger record or group widens the rows.
+        row_tokens: Capacity of a row of trees, see `Backbone.row_capacity`; a larger record or group widens the rows.
         share: Whether records that begin alike share that, see `alike`.
         groups: Groups of a caller that has asked `alike` itself; every datum occurs once.
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from prefrep.errors import CheckpointError, ConfigError
-from prefrep.nn import bidirectional, families, probes
+from prefrep.nn import bidirectional, families, kernels, probes
 from prefrep.nn.attention import FLEX, SPARSE, TREES
 from prefrep.nn.bidirectional import Pooling
 from prefrep.nn.compiling import compile_layers, flex_compiles, keep_versions
@@ -23,8 +23,6 @@ from prefrep.nn.lora import LoRA, add_adapters, merged_state, twin
 from prefrep.nn.masks import BlockIndex, dense_masks, flex_masks, tree_biases
 
 log = logging.getLogger(__name__)
-
-FLEX_ON = ("cuda",)  # types of devices on which `auto` tries flex_attention first
 
 
 class Backbone(nn.Module):
@@ -108,7 +106,7 @@ class Backbone(nn.Module):
         self._body = "" if whole else next(name for name, part in model.named_children() if inputs in set(part.modules()))
         self._trees: dict[str, bool] = {}
         self._tokenizer: PreTrainedTokenizerBase | None = None
-        self._kernels = self._candidates(attention)
+        self._kernels = kernels.candidates(model, path, attention, self.both_ways)
         try:
             self._use(self._kernels[0])
         except ValueError as error:
@@ -116,21 +114,6 @@ class Backbone(nn.Module):
         if compile:
             compile_layers(model)
         self.train()
-
-    def _candidates(self, attention: str) -> list[str]:
-        """Return the kernels to try, fastest first."""
-        loaded = self.attention
-        if self.both_ways and attention in SPARSE:
-            raise ConfigError(f"{self.path}: reads both ways, so attention: {attention} has no trees to read; use auto")
-        if self.both_ways or attention not in ("auto", *SPARSE):
-            return [loaded]
-        if not type(self.model)._can_set_attn_implementation():
-            if attention == "auto":
-                return [loaded]
-            raise ConfigError(
-                f"{self.path}: the model does not use transformers' attention interface, which attention: {attention} needs; use auto"
-            )
-        return [TREES, loaded] if attention == "auto" else [attention]
 
     def _use(self, attention: str) -> None:
         if attention == FLEX:
@@ -157,6 +140,10 @@ class Backbone(nn.Module):
     def attention(self) -> str:
         """Attention kernel in use."""
         return str(self.model.config._attn_implementation)
+
+    def row_capacity(self, wanted: int) -> int:
+        """Return how many tokens a row of trees may have, of the kernel that `supports_trees` selects (`kernels.row_capacity`)."""
+        return kernels.row_capacity(self.attention, wanted)
 
     @property
     def _config(self) -> Any:
@@ -250,11 +237,10 @@ class Backbone(nn.Module):
         device = next(self.parameters()).device
         if device.type not in self._trees:
             auto = len(self._kernels) > 1
-            kernels = [FLEX, *self._kernels] if auto and device.type in FLEX_ON else self._kernels
+            tried = [FLEX, *self._kernels] if auto and device.type in kernels.FLEX_ON else self._kernels
             # A probe compiles nothing; what was asked for by name may fail where it is used.
             self._trees[device.type] = any(
-                self._isolates_branches(kernel, device) and (kernel != FLEX or not auto or flex_compiles(self, device))
-                for kernel in kernels
+                self._isolates_branches(kernel, device) and (kernel != FLEX or not auto or flex_compiles(self, device)) for kernel in tried
             )
         return self._trees[device.type]
 

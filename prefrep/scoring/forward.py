@@ -20,7 +20,6 @@ from prefrep.data.trees import Datum, Layout, Tree, TreeBatch, alike, collate
 from prefrep.data.trie import Trie
 from prefrep.errors import ConfigError, DataError, RecordError
 from prefrep.io.folder import PreferenceModel
-from prefrep.nn.attention import SPARSE
 from prefrep.nn.context import Context
 from prefrep.nn.people import annotators_of
 from prefrep.records import RankedResponses, Record
@@ -179,8 +178,9 @@ class Forward:
 
     def _batches(self, data: list[Datum]) -> Iterator[list[list[int]]]:
         """Yield batches of groups of data, by size; a group shares what it begins with, see `alike`."""
-        wide = self.batch_tokens if self.model.backbone.attention in SPARSE else 0
-        groups = alike(data, wide, self.batch_tokens) if self.shares_prefixes else [[i] for i in range(len(data))]
+        groups = (
+            alike(data, self.model.backbone.row_capacity(0), self.batch_tokens) if self.shares_prefixes else [[i] for i in range(len(data))]
+        )
         sized = [(self._size([data[i] for i in group]), group) for group in groups]
         batch: list[list[int]] = []
         tokens = 0

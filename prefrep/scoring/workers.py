@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from prefrep.annotators import Annotators
 from prefrep.errors import ConfigError, PrefrepError
+from prefrep.memory import keep_freed
 from prefrep.parts import import_modules, imported
 from prefrep.records import Comparison, RankedResponses
 from prefrep.scoring.cluster import Answer, RayPool
@@ -167,6 +168,7 @@ def _load(model: str, loading: Scoring, modules: Sequence[str]) -> None:
     try:
         import_modules(modules)  # this process has not imported them yet
         _scorer = loading.here(model)
+        keep_freed()
     except PrefrepError as error:
         _failure = error
 

@@ -29,7 +29,7 @@ def attach(
     data: PreferenceData, layout: str = "single", trees: bool = True, done: int = 0, room: int = 2048, **more: Any
 ) -> PreferenceData:
     """Puts the least of a trainer and of a model around the data."""
-    backbone = SimpleNamespace(frozen=False, room=room, pooling="last", both_ways=False)
+    backbone = SimpleNamespace(frozen=False, room=room, pooling="last", both_ways=False, row_capacity=lambda wanted: wanted)
     module = SimpleNamespace(
         tokenizer=load_tokenizer("bundled:tiny-llama"),
         layout=layout,

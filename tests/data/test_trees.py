@@ -183,7 +183,7 @@ def under(system: Sequence[int], own: Sequence[int], i: int) -> Datum:
 @pytest.mark.parametrize(("alike_tokens", "count", "tokens"), [
     (70, 6, 70 + 6 * 14),  # one row
     (70, 50, 2 * 70 + 50 * 14),  # a row is 8 x 70 wide at most, which 35 records fill
-    (63, 6, 6 * (63 + 14)),  # too little
+    (15, 6, 6 * (15 + 14)),  # too little
 ])  # fmt: skip
 def test_records_that_begin_alike_share(alike_tokens: int, count: int, tokens: int) -> None:
     data = [under(range(1000, 1000 + alike_tokens), (4, 5), i) for i in range(count)]

@@ -47,7 +47,7 @@ def test_auto_takes_flex_attention_only_where_it_can_be_compiled(
         return found if eager else Compiled.apply(query, found, fails == "backward")  # type: ignore[no-any-return, no-untyped-call]
 
     monkeypatch.setattr("transformers.integrations.flex_attention.compile_friendly_flex_attention", attend)
-    monkeypatch.setattr("prefrep.nn.backbone.FLEX_ON", ("cpu",))
+    monkeypatch.setattr("prefrep.nn.kernels.FLEX_ON", ("cpu",))
     backbone = Backbone("bundled:tiny-llama", **options)
     state = torch.get_rng_state()
     assert backbone.supports_trees() and backbone.supports_trees()
