@@ -27,7 +27,7 @@ from transformers import PreTrainedTokenizerBase
 from benchmarks.common import QUICK_RESULTS, synchronize
 from benchmarks.models import classifier, place, tie
 from prefrep.data.encode import pad_id
-from prefrep.data.trees import Datum, Layout, TreeBatch, collate
+from prefrep.data.trees import ROW_TOKENS, Datum, Layout, TreeBatch, collate
 from prefrep.modules.base import Schedule
 from prefrep.modules.models import BradleyTerry
 from prefrep.nn.backbone import Backbone
@@ -114,12 +114,14 @@ class Ours(Stepper):
             if output is not None and self.module.backbone.model.config.tie_word_embeddings:
                 output.weight = inputs.weight
         self.module.to(device)
+        if variant.layout == "trees":
+            self.module.backbone.supports_trees()  # selects the kernel, which says how wide rows are
         self.optimizer: torch.optim.Optimizer = adamw(self.parameters()) if like is None else like.optimizer
         self.clock = _Clock()
 
     def batch(self, data: Sequence[Datum]) -> TreeBatch:
         """Return the pairs as a batch."""
-        return collate(data, self.pad, self.variant.layout, self.module.backbone.row_capacity(256), share=True)
+        return collate(data, self.pad, self.variant.layout, self.module.backbone.row_capacity(ROW_TOKENS), share=True)
 
     def step(self, data: Sequence[Datum]) -> float:
         """Run one step of the trainer."""

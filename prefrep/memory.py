@@ -1,4 +1,4 @@
-"""Memory that was freed stays with the process, for programs that read and do not train."""
+"""Memory that was freed stays with a process that scores on a CPU."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ TRIM_THRESHOLD, MMAP_MAX = -1, -4  # names of glibc's settings, see mallopt(3)
 
 
 def keep_freed() -> None:
-    """Have memory that was freed used again, and not given back to the kernel.
+    """Have memory that is freed from now on used again by this process, and not given back to the kernel.
 
     Otherwise glibc gives back what large tensors leave and asks for it again in the next layer, and the first use of every page of 4 KiB
-    waits for the kernel: an eighth of the time of scoring with SmolLM2 on two cores. The largest memory of the process is the same; between
-    such times it stays that large. A training step keeps most of its tensors and gains nothing. Other C libraries are left alone.
+    waits for the kernel: an eighth of the time of scoring with SmolLM2 on two cores. Between its largest moments the process stays as large
+    as they were, and where sizes vary a little larger. So it is called after a model is loaded, which frees copies of weights, and not
+    where tensors are on another device or wait for a backward pass. Other C libraries than glibc are left alone.
     """
     if sys.platform != "linux":
         return

@@ -50,9 +50,6 @@ def main(args: list[str] | None = None) -> int:
 
         run_lightning(args)
         return 0
-    from prefrep.memory import keep_freed
-
-    keep_freed()
     program = programs.load(name)
     if name == "eval":
         benchmarks = program.__all__

@@ -29,7 +29,7 @@ from prefrep.data.remember import remember
 from prefrep.data.render import Template
 from prefrep.data.sampling import BatchOrder, Drawn, ResumableLoader, batches_before
 from prefrep.data.sources import Source, Sources, named
-from prefrep.data.trees import Datum, Layout, TreeBatch, batch_layout
+from prefrep.data.trees import ROW_TOKENS, Datum, Layout, TreeBatch, batch_layout
 from prefrep.errors import ConfigError, DataError, RecordError
 from prefrep.records import Comparison, Record, preferred
 
@@ -80,9 +80,8 @@ class PreferenceData(LightningDataModule):
         context: Column that the prompt names, in exported models too: `group`, `annotator`, `criterion` or a tag; see `data.context`.
         instruction: Text with a `[MASK]` after each response, where an encoder with `pooling: mask` is read, see `EncodeConfig`. A model
             that is trained further keeps its own unless another one is given.
-        layout: `trees`: prefix sharing, several trees per row. `padded`: one sequence per row. `auto`: trees if the backbone supports tree
-            masks.
-        row_tokens: Tokens per row of trees under a dense mask; larger records and groups widen rows. `trees` and `flex_attention` read one.
+        layout: `trees`: prefix sharing, several trees per row. `padded`: one sequence per row. `auto`: trees if they are supported.
+        row_tokens: Tokens per row of trees under a dense mask; larger groups widen rows. A batch for `trees` or `flex_attention` is one.
         num_workers: Processes that collate batches.
         seed: Seed of the order of training batches and of mixing by weight.
         cache: Folder for what later runs need not compute again: records and encoded data (`data.kept`), and the hidden states of a frozen
@@ -109,7 +108,7 @@ class PreferenceData(LightningDataModule):
         context: str = "",
         instruction: str = "",
         layout: Literal["auto", "trees", "padded"] = "auto",
-        row_tokens: int = 256,
+        row_tokens: int = ROW_TOKENS,
         num_workers: int = 0,
         seed: int = 0,
         cache: str | None = "auto",
@@ -327,7 +326,8 @@ class PreferenceData(LightningDataModule):
         reader = self._reader
         if (features := self._remembered(name, data)) is not None:
             return partial(known, data=self._rows[name], features=features, annotators=reader.annotators)
-        how = (pad_id(reader.tokenizer), self._batch_layout(), reader.backbone.row_capacity(self.row_tokens))
+        layout = self._batch_layout()  # first: it selects the kernel, which says how wide rows are
+        how = (pad_id(reader.tokenizer), layout, reader.backbone.row_capacity(self.row_tokens))
         if reader.reading is None:
             return partial(together, data=data, how=how, annotators=reader.annotators)
         texts = PolicyTexts(data, reader.reading, self.encoder(name).end_ids(), self.encode_config.max_length, *how)

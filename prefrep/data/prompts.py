@@ -22,7 +22,7 @@ from prefrep.data.readers import Policy
 from prefrep.data.round_batch import RoundBatch, Sample, encode_samples
 from prefrep.data.rounds import Line, Rounds
 from prefrep.data.sampling import BatchOrder, Drawn, ResumableLoader, batches_before
-from prefrep.data.trees import TreeBatch, batch_layout, collate
+from prefrep.data.trees import ROW_TOKENS, TreeBatch, batch_layout, collate
 from prefrep.errors import ConfigError, DataError, RecordError
 from prefrep.functional.gpo import Judged
 
@@ -46,9 +46,8 @@ class PromptData(LightningDataModule):
         template: Template of prompts and responses, see `EncodeConfig`; it must be the sampler's.
         max_length: Maximum length of a prompt with its response, tokens.
         max_prompt_length: Maximum length of a prompt, tokens. Longer prompts are bad rows, since a truncated prompt is another prompt.
-        layout: `trees`: prefix sharing, several trees per row. `padded`: one sequence per row. `auto`: trees if the backbone supports tree
-            masks.
-        row_tokens: Tokens per row of trees under a dense mask; larger records and groups widen rows. `trees` and `flex_attention` read one.
+        layout: `trees`: prefix sharing, several trees per row. `padded`: one sequence per row. `auto`: trees if they are supported.
+        row_tokens: Tokens per row of trees under a dense mask; larger groups widen rows. A batch for `trees` or `flex_attention` is one.
         seed: Seed of the order of prompts.
     """
 
@@ -65,7 +64,7 @@ class PromptData(LightningDataModule):
         max_length: int = 1024,
         max_prompt_length: int = 512,
         layout: Literal["auto", "trees", "padded"] = "auto",
-        row_tokens: int = 256,
+        row_tokens: int = ROW_TOKENS,
         seed: int = 0,
     ) -> None:
         super().__init__()

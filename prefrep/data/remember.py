@@ -13,7 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from prefrep.data.features import Features, key
-from prefrep.data.trees import Datum, Layout, Tree, TreeBatch, collate
+from prefrep.data.trees import ROW_TOKENS, Datum, Layout, Tree, TreeBatch, collate
 from prefrep.data.trie import Ids
 
 log = logging.getLogger(__name__)
@@ -27,7 +27,7 @@ def remember(
     read: Callable[[TreeBatch], Tensor],
     pad_id: int,
     layout: Layout = "trees",
-    row_tokens: int = 256,
+    row_tokens: int = ROW_TOKENS,
     batch_tokens: int = 4096,
     what: str = "texts",
     share: tuple[int, int] = (0, 1),

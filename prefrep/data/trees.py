@@ -20,6 +20,7 @@ from prefrep.annotators import Annotators
 from prefrep.data.trie import Ids, Trie, common
 from prefrep.errors import ConfigError
 
+ROW_TOKENS = 256  # of a row of trees, unless somebody wants another capacity
 Layout = Literal["trees", "padded"]
 
 ALIKE = 16  # data that begin with so many equal tokens may share them: a system prompt (a template's own has about 30), a rubric, a prompt
@@ -208,7 +209,7 @@ def pack(sizes: Sequence[int], capacity: int) -> list[list[int]]:
     return rows
 
 
-def alike(data: Sequence[Datum], row_tokens: int = 256, most: int | None = None) -> list[list[int]]:
+def alike(data: Sequence[Datum], row_tokens: int = ROW_TOKENS, most: int | None = None) -> list[list[int]]:
     """Group data that begin alike, each group to be read as one trie.
 
     What a record is read with decides on the last bits of its states, so this is for batches that a repeated or resumed run makes again.
@@ -241,7 +242,7 @@ def collate(
     data: Sequence[Datum],
     pad_id: int,
     layout: Layout = "trees",
-    row_tokens: int = 256,
+    row_tokens: int = ROW_TOKENS,
     share: bool = False,
     groups: Sequence[Sequence[int]] | None = None,
 ) -> TreeBatch:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import os
+import sys
 from contextlib import nullcontext
 from dataclasses import asdict
 from typing import Any, Literal, cast
@@ -142,8 +143,8 @@ class Backbone(nn.Module):
         return str(self.model.config._attn_implementation)
 
     def row_capacity(self, wanted: int) -> int:
-        """Return how many tokens a row of trees may have, of the kernel that `supports_trees` selects (`kernels.row_capacity`)."""
-        return kernels.row_capacity(self.attention, wanted)
+        """Return how many tokens a row of trees may have: `wanted`, and no limit once `supports_trees` has found a kernel of `SPARSE`."""
+        return sys.maxsize if any(self._trees.values()) and self.attention in SPARSE else wanted
 
     @property
     def _config(self) -> Any:

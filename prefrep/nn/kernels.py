@@ -1,8 +1,6 @@
-"""Which attention kernel a model may use, and how wide the rows are that it reads."""
+"""Which attention kernels a model may use."""
 
 from __future__ import annotations
-
-import sys
 
 from transformers import PreTrainedModel
 
@@ -34,13 +32,3 @@ def candidates(model: PreTrainedModel, path: str, attention: str, both_ways: boo
             return [loaded]
         raise ConfigError(f"{path}: the model does not use transformers' attention interface, which attention: {attention} needs; use auto")
     return [TREES, loaded] if attention == "auto" else [attention]
-
-
-def row_capacity(attention: str, wanted: int) -> int:
-    """Return how many tokens a row of trees may have: `wanted` under a dense mask, and no limit where width costs nothing.
-
-    Args:
-        attention: The kernel.
-        wanted: Tokens per row.
-    """
-    return sys.maxsize if attention in SPARSE else wanted

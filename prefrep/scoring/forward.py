@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from prefrep.annotators import Annotators
 from prefrep.data.encode import Encoder, pad_id
-from prefrep.data.trees import Datum, Layout, Tree, TreeBatch, alike, collate
+from prefrep.data.trees import ROW_TOKENS, Datum, Layout, Tree, TreeBatch, alike, collate
 from prefrep.data.trie import Trie
 from prefrep.errors import ConfigError, DataError, RecordError
 from prefrep.io.folder import PreferenceModel
@@ -178,9 +178,7 @@ class Forward:
 
     def _batches(self, data: list[Datum]) -> Iterator[list[list[int]]]:
         """Yield batches of groups of data, by size; a group shares what it begins with, see `alike`."""
-        groups = (
-            alike(data, self.model.backbone.row_capacity(0), self.batch_tokens) if self.shares_prefixes else [[i] for i in range(len(data))]
-        )
+        groups = alike(data, self._row_capacity(0), self.batch_tokens) if self.shares_prefixes else [[i] for i in range(len(data))]
         sized = [(self._size([data[i] for i in group]), group) for group in groups]
         batch: list[list[int]] = []
         tokens = 0
@@ -232,7 +230,12 @@ class Forward:
 
     def _collated(self, data: Sequence[Datum], groups: Sequence[Sequence[int]] | None = None) -> TreeBatch:
         """Return the batch of some records; `groups` as in `collate`."""
-        return collate(data, pad_id(self.model.tokenizer), self._layout, groups=groups).to(self._device)
+        pad, capacity = pad_id(self.model.tokenizer), self._row_capacity(ROW_TOKENS)
+        return collate(data, pad, self._layout, capacity, groups=groups).to(self._device)
+
+    def _row_capacity(self, wanted: int) -> int:
+        """Return how many tokens a row may have, see `Backbone.row_capacity`."""
+        return self.model.backbone.row_capacity(wanted)
 
     def _table(self, e: Tensor, context: Context) -> Tensor:
         """Return the scores [K, K] of embeddings [K, D], not yet divided by tau."""

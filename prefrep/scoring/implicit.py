@@ -126,6 +126,11 @@ class ImplicitScorer(Scorer):
         surplus = [each for datum in data for each in self._texts.surplus(datum)]
         return replace(super()._collated(data, groups), surplus=torch.tensor(surplus, device=self._device))
 
+    def _row_capacity(self, wanted: int) -> int:
+        """Return the least of policy and reference, which read the same batch."""
+        own = super()._row_capacity(wanted)
+        return own if self._reference is None else min(own, self._reference.row_capacity(wanted))
+
     def _embed(self, batch: TreeBatch) -> tuple[Tensor, Tensor | None]:
         assert batch.surplus is not None
         source, target, sequence = sampled(batch, batch.surplus)

@@ -45,7 +45,15 @@ def open_scorer(model: str, loading: Scoring) -> PreferenceScorer:
     """
     if is_url(model):
         return remote(model, loading)
-    return loading.here(model) if loading.workers == 1 and loading.engine == "processes" else Workers(model, loading)
+    return _here(model, loading) if loading.workers == 1 and loading.engine == "processes" else Workers(model, loading)
+
+
+def _here(model: str, loading: Scoring) -> PreferenceScorer:
+    """Return the scorer of a model in this process."""
+    scorer = loading.here(model)
+    if scorer.describe()["device"] == "cpu":
+        keep_freed()
+    return scorer
 
 
 class Workers:
@@ -167,8 +175,7 @@ def _load(model: str, loading: Scoring, modules: Sequence[str]) -> None:
     global _scorer, _failure
     try:
         import_modules(modules)  # this process has not imported them yet
-        _scorer = loading.here(model)
-        keep_freed()
+        _scorer = _here(model, loading)
     except PrefrepError as error:
         _failure = error
 

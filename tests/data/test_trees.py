@@ -102,7 +102,7 @@ def test_every_sequence_can_be_read_back(layout: Layout, row_tokens: int, share:
     monkeypatch.setattr("prefrep.data.trees.ALIKE", 1)
     data = random_data(1, 40 if share else 12)
     groups = alike(data, row_tokens) if share else [[i] for i in range(len(data))]
-    batch = collate(data, PAD, layout, row_tokens, groups if share else None)
+    batch = collate(data, PAD, layout, row_tokens, groups=groups if share else None)
     wanted = sequences_of(data)
     assert len(batch.end) == len(batch.prompt_end) == len(wanted)
     seen: set[int] = set()

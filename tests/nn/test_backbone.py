@@ -116,6 +116,16 @@ def test_auto_takes_the_kernel_for_trees(family: Backbone) -> None:
     assert family.attention == "trees"
 
 
+def test_rows_are_bounded_where_a_mask_is_their_square() -> None:
+    data = data_of("bundled:tiny-llama")
+    rows = {}
+    for attention in ("trees", "sdpa", "eager"):
+        backbone = Backbone("bundled:tiny-llama", attention=attention)
+        assert backbone.row_capacity(60) == 60 and backbone.supports_trees(), "before, no kernel is known to work"
+        rows[attention] = len(collate(data, 0, row_tokens=backbone.row_capacity(60)).ids)
+    assert rows["trees"] == 1 and rows["sdpa"] == rows["eager"] > 1
+
+
 def test_a_compiled_layer_computes_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     """Traced and differentiated as the compiler does it, without generating code; two batches of other shapes, training and not."""
     compiling = torch.nn.Module.compile
