@@ -99,7 +99,6 @@ def test_another_length_is_another_encoding(file: Path) -> None:
 
 @pytest.mark.parametrize(("capacity", "rows"), [(10**9, 1), (1, 7)])
 def test_the_kernel_says_how_wide_rows_are(file: Path, capacity: int, rows: int) -> None:
-    """And what a template begins all records with is then read once."""
     data = attach(PreferenceData(str(file), batch_size=7, row_tokens=64))
     asked: list[int] = []
     data.trainer.lightning_module.backbone.row_capacity = lambda wanted: asked.append(wanted) or capacity  # type: ignore[union-attr]
