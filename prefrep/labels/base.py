@@ -109,7 +109,7 @@ class Work:
         """
         digest = hashlib.sha256()
         for each in depends:
-            digest.update(np.ascontiguousarray(each) if isinstance(each, np.ndarray) else repr(each).encode())
+            digest.update(np.ascontiguousarray(each).data if isinstance(each, np.ndarray) else repr(each).encode())
         path = self._folder / "kept" / f"{name}-{digest.hexdigest()[:12]}.npy"
         if not path.exists():
             found = make()

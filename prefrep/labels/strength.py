@@ -106,7 +106,7 @@ class Strength(LabelStep):
                 "members": len(margins),
                 "mean strength, log-odds": float(mean[labelled].mean()),
                 "share with a negative mean": float((mean[labelled] < 0).mean()),
-                "share on which all members disagree with the label": float((margins < 0).all(0)[labelled].mean()),
+                "share on which all members disagree with the label": float(np.logical_and.reduce(margins < 0)[labelled].mean()),
                 **({names[self.action]: len(changed)} if len(changed) else {}),
                 **({"pairs with a margin": len(labelled)} if self.action == "margin" else {}),
             },
