@@ -14,9 +14,8 @@ from scipy.stats import pearsonr
 from prefrep.data.sources import Source
 from prefrep.errors import ConfigError
 from prefrep.labels.base import Floats, LabelStep, Outcome, Work, example
-from prefrep.labels.cross_prompt import swapped
 from prefrep.labels.features import feature, indicators
-from prefrep.labels.rows import Labelled, read_pairs
+from prefrep.labels.rows import Labelled, read_pairs, swapped, winner_first
 from prefrep.labels.states import Spooled, States, digest, log_odds, train
 from prefrep.nn.heads import BTHead, PreferenceHead
 from prefrep.nn.losses import LogisticLoss, PreferenceLoss
@@ -89,7 +88,7 @@ class Route(LabelStep):
         if len(both) < 2 * HELD_OUT:
             raise ConfigError(f"Route: {len(both)} pairs have labels of {self.dear!r} and of another source; check the column label_source")
         names, table = indicators(self.features, [each.pair for each in items], self.bins)
-        tests = [each.comparison if each.sign > 0 else swapped(each.comparison) for each in read_pairs(Source(self.test)) if each.sign]
+        tests = [winner_first(each) for each in read_pairs(Source(self.test)) if each.sign]
         states, held = work.states([items[i].pair for i in both], self.head(2)), work.states(tests, self.head(2))
         labels = np.array([items[i].probabilities for i in both])
         routed = mixes(table[both], self.mixes, self.seed)

@@ -6,13 +6,15 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
-from typing import Any, Literal, overload
+from operator import attrgetter
+from typing import Any, Literal
 
 from prefrep.console import progress
 from prefrep.data import cyclic
 from prefrep.data.fields import SOFT_LABELS
 from prefrep.data.files import parts
 from prefrep.data.formats import to_records
+from prefrep.data.mapped import Mapped
 from prefrep.data.sources import Source, files_of, located, read
 from prefrep.data.spool import Spool
 from prefrep.errors import PrefrepError, RecordError
@@ -66,26 +68,19 @@ def pairs_of(record: Record) -> list[Labelled]:
     ]
 
 
-class Comparisons(Sequence[Comparison]):
-    """The comparisons of pairs with their present labels, which stay where the pairs are."""
+def comparisons(pairs: Sequence[Labelled]) -> Mapped[Comparison]:
+    """Return the comparisons of pairs with their present labels, which stay where the pairs are."""
+    return Mapped(pairs, attrgetter("comparison"))
 
-    def __init__(self, pairs: Sequence[Labelled]) -> None:
-        self._pairs = pairs
 
-    def __len__(self) -> int:
-        return len(self._pairs)
+def winner_first(each: Labelled) -> Comparison:
+    """Return the comparison of a pair that has a winner, with the winner as `chosen`."""
+    return each.comparison if each.sign > 0 else swapped(each.comparison)
 
-    def __iter__(self) -> Iterator[Comparison]:
-        return (each.comparison for each in self._pairs)
 
-    @overload
-    def __getitem__(self, index: int) -> Comparison: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Comparison]: ...
-    def __getitem__(self, index: int | slice) -> Comparison | list[Comparison]:
-        if isinstance(index, slice):
-            return [each.comparison for each in self._pairs[index]]
-        return self._pairs[index].comparison
+def swapped(pair: Comparison) -> Comparison:
+    """Return the same comparison with its responses exchanged."""
+    return replace(pair, chosen=pair.rejected, rejected=pair.chosen, probability=1 - pair.probability)
 
 
 def read_pairs(

@@ -14,7 +14,7 @@ from prefrep.data.firsts import Firsts, numbered
 from prefrep.data.spool import Spool
 from prefrep.errors import ConfigError
 from prefrep.labels.base import Example, Floats, LabelStep, Outcome, Work, example
-from prefrep.labels.rows import Comparisons, Labelled
+from prefrep.labels.rows import Labelled, comparisons
 from prefrep.labels.states import Ints, Spooled, States, digest, log_odds, train
 from prefrep.nn.heads import BTHead, PreferenceHead
 from prefrep.nn.losses import LogisticLoss, PreferenceLoss
@@ -135,19 +135,19 @@ class Strength(LabelStep):
         from prefrep.scoring.workers import open_scorer
 
         def scores(model: str) -> Floats:
-            return np.fromiter(open_scorer(model, Scoring()).compare(Comparisons(pairs)), np.float64)
+            return np.fromiter(open_scorer(model, Scoring()).compare(comparisons(pairs)), np.float64)
 
         texts = hashlib.sha256()
-        for each in Comparisons(pairs):
+        for each in comparisons(pairs):
             texts.update(repr((each.prompt, each.chosen, each.rejected)).encode())
         known = texts.hexdigest()
         return np.stack([work.kept("scores", partial(scores, model), fingerprint_of(model), known) for model in self.models or ()])
 
     def _trained(self, pairs: Sequence[Labelled], work: Work) -> Floats:
-        comparisons = Comparisons(pairs)
-        states = work.states(comparisons, self.head(2))
-        labels = np.fromiter((value for each in comparisons for value in (each.probability, each.margin, each.weight)), np.float64)
-        prompts = groups(comparisons)
+        plain = comparisons(pairs)
+        states = work.states(plain, self.head(2))
+        labels = np.fromiter((value for each in plain for value in (each.probability, each.margin, each.weight)), np.float64)
+        prompts = groups(plain)
         if self.folds > prompts.max() + 1:
             raise ConfigError(f"Strength.folds is {self.folds}, and there are only {prompts.max() + 1} prompts; use fewer folds")
         return margins(self, states, labels.reshape(-1, 3), prompts, work)

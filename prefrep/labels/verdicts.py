@@ -12,7 +12,7 @@ from scipy.special import expit
 from prefrep.data.spool import Spool
 from prefrep.judges import GenerativeJudge, Judge
 from prefrep.labels.base import LabelStep, Outcome, Work, example
-from prefrep.labels.rows import Comparisons, Labelled
+from prefrep.labels.rows import Labelled, comparisons
 from prefrep.writers import leave
 
 
@@ -35,7 +35,7 @@ class Verdicts(LabelStep):
         Raises:
             VerdictError: Too many questions had no verdict.
         """
-        said = np.fromiter(self.judge.compare(Comparisons(pairs), progress="verdicts"), np.float64)
+        said = np.fromiter(self.judge.compare(comparisons(pairs), progress="verdicts"), np.float64)
         leave()
         known = said[~np.isnan(said)]
         for_label = np.nan_to_num(said) * np.fromiter((each.sign for each in pairs), np.float64)
