@@ -13,6 +13,7 @@ from functools import cached_property
 from hashlib import blake2b
 from itertools import groupby
 from pathlib import Path
+from struct import Struct
 from typing import NamedTuple
 
 from prefrep.records import Comparison, Messages, Record
@@ -22,9 +23,10 @@ Key = bytes
 Edge = tuple[Key, Key]
 
 _BATCH = 4096  # rows per call of SQLite
+_EDGE = Struct("12s12s")
 _SOURCE = """
-    DROP TABLE IF EXISTS records; CREATE TABLE records (prompt, pair, verdict);
-    DROP TABLE IF EXISTS edges; CREATE TABLE edges (prompt, better, worse);
+    DROP TABLE IF EXISTS records; CREATE TABLE records (prompt, pair, verdict, edges);
+    DROP TABLE IF EXISTS sides; CREATE TABLE sides (prompt, response, better);
     DROP TABLE IF EXISTS both; CREATE TABLE both (prompt, response, PRIMARY KEY (prompt, response)) WITHOUT ROWID;
 """
 _PROMPTS = "CREATE TABLE prompts (prompt, source, records, PRIMARY KEY (prompt, source)) WITHOUT ROWID"
@@ -62,8 +64,8 @@ class Digests:
 
     def __init__(self) -> None:
         self._source = -1
-        self._records: list[tuple[Key, Key, Key]] = []
-        self._edges: list[tuple[Key, Key, Key]] = []
+        self._records: list[tuple[Key, Key, Key, bytes]] = []
+        self._sides: list[tuple[Key, Key, bool]] = []
         self._folder = Path(tempfile.gettempdir())
         self._base = sqlite3.connect("", isolation_level=None)  # a file without a name, written once the page cache is full
         quoted = str(self._folder).replace("'", "''")
@@ -76,13 +78,13 @@ class Digests:
     def begin(self) -> int:
         """Begin the next source, also where the one before did not end, and return its number."""
         self._source += 1
-        self._records, self._edges = [], []
+        self._records, self._sides = [], []
         with saving(self._folder):
             for statement in _SOURCE.split(";"):
                 self._base.execute(statement)
         return self._source
 
-    def add(self, record: Record, responses: Sequence[Key], edges: Iterable[Edge]) -> None:
+    def add(self, record: Record, responses: Sequence[Key], edges: Sequence[Edge]) -> None:
         """Add a record to the source.
 
         Args:
@@ -95,9 +97,10 @@ class Digests:
         said = record.probability if isinstance(record, Comparison) else record.scores
         verdict = _digest(prompt, *responses, repr((said, record.annotator, record.criterion)).encode())
         nameless = isinstance(record, Comparison) and not record.annotator
-        self._records.append((prompt, _digest(prompt, *sorted(responses)) if nameless else verdict, verdict))
-        self._edges += [(prompt, *edge) for edge in edges]
-        if len(self._records) + len(self._edges) >= _BATCH:
+        pair = _digest(prompt, *sorted(responses)) if nameless else verdict
+        self._records.append((prompt, pair, verdict, b"".join(better + worse for better, worse in edges)))
+        self._sides += {(prompt, better, True) for better, _ in edges} | {(prompt, worse, False) for _, worse in edges}
+        if len(self._records) + len(self._sides) >= _BATCH:
             self._write()
 
     def end(self) -> Common:
@@ -112,7 +115,7 @@ class Digests:
                 "SELECT sum(CASE WHEN verdicts = 1 THEN records - 1 END), sum(CASE WHEN verdicts > 1 THEN records - verdicts END)"
                 " FROM (SELECT count(*) AS records, count(DISTINCT verdict) AS verdicts FROM records GROUP BY pair)"
             )
-            ((judged,),) = self._base.execute("SELECT count(*) FROM (SELECT 1 FROM edges GROUP BY prompt)")
+            ((judged,),) = self._base.execute("SELECT count(*) FROM (SELECT 1 FROM records WHERE length(edges) > 0 GROUP BY prompt)")
             cycles, long_cycles = self._cycles()
         return Common(duplicates or 0, votes, prompts, judged, cycles, long_cycles)
 
@@ -122,11 +125,12 @@ class Digests:
         Memory grows with the responses to one prompt (all promptless texts together) that are both better and worse than another one: a
         cycle leads through no others.
         """
-        self._base.execute("INSERT INTO both SELECT prompt, better FROM edges INTERSECT SELECT prompt, worse FROM edges ORDER BY 1, 2")
-        found = self._base.execute("SELECT * FROM edges WHERE (prompt, better) IN both AND (prompt, worse) IN both ORDER BY prompt")
+        self._base.execute("INSERT INTO both SELECT prompt, response FROM sides GROUP BY prompt, response HAVING min(better) < max(better)")
+        found = self._base.execute("SELECT prompt, edges FROM records WHERE prompt IN (SELECT prompt FROM both) ORDER BY prompt")
         cycles = long_cycles = 0
-        for _, rows in groupby(found, key=lambda row: row[0]):
-            edges: set[Edge] = {(better, worse) for _, better, worse in rows}
+        for prompt, records in groupby(found, key=lambda record: record[0]):
+            both = {response for (response,) in self._base.execute("SELECT response FROM both WHERE prompt = ?", (prompt,))}
+            edges = {edge for _, packed in records for edge in _EDGE.iter_unpack(packed) if both.issuperset(edge)}
             if has_cycle(edges):
                 cycles += 1
                 long_cycles += has_cycle({(a, b) for a, b in edges if (b, a) not in edges})
@@ -144,9 +148,9 @@ class Digests:
 
     def _write(self) -> None:
         with saving(self._folder):
-            for table, rows in (("records", self._records), ("edges", self._edges)):
-                self._base.executemany(f"INSERT INTO {table} VALUES (?, ?, ?)", rows)
-                rows.clear()
+            self._base.executemany("INSERT INTO records VALUES (?, ?, ?, ?)", self._records)
+            self._base.executemany("INSERT INTO sides VALUES (?, ?, ?)", self._sides)
+        self._records, self._sides = [], []
 
 
 def has_cycle(edges: Iterable[Edge]) -> bool:

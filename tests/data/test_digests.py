@@ -23,14 +23,15 @@ Preference = tuple[Messages, Messages]
 
 def drawn(draw: random.Random) -> Record:
     """A record of few words, so that most of it occurs again."""
-    prompt, *responses = ((Message(role, draw.choice("abcd")),) for role in ("user", *["assistant"] * 4))
-    about = {"annotator": draw.choice(["", "", "", "me"]), "criterion": draw.choice(["", "", "", "", "safe"])}
-    prompt = draw.choice([(), prompt, prompt])
+    responses = [(Message("assistant", draw.choice("abcd")),) for _ in range(4)]
+    annotator, criterion = draw.choice(["", "", "", "me"]), draw.choice(["", "", "", "", "safe"])
+    prompt = draw.choice([(), *((Message("user", each),) for each in "abcde")])
     if draw.random() < 0.7:
-        return Comparison(prompt, *responses[:2], probability=draw.choice([1.0, 1.0, 1.0, 0.0, 0.5, 0.7]), **about)
+        probability = draw.choice([1.0, 1.0, 1.0, 0.0, 0.5, 0.7])
+        return Comparison(prompt, responses[0], responses[1], probability, annotator=annotator, criterion=criterion)
     k = draw.randint(1, 4)
     scores = draw.choice([None, tuple(float(draw.randint(0, 2)) for _ in range(k))])
-    return RankedResponses(prompt, tuple(responses[:k]), scores, **about)
+    return RankedResponses(prompt, tuple(responses[:k]), scores, annotator=annotator, criterion=criterion)
 
 
 def said(record: Record) -> tuple[object, ...]:
@@ -107,7 +108,7 @@ def test_against_slow_searches(monkeypatch: pytest.MonkeyPatch) -> None:
             both = {record.prompt for record in a} & {record.prompt for record in b} - {()}
             counts = (len(both), *(sum(record.prompt in both for record in source) for source in (a, b)))
             assert digests.shared.get((i, j), (0, 0, 0)) == counts
-    assert set(seen) == set(Common._fields) and max(seen.values()) < 48, "every number is zero in some source and not in another"
+    assert min(seen[name] for name in Common._fields) > 5
 
 
 def test_a_source_that_broke_off_leaves_nothing() -> None:
