@@ -1,11 +1,10 @@
 """Equal rows, votes, prompts and cycles of sources, found on disk: the memory that this takes does not grow with the rows.
 
-Digests of what was read lie in a temporary SQLite database, whose queries sort in bounded memory, too.
+Digests of what was read lie in temporary tables, see `spool.tables`.
 """
 
 from __future__ import annotations
 
-import sqlite3
 import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
@@ -16,6 +15,7 @@ from pathlib import Path
 from struct import Struct
 from typing import NamedTuple
 
+from prefrep.data.spool import tables
 from prefrep.records import Comparison, Messages, Record
 from prefrep.room import saving
 
@@ -67,13 +67,8 @@ class Digests:
         self._records: list[tuple[Key, Key, Key, bytes]] = []
         self._sides: list[tuple[Key, Key, bool]] = []
         self._folder = Path(tempfile.gettempdir())
-        self._base = sqlite3.connect("", isolation_level=None)  # a file without a name, written once the page cache is full
-        quoted = str(self._folder).replace("'", "''")
-        # SQLite would take another folder than Python where TMPDIR is not set. Nobody reads the file after a crash.
-        for setting in (f"temp_store_directory = '{quoted}'", "temp_store = FILE", "journal_mode = OFF", "synchronous = OFF"):
-            self._base.execute(f"PRAGMA {setting}")
+        self._base = tables()
         self._base.execute(_PROMPTS)
-        self._base.execute("BEGIN")  # one for all, or each batch would be written at once
 
     def begin(self) -> int:
         """Begin the next source, also where the one before did not end, and return its number."""

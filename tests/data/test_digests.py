@@ -167,7 +167,7 @@ def test_the_file_is_in_tmpdir_and_has_no_name(tmp_path: Path, monkeypatch: pyte
     digests = Digests()
     told = digests._base.execute("PRAGMA temp_store_directory").fetchall()
     assert told in ([(str(place),)], [])  # none: SQLite was compiled without it
-    summarised(digests, [comparison(f"q{i}", "a", "b") for i in range(30_000)])
+    summarised(digests, [comparison(f"q{i}", "a", "b") for i in range(20_000)])
     assert not list(place.iterdir())
 
 
