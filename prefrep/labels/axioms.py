@@ -155,8 +155,7 @@ class Relevance(Axiom):
         if len(names) < 2:
             return []
         if self.negatives == "near":
-            states = work.states(own).prompts
-            closest = nearest(states, prompt)
+            closest = nearest(work.states(own).loaded().prompts, prompt)
             others = [closest[i] for i in chosen]
         else:
             count = LIKED if self.negatives == "liked" else 1
@@ -169,7 +168,7 @@ class Relevance(Axiom):
         return [replace(own[i], rejected=own[j].chosen) for i, j in zip(chosen, others, strict=True)]
 
     def _rewards(self, own: Sequence[Comparison], work: Work) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-        states = work.states(own)
+        states = work.states(own).loaded()
         labels = torch.tensor([each.probability for each in own])
         model = train(states, labels, BTHead, LogisticLoss, steps=200, lr=0.005, seed=self.seed, module=BradleyTerry)
         with torch.no_grad():
