@@ -100,12 +100,13 @@ def size(count: int) -> str:
 
 
 def _number(error: Exception) -> int | None:
-    """Return the number of an error of the operating system, also where a library in C++ or Rust wraps it in another class."""
+    """Return the number of an error of the operating system, also where a library in C, C++ or Rust wraps it in another class."""
     if isinstance(error, OSError):
         return error.errno
     if match := re.search(r"os error (\d+)|Os \{ code: (\d+)", str(error)):  # safetensors
         return int(match[1] or match[2])
-    return errno.ENOSPC if "file write failed" in str(error) or "No space left on device" in str(error) else None  # PyTorch
+    full = ("file write failed", "No space left on device", "database or disk is full")  # PyTorch, PyTorch, SQLite
+    return errno.ENOSPC if any(words in str(error) for words in full) else None
 
 
 def _existing(path: Path) -> Path:

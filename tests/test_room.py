@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import sqlite3
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -59,7 +60,8 @@ def test_the_temporary_folder_is_named_where_it_is_the_full_one(tmp_path: Path, 
 @pytest.mark.parametrize(
     "error",
     [RuntimeError("[enforce fail at inline_container.cc:858] . PytorchStreamWriter failed writing file data/7: file write failed"),
-     ValueError('I/O error: No space left on device (os error 28)'), OSError(errno.EDQUOT, "Disk quota exceeded")],
+     ValueError('I/O error: No space left on device (os error 28)'), OSError(errno.EDQUOT, "Disk quota exceeded"),
+     sqlite3.OperationalError("database or disk is full")],
 )  # fmt: skip
 def test_errors_of_libraries_are_understood(error: Exception, tmp_path: Path) -> None:
     with pytest.raises(OSError, match="delete files there or") as raised, saving(tmp_path / "x"):

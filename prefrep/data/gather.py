@@ -5,16 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from array import array
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from itertools import groupby
+from pathlib import Path
 
-from prefrep.data.spool import Spool
+from prefrep.data.spool import Spool, tables
 from prefrep.records import VALUE, RankedResponses, Record, turns
+from prefrep.room import saving
 
 
 def gathered(records: Iterable[Record]) -> Iterator[RankedResponses]:
-    """Merge the responses to equal prompts, in the order of first occurrence; records are kept on disk meanwhile (`data.spool`).
+    """Merge the responses to equal prompts, in the order of first occurrence; they are kept on disk meanwhile (`data.spool`).
 
     Records of different annotators, groups, criteria or template arguments stay apart. A prompt that occurs once stays a single response.
     Source, name and tags are those of the first row.
@@ -22,17 +25,20 @@ def gathered(records: Iterable[Record]) -> Iterator[RankedResponses]:
     Args:
         records: Ranked responses of any number of responses.
     """
-    places: dict[bytes, array[int]] = {}
+    base, folder = tables(), Path(tempfile.gettempdir())
+    base.execute("CREATE TABLE rows (key, number)")
 
     def noted() -> Iterator[RankedResponses]:
         for number, record in enumerate(records):
             assert isinstance(record, RankedResponses)
-            places.setdefault(_key(record), array("q")).append(number)
+            base.execute("INSERT INTO rows VALUES (?, ?)", (_key(record), number))
             yield record
 
-    spool = Spool(noted())
-    for numbers in places.values():
-        yield _merged([spool[number] for number in numbers])
+    with saving(folder):
+        spool = Spool(noted())
+        found = base.execute("SELECT min(number) OVER (PARTITION BY key) AS first, number FROM rows ORDER BY first, number")
+        for _, rows in groupby(found, key=lambda row: row[0]):
+            yield _merged([spool[number] for _, number in rows])
 
 
 def _key(record: RankedResponses) -> bytes:

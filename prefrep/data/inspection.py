@@ -8,8 +8,9 @@ from itertools import combinations
 from typing import Any, Literal, NamedTuple
 
 from prefrep.console import progress
+from prefrep.data.digests import Digests
 from prefrep.data.sources import Source, read
-from prefrep.data.summary import Lengths, Summary, as_json, shared_prompts
+from prefrep.data.summary import Lengths, Summary, as_json
 from prefrep.errors import PrefrepError, RecordError
 
 COLUMNS = 4  # sources side by side
@@ -49,22 +50,26 @@ def summarise(
     """
     found: list[Inspected] = []
     unread: list[PrefrepError] = []
+    digests = Digests()
     for source in sources:
         before = encoding()
         try:
-            found.append(_inspected(source, lengths, max_length, on_bad_row))
+            found.append(_inspected(source, digests, lengths, max_length, on_bad_row))
             found[-1].summary.encoding.update(encoding() - before)
         except PrefrepError as error:
             unread.append(error)
     return found, unread
 
 
-def _inspected(source: Source, lengths: Lengths, max_length: int | None, on_bad_row: Literal["error", "skip"]) -> Inspected:
-    summary = Summary(source.path)
+def _inspected(
+    source: Source, digests: Digests, lengths: Lengths, max_length: int | None, on_bad_row: Literal["error", "skip"]
+) -> Inspected:
+    summary = Summary(source.path, digests)
     bad: list[RecordError] = []
     records = progress(read(source, on_bad_row, bad, summary.notes), source.path, "records")
     for record, prompt, whole in lengths(records, bad if on_bad_row == "skip" else None):
         summary.add(record, prompt, whole, max_length)
+    summary.end()
     summary.counts["bad rows"] = len(bad)
     summary.counts["rows"] = summary.notes.rows
     return Inspected(summary, bad)
@@ -72,7 +77,7 @@ def _inspected(source: Source, lengths: Lengths, max_length: int | None, on_bad_
 
 def _shared(summaries: Sequence[Summary]) -> Iterator[tuple[Summary, Summary, int, int, int]]:
     for a, b in combinations(summaries, 2):
-        yield a, b, *shared_prompts(a, b)
+        yield a, b, *a.digests.shared.get((a.number, b.number), (0, 0, 0))
 
 
 def numbers(found: Sequence[Inspected], unit: str, max_length: int | None) -> dict[str, Any]:
@@ -102,8 +107,7 @@ def _share(count: int, total: int) -> str:
 
 
 def _cells(summary: Summary, unit: str, max_length: int | None) -> dict[str, str]:
-    counts, labels = summary.counts, summary.labels
-    cycles, long_cycles = summary.cycles()
+    counts, labels, common = summary.counts, summary.labels, summary.common
     decided = labels["longer"] + labels["shorter"] + labels["equal"]
     cells = {
         "rows": f"{counts['rows']:,}",
@@ -112,7 +116,7 @@ def _cells(summary: Summary, unit: str, max_length: int | None) -> dict[str, str
         "comparisons": f"{counts['comparisons']:,}",
         "ranked responses": f"{counts['ranked']:,}"
         + (f" ({counts['ranked without scores']:,} without scores)" if counts["ranked without scores"] else ""),
-        "distinct prompts": f"{len(summary.prompts):,}",
+        "distinct prompts": f"{common.prompts:,}",
         "duplicate rows": _share(counts["duplicates"], counts["records"]),
         "chosen == rejected": _share(counts["chosen == rejected"], counts["comparisons"]),
         "empty responses": _share(counts["empty responses"], counts["responses"]),
@@ -130,8 +134,8 @@ def _cells(summary: Summary, unit: str, max_length: int | None) -> dict[str, str
         cells["responses without a pair: desirable / not"] = f"{counts['desirable alone']:,} / {alone - counts['desirable alone']:,}"
     cells["preferred response is longer"] = _share(labels["longer"], decided)
     cells["preferred response is shorter"] = _share(labels["shorter"], decided)
-    cells["prompts with a cycle"] = _share(cycles, len(summary.edges))
-    cells["  of them with one of 3 or more responses"] = f"{long_cycles:,}"
+    cells["prompts with a cycle"] = _share(common.cycles, common.judged)
+    cells["  of them with one of 3 or more responses"] = f"{common.long_cycles:,}"
     if set(summary.subsets) - {""}:
         cells["subsets"] = _listed(summary.subsets)
     return cells

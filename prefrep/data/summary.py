@@ -1,24 +1,23 @@
-"""Statistics of datasets: lengths, duplicates, label balance, leaks between files, cycles."""
+"""Statistics of datasets: lengths, duplicates, label balance, cycles."""
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict, deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from hashlib import blake2b
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from prefrep.data.digests import Common, Digests, key
 from prefrep.data.notes import Notes
 from prefrep.errors import RecordError
-from prefrep.records import DESIRABLE, Comparison, Messages, RankedResponses, Record, responses_of, text
+from prefrep.records import DESIRABLE, Comparison, RankedResponses, Record, responses_of, text
 
 if TYPE_CHECKING:
     from prefrep.data.encode import Encoder
 
-Key = bytes
 Lengths = Callable[[Iterable[Record], "list[RecordError] | None"], Iterator[tuple[Record, int, tuple[int, ...]]]]
 ABOUT = ("annotator", "group", "criterion", "label_source", "strength")
 PERCENTILES = (50, 90, 99, 100)
@@ -30,6 +29,7 @@ class Summary:
 
     Args:
         name: Name of the source.
+        digests: Where it is told which records are equal; sources that are compared share it.
 
     Attributes:
         counts: Rows of each kind: `records`, `comparisons`, `ranked`, `duplicates`, `repeated votes` (of
@@ -40,25 +40,26 @@ class Summary:
         subsets: Records by subset.
         labels: Pairs by label (`hard`, `soft`, `tie`), and without ties by the preferred response's length (`longer`, `shorter`, `equal`).
         encoding: Responses by the way the template rendered them, and what it left out; records with control tokens in a text.
-        lengths: Lengths of prompts, responses, and both together.
-        prompts: Records by prompt, without texts that have none.
-        edges: Pairs (better, worse) of responses by prompt.
+        lengths: How often each length occurs, of prompts, responses, and both together.
+        number: Number of the source in `digests`.
+        common: What its records have in common, once it has ended.
     """
 
     name: str
+    digests: Digests = field(default_factory=Digests)
     counts: Counter[str] = field(default_factory=Counter)
     notes: Notes = field(default_factory=Notes)
     about: dict[str, Counter[str]] = field(default_factory=lambda: {name: Counter() for name in (*ABOUT, "ratings", "tags")})
     subsets: Counter[str] = field(default_factory=Counter)
     labels: Counter[str] = field(default_factory=Counter)
     encoding: Counter[str] = field(default_factory=Counter)
-    lengths: dict[str, list[int]] = field(default_factory=lambda: {"prompt": [], "response": [], "prompt + response": []})
-    prompts: Counter[Key] = field(default_factory=Counter)
-    edges: defaultdict[Key, set[tuple[Key, Key]]] = field(default_factory=lambda: defaultdict(set))
-    _seen: set[Key] = field(default_factory=set)
-    _first: dict[Key, Key] = field(default_factory=dict)  # the first verdict on each pair by nobody in particular
-    _contested: set[Key] = field(default_factory=set)  # pairs with other verdicts, too
-    _again: Counter[Key] = field(default_factory=Counter)  # equal verdicts on the pairs that are not contested
+    lengths: dict[str, Counter[int]] = field(
+        default_factory=lambda: {what: Counter() for what in ("prompt", "response", "prompt + response")}
+    )
+    common: Common = field(default_factory=Common)
+
+    def __post_init__(self) -> None:
+        self.number = self.digests.begin()
 
     def add(self, record: Record, prompt: int, whole: Sequence[int], max_length: int | None = None) -> None:
         """Add a record to the statistics.
@@ -71,9 +72,9 @@ class Summary:
         """
         responses = responses_of(record)
         alone = [length - prompt for length in whole]
-        self.lengths["prompt"].append(prompt)
-        self.lengths["response"] += alone
-        self.lengths["prompt + response"] += whole
+        self.lengths["prompt"][prompt] += 1
+        self.lengths["response"].update(alone)
+        self.lengths["prompt + response"].update(whole)
         self.counts["records"] += 1
         self.counts["comparisons" if isinstance(record, Comparison) else "ranked"] += 1
         self.counts["responses"] += len(responses)
@@ -87,63 +88,43 @@ class Summary:
                 self.about[name][f"{value:g}" if isinstance(value, float) else value] += 1
         self.about["tags"].update(record.tags.keys())
         self.about["ratings"].update(list(getattr(record, "ratings", ())))
-        keys = [_key(response) for response in responses]
-        prompt_key = _key(record.prompt)
-        # The digest covers the label: two nameless annotators who agree make a duplicate, two who disagree a cycle.
-        said = record.probability if isinstance(record, Comparison) else record.scores
-        row = _digest(prompt_key, *keys, repr((said, record.annotator, record.criterion)).encode())
-        self.counts["duplicates"] += 0  # results say so where there are none
-        if row in self._seen:
-            self._repeated(record, prompt_key, keys)
-        self._seen.add(row)
-        if isinstance(record, Comparison) and not record.annotator:
-            self._voted(_digest(prompt_key, *sorted(keys)), row)
-        if record.prompt:
-            self.prompts[prompt_key] += 1
+        keys = [key(response) for response in responses]
         if isinstance(record, Comparison):
             self.counts["chosen == rejected"] += keys[0] == keys[1]
         elif record.scores is None:
             self.counts["ranked without scores"] += 1
         elif record.criterion == DESIRABLE and len(set(record.scores)) == 1:  # no pair, but a label of single responses
             self.counts["desirable alone" if record.scores[0] else "undesirable alone"] += len(responses)
+        edges = []
         for better, worse, label in pairs(record):
             self.labels[label] += 1
             if label == "tie":
                 continue
             self.labels["equal" if alone[better] == alone[worse] else "longer" if alone[better] > alone[worse] else "shorter"] += 1
             if keys[better] != keys[worse]:
-                self.edges[prompt_key].add((keys[better], keys[worse]))
+                edges.append((keys[better], keys[worse]))
+        self.digests.add(record, keys, edges)
 
-    def _repeated(self, record: Record, prompt: Key, keys: Sequence[Key]) -> None:
-        """Count an equal row: a vote, if somebody said otherwise on the same pair, since copies of a file do not disagree."""
-        pair = _digest(prompt, *sorted(keys)) if isinstance(record, Comparison) and not record.annotator else None
-        if pair is not None and pair in self._contested:
-            self.counts["repeated votes"] += 1
-            return
-        self.counts["duplicates"] += 1
-        if pair is not None:
-            self._again[pair] += 1
-
-    def _voted(self, pair: Key, row: Key) -> None:
-        if self._first.setdefault(pair, row) != row and pair not in self._contested:
-            self._contested.add(pair)
-            moved = self._again.pop(pair, 0)
-            self.counts["repeated votes"] += moved
-            self.counts["duplicates"] -= moved
-
-    def cycles(self) -> tuple[int, int]:
-        """Return the numbers of prompts with a directed cycle, and with a cycle of three or more (without pairs labelled both ways)."""
-        with_any = [edges for edges in self.edges.values() if has_cycle(edges)]
-        return len(with_any), sum(has_cycle({(a, b) for a, b in edges if (b, a) not in edges}) for edges in with_any)
+    def end(self) -> None:
+        """Count what needs all records: `common`, and of it `duplicates` and `repeated votes`."""
+        self.common = self.digests.end()
+        if self.counts["records"]:
+            self.counts["duplicates"] = self.common.duplicates
+        if self.common.votes is not None:
+            self.counts["repeated votes"] = self.common.votes
 
     def percentiles(self) -> dict[str, dict[str, int]]:
         """Return percentiles of the lengths: p50, p90, p99 and the maximum."""
         names = [f"p{p}" if p < 100 else "max" for p in PERCENTILES]
-        return {
-            what: dict(zip(names, map(int, np.percentile(found, PERCENTILES, method="higher")), strict=True))
-            for what, found in self.lengths.items()
-            if found
-        }
+        return {what: dict(zip(names, _percentiles(found), strict=True)) for what, found in self.lengths.items() if found}
+
+
+def _percentiles(found: Counter[int]) -> list[int]:
+    """Return what `np.percentile(..., PERCENTILES, method="higher")` gives for numbers that occur so often."""
+    values = sorted(found)
+    ends = np.cumsum([found[value] for value in values])
+    ranks = np.ceil((ends[-1] - 1) * (np.array(PERCENTILES) / 100))
+    return [values[place] for place in np.searchsorted(ends, ranks, side="right")]
 
 
 def pairs(record: Record) -> Iterator[tuple[int, int, str]]:
@@ -156,34 +137,6 @@ def pairs(record: Record) -> Iterator[tuple[int, int, str]]:
         for i, j in combinations(range(len(record.scores)), 2):
             a, b = record.scores[i], record.scores[j]
             yield (i, j, "tie" if a == b else "hard") if a >= b else (j, i, "hard")
-
-
-def has_cycle(edges: Iterable[tuple[Key, Key]]) -> bool:
-    """Return whether a directed graph has a cycle, by topological sorting.
-
-    Args:
-        edges: Pairs (from, to).
-    """
-    targets: defaultdict[Key, set[Key]] = defaultdict(set)
-    for a, b in edges:
-        targets[a].add(b)
-        targets.setdefault(b, set())
-    incoming = Counter(b for found in targets.values() for b in found)
-    free = [node for node in targets if not incoming[node]]
-    removed = 0
-    while free:
-        removed += 1
-        for b in targets[free.pop()]:
-            incoming[b] -= 1
-            if not incoming[b]:
-                free.append(b)
-    return removed < len(targets)
-
-
-def shared_prompts(a: Summary, b: Summary) -> tuple[int, int, int]:
-    """Return the number of prompts in both sources, and of their records in each."""
-    both = a.prompts.keys() & b.prompts.keys()
-    return len(both), sum(a.prompts[key] for key in both), sum(b.prompts[key] for key in both)
 
 
 def by_words(records: Iterable[Record], refused: list[RecordError] | None = None) -> Iterator[tuple[Record, int, tuple[int, ...]]]:
@@ -218,7 +171,7 @@ def by_tokens(encoder: Encoder) -> Lengths:
 
 def as_json(summary: Summary) -> Mapping[str, Any]:
     """Return the statistics as plain data."""
-    cycles, strict = summary.cycles()
+    common = summary.common
     return {
         "name": summary.name,
         **{name.replace(" ", "_").replace("==", "equals"): count for name, count in sorted(summary.counts.items())},
@@ -231,20 +184,7 @@ def as_json(summary: Summary) -> Mapping[str, Any]:
         "subsets": dict(summary.subsets),
         "labels": {name: summary.labels[name] for name in ("hard", "soft", "tie", "longer", "shorter", "equal")},
         "lengths": summary.percentiles(),
-        "prompts": len(summary.prompts),
-        "prompts_with_cycles": cycles,
-        "prompts_with_cycles_of_three_or_more": strict,
+        "prompts": common.prompts,
+        "prompts_with_cycles": common.cycles,
+        "prompts_with_cycles_of_three_or_more": common.long_cycles,
     }
-
-
-def _key(messages: Messages) -> Key:
-    # Tool calls and thoughts tell responses apart, too.
-    parts = [(m.role, m.content, repr(sorted(m.fields.items())) if m.fields else "") for m in messages]
-    return _digest(*(part.encode() for turn in parts for part in turn))
-
-
-def _digest(*parts: bytes) -> Key:
-    hashed = blake2b(digest_size=12)
-    for part in parts:
-        hashed.update(len(part).to_bytes(8, "little") + part)
-    return hashed.digest()

@@ -3,14 +3,13 @@
 import json
 import subprocess
 import sys
-from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import program
 
-from prefrep.data.summary import Summary, by_words, has_cycle, pairs
+from prefrep.data.summary import pairs
 from prefrep.errors import DataError, PrefrepError, RecordError, UsageError
 from prefrep.records import Comparison, Message, RankedResponses
 
@@ -136,37 +135,6 @@ def test_labels_of_pairs() -> None:
     found = {p: list(pairs(Comparison((), a, b, probability=p))) for p in (1.0, 0.7, 0.5, 0.3, 0.0)}
     assert found == {1.0: [(0, 1, "hard")], 0.7: [(0, 1, "soft")], 0.5: [(0, 1, "tie")], 0.3: [(1, 0, "soft")], 0.0: [(1, 0, "hard")]}
     assert list(pairs(RankedResponses((), (a, b, a), (1.0, 3.0, 1.0)))) == [(1, 0, "hard"), (0, 2, "tie"), (1, 2, "hard")]
-
-
-def test_has_cycle_against_reachability() -> None:
-    """Every directed graph on three nodes, against the powers of its adjacency matrix."""
-    nodes = [b"0", b"1", b"2"]
-    arrows = [(a, b) for a in nodes for b in nodes if a != b]
-    cyclic = 0
-    for chosen in product([False, True], repeat=len(arrows)):
-        edges = {arrow for arrow, there in zip(arrows, chosen, strict=True) if there}
-        reach = set(edges)
-        for _ in nodes:
-            reach |= {(a, d) for a, b in reach for c, d in edges if b == c}
-        expected = any((node, node) in reach for node in nodes)
-        assert has_cycle(edges) == expected
-        cyclic += expected
-    assert cyclic == 64 - 25  # 25 labelled acyclic digraphs on three nodes (OEIS A003024)
-
-
-def test_a_long_chain_needs_no_recursion() -> None:
-    chain = [(str(i).encode(), str(i + 1).encode()) for i in range(5000)]
-    assert not has_cycle(chain)
-    assert has_cycle([*chain, (b"5000", b"0")])
-
-
-def test_texts_without_a_prompt_share_none() -> None:
-    summaries = [Summary("a"), Summary("b")]
-    record = Comparison((), (Message("assistant", "x"),), (Message("assistant", "y"),))
-    for summary in summaries:
-        for each, prompt, whole in by_words([record]):
-            summary.add(each, prompt, whole)
-    assert not summaries[0].prompts
 
 
 def test_columns_and_limit(tmp_path: Path) -> None:

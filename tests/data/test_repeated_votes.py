@@ -13,6 +13,7 @@ def counts(*records: Comparison) -> tuple[int, int]:
     summary = Summary("x")
     for record in records:
         summary.add(record, 1, (2, 2))
+    summary.end()
     return summary.counts["duplicates"], summary.counts["repeated votes"]
 
 
