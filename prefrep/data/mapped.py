@@ -28,7 +28,7 @@ class Mapped(Sequence[Made], Generic[Made]):
     def __iter__(self) -> Iterator[Made]:
         if self._places is None:
             return map(self._make, self._source)
-        return (self._make(self._source[place]) for place in self._places.tolist())
+        return (self._make(self._source[place]) for place in map(int, self._places))
 
     @overload
     def __getitem__(self, index: int) -> Made: ...

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from prefrep.data.across import check_one_prompt
 from prefrep.data.firsts import Firsts
+from prefrep.data.mapped import Mapped
 from prefrep.labels.rows import Labelled
 from prefrep.labels.states import Ints, Spooled, States, StatesFile, read
 from prefrep.nn.backbone import Backbone
@@ -95,7 +96,7 @@ class Work:
             if self._backbone is None:
                 device = "cuda" if torch.cuda.is_available() else "cpu"
                 self._backbone = Backbone(self.model, frozen=True).to(device)
-            for states in read(self._backbone, layout, (pairs[i] for i in new.tolist())):
+            for states in read(self._backbone, layout, Mapped(pairs, lambda each: each, new)):
                 known.file.extend(states)
         return Spooled(known.file, known.places[firsts])
 

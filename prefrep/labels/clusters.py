@@ -58,8 +58,8 @@ def clusters(texts: Sequence[str], firsts: Ints, near: float, seed: int = 0) -> 
         return shingles(texts[int(distinct[i])])
 
     signatures = Signatures(_distinct(texts, firsts), seed)
-    for code in signatures.candidates().tolist():
-        i, j = divmod(code, len(distinct))
+    for code in signatures.candidates():
+        i, j = divmod(int(code), len(distinct))
         a, b = sorted((root(i), root(j)))
         if a == b:
             continue

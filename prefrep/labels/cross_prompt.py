@@ -52,7 +52,7 @@ class CrossPrompt(LabelStep):
         drawn = Spool(self._drawn(decided))
         if self.judge is not None:
             odds = np.fromiter(self.judge.compare(drawn), np.float64)
-            drawn = Spool(replace(each, probability=p) for each, p in zip(drawn, probabilities(odds).tolist(), strict=True))
+            drawn = Spool(replace(each, probability=p) for each, p in zip(drawn, map(float, probabilities(odds)), strict=True))
         told = "a judge" if self.judge is not None else "the winner of one prompt against the loser of another"
         return Outcome(
             Spool(chain(() if self.alone else pairs, map(Labelled, drawn))),
