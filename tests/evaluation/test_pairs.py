@@ -238,11 +238,11 @@ def test_interrupted_scoring_goes_on(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         log_pairs(Counting(True), pairs, tmp_path / "cut", PairRow, "pairs", {"path": "m"})
     again = Counting()
-    rows = log_pairs(again, pairs, tmp_path / "cut", PairRow, "pairs", {"path": "m"})
-    assert again.asked == 2 and rows == log_pairs(Counting(), pairs, whole, PairRow, "pairs", {"path": "m"})
+    rows = list(log_pairs(again, pairs, tmp_path / "cut", PairRow, "pairs", {"path": "m"}))
+    assert again.asked == 2 and rows == list(log_pairs(Counting(), pairs, whole, PairRow, "pairs", {"path": "m"}))
     assert (tmp_path / "cut" / "scores.jsonl").read_bytes() == (whole / "scores.jsonl").read_bytes()
     finished = Counting()
-    assert log_pairs(finished, pairs, whole, PairRow, "pairs", {"path": "m"}) == rows and finished.asked == 0
+    assert list(log_pairs(finished, pairs, whole, PairRow, "pairs", {"path": "m"})) == rows and finished.asked == 0
     with pytest.raises(ConfigError, match="another model"):
         log_pairs(Counting(), pairs, whole, PairRow, "pairs", {"path": "other"})
     with pytest.raises(ConfigError, match="another data"):
