@@ -67,7 +67,7 @@ class Columns:
 def distinct_values(values: intervals.Ints) -> int:
     """Return how many different values there are among values [n]."""
     ordered = np.sort(values)
-    return int((ordered[1:] != ordered[:-1]).sum()) + bool(len(ordered))
+    return int(np.count_nonzero(ordered[1:] != ordered[:-1])) + bool(len(ordered))
 
 
 def groups(values: intervals.Ints) -> intervals.Ints | None:

@@ -49,7 +49,9 @@ def brier(log_odds: ArrayLike, outcomes: ArrayLike) -> Floats:
 def log_loss(log_odds: ArrayLike, outcomes: ArrayLike) -> Floats:
     """Return negative log-likelihoods in nats, expected over the outcome: -y log p - (1 - y) log(1 - p), [n]; log 2 at p = 1/2."""
     s, y = np.asarray(log_odds, dtype=np.float64), np.asarray(outcomes, dtype=np.float64)
-    return np.asarray(np.logaddexp(0.0, s) - y * s)
+    found: Floats = np.logaddexp(0.0, s)
+    found -= y * s
+    return found
 
 
 def folded(log_odds: ArrayLike, outcomes: ArrayLike) -> tuple[Floats, Floats]:
