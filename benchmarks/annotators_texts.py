@@ -98,11 +98,16 @@ class Rated(NamedTuple):
     states: Tensor
 
 
+def _ends(pairs: Sequence[Comparison]) -> Tensor:
+    """States at the ends of both responses [P, 2, H]."""
+    return torch.cat([each.ends for each in read_states(backbone(), "single", pairs)])
+
+
 def rated() -> Rated:
     """Read the bundled ratings."""
     records = [each for each in read(Source("bundled:ultrafeedback-mini")) if isinstance(each, RankedResponses)]
     pairs = [Comparison(each.prompt, each.responses[i], each.responses[i + 1]) for each in records for i in (0, 2)]
-    return Rated(records, list(records[0].ratings), read_states(backbone(), "single", pairs).ends.view(len(records), 4, -1))
+    return Rated(records, list(records[0].ratings), _ends(pairs).view(len(records), 4, -1))
 
 
 def aspects(data: Rated, seed: int) -> dict[str, float]:
@@ -219,7 +224,7 @@ def judged(path: Path, limit: int) -> tuple[Judged, dict[str, Any]]:
         Comparison((Message("user", rows[i]["instruction"][:LIMIT]),), said(rows[i]["output_1"]), said(rows[i]["output_2"])) for i in chosen
     ]
     prompts = np.array([rows[i]["instruction"] for i in chosen])
-    return Judged(judges, read_states(backbone(), "single", pairs).ends, torch.tensor(first[chosen]), prompts), agree
+    return Judged(judges, _ends(pairs), torch.tensor(first[chosen]), prompts), agree
 
 
 def judges(data: Judged, seed: int) -> dict[str, float]:

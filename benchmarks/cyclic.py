@@ -77,7 +77,7 @@ def subsets(report: Report, backbone: Backbone, readings: dict[str, Reading], li
     from prefrep.data.cyclic import aspects_of
     from prefrep.data.sources import Source, read
     from prefrep.demo.quickstart import MODELS, make
-    from prefrep.modules import full_batch
+    from prefrep.modules import on_states
 
     options = report.options
     omits = aspects_of(cast("list[RankedResponses]", list(read(Source(options.data, limit=limit)))))
@@ -91,9 +91,9 @@ def subsets(report: Report, backbone: Backbone, readings: dict[str, Reading], li
             read_by = {layout: {part: reading.batch(sets[part]) for part in sets} for layout, reading in readings.items()}
             for name in MODELS:
                 batches = read_by["pair" if name == "pairpm" else "single"]
-                module = full_batch.train(make(name, lambda: backbone), batches[f"seen-{what}"], steps, seed)
+                module = on_states.train(make(name, lambda: backbone), [batches[f"seen-{what}"]] * steps, seed)
                 for part, comparisons in sets.items():
-                    marks = full_batch.correct(module, batches[part]).tolist()
+                    marks = on_states.correct(module, batches[part]).tolist()
                     right[omit, part, name].append(dict(zip((c.id for c in comparisons), marks, strict=True)))
         print(f"without {omit}, seed {seed}: done", flush=True)
 
@@ -158,7 +158,7 @@ def dimensions(report: Report, backbone: Backbone, reading: Reading) -> None:
     """Find the smallest dimension that represents cycles of a length: bound, free embeddings, heads on hidden states."""
     from prefrep.data.sources import read
     from prefrep.demo.quickstart import LEARNING_RATE
-    from prefrep.modules import GeneralPreference, full_batch
+    from prefrep.modules import GeneralPreference, on_states
     from prefrep.modules.preference import adamw
     from prefrep.nn.heads import GPMHead
 
@@ -178,7 +178,7 @@ def dimensions(report: Report, backbone: Backbone, reading: Reading) -> None:
             for dim in DIMS:
                 head = partial(GPMHead, dim=dim, normalize=False)
                 module = GeneralPreference(lambda: backbone, head, optimizer=adamw(LEARNING_RATE))
-                share = full_batch.correct(full_batch.train(module, batch, options.steps // 2, seed), batch).float().mean().item()
+                share = on_states.correct(on_states.train(module, [batch] * (options.steps // 2), seed), batch).float().mean().item()
                 at_two += [share] if dim == 2 else []
                 if share == 1:
                     break

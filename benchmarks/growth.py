@@ -90,7 +90,8 @@ def main(args: list[str] | None = None) -> None:
                 continue
             out = folder / f"{name.split(',')[0].replace(' ', '-')}-{rows}"
             try:
-                costs[rows] = cost([word.format(data=data, out=out, model=folder / "model") for word in PROGRAMS[name].split()])
+                command = [word.format(data=data, out=out, model=folder / "model") for word in PROGRAMS[name].split()]
+                costs[rows] = cost(command, out.with_suffix(".kept"))
             except RuntimeError as error:
                 report.note(f"{name}, {rows} rows: {error}")
             else:
@@ -127,15 +128,17 @@ def growth(costs: Mapping[int, Cost], small: int, large: int, start: float) -> f
     return log(above[1] / above[0]) / log(large / small)
 
 
-def cost(command: Sequence[str]) -> Cost:
-    """Run prefrep to its end.
+def cost(command: Sequence[str], cache: Path) -> Cost:
+    """Run prefrep to its end, with a cache folder of its own: the first rows of each file are those of the shorter files.
 
     Raises:
         RuntimeError: It failed; the message is its last line.
     """
     begin = time.perf_counter()
     with tempfile.TemporaryFile("w+") as out:
-        child = subprocess.Popen([sys.executable, "-m", "prefrep", *command], cwd=ROOT, stdout=out, stderr=out)
+        child = subprocess.Popen(
+            [sys.executable, "-m", "prefrep", *command], cwd=ROOT, env={**os.environ, "PREFREP_CACHE": str(cache)}, stdout=out, stderr=out
+        )
         _, status, used = os.wait4(child.pid, 0)
         child.returncode = os.waitstatus_to_exitcode(status)  # it has been waited for
         out.seek(0)

@@ -32,7 +32,7 @@ from prefrep.evaluation.leaderboard import rated
 from prefrep.evaluation.leaderboard.settings import ELO, MEAN, Settings
 from prefrep.functional.groups import probabilities
 from prefrep.metrics.intervals import accuracy_interval
-from prefrep.modules import BradleyTerry, GeneralPreference, PreferenceModule, full_batch
+from prefrep.modules import BradleyTerry, GeneralPreference, PreferenceModule, on_states
 from prefrep.modules.remembered import Reading
 from prefrep.nn.backbone import Backbone
 from prefrep.nn.heads import GPMHead
@@ -96,9 +96,9 @@ def judged(make: Callable[..., PreferenceModule], backbone: Backbone, reading: R
     """Return log-odds that the first of each asked pair is better, the accuracy on held-out pairs, and their number."""
     held, rest = train[::HELD_OUT], [each for place, each in enumerate(train) if place % HELD_OUT]
     optimizer = partial(torch.optim.AdamW, lr=RATE, betas=(0.9, 0.95), weight_decay=0.1)
-    module = full_batch.train(make(lambda: backbone, optimizer=optimizer), reading.batch(rest), STEPS)
+    module = on_states.train(make(lambda: backbone, optimizer=optimizer), [reading.batch(rest)] * STEPS)
     with torch.no_grad():
-        right = full_batch.correct(module, reading.batch(held)).double().mean()
+        right = on_states.correct(module, reading.batch(held)).double().mean()
         found = np.concatenate([module(reading.batch(asked[at : at + 256])).double().numpy() for at in range(0, len(asked), 256)])
     return found, float(right), len(held)
 

@@ -16,7 +16,7 @@ from prefrep.data.pairs import learnable_pairs
 from prefrep.data.trees import NOBODY
 from prefrep.evaluation.steps import StepScore, evaluate
 from prefrep.labels.states import Kept, States
-from prefrep.modules import full_batch
+from prefrep.modules import on_states
 from prefrep.modules.models import BradleyTerry
 from prefrep.nn.heads import BTHead
 from prefrep.nn.losses import LogisticLoss, PreferenceLoss, ValueLoss
@@ -78,7 +78,7 @@ def first_wrong(
         batch = both.batch(p, margin, weight)
         batch.pairs[torch.tensor([pair.b == NOBODY for _, pair in pairs]), 1] = NOBODY
         optimizer = partial(torch.optim.AdamW, lr=0.02, betas=(0.9, 0.95), weight_decay=0.0)
-        model = full_batch.train(BradleyTerry(lambda: cast(Any, Kept(d)), BTHead, loss, optimizer=optimizer), batch, 300, seed)
+        model = on_states.train(BradleyTerry(lambda: cast(Any, Kept(d)), BTHead, loss, optimizer=optimizer), [batch] * 300, seed)
         with torch.no_grad():
             return lambda states: model.head.embed(torch.as_tensor(states, dtype=torch.float32))[:, 0].double().numpy(force=True)
 

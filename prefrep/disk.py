@@ -20,13 +20,18 @@ def expanded(path: str | Path) -> Path:
 
 def replace_text(path: Path, text: str) -> None:
     """Replace a text file atomically, so that a killed process leaves the old or the new content; creates the folder if needed."""
+    _replace(path, [text], len(text))
+
+
+def _replace(path: Path, parts: Iterable[str], needs: int | None = None) -> None:
     draft = path.with_name(path.name + ".part")
-    with saving(path, len(text)):
+    with saving(path, needs):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            draft.write_text(text, encoding="utf-8")
+            with draft.open("w", encoding="utf-8") as file:
+                file.writelines(parts)
             os.replace(draft, path)
-        except OSError:  # of no use, and its room may be needed
+        except BaseException:  # of no use, and its room may be needed
             with suppress(OSError):
                 draft.unlink(missing_ok=True)
             raise
@@ -50,8 +55,8 @@ def replace_path(draft: Path, path: Path) -> None:
 
 
 def replace_lines(path: Path, rows: Iterable[object]) -> None:
-    """Replace a JSONL file atomically, one row per line; see `replace_text`."""
-    replace_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    """Replace a JSONL file atomically, one row per line, which are taken one by one; see `replace_text`."""
+    _replace(path, (json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def replace_json(path: Path, content: object, sort_keys: bool = False) -> None:

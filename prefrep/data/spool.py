@@ -17,10 +17,12 @@ from prefrep.room import saving
 Item = TypeVar("Item")
 
 _ITEMS, _ENDS = "items", "ends"
-# All that a pickle may name: records, encoded data, and what columns of Parquet files hold beside JSON's types. None of it runs code.
+# All that a pickle may name: records, labelled pairs, encoded data, and what columns of Parquet files hold beside JSON's types. None of it
+# runs code.
 _ADMITTED = frozenset(
     [("prefrep.records", name) for name in ("Message", "Comparison", "RankedResponses")]
     + [("prefrep.data.trees", name) for name in ("Datum", "unpacked")]
+    + [("prefrep.labels.rows", "Labelled")]
     + [("datetime", name) for name in ("date", "datetime", "time", "timedelta", "timezone")]
     + [("decimal", "Decimal")]
 )
@@ -40,7 +42,8 @@ class Spool(Sequence[Item], Generic[Item]):
     """A sequence in a temporary file, with 8 bytes per item in memory. The file is deleted with the spool.
 
     Access is random and works in forked processes. The file is in `TMPDIR`; the page cache holds recently read items. Items are records,
-    encoded data (`data.trees.Datum`) or plain data; access raises `DataError` where the file holds anything else, or is damaged.
+    labelled pairs, encoded data (`data.trees.Datum`) or plain data; access raises `DataError` where the file holds anything else, or is
+    damaged.
 
     Args:
         items: The items, consumed one by one.

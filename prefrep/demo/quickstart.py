@@ -30,7 +30,7 @@ from prefrep.evaluation.pairs import comparisons_of
 from prefrep.io import folder
 from prefrep.metrics.calibration import fit_temperature, log_loss
 from prefrep.metrics.intervals import accuracy_interval
-from prefrep.modules import BradleyTerry, GeneralPreference, PairPreference, PreferenceModule, full_batch
+from prefrep.modules import BradleyTerry, GeneralPreference, PairPreference, PreferenceModule, on_states
 from prefrep.modules.remembered import Reading
 from prefrep.nn.backbone import Backbone
 from prefrep.nn.heads import GPMHead
@@ -131,7 +131,7 @@ def comparisons(settings: Settings) -> dict[str, list[Comparison]]:
 
 def train(name: str, backbone: Backbone, batch: TreeBatch, steps: int, seed: int) -> PreferenceModule:
     """Return a model of `MODELS`, trained with the same batch in every step."""
-    return full_batch.train(make(name, lambda: backbone), batch, steps, seed)
+    return on_states.train(make(name, lambda: backbone), [batch] * steps, seed)
 
 
 def make(name: str, backbone: Callable[[], Backbone]) -> PreferenceModule:

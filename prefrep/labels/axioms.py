@@ -12,21 +12,24 @@ import re
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import chain
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from prefrep.data.mapped import Mapped
+from prefrep.data.spool import Spool
 from prefrep.errors import ConfigError
 from prefrep.labels.base import LabelStep, Outcome, Work, example
-from prefrep.labels.cross_prompt import swapped
-from prefrep.labels.rows import Labelled
+from prefrep.labels.rows import Labelled, winner_first
 from prefrep.labels.states import train
+from prefrep.labels.strength import groups
 from prefrep.modules.models import BradleyTerry
 from prefrep.nn.heads import BTHead
 from prefrep.nn.losses import LogisticLoss
-from prefrep.records import Comparison, Message, Messages
+from prefrep.records import Comparison, Message
 
 Draw = np.random.Generator
 _SENTENCE = re.compile(r"(?<=[.!?])\s+|\n+")
@@ -57,10 +60,10 @@ class Usefulness(LabelStep):
         if not known:
             where = "ranked responses with scores" if self.votes == "scores" else "pairs with a published strength of 1 or more"
             raise ConfigError(f"Usefulness: no pair has votes; with votes={self.votes} the data must hold {where}")
-        done = [
+        done = Spool(
             each if ratio is None else each.relabelled(margin=round(self.scale * ratio, 6))
             for each, ratio in zip(pairs, ratios, strict=True)
-        ]
+        )
         return Outcome(done, {"pairs with a margin by votes": len(known)}, {"margin by votes, log-odds": self.scale * np.array(known)})
 
     def _log_ratio(self, each: Labelled) -> float | None:
@@ -100,16 +103,16 @@ class Axiom(LabelStep):
         return type(self).__name__.lower()
 
     def apply(self, pairs: Sequence[Labelled], work: Work) -> Outcome:  # noqa: D102
-        decided = [each for each in pairs if each.sign and each.comparison.prompt]
+        decided = Mapped(pairs, lambda each: each, np.flatnonzero([bool(each.sign and each.comparison.prompt) for each in pairs]))
         draw = np.random.default_rng(self.seed)
         order = draw.permutation(len(decided))[: max(1, round(self.share * len(decided)))]
-        made = self.made(decided, [int(i) for i in order], work, draw) if decided else []
+        made = self.made(decided, [int(i) for i in order], work, draw) if len(decided) else []
         if not made:
             raise ConfigError(f"{type(self).__name__}: {self.needs}; leave the step out, or name other data")
         labels = {"margin": self.margin, "weight": self.weight, "probability": 1.0, "subset": self.axiom}
         new = [Labelled(replace(each, **labels, id=f"{each.id}:{self.axiom}" if each.id else "")) for each in made]  # type: ignore[arg-type]
         shown = [example(self.axiom, each.comparison) for each in new[:4]]
-        return Outcome([*pairs, *new], {f"new pairs, {self.axiom}": len(new), "their weight": self.weight}, examples=shown)
+        return Outcome(Spool(chain(pairs, new)), {f"new pairs, {self.axiom}": len(new), "their weight": self.weight}, examples=shown)
 
     needs = "no pair has a prompt and a winner"
 
@@ -149,14 +152,12 @@ class Relevance(Axiom):
         self.negatives = negatives
 
     def made(self, pairs: Sequence[Labelled], chosen: Sequence[int], work: Work, draw: Draw) -> list[Comparison]:  # noqa: D102
-        own = [_won(each) for each in pairs]
-        names: dict[Messages, int] = {}
-        prompt = np.array([names.setdefault(each.prompt, len(names)) for each in own])
-        if len(names) < 2:
+        own = Mapped(pairs, winner_first)
+        prompt = groups(own)
+        if not prompt.any():
             return []
         if self.negatives == "near":
-            states = work.states(own).prompts
-            closest = nearest(states, prompt)
+            closest = nearest(work.states(own).loaded().prompts, prompt)
             others = [closest[i] for i in chosen]
         else:
             count = LIKED if self.negatives == "liked" else 1
@@ -169,7 +170,7 @@ class Relevance(Axiom):
         return [replace(own[i], rejected=own[j].chosen) for i, j in zip(chosen, others, strict=True)]
 
     def _rewards(self, own: Sequence[Comparison], work: Work) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-        states = work.states(own)
+        states = work.states(own).loaded()
         labels = torch.tensor([each.probability for each in own])
         model = train(states, labels, BTHead, LogisticLoss, steps=200, lr=0.005, seed=self.seed, module=BradleyTerry)
         with torch.no_grad():
@@ -186,7 +187,7 @@ class Thoroughness(Axiom):
     needs = "no preferred answer has two sentences"
 
     def made(self, pairs: Sequence[Labelled], chosen: Sequence[int], work: Work, draw: Draw) -> list[Comparison]:  # noqa: D102
-        own = [_won(pairs[i]) for i in chosen]
+        own = [winner_first(pairs[i]) for i in chosen]
         return [
             replace(each, rejected=(*each.chosen[:-1], replace(each.chosen[-1], content=half)))
             for each in own
@@ -246,10 +247,6 @@ def nearest(states: Tensor, groups: np.ndarray[tuple[int], np.dtype[np.int64]]) 
         cosine = centred[i : i + 1024] @ centred.T
         found += cosine.masked_fill(group[i : i + 1024, None] == group, -2.0).argmax(1).tolist()
     return found
-
-
-def _won(each: Labelled) -> Comparison:
-    return each.comparison if each.sign > 0 else swapped(each.comparison)
 
 
 def _half(message: Message) -> str | None:

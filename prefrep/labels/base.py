@@ -14,8 +14,9 @@ import torch
 from numpy.typing import NDArray
 
 from prefrep.data.across import check_one_prompt
+from prefrep.data.firsts import Firsts
 from prefrep.labels.rows import Labelled
-from prefrep.labels.states import States, read
+from prefrep.labels.states import Ints, Spooled, States, StatesFile, read
 from prefrep.nn.backbone import Backbone
 from prefrep.nn.heads import PreferenceHead
 from prefrep.parts import Part
@@ -44,14 +45,14 @@ class Outcome:
     """What a step made.
 
     Args:
-        pairs: The pairs that go on.
+        pairs: The pairs that go on. Of many, `data.spool.Spool` keeps them on disk.
         numbers: What it found and changed, by name: counts, shares, estimates, or an estimate with its interval as three numbers.
         histograms: Values whose distribution a report draws, by name.
         examples: Pairs that a report shows.
         notes: What a reader must know of the numbers.
     """
 
-    pairs: list[Labelled]
+    pairs: Sequence[Labelled]
     numbers: dict[str, Any] = field(default_factory=dict)
     histograms: dict[str, Floats] = field(default_factory=dict)
     examples: list[Example] = field(default_factory=list)
@@ -69,9 +70,9 @@ class Work:
     def __init__(self, model: str, folder: Path) -> None:
         self.model, self._folder = model, folder
         self._backbone: Backbone | None = None
-        self._known: dict[object, tuple[torch.Tensor, torch.Tensor]] = {}
+        self._known: dict[str, _Known] = {}
 
-    def states(self, pairs: Sequence[Comparison], head: PreferenceHead | None = None) -> States:
+    def states(self, pairs: Sequence[Comparison], head: PreferenceHead | None = None) -> States | Spooled:
         """Return the states of pairs, see `labels.states.read`; each pair is read once, whatever steps leave out or add.
 
         Args:
@@ -84,15 +85,19 @@ class Work:
         layout = "single" if head is None else head.layout
         for each in pairs if head is not None and head.needs_prompt else ():
             check_one_prompt(each, gated=True)
-        keys = [(layout, each.prompt, each.chosen, each.rejected, repr(each.template_kwargs)) for each in pairs]
-        new = {key: each for key, each in zip(keys, pairs, strict=True) if key not in self._known}
-        if new:
+        known = self._known.setdefault(layout, _Known())
+        begin = len(known.firsts)
+        firsts = known.firsts.add(repr((each.prompt, each.chosen, each.rejected, each.template_kwargs)).encode() for each in pairs)
+        new = np.flatnonzero(firsts == np.arange(begin, begin + len(pairs)))
+        known.places = np.concatenate([known.places, np.full(len(pairs), -1)])
+        known.places[begin + new] = len(known.file) + np.arange(len(new))
+        if len(new):
             if self._backbone is None:
                 device = "cuda" if torch.cuda.is_available() else "cpu"
                 self._backbone = Backbone(self.model, frozen=True).to(device)
-            self._known |= zip(new, zip(*read(self._backbone, layout, list(new.values())), strict=True), strict=True)
-        ends, prompts = zip(*(self._known[key] for key in keys), strict=True)
-        return States(torch.stack(ends), torch.stack(prompts))
+            for states in read(self._backbone, layout, (pairs[i] for i in new.tolist())):
+                known.file.extend(states)
+        return Spooled(known.file, known.places[firsts])
 
     def kept(self, name: str, make: Callable[[], Floats], *depends: object) -> Floats:
         """Return an array that an earlier run of the same output left, or make it; a signal ends the program behind it.
@@ -104,7 +109,7 @@ class Work:
         """
         digest = hashlib.sha256()
         for each in depends:
-            digest.update(each.tobytes() if isinstance(each, np.ndarray) else repr(each).encode())
+            digest.update(np.ascontiguousarray(each).data if isinstance(each, np.ndarray) else repr(each).encode())
         path = self._folder / "kept" / f"{name}-{digest.hexdigest()[:12]}.npy"
         if not path.exists():
             found = make()
@@ -115,6 +120,21 @@ class Work:
             draft.replace(path)
         leave()
         return np.asarray(np.load(path))
+
+
+@dataclass
+class _Known:
+    """States that were read.
+
+    Args:
+        firsts: Where the texts of each pair came first.
+        places: Places in `file` of those that came first.
+        file: Their states.
+    """
+
+    firsts: Firsts = field(default_factory=Firsts)
+    places: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
+    file: StatesFile = field(default_factory=StatesFile)
 
 
 class LabelStep(Part, ABC):

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import chain
 
 import numpy as np
 
+from prefrep.data.mapped import Mapped
+from prefrep.data.spool import Spool
 from prefrep.errors import ConfigError
 from prefrep.functional.groups import probabilities
 from prefrep.judges.base import Judge
 from prefrep.labels.base import LabelStep, Outcome, Work, example
-from prefrep.labels.rows import Labelled
+from prefrep.labels.rows import Labelled, winner_first
 from prefrep.records import Comparison
 
 SUBSET = "cross-prompt"
@@ -42,35 +45,30 @@ class CrossPrompt(LabelStep):
         self.share, self.judge, self.alone, self.seed = share, judge, alone, seed
 
     def apply(self, pairs: Sequence[Labelled], work: Work) -> Outcome:  # noqa: D102
-        decided = [each for each in pairs if each.sign and each.comparison.prompt and not each.comparison.template_kwargs]
-        if len({each.comparison.prompt for each in decided}) < 2:
+        usable = (each.sign and each.comparison.prompt and not each.comparison.template_kwargs for each in pairs)
+        decided = Mapped(pairs, winner_first, np.flatnonzero(np.fromiter(map(bool, usable), bool)))
+        if not any(each.prompt != decided[0].prompt for each in decided):
             raise ConfigError("CrossPrompt needs pairs with a winner on two prompts or more; name data with prompts")
-        drawn = self._drawn([each.comparison if each.sign > 0 else swapped(each.comparison) for each in decided])
+        drawn = Spool(self._drawn(decided))
         if self.judge is not None:
-            odds = np.array(list(self.judge.compare(drawn)), np.float64)
-            drawn = [replace(each, probability=p) for each, p in zip(drawn, probabilities(odds).tolist(), strict=True)]
-        new = [Labelled(each) for each in drawn]
+            odds = np.fromiter(self.judge.compare(drawn), np.float64)
+            drawn = Spool(replace(each, probability=p) for each, p in zip(drawn, probabilities(odds).tolist(), strict=True))
         told = "a judge" if self.judge is not None else "the winner of one prompt against the loser of another"
         return Outcome(
-            [*(() if self.alone else pairs), *new],
-            {"pairs across prompts": len(new), "labels": told},
+            Spool(chain(() if self.alone else pairs, map(Labelled, drawn))),
+            {"pairs across prompts": len(drawn), "labels": told},
             examples=[example("across prompts", each) for each in drawn[:4]],
         )
 
-    def _drawn(self, decided: Sequence[Comparison]) -> list[Comparison]:
+    def _drawn(self, decided: Sequence[Comparison]) -> Iterator[Comparison]:
         """Draw pairs: (winner, loser) of different prompts, or with a judge any two answers."""
         draw = np.random.default_rng(self.seed)
-        found: list[Comparison] = []
-        while len(found) < max(1, round(self.share * len(decided))):
+        drawn = 0
+        while drawn < max(1, round(self.share * len(decided))):
             first, second = (decided[int(i)] for i in draw.integers(0, len(decided), 2))
             if first.prompt == second.prompt:
                 continue
             a, b = (0, 1) if self.judge is None else draw.integers(0, 2, 2)
             sides = [each.prompt + (each.chosen, each.rejected)[k] for each, k in ((first, a), (second, b))]
-            found.append(Comparison((), sides[0], sides[1], subset=SUBSET, source=f"{first.source}, {second.source}".strip(", ")))
-        return found
-
-
-def swapped(pair: Comparison) -> Comparison:
-    """Return the same comparison with its responses exchanged."""
-    return replace(pair, chosen=pair.rejected, rejected=pair.chosen, probability=1 - pair.probability)
+            yield Comparison((), sides[0], sides[1], subset=SUBSET, source=f"{first.source}, {second.source}".strip(", "))
+            drawn += 1

@@ -3,31 +3,28 @@
 from __future__ import annotations
 
 import math
-import re
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from hashlib import blake2b
-from itertools import combinations, pairwise, permutations
-from typing import Literal, NamedTuple
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from itertools import permutations
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from prefrep.data.firsts import Firsts, first_rows, numbered
+from prefrep.data.spool import Spool
 from prefrep.errors import ConfigError
 from prefrep.functional.feedback_arcs import minimum
-from prefrep.labels.base import Example, LabelStep, Outcome, Work, example
+from prefrep.labels.base import LabelStep, Outcome, Work, example
+from prefrep.labels.clusters import clusters
 from prefrep.labels.rows import Labelled
+from prefrep.labels.states import Ints
 from prefrep.metrics.intervals import Interval, percentile_interval
 from prefrep.records import Messages
 
-HASHES, BAND = 96, 4  # of MinHash: texts with a similarity of 0.8 meet in one of 24 bands with probability 0.999994
-WORDS = 3  # of a shingle
 SHOWN = 8
-_WORD = re.compile(r"\w+|[^\w\s]")
-Shingles = NDArray[np.int32]
-Pair = tuple[int, tuple[int, int]]  # prompt, and the two responses in the order of their numbers
 
 
 class Noise(NamedTuple):
@@ -74,88 +71,116 @@ class Duplicates(LabelStep):
         self.action, self.near, self.seed = action, near, seed
 
     def apply(self, pairs: Sequence[Labelled], work: Work) -> Outcome:  # noqa: D102
-        places, unlike = self._places(pairs)
-        votes: defaultdict[Pair, Counter[int]] = defaultdict(Counter)
-        wins = [each.sign * (1 if a < b else -1) for each, (_, a, b) in zip(pairs, places, strict=True)]  # 1: the lower number wins
-        keys: list[Pair] = [(prompt, (min(a, b), max(a, b))) for prompt, a, b in places]
-        for key, won in zip(keys, wins, strict=True):
-            votes[key][won] += 1
-        arcs, broken = _feedback_arcs(votes)
-        first: dict[tuple[Pair, int], int] = {}
-        clean: list[bool] = []
-        done: list[Labelled] = []
-        for i, (each, key, won) in enumerate(zip(pairs, keys, wins, strict=True)):
-            count, breaks = votes[key], (key, won) in broken
-            majority = count[won] > count[-won] or won == 0
-            clean.append(majority and not breaks and first.setdefault((key, won), i) == i)
-            columns = {"repeats": count.total(), "agreement": round(count[won] / count.total(), 6), "breaks_order": breaks}
-            done.append(each.noted(**columns))
-        noise = noise_of([(count[1], count[-1]) for count in votes.values()], self.seed)
-        contradicted = [key for key, count in votes.items() if count[1] and count[-1]]
+        table, unlike = self._table(pairs)
+        counts, group, won = table.counts, table.group, table.won
+        broken, weights = _feedback_arcs(table)
+        mine = counts[group, won]  # labels of the same pair that say the same
+        breaks = broken[group, won]
+        again = first_rows(group, won) != np.arange(len(pairs))
+        clean = ((mine > counts[group, -won]) | (won == 0)) & ~breaks & ~again
+        total = counts.sum(1)
+        contradicted = np.flatnonzero((counts[:, 1] > 0) & (counts[:, -1] > 0))
+        noise = noise_of(counts[:, [1, -1]], self.seed)
         numbers = {
             "pairs": len(pairs),
-            "distinct pairs": len(votes),
+            "distinct pairs": len(counts),
             "pairs whose two answers are nearly equal": unlike,
-            "repeated labels": len(pairs) - len(votes),
+            "repeated labels": len(pairs) - len(counts),
             "contradicted pairs": len(contradicted),
-            "prompts with a cycle or a contradiction": len(arcs),
-            "of them mended by a single label": sum(weight == 1 for weight in arcs.values()),
-            "labels that no order keeps": sum(broken.values()),
-            "a cleaned set would hold": sum(clean),
+            "prompts with a cycle or a contradiction": len(weights),
+            "of them mended by a single label": sum(weight == 1 for weight in weights),
+            "labels that no order keeps": int(counts[broken].sum()),
+            "a cleaned set would hold": int(clean.sum()),
             **({} if noise is None else {
                 "pairs labelled more than once": noise.pairs,
                 "share of two labels that disagree": noise.disagreement,
                 "estimated share of wrong labels": [noise.rate, *noise.interval],
             }),
         }  # fmt: skip
+        told = [
+            (table.first[each], f"contradicted: {mine[table.first[each]]} of {total[each]} labels say so") for each in contradicted[:SHOWN]
+        ]
+        alone = np.flatnonzero(breaks & (counts[group, -won] == 0))
+        told += [(i, "in a cycle; without it the other labels form an order") for i in alone[:SHOWN]]
         return Outcome(
-            [each for each, stays in zip(done, clean, strict=True) if stays or self.action == "column"],
+            Spool(
+                each.noted(repeats=int(total[g]), agreement=round(int(mine[i]) / int(total[g]), 6), breaks_order=bool(breaks[i]))
+                for i, (each, g) in enumerate(zip(pairs, group, strict=True))
+                if clean[i] or self.action == "column"
+            ),
             numbers,
             {},
-            self._examples(pairs, keys, wins, contradicted, broken),
+            [example(title, pairs[int(i)].comparison) for i, title in told],
             [] if noise else ["No pair is labelled more than once, so label noise cannot be estimated from repeats."],
         )
 
-    def _places(self, pairs: Sequence[Labelled]) -> tuple[list[tuple[int, int, int]], int]:
-        """Return the numbers of prompt, chosen and rejected of each pair, and how many pairs have two nearly equal responses."""
-        comparisons = [each.comparison for each in pairs]
-        texts = [_text(side) for each in comparisons for side in (each.prompt, each.chosen, each.rejected)]
-        near = clusters(texts, self.near, self.seed)
-        exact = {words: len(near) + i for i, words in enumerate(dict.fromkeys(texts))}
-        found, unlike = [], 0
-        for i in range(len(pairs)):
-            prompt, a, b = near[3 * i : 3 * i + 3]
-            if a == b:  # what little differs is what was judged
-                unlike += 1
-                a, b = (exact[words] for words in texts[3 * i + 1 : 3 * i + 3])
-            found.append((prompt, a, b))
-        return found, unlike
-
-    def _examples(
-        self, pairs: Sequence[Labelled], keys: Sequence[Pair], wins: Sequence[int], contradicted: Iterable[Pair],
-        broken: Mapping[tuple[Pair, int], int],
-    ) -> list[Example]:  # fmt: skip
-        of: defaultdict[Pair, list[int]] = defaultdict(list)
-        for i, key in enumerate(keys):
-            of[key].append(i)
-        shown = [
-            example(f"contradicted: {sum(wins[j] == wins[i] for j in of[key])} of {len(of[key])} labels say so", pairs[i].comparison)
-            for key in contradicted for i in of[key][:1]
-        ][:SHOWN]  # fmt: skip
-        told = set(zip(keys, wins, strict=True))
-        cycles = [i for i, (key, won) in enumerate(zip(keys, wins, strict=True)) if (key, won) in broken and (key, -won) not in told]
-        return shown + [example("in a cycle; without it the other labels form an order", pairs[i].comparison) for i in cycles[:SHOWN]]
+    def _table(self, pairs: Sequence[Labelled]) -> tuple[_Table, int]:
+        """Return the distinct pairs with their labels, and how many pairs have two nearly equal responses."""
+        texts = _Texts(pairs)
+        firsts = Firsts().add(text.encode() for text in texts)
+        prompt, a, b = clusters(texts, firsts, self.near, self.seed).reshape(-1, 3).T.copy()
+        unlike = a == b  # what little differs is what was judged
+        a[unlike], b[unlike] = len(firsts) + firsts.reshape(-1, 3)[unlike, 1:].T
+        low, high = np.minimum(a, b), np.maximum(a, b)
+        won = np.fromiter((each.sign for each in pairs), np.int64) * np.where(a < b, 1, -1)
+        same = first_rows(prompt, low, high)
+        first, group = np.flatnonzero(same == np.arange(len(pairs))), numbered(same)
+        counts = np.zeros((len(first), 3), np.int64)
+        np.add.at(counts, (group, won), 1)
+        return _Table(prompt[first], low[first], high[first], first, counts, group, won), int(unlike.sum())
 
 
-def noise_of(votes: Sequence[tuple[int, int]], seed: int, draws: int = 2000) -> Noise | None:
+class _Table(NamedTuple):
+    """Distinct pairs, in the order of first occurrence, and their labels.
+
+    Args:
+        prompt: Prompt of each distinct pair [G].
+        low: Its response with the lower number [G].
+        high: The other one [G].
+        first: Where it came first [G].
+        counts: Its labels by who wins [G, 3]: neither, `low`, and (in the last column, -1) `high`.
+        group: Distinct pair of each label [P].
+        won: Who wins: 1, -1, or 0, [P].
+    """
+
+    prompt: Ints
+    low: Ints
+    high: Ints
+    first: Ints
+    counts: Ints
+    group: Ints
+    won: Ints
+
+
+class _Texts(Sequence[str]):
+    """Prompt, chosen and rejected of each pair, in this order."""
+
+    def __init__(self, pairs: Sequence[Labelled]) -> None:
+        self._pairs = pairs
+
+    def __len__(self) -> int:
+        return 3 * len(self._pairs)
+
+    def __iter__(self) -> Iterator[str]:
+        return (_text(side) for each in self._pairs for side in _sides(each))
+
+    def __getitem__(self, index: Any) -> Any:
+        return _text(_sides(self._pairs[index // 3])[index % 3])
+
+
+def _sides(each: Labelled) -> tuple[Messages, Messages, Messages]:
+    return each.comparison.prompt, each.comparison.chosen, each.comparison.rejected
+
+
+def noise_of(votes: Ints, seed: int, draws: int = 2000) -> Noise | None:
     """Estimate the share of wrong labels from repeated labels; None: there are none.
 
     Args:
-        votes: Labels for and against each pair, without ties.
+        votes: Labels for and against each pair, without ties, [G, 2].
         seed: Seed of the resampling.
         draws: Resamples of pairs.
     """
-    counts = np.array([each for each in votes if sum(each) > 1], np.float64)
+    counts = votes[votes.sum(1) > 1].astype(np.float64)
     if not len(counts):
         return None
     total = counts.sum(1)
@@ -164,107 +189,57 @@ def noise_of(votes: Sequence[tuple[int, int]], seed: int, draws: int = 2000) -> 
     def rate(disagreement: float) -> float:
         return (1 - math.sqrt(max(1 - 2 * disagreement, 0))) / 2
 
-    drawn = np.random.default_rng(seed).integers(0, len(shares), (draws, len(shares)))
-    rates = np.array([rate(value) for value in shares[drawn].mean(1)])
+    draw = np.random.default_rng(seed)
+    rates = np.array([rate(shares[draw.integers(0, len(shares), len(shares))].mean()) for _ in range(draws)])
     return Noise(len(shares), float(shares.mean()), rate(float(shares.mean())), percentile_interval(rates))
-
-
-def clusters(texts: Sequence[str], near: float, seed: int = 0) -> list[int]:
-    """Return the number of each text's cluster: its set of shingles resembles another one's, or is linked to it by a chain.
-
-    Args:
-        texts: The texts.
-        near: Jaccard similarity of texts that belong together, in (0, 1].
-        seed: Seed of the hash functions.
-    """
-    distinct = {words: i for i, words in enumerate(dict.fromkeys(texts))}
-    if near == 1:
-        return [distinct[words] for words in texts]
-    sets = [_shingles(words) for words in distinct]
-    above = list(range(len(sets)))
-
-    def root(i: int) -> int:
-        while above[i] != i:
-            above[i] = above[above[i]]
-            i = above[i]
-        return i
-
-    for i, j in _candidates(sets, seed):
-        a, b = sorted((root(i), root(j)))
-        if a == b:
-            continue
-        shared = len(np.intersect1d(sets[i], sets[j], assume_unique=True))
-        if shared >= near * (len(sets[i]) + len(sets[j]) - shared):
-            above[b] = a
-    return [root(distinct[words]) for words in texts]
-
-
-def _candidates(sets: Sequence[Shingles], seed: int) -> list[tuple[int, int]]:
-    """Return pairs of sets that agree in a band of MinHash values (Broder 1997; bands as in Leskovec et al., chapter 3).
-
-    Band by band, so that a million rows need 400 bytes a text and not a bucket for each text and band.
-    """
-    generator = np.random.default_rng(seed)
-    prime = (1 << 31) - 1
-    scale, shift = generator.integers(1, prime, HASHES, dtype=np.int64), generator.integers(0, prime, HASHES, dtype=np.int64)
-    signatures: Shingles = np.empty((len(sets), HASHES), np.int32)
-    for signature, shingles in zip(signatures, sets, strict=True):
-        signature[:] = ((shingles[:, None] * scale + shift) % prime).min(0)
-    pairs: set[tuple[int, int]] = set()
-    for band in range(0, HASHES, BAND):
-        values = signatures[:, band : band + BAND]
-        order = np.lexsort(values.T)  # stable: a bucket keeps the order of its texts
-        begins = np.flatnonzero(np.append(True, (values[order[1:]] != values[order[:-1]]).any(1)))
-        sizes = np.diff(np.append(begins, len(order)))
-        for begin, size in zip(begins[sizes > 1].tolist(), sizes[sizes > 1].tolist(), strict=True):
-            found = order[begin : begin + size].tolist()
-            # Of a large bucket, neighbours suffice: clusters are chains.
-            pairs.update(combinations(found, 2) if size < 20 else pairwise(found))
-    return sorted(pairs)
-
-
-def _shingles(words: str) -> Shingles:
-    """Return the hashes of a text's shingles, in ascending order."""
-    tokens = _WORD.findall(words.casefold())
-    parts = {" ".join(tokens[i : i + WORDS]) for i in range(max(len(tokens) - WORDS + 1, 1))}
-    hashes = b"".join(blake2b(part.encode(), digest_size=4).digest() for part in parts)
-    return np.unique((np.frombuffer(hashes, "<u4") >> 1).astype(np.int32))
 
 
 def _text(messages: Messages) -> str:
     return "\x1e".join(f"{message.role}\x1f{message.content}" for message in messages)
 
 
-def _feedback_arcs(votes: Mapping[Pair, Counter[int]]) -> tuple[dict[int, float], dict[tuple[Pair, int], int]]:
-    """Return the minimum weight to remove by prompt, where it is not 0, and the labels to remove (pair, who wins) with their number.
+def _feedback_arcs(table: _Table) -> tuple[NDArray[np.bool_], list[float]]:
+    """Return which labels to remove so that the others form orders, as `counts` has them [G, 3], and their number by prompt, if not 0."""
+    broken = np.zeros(table.counts.shape, bool)
+    weights: list[float] = []
+    prompts = numbered(first_rows(table.prompt))
+    sizes = np.bincount(prompts)
+    both = np.bincount(prompts, (table.counts[:, 1:] > 0).all(1)) > 0
+    order = np.argsort(prompts, kind="stable")
+    order = order[((sizes >= 3) | both)[prompts[order]]]  # a circle has three pairs, or one that is contradicted
+    for inside in np.split(order, np.flatnonzero(np.diff(prompts[order])) + 1):
+        weight, removed = _circles(table.low[inside].tolist(), table.high[inside].tolist(), table.counts[inside].tolist())
+        for place, won in removed:
+            broken[inside[place], won] = True
+        weights += [weight] if removed else []
+    return broken, weights
+
+
+def _circles(low: Sequence[int], high: Sequence[int], counts: Sequence[Sequence[int]]) -> tuple[float, list[tuple[int, int]]]:
+    """Return the minimum weight to remove from the pairs of a prompt, and what goes: place of the pair, and who wins.
 
     A circle lies in one strongly connected component, so the others cost nothing, and data without prompts are no single table.
     """
-    nodes: dict[tuple[int, int], int] = {}
-    arcs: dict[tuple[int, int], int] = {}  # (winner, loser) -> labels
-    for (prompt, (a, b)), count in votes.items():
-        i, j = (nodes.setdefault((prompt, name), len(nodes)) for name in (a, b))
-        arcs |= {arc: count[won] for arc, won in (((i, j), 1), ((j, i), -1)) if count[won]}
+    nodes: dict[int, int] = {}
+    arcs: dict[tuple[int, int], tuple[int, int]] = {}  # (winner, loser) -> place of the pair, and who wins
+    for place, (a, b, count) in enumerate(zip(low, high, counts, strict=True)):
+        i, j = (nodes.setdefault(name, len(nodes)) for name in (a, b))
+        arcs |= {arc: (place, won) for arc, won in (((i, j), 1), ((j, i), -1)) if count[won]}
     if not arcs:
-        return {}, {}
+        return 0.0, []
     ends = np.array(list(arcs))
     graph = coo_array((np.ones(len(ends)), (ends[:, 0], ends[:, 1])), shape=(len(nodes), len(nodes)))
     _, component = connected_components(graph, connection="strong")
     members: defaultdict[int, list[int]] = defaultdict(list)
     for node, number in enumerate(component.tolist()):
         members[number].append(node)
-    names = list(nodes)
-    weights: defaultdict[int, float] = defaultdict(float)
-    broken: dict[tuple[Pair, int], int] = {}
+    weight, removed = 0.0, []
     for inside in members.values():
         if len(inside) < 2:
             continue
-        found = minimum(np.array([[arcs.get((i, j), 0) for j in inside] for i in inside], np.float64))
-        prompt = names[inside[0]][0]
-        weights[prompt] += found.weight
+        labels = {arc: counts[place][won] for arc in permutations(inside, 2) if arc in arcs for place, won in [arcs[arc]]}
+        found = minimum(np.array([[labels.get((i, j), 0) for j in inside] for i in inside], np.float64))
+        weight += found.weight
         rank = {inside[place]: number for number, place in enumerate(found.order)}
-        for i, j in permutations(inside, 2):
-            if (i, j) in arcs and rank[i] > rank[j]:
-                a, b = names[i][1], names[j][1]
-                broken[(prompt, (min(a, b), max(a, b))), 1 if a < b else -1] = arcs[i, j]
-    return dict(weights), broken
+        removed += [arcs[i, j] for i, j in labels if rank[i] > rank[j]]
+    return weight, removed

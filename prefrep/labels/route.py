@@ -14,10 +14,9 @@ from scipy.stats import pearsonr
 from prefrep.data.sources import Source
 from prefrep.errors import ConfigError
 from prefrep.labels.base import Floats, LabelStep, Outcome, Work, example
-from prefrep.labels.cross_prompt import swapped
 from prefrep.labels.features import feature, indicators
-from prefrep.labels.rows import Labelled, read_pairs
-from prefrep.labels.states import States, log_odds, train
+from prefrep.labels.rows import Labelled, read_pairs, swapped, winner_first
+from prefrep.labels.states import Spooled, States, digest, log_odds, train
 from prefrep.nn.heads import BTHead, PreferenceHead
 from prefrep.nn.losses import LogisticLoss, PreferenceLoss
 from prefrep.parts import recipe
@@ -89,11 +88,11 @@ class Route(LabelStep):
         if len(both) < 2 * HELD_OUT:
             raise ConfigError(f"Route: {len(both)} pairs have labels of {self.dear!r} and of another source; check the column label_source")
         names, table = indicators(self.features, [each.pair for each in items], self.bins)
-        tests = [each.comparison if each.sign > 0 else swapped(each.comparison) for each in read_pairs(Source(self.test)) if each.sign]
+        tests = [winner_first(each) for each in read_pairs(Source(self.test)) if each.sign]
         states, held = work.states([items[i].pair for i in both], self.head(2)), work.states(tests, self.head(2))
         labels = np.array([items[i].probabilities for i in both])
         routed = mixes(table[both], self.mixes, self.seed)
-        settings = (routed, labels, states.ends.numpy(), held.ends.numpy(), sorted(recipe(self).items()))
+        settings = (routed, labels, digest(states), digest(held), sorted(recipe(self).items()))
         scores = np.concatenate([
             work.kept(f"mix-{m}", partial(self._score, row, m, labels, states, held), m, *settings) for m, row in enumerate(routed)
         ])  # fmt: skip
@@ -118,7 +117,7 @@ class Route(LabelStep):
             [example(f"routed to {self.dear}, gain {gain[i]:.2g}", items[i].cheap.comparison) for i in order[:SHOWN]],
         )  # fmt: skip
 
-    def _score(self, routed: Floats, number: int, labels: Floats, states: States, held: States) -> Floats:
+    def _score(self, routed: Floats, number: int, labels: Floats, states: States | Spooled, held: States | Spooled) -> Floats:
         mixed = torch.as_tensor(np.where(routed > 0, labels[:, 1], labels[:, 0]))
         model = train(states, mixed, self.head, self.loss, self.steps, self.lr, self.seed * 1000 + number)
         return np.array([float((log_odds(model, held) > 0).double().mean())])

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import groupby
+from operator import attrgetter
 from typing import Any, Literal
 
+from prefrep.console import progress
+from prefrep.data import cyclic
 from prefrep.data.fields import SOFT_LABELS
 from prefrep.data.files import parts
 from prefrep.data.formats import to_records
+from prefrep.data.mapped import Mapped
 from prefrep.data.sources import Source, files_of, located, read
+from prefrep.data.spool import Spool
 from prefrep.errors import PrefrepError, RecordError
 from prefrep.records import Comparison, Record, preferred, turns
 
@@ -63,23 +68,53 @@ def pairs_of(record: Record) -> list[Labelled]:
     ]
 
 
-def read_pairs(source: Source, on_bad_row: Literal["error", "skip"] = "error", skipped: list[RecordError] | None = None) -> list[Labelled]:
-    """Read the pairs of a source, with their rows where a row is one pair; arguments and errors as in `data.sources.read`."""
-    records = list(read(source, on_bad_row, skipped))
-    rows: dict[str, Mapping[str, Any]] = {}
-    if not source.columns and files_of(source.path):  # renamed columns and rows of the hub are written in our own format
-        for _, found in parts(located(source.path), source.split, source.streaming):
-            rows |= {place: row for row, place in found if not isinstance(row, RecordError)}
-    made = Counter(record.source for record in records)  # a row can hold the judgements of several annotators
-    return [
-        replace(pair, row=rows.get(record.source)) if record is pair.comparison and made[record.source] == 1 else pair
-        for record in records
-        for pair in pairs_of(record)
-    ]
+def comparisons(pairs: Sequence[Labelled]) -> Mapped[Comparison]:
+    """Return the comparisons of pairs with their present labels, which stay where the pairs are."""
+    return Mapped(pairs, attrgetter("comparison"))
 
 
-def written(labelled: Sequence[Labelled], format: str = "auto") -> list[dict[str, Any]]:
-    """Return the rows to write: the rows that were read with their new columns, if prefrep reads the labels back from them.
+def winner_first(each: Labelled) -> Comparison:
+    """Return the comparison of a pair that has a winner, with the winner as `chosen`."""
+    return each.comparison if each.sign > 0 else swapped(each.comparison)
+
+
+def swapped(pair: Comparison) -> Comparison:
+    """Return the same comparison with its responses exchanged."""
+    return replace(pair, chosen=pair.rejected, rejected=pair.chosen, probability=1 - pair.probability)
+
+
+def read_pairs(
+    source: Source, on_bad_row: Literal["error", "skip"] = "error", skipped: list[RecordError] | None = None
+) -> Sequence[Labelled]:
+    """Read the pairs of a source, with their rows where a row is one pair; arguments and errors as in `data.sources.read`.
+
+    They are kept in a temporary file (`data.spool`).
+    """
+    records = progress(read(source, on_bad_row, skipped), f"reading {source.path}", "records")
+    return Spool(_with_rows(records, _rows(source)))
+
+
+def _rows(source: Source) -> Iterator[tuple[Mapping[str, Any], str]]:
+    """Yield the rows of a source with their places; none where rows are written in our own format, renamed or from the hub."""
+    if source.columns or source.path.startswith(cyclic.PREFIX) or not files_of(source.path):
+        return
+    for _, found in parts(located(source.path), source.split, source.streaming):
+        for row, place in found:
+            if not isinstance(row, RecordError):
+                yield row, place
+
+
+def _with_rows(records: Iterable[Record], rows: Iterator[tuple[Mapping[str, Any], str]]) -> Iterator[Labelled]:
+    """Yield the pairs of records, which are in the order of their rows; a row can hold the judgements of several annotators."""
+    for place, group in groupby(records, key=lambda record: record.source):
+        first, *more = group
+        row = next((row for row, at in rows if at == place), None) if isinstance(first, Comparison) else None
+        for record in (first, *more):
+            yield from (replace(pair, row=None if more else row) if record is pair.comparison else pair for pair in pairs_of(record))
+
+
+def written(labelled: Sequence[Labelled], format: str = "auto") -> Iterator[dict[str, Any]]:
+    """Yield the rows to write: the rows that were read with their new columns, if prefrep reads the labels back from them.
 
     Otherwise (pairs without a row of their own, or formats that have no column for a label) all rows are conversations, `chosen` and
     `rejected` with the prompt in both, which hold pairs of every kind in one file.
@@ -88,10 +123,27 @@ def written(labelled: Sequence[Labelled], format: str = "auto") -> list[dict[str
         labelled: The pairs.
         format: Format of the rows that were read.
     """
-    own = [_own(each) for each in labelled]
-    if all(row is not None for row in own) and _read_back([row for row in own if row is not None], labelled, format):
-        return [row for row in own if row is not None]
-    return [_conversation(each) | dict(each.columns) for each in labelled]
+    if all(_reads_back(each, format) for each in labelled):
+        yield from (row for each in labelled if (row := _own(each)) is not None)
+    else:
+        yield from (_conversation(each) | dict(each.columns) for each in labelled)
+
+
+def _reads_back(labelled: Labelled, format: str) -> bool:
+    """Return whether a pair has a row of its own, from which prefrep reads its texts and labels."""
+    row, pair = _own(labelled), labelled.comparison
+    if row is None:
+        return False
+    try:
+        found = to_records(row, format, "")
+    except PrefrepError:
+        return False
+    return (
+        len(found) == 1
+        and isinstance(found[0], Comparison)
+        and (found[0].prompt, found[0].chosen, found[0].rejected) == (pair.prompt, pair.chosen, pair.rejected)
+        and all(getattr(found[0], name) == getattr(pair, name) for name in _NUMBERS)
+    )
 
 
 def _own(labelled: Labelled) -> dict[str, Any] | None:
@@ -112,20 +164,6 @@ def _own(labelled: Labelled) -> dict[str, Any] | None:
 
 def _labels(pair: Comparison) -> dict[str, tuple[float, float]]:
     return {"probability": (pair.probability, 1.0), "margin": (pair.margin, 0.0), "weight": (pair.weight, 1.0)}
-
-
-def _read_back(rows: Sequence[Mapping[str, Any]], labelled: Sequence[Labelled], format: str) -> bool:
-    try:
-        found = [to_records(row, format, "") for row in rows]
-    except PrefrepError:
-        return False
-    return all(
-        len(records) == 1
-        and isinstance(records[0], Comparison)
-        and (records[0].prompt, records[0].chosen, records[0].rejected) == (pair.prompt, pair.chosen, pair.rejected)
-        and all(getattr(records[0], name) == getattr(pair, name) for name in _NUMBERS)
-        for records, pair in zip(found, (each.comparison for each in labelled), strict=True)
-    )
 
 
 def _conversation(labelled: Labelled) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from prefrep.data.sources import Source
+from prefrep.data.spool import Spool
 from prefrep.disk import replace_json, replace_lines, replace_text
 from prefrep.errors import DataError, RecordError
 from prefrep.labels.base import LabelStep, Outcome, Work
@@ -59,7 +60,7 @@ def run(
     for step, described in zip(steps, recipes, strict=True):
         before = len(pairs)
         outcome = step.apply(pairs, work)
-        pairs = outcome.pairs
+        pairs = outcome.pairs if isinstance(outcome.pairs, Spool) else Spool(outcome.pairs)
         found.append({"step": described, "rows": [before, len(pairs)], **_plain(outcome)})
     results = {
         "benchmark": "label", **about, "out": str(out), "pairs": [count, len(pairs)],

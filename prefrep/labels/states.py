@@ -11,12 +11,15 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
@@ -28,16 +31,20 @@ from prefrep.data.encode import EncodeConfig
 from prefrep.data.identity import identity
 from prefrep.data.kept import about_encoding, code
 from prefrep.data.trees import TreeBatch
-from prefrep.modules import full_batch
+from prefrep.modules import on_states
 from prefrep.modules.preference import PreferenceModule
 from prefrep.modules.remembered import Reading
 from prefrep.nn.backbone import Backbone
 from prefrep.nn.heads import PreferenceHead
 from prefrep.nn.losses import PreferenceLoss
 from prefrep.records import Comparison
+from prefrep.room import saving
 from prefrep.writers import leave
 
 WINDOW = 32  # pairs whose states are kept together
+STEP = 8192  # largest number of pairs of an optimizer step
+
+Ints = NDArray[np.int64]
 
 
 class States(NamedTuple):
@@ -51,10 +58,19 @@ class States(NamedTuple):
     ends: Tensor
     prompts: Tensor
 
-    def at(self, index: Sequence[int] | NDArray[Any] | Tensor) -> States:
+    @property
+    def pairs(self) -> int:
+        """P."""
+        return len(self.ends)
+
+    def at(self, index: Sequence[int] | NDArray[Any]) -> States:
         """Return the states of some pairs."""
         chosen = torch.as_tensor(index, dtype=torch.long)
         return States(self.ends[chosen], self.prompts[chosen])
+
+    def loaded(self) -> States:
+        """Return the same, see `Spooled`."""
+        return self
 
     def batch(self, probability: Tensor, margin: Tensor | None = None, weight: Tensor | None = None) -> TreeBatch:
         """Return a batch that a module trains on without its backbone.
@@ -78,14 +94,79 @@ class States(NamedTuple):
         )  # fmt: skip
 
 
+class StatesFile:
+    """States of pairs in a temporary file, behind each other."""
+
+    def __init__(self) -> None:
+        self._file: Any = tempfile.NamedTemporaryFile(prefix="prefrep-", suffix=".states")
+        self._hidden = self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def extend(self, states: States) -> None:
+        """Append the states of more pairs."""
+        self._count, self._hidden = self._count + states.pairs, states.prompts.shape[-1]
+        with saving(Path(self._file.name)):
+            self._file.write(torch.cat([states.ends.flatten(1), states.prompts], 1).contiguous().numpy().tobytes())
+            self._file.flush()
+
+    def read(self, places: Ints) -> States:
+        """Return the states at some places."""
+        found = torch.empty(len(places), 3, self._hidden)
+        size, file = 12 * self._hidden, self._file.fileno()
+        for row, place in zip(found.view(-1, 3 * self._hidden).numpy(), places.tolist(), strict=True):
+            os.preadv(file, [row], place * size)
+        return States(found[:, :2], found[:, 2])
+
+
+class Spooled(NamedTuple):
+    """States of pairs that lie in a file, for more pairs than memory holds.
+
+    Args:
+        file: The file.
+        places: Place of each pair in it [P].
+    """
+
+    file: StatesFile
+    places: Ints
+
+    @property
+    def pairs(self) -> int:
+        """P."""
+        return len(self.places)
+
+    def at(self, index: Sequence[int] | NDArray[Any]) -> Spooled:
+        """Return the states of some pairs, which stay where they are."""
+        return Spooled(self.file, self.places[index])
+
+    def loaded(self) -> States:
+        """Return the states in memory."""
+        return self.file.read(self.places)
+
+
+def digest(states: States | Spooled) -> str:
+    """Return a digest of states."""
+    found = hashlib.sha256()
+    for part in _parts(states.pairs):
+        for tensor in states.at(part).loaded():
+            found.update(tensor.contiguous().numpy().tobytes())
+    return found.hexdigest()
+
+
+def _parts(pairs: int) -> Iterator[Ints]:
+    """Yield the indices of pairs in turn, as many at a time as a step takes."""
+    return (np.arange(begin, min(begin + STEP, pairs)) for begin in range(0, pairs, STEP))
+
+
 def read(
     backbone: Backbone,
     layout: Literal["single", "pair"],
-    pairs: Sequence[Comparison],
+    pairs: Iterable[Comparison],
     config: EncodeConfig | None = None,
     cache: str = "auto",
-) -> States:
-    """Return the states of pairs, reading those that are not kept.
+) -> Iterator[States]:
+    """Yield the states of pairs, window by window, reading those that are not kept.
 
     Args:
         backbone: The frozen language model.
@@ -104,19 +185,19 @@ def read(
     device = next(backbone.parameters()).device.type
     backbone.eval().supports_trees()  # selects the attention kernel, a part of the identity
     about = {"states": identity(backbone, device), "text": about_encoding(backbone.tokenizer(), config, layout, "text"), "code": code()}
-    found: list[States] = []
     for window in progress(_windows(pairs), "reading pairs", f"windows of {WINDOW} pairs"):
         texts = [(each.prompt, each.chosen, each.rejected, dict(each.template_kwargs)) for each in window]
         known = {**about, "pairs": hashlib.sha256(repr(texts).encode()).hexdigest()}
         place = find(folder, known) or keep(folder, known, partial(_write, backbone, layout, window, config))
         kept = load_file(place / "states.safetensors")
-        found.append(States(kept["ends"], kept["prompts"]))
+        yield States(kept["ends"], kept["prompts"])
         leave()
-    return States(torch.cat([each.ends for each in found]), torch.cat([each.prompts for each in found]))
 
 
-def _windows(pairs: Sequence[Comparison]) -> list[Sequence[Comparison]]:
-    return [pairs[i : i + WINDOW] for i in range(0, len(pairs), WINDOW)]
+def _windows(pairs: Iterable[Comparison]) -> Iterator[list[Comparison]]:
+    rest = iter(pairs)
+    while window := list(islice(rest, WINDOW)):
+        yield window
 
 
 def _write(backbone: Backbone, layout: Literal["single", "pair"], window: Sequence[Comparison], config: EncodeConfig, draft: Path) -> None:
@@ -144,7 +225,7 @@ class Kept(nn.Module):
 
 
 def train(
-    states: States,
+    states: States | Spooled,
     probability: Tensor,
     head: Callable[[int], PreferenceHead],
     loss: Callable[[], PreferenceLoss],
@@ -156,7 +237,7 @@ def train(
     weight: Tensor | None = None,
     module: type[PreferenceModule] = PreferenceModule,
 ) -> PreferenceModule:
-    """Train a head on kept states with AdamW, all pairs in every step.
+    """Train a head on kept states with AdamW. Every step takes all pairs, or of more than `STEP` so many, drawn anew in each epoch.
 
     Args:
         states: States of the pairs.
@@ -173,14 +254,40 @@ def train(
     Returns:
         The model; it takes batches of `States.batch`.
     """
-    size = states.ends.shape[-1]
     optimizer = partial(torch.optim.AdamW, lr=lr, betas=(0.9, 0.95), weight_decay=0.0)
+    size = states.at([0]).loaded().prompts.shape[-1]
     built = module(lambda: cast(Backbone, Kept(size)), head, loss, optimizer=optimizer)
-    return full_batch.train(built, states.batch(probability, margin, weight), steps, seed)
+
+    def batch(index: Ints) -> TreeBatch:
+        labels = (None if each is None else each[index] for each in (margin, weight))
+        return states.at(index).loaded().batch(probability[index], *labels)
+
+    if states.pairs <= STEP:
+        return on_states.train(built, [batch(np.arange(states.pairs))] * steps, seed)
+    return on_states.train(built, _Drawn(batch, states.pairs, steps, seed), seed)
+
+
+class _Drawn(Sequence[TreeBatch]):
+    """Batches of `STEP` pairs; every epoch deals the pairs anew, and leaves those over that fill no batch."""
+
+    def __init__(self, batch: Callable[[Ints], TreeBatch], pairs: int, steps: int, seed: int) -> None:
+        self._batch, self._pairs, self._steps, self._seed = batch, pairs, steps, seed
+        self._epoch, self._order = -1, np.zeros(0, np.int64)
+
+    def __len__(self) -> int:
+        return self._steps
+
+    def __getitem__(self, step: Any) -> Any:
+        if not 0 <= step < self._steps:
+            raise IndexError(step)
+        epoch, place = divmod(step, self._pairs // STEP)
+        if epoch != self._epoch:
+            self._epoch, self._order = epoch, np.random.default_rng((self._seed, epoch)).permutation(self._pairs)
+        return self._batch(np.sort(self._order[place * STEP : (place + 1) * STEP]))
 
 
 @torch.no_grad()
-def log_odds(model: PreferenceModule, states: States) -> Tensor:
+def log_odds(model: PreferenceModule, states: States | Spooled) -> Tensor:
     """Return the log-odds of chosen over rejected in nats, float64 [P]."""
-    found: Tensor = model(states.batch(torch.ones(len(states.ends))))
-    return found.double()
+    parts = (states.at(part).loaded() for part in _parts(states.pairs))
+    return torch.cat([model(part.batch(torch.ones(part.pairs))) for part in parts]).double()

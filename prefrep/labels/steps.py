@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from prefrep.data.pairs import VALUE_MARGIN
+from prefrep.data.spool import Spool
 from prefrep.errors import ConfigError, DataError
 from prefrep.labels.base import LabelStep, Outcome, Work, example
 from prefrep.labels.rows import Labelled
@@ -33,14 +33,18 @@ class Steps(LabelStep):
         self.gap, self.scale = gap, scale
 
     def apply(self, pairs: Sequence[Labelled], work: Work) -> Outcome:  # noqa: D102
-        found: list[Labelled] = []
-        gaps = []
-        for each in pairs:
-            if each.scores is None or each.comparison.criterion != VALUE:
-                raise DataError(f"{each.comparison.source or 'a pair'}: no step of a tree; Steps needs rows {{prompt, prefix, step, Q}}")
-            gaps.append(each.scores[0] - each.scores[1])
-            if gaps[-1] >= self.gap:
-                found.append(replace(each.relabelled(margin=self.scale * gaps[-1]), columns={**each.columns, "q": list(each.scores)}))
+        gaps: list[float] = []
+
+        def far() -> Iterator[Labelled]:
+            for each in pairs:
+                if each.scores is None or each.comparison.criterion != VALUE:
+                    where = each.comparison.source or "a pair"
+                    raise DataError(f"{where}: no step of a tree; Steps needs rows {{prompt, prefix, step, Q}}")
+                gaps.append(each.scores[0] - each.scores[1])
+                if gaps[-1] >= self.gap:
+                    yield each.relabelled(margin=self.scale * gaps[-1]).noted(q=list(each.scores))
+
+        found = Spool(far())
         return Outcome(
             found,
             {"pairs of steps": len(found), "left out, values too close": len(pairs) - len(found)},

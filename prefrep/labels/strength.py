@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Literal, get_args
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
+from prefrep.data.firsts import Firsts, numbered
+from prefrep.data.spool import Spool
 from prefrep.errors import ConfigError
 from prefrep.labels.base import Example, Floats, LabelStep, Outcome, Work, example
-from prefrep.labels.rows import Labelled
-from prefrep.labels.states import States, log_odds, train
+from prefrep.labels.rows import Labelled, comparisons
+from prefrep.labels.states import Ints, Spooled, States, digest, log_odds, train
 from prefrep.nn.heads import BTHead, PreferenceHead
 from prefrep.nn.losses import LogisticLoss, PreferenceLoss
 from prefrep.parts import recipe
 from prefrep.records import Comparison
 from prefrep.scoring.loading import Scoring, fingerprint_of
 
-Ints = NDArray[np.int64]
 Action = Literal["column", "flip", "soft", "margin", "drop"]
 SHOWN = 8  # examples
 
@@ -47,7 +48,7 @@ class Strength(LabelStep):
         models: Exported folders, hub ids or URLs that give the margins instead; each is a member.
         head: Builds the head that is trained on frozen states.
         loss: Builds its loss.
-        steps: Optimizer steps, with all pairs in each.
+        steps: Optimizer steps, with all pairs in each, or of many pairs with as many as `labels.states.STEP`.
         lr: Learning rate.
         seed: Seed of folds and heads.
 
@@ -82,30 +83,35 @@ class Strength(LabelStep):
         self.head, self.loss = head, loss
 
     def apply(self, pairs: Sequence[Labelled], work: Work) -> Outcome:  # noqa: D102
-        signs = np.array([each.sign for each in pairs], np.float64)
-        found = self._of_models(pairs, work) if self.models else self._trained(pairs, work)
-        margins = found * signs  # [M, P]
+        signs = np.fromiter((each.sign for each in pairs), np.float64)
+        margins = self._of_models(pairs, work) if self.models else self._trained(pairs, work)  # [M, P]
+        margins *= signs
         mean, spread = margins.mean(0), margins.std(0)
         labelled = np.flatnonzero(signs)
         if not len(labelled):
             raise ConfigError("Strength: all pairs are ties, which have no winner; use data with preferences")
-        weakest = set(labelled[np.argsort(mean[labelled], kind="stable")[: round(self.share * len(labelled))]].tolist())
-        done = [self._treated(each, i in weakest, float(mean[i]), float(spread[i])) for i, each in enumerate(pairs)]
-        changed = sorted(weakest, key=lambda i: mean[i]) if self.action in ("flip", "soft", "drop") else []
+        weakest = labelled[np.argsort(mean[labelled], kind="stable")[: round(self.share * len(labelled))]]
+        weak = np.zeros(len(pairs), bool)
+        weak[weakest] = True
+        changed = weakest if self.action in ("flip", "soft", "drop") else weakest[:0]
         names = {"flip": "flipped", "soft": "softened", "drop": "left out"}
         return Outcome(
-            [each for i, each in enumerate(done) if not (self.action == "drop" and i in weakest)],
+            Spool(
+                self._treated(each, bool(weak[i]), float(mean[i]), float(spread[i]))
+                for i, each in enumerate(pairs)
+                if not (self.action == "drop" and weak[i])
+            ),
             {
                 "pairs": len(pairs),
                 "members": len(margins),
                 "mean strength, log-odds": float(mean[labelled].mean()),
                 "share with a negative mean": float((mean[labelled] < 0).mean()),
-                "share on which all members disagree with the label": float((margins[:, labelled] < 0).all(0).mean()),
-                **({names[self.action]: len(changed)} if changed else {}),
+                "share on which all members disagree with the label": float(np.logical_and.reduce(margins < 0)[labelled].mean()),
+                **({names[self.action]: len(changed)} if len(changed) else {}),
                 **({"pairs with a margin": len(labelled)} if self.action == "margin" else {}),
             },
             {"strength, log-odds": mean[labelled]},
-            [self._shown(names[self.action], pairs[i], mean[i], margins[:, i]) for i in changed[:SHOWN]],
+            [self._shown(names[self.action], pairs[i], mean[i], margins[:, i]) for i in changed[:SHOWN].tolist()],
         )
 
     def _treated(self, each: Labelled, weak: bool, mean: float, spread: float) -> Labelled:
@@ -129,24 +135,27 @@ class Strength(LabelStep):
         from prefrep.scoring.workers import open_scorer
 
         def scores(model: str) -> Floats:
-            return np.array(list(open_scorer(model, Scoring()).compare([each.comparison for each in pairs])), np.float64)
+            return np.fromiter(open_scorer(model, Scoring()).compare(comparisons(pairs)), np.float64)
 
-        texts = repr([(each.comparison.prompt, each.comparison.chosen, each.comparison.rejected) for each in pairs])
-        return np.stack([work.kept("scores", partial(scores, model), fingerprint_of(model), texts) for model in self.models or ()])
+        texts = hashlib.sha256()
+        for each in comparisons(pairs):
+            texts.update(repr((each.prompt, each.chosen, each.rejected)).encode())
+        known = texts.hexdigest()
+        return np.stack([work.kept("scores", partial(scores, model), fingerprint_of(model), known) for model in self.models or ()])
 
     def _trained(self, pairs: Sequence[Labelled], work: Work) -> Floats:
-        states = work.states([each.comparison for each in pairs], self.head(2))
-        labels = np.array([(each.comparison.probability, each.comparison.margin, each.comparison.weight) for each in pairs])
-        prompts = groups([each.comparison for each in pairs])
-        if self.folds > len(set(prompts.tolist())):
-            raise ConfigError(f"Strength.folds is {self.folds}, and there are only {len(set(prompts.tolist()))} prompts; use fewer folds")
-        return margins(self, states, labels, prompts, work)
+        plain = comparisons(pairs)
+        states = work.states(plain, self.head(2))
+        labels = np.fromiter((value for each in plain for value in (each.probability, each.margin, each.weight)), np.float64)
+        prompts = groups(plain)
+        if self.folds > prompts.max() + 1:
+            raise ConfigError(f"Strength.folds is {self.folds}, and there are only {prompts.max() + 1} prompts; use fewer folds")
+        return margins(self, states, labels.reshape(-1, 3), prompts, work)
 
 
-def groups(pairs: Sequence[Comparison]) -> Ints:
+def groups(pairs: Iterable[Comparison]) -> Ints:
     """Return the number of each pair's prompt [P]: pairs on one prompt belong to one fold. Texts without a prompt stand alone."""
-    known: dict[object, int] = {}
-    return np.array([known.setdefault(each.prompt or i, len(known)) for i, each in enumerate(pairs)], np.int64)
+    return numbered(Firsts().add(repr(each.prompt or i).encode() for i, each in enumerate(pairs)))
 
 
 def folds_of(prompts: Ints, folds: int, seed: int) -> Ints:
@@ -156,7 +165,7 @@ def folds_of(prompts: Ints, folds: int, seed: int) -> Ints:
     return np.asarray((order % folds)[np.searchsorted(distinct, prompts)])
 
 
-def margins(step: Strength, states: States, labels: Floats, prompts: Ints, work: Work) -> Floats:
+def margins(step: Strength, states: States | Spooled, labels: Floats, prompts: Ints, work: Work) -> Floats:
     """Return the log-odds of chosen over rejected by each member [M, P].
 
     Args:
@@ -167,11 +176,11 @@ def margins(step: Strength, states: States, labels: Floats, prompts: Ints, work:
         work: Keeps the margins of each member.
     """
     settings = {name: value for name, value in recipe(step).items() if name not in ("action", "share", "smoothing", "members", "models")}
-    depends = (states.ends.numpy(), states.prompts.numpy(), labels, prompts, sorted(settings.items()))
+    depends = (digest(states), labels, prompts, sorted(settings.items()))
     return np.stack([work.kept(f"member-{m}", partial(_member, step, m, states, labels, prompts), *depends) for m in range(step.members)])
 
 
-def _member(step: Strength, member: int, states: States, labels: Floats, prompts: Ints) -> Floats:
+def _member(step: Strength, member: int, states: States | Spooled, labels: Floats, prompts: Ints) -> Floats:
     seed = step.seed * 1000 + member
     inside = step.folds == 1
     fold = folds_of(prompts, 2 if inside else step.folds, seed)

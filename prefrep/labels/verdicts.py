@@ -9,9 +9,10 @@ from typing import Literal
 import numpy as np
 from scipy.special import expit
 
+from prefrep.data.spool import Spool
 from prefrep.judges import GenerativeJudge, Judge
 from prefrep.labels.base import LabelStep, Outcome, Work, example
-from prefrep.labels.rows import Labelled
+from prefrep.labels.rows import Labelled, comparisons
 from prefrep.writers import leave
 
 
@@ -34,21 +35,24 @@ class Verdicts(LabelStep):
         Raises:
             VerdictError: Too many questions had no verdict.
         """
-        said = list(self.judge.compare([each.comparison for each in pairs], progress="verdicts"))
+        said = np.fromiter(self.judge.compare(comparisons(pairs), progress="verdicts"), np.float64)
         leave()
-        found = []
-        for each, value in zip(pairs, said, strict=True):
-            if not math.isnan(value) and self.action != "note":
-                p = float(expit(value)) if self.action == "soft" else 0.5 + float(np.sign(value)) / 2
-                each = each.relabelled(probability=p)
-            found.append(each.noted(verdict=None if math.isnan(value) else float(value)))
-        known = [(each, value) for each, value in zip(pairs, said, strict=True) if not math.isnan(value)]
-        against = sorted(((value * each.sign, each) for each, value in known if value * each.sign < 0), key=lambda one: one[0])
+        known = said[~np.isnan(said)]
+        for_label = np.nan_to_num(said) * np.fromiter((each.sign for each in pairs), np.float64)
+        against = np.flatnonzero(for_label < 0)
+        worst = against[np.argsort(for_label[against], kind="stable")[:4]].tolist()
         if isinstance(self.judge, GenerativeJudge):
             self.judge.check()
         return Outcome(
-            found,
+            Spool(self._told(each, float(value)) for each, value in zip(pairs, said, strict=True)),
             {"pairs": len(pairs), "without a verdict": len(pairs) - len(known), "verdict against the label": len(against)},
-            {"log-odds of chosen": np.array([value for _, value in known])},
-            [example(f"verdict {value:+.2f} nats for the label", each.comparison) for value, each in against[:4]],
+            {"log-odds of chosen": known},
+            [example(f"verdict {for_label[i]:+.2f} nats for the label", pairs[i].comparison) for i in worst],
         )
+
+    def _told(self, each: Labelled, value: float) -> Labelled:
+        if math.isnan(value):
+            return each.noted(verdict=None)
+        if self.action != "note":
+            each = each.relabelled(probability=float(expit(value)) if self.action == "soft" else 0.5 + float(np.sign(value)) / 2)
+        return each.noted(verdict=value)

@@ -38,7 +38,7 @@ def test_labels_come_back(tmp_path: Path, row: dict[str, Any]) -> None:
     pairs = [
         each.relabelled(probability=0.25, margin=-1.5, weight=2.0).noted(extra=7) for each in read_pairs(Source(str(_file(tmp_path, row))))
     ]
-    rows = written(pairs)
+    rows = list(written(pairs))
     again = _again(tmp_path, rows)
     assert [(a.prompt, a.chosen, a.rejected, a.probability, a.margin, a.weight) for a in again] == [
         (b.prompt, b.chosen, b.rejected, 0.25, -1.5, 2.0) for b in (each.comparison for each in pairs)
@@ -49,15 +49,15 @@ def test_labels_come_back(tmp_path: Path, row: dict[str, Any]) -> None:
 def test_rows_stay_as_they_are(tmp_path: Path) -> None:
     """Of a row with one pair, everything is kept, and its own name of a soft label is used."""
     (each,) = read_pairs(Source(str(_file(tmp_path, EXPLICIT))))
-    assert written([each.relabelled(probability=0.1)]) == [EXPLICIT | {"soft_label": 0.1}]
-    assert written([each]) == [EXPLICIT]
+    assert list(written([each.relabelled(probability=0.1)])) == [EXPLICIT | {"soft_label": 0.1}]
+    assert list(written([each])) == [EXPLICIT]
 
 
 def test_pairs_of_all_kinds_in_one_file(tmp_path: Path) -> None:
     """A pair across prompts has no row; then all rows are conversations that share nothing, or their prompt."""
     (own,) = read_pairs(Source(str(_file(tmp_path, HH))))
     across = Comparison((), (Message("user", "Why?"), Message("assistant", "a")), (Message("user", "How?"), Message("assistant", "b")))
-    again = _again(tmp_path, written([own, Labelled(across)]))
+    again = _again(tmp_path, list(written([own, Labelled(across)])))
     assert [(a.prompt, a.chosen, a.rejected) for a in again] == [
         (own.comparison.prompt, own.comparison.chosen, own.comparison.rejected),
         ((), across.chosen, across.rejected),

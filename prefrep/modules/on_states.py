@@ -1,9 +1,10 @@
-"""Full-batch training of heads on cached hidden states, for small studies with a frozen language model."""
+"""Training of heads on cached hidden states, for studies with a frozen language model."""
 
 from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Sequence
 from tempfile import TemporaryDirectory
 from typing import Any, cast
 
@@ -16,13 +17,13 @@ from prefrep.data.trees import TreeBatch
 from prefrep.modules.preference import PreferenceModule
 
 
-def train(module: PreferenceModule, batch: TreeBatch, steps: int, seed: int = 0) -> PreferenceModule:
-    """Train a model on the same batch in every step, on the CPU.
+def train(module: PreferenceModule, batches: Sequence[TreeBatch], seed: int = 0) -> PreferenceModule:
+    """Train a model on the CPU.
 
     Args:
         module: The model; its backbone is frozen.
-        batch: Comparisons with their hidden states, from a `modules.remembered.Reading`.
-        steps: Optimizer steps; gradients are clipped at norm 1.
+        batches: Comparisons with their hidden states, from a `modules.remembered.Reading`, of each optimizer step: `[batch] * steps` for
+            the same in every step. Gradients are clipped at norm 1.
         seed: Seed of the head.
 
     Returns:
@@ -38,7 +39,7 @@ def train(module: PreferenceModule, batch: TreeBatch, steps: int, seed: int = 0)
             enable_model_summary=False, gradient_clip_val=1.0, default_root_dir=folder,
         )  # fmt: skip
         torch.manual_seed(seed)
-        trainer.fit(module, DataLoader(cast(Any, [batch] * steps), batch_size=None))
+        trainer.fit(module, DataLoader(cast(Any, batches), batch_size=None))
     return module.eval()
 
 

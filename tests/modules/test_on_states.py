@@ -11,7 +11,7 @@ import torch
 
 from prefrep.data.sources import read
 from prefrep.modules import BradleyTerry, GeneralPreference, PreferenceModule
-from prefrep.modules.full_batch import correct, train
+from prefrep.modules.on_states import correct, train
 from prefrep.modules.preference import adamw
 from prefrep.modules.remembered import Reading
 from prefrep.nn.backbone import Backbone
@@ -48,9 +48,9 @@ def test_bradley_terry_gets_one_or_two_of_every_cycle(reading: Reading) -> None:
     """Numbers in a strict order fit one or two comparisons of a > b > c > a, whatever they are; the likeliest ones are all equal."""
     batch = reading.batch(comparisons("all"))
     for steps in (1, 40):
-        each = correct(train(bradley_terry(), batch, steps), batch).reshape(-1, 3).sum(1)
+        each = correct(train(bradley_terry(), [batch] * steps), batch).reshape(-1, 3).sum(1)
         assert set(each.tolist()) <= {1, 2}
-    module = train(bradley_terry(), batch, 400)
+    module = train(bradley_terry(), [batch] * 400)
     with torch.no_grad():
         # The loss of a cycle is convex in the numbers and the same when they are rotated: it is least where all are equal.
         assert float(module(batch).abs().max()) < 0.1
@@ -58,13 +58,13 @@ def test_bradley_terry_gets_one_or_two_of_every_cycle(reading: Reading) -> None:
 
 def test_a_general_model_fits_all_cycles(reading: Reading) -> None:
     batch = reading.batch(comparisons("all"))
-    assert bool(correct(train(general(), batch, 400), batch).all())
+    assert bool(correct(train(general(), [batch] * 400), batch).all())
 
 
 def test_what_bradley_terry_infers_about_the_third_comparison_is_wrong(reading: Reading) -> None:
     """r_a > r_b and r_b > r_c give r_a > r_c: where both seen comparisons are right, the unseen c > a cannot be."""
     seen, unseen = comparisons("seen-comparisons"), comparisons("unseen-comparisons")
-    module = train(bradley_terry(), reading.batch(seen), 300)
+    module = train(bradley_terry(), [reading.batch(seen)] * 300)
     fitted = correct(module, reading.batch(seen)).reshape(-1, 2).all(1)
     assert fitted.float().mean() > 0.8
     assert not correct(module, reading.batch(unseen))[fitted].any()
@@ -73,13 +73,13 @@ def test_what_bradley_terry_infers_about_the_third_comparison_is_wrong(reading: 
 def test_seeds_decide(reading: Reading, tmp_path: Path) -> None:
     batch = reading.batch(comparisons("all", prompts=3))
     with torch.no_grad():
-        first, again, other = (train(general(), batch, 3, seed)(batch) for seed in (0, 0, 1))
+        first, again, other = (train(general(), [batch] * 3, seed)(batch) for seed in (0, 0, 1))
     assert torch.equal(first, again) and not torch.equal(first, other)
 
 
 def test_a_tie_is_not_right(reading: Reading) -> None:
     batch = reading.batch(comparisons("all", prompts=2))
-    module = train(bradley_terry(), batch, 1)
+    module = train(bradley_terry(), [batch])
     with torch.no_grad():
         for weight in module.head.parameters():
             weight.zero_()
