@@ -6,7 +6,8 @@ at one read for each. Two controls tell whether a model uses what it is told: a 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Literal, TypeVar
 
@@ -55,8 +56,8 @@ def _value(record: Record, column: str) -> str:
             return record.tags.get(column, "")
 
 
-def control(records: Sequence[R], how: Control, seed: int = 0) -> list[R]:
-    """Return records whose groups are not their own.
+def control(records: Sequence[R], how: Control, seed: int = 0) -> Iterator[R]:
+    """Yield records whose groups are not their own.
 
     Args:
         records: The records.
@@ -67,15 +68,17 @@ def control(records: Sequence[R], how: Control, seed: int = 0) -> list[R]:
     Raises:
         DataError: There are fewer than two groups.
     """
-    groups = [record.group for record in records]
-    known = sorted(set(groups) - {""})
+    numbers: dict[str, int] = {}
+    groups = array("i", (numbers.setdefault(record.group, len(numbers)) for record in records))
+    names = list(numbers)
+    known = sorted(numbers.keys() - {""})
     if len(known) < 2:
         raise DataError(f"the control {how} needs two groups or more in the column 'group', and there are {len(known)}")
     generator = np.random.default_rng(seed)
     if how == "shuffled-groups":
-        return [replace(record, group=groups[i]) for record, i in zip(records, generator.permutation(len(groups)), strict=True)]
+        for record, i in zip(records, generator.permutation(len(groups)), strict=True):
+            yield replace(record, group=names[groups[i]])
+        return
     steps = generator.integers(1, len(known), len(records))
-    return [
-        replace(record, group=known[(known.index(record.group) + int(step)) % len(known)]) if record.group else record
-        for record, step in zip(records, steps, strict=True)
-    ]
+    for record, step in zip(records, steps, strict=True):
+        yield replace(record, group=known[(known.index(record.group) + int(step)) % len(known)]) if record.group else record

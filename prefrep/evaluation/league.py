@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,7 +75,7 @@ def judge(
             sizes = [len(each.answers[prompts[number]]) for each in entrants]
             between = _between(table.sum(0) if table.ndim == 3 else table, sizes)
             log.append(TableRow(str(number), "", "probabilities", tuple(tuple(float(each) for each in row) for row in between)))
-        return cast(list[TableRow], log.rows)
+        return list(log.rows)
 
 
 def _between(log_odds: NDArray[np.float32], sizes: Sequence[int]) -> Floats:

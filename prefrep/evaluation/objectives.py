@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar, cast, overload
 
 from prefrep.evaluation.rows import PairScore, RewardScore
 from prefrep.records import Comparison, as_responses
@@ -13,7 +13,7 @@ Kind = TypeVar("Kind", bound=PairScore)
 
 
 def scores_by_objective(
-    scorer: Any, pairs: Sequence[Comparison], names: Sequence[str], progress: str
+    scorer: Any, pairs: Iterable[Comparison], names: Sequence[str], progress: str
 ) -> Iterator[tuple[float, dict[str, float], tuple[float, float]]]:
     """Yield of each comparison its score, the score of each objective, and the rewards of chosen and rejected.
 
@@ -23,13 +23,13 @@ def scores_by_objective(
         names: The objectives.
         progress: Label of the progress bar.
     """
-    for found in scorer.objective_rewards(map(as_responses, pairs), progress=progress) if pairs else ():
+    for found in scorer.objective_rewards(map(as_responses, pairs), progress=progress):
         chosen, rejected = found.tolist()
         score, *each = (a - b for a, b in zip(chosen, rejected, strict=True))
         yield score, dict(zip(names, each, strict=True)), (chosen[0], rejected[0])
 
 
-def results_by_objective(rows: Sequence[Any], results: Callable[[list[Any]], dict[str, Any]]) -> dict[str, dict[str, Any]]:
+def results_by_objective(rows: Sequence[Any], results: Callable[[Any], dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """Return the results of each objective by name; empty, unless all rows are comparisons by a model with several.
 
     Args:
@@ -37,13 +37,37 @@ def results_by_objective(rows: Sequence[Any], results: Callable[[list[Any]], dic
         results: Aggregates rows.
     """
     names = (rows[0].objectives or {}) if rows and isinstance(rows[0], PairScore) else {}
-    return {name: results([_of(row, name) for row in rows]) for name in names if all(name in (row.objectives or {}) for row in rows)}
+    return {name: results(_Alone(rows, name)) for name in names if all(name in (row.objectives or {}) for row in rows)}
 
 
-def _of(row: Kind, name: str) -> Kind:
-    assert row.objectives is not None
-    alone = replace(row, score=row.objectives[name], objectives=None)
-    return cast(Kind, replace(alone, rewards=None)) if isinstance(alone, RewardScore) else alone
+class _Alone(Sequence[Kind]):
+    """Rows with the score of one objective.
+
+    Args:
+        rows: The rows.
+        name: The objective.
+    """
+
+    def __init__(self, rows: Sequence[Kind], name: str) -> None:
+        self._rows, self._name = rows, name
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __iter__(self) -> Iterator[Kind]:
+        return map(self._of, self._rows)
+
+    @overload
+    def __getitem__(self, index: int) -> Kind: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Kind]: ...
+    def __getitem__(self, index: int | slice) -> Kind | list[Kind]:
+        return list(map(self._of, self._rows[index])) if isinstance(index, slice) else self._of(self._rows[index])
+
+    def _of(self, row: Kind) -> Kind:
+        assert row.objectives is not None
+        alone = replace(row, score=row.objectives[self._name], objectives=None)
+        return cast(Kind, replace(alone, rewards=None)) if isinstance(alone, RewardScore) else alone
 
 
 def objective_lines(results: Mapping[str, Any], lines: Callable[[dict[str, Any]], list[str]]) -> list[str]:

@@ -3,34 +3,34 @@
 from __future__ import annotations
 
 import hashlib
+import heapq
 import math
+from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import tee
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
 from prefrep.data.pairs import without_scores
+from prefrep.data.spool import Spool
 from prefrep.disk import replace_json, replace_lines
 from prefrep.errors import ConfigError, DataError
+from prefrep.evaluation.agreement import Columns, agreement, distinct_values
 from prefrep.evaluation.layout import rendered
-from prefrep.evaluation.reliability import Scored, reliability
+from prefrep.evaluation.reliability import reliability
 from prefrep.evaluation.rows import SCORES, PairScore
-from prefrep.evaluation.scores import SIDECAR, add_counts, as_line, distinct, log_pairs, prompt_digest
+from prefrep.evaluation.scores import SIDECAR, add_counts, as_line, distinct, log_pairs, prompt_digest, recurring
 from prefrep.evaluation.summary import Bootstrap
 from prefrep.evaluation.winrate import answer_length
 from prefrep.judges import Comparer
-from prefrep.metrics import calibration, intervals
 from prefrep.metrics.verdicts import is_right
 from prefrep.metrics.winrate import win_probabilities
 from prefrep.records import Comparison, Messages, Record, preferred, text
 
 MISTAKES = "mistakes.jsonl"
-GROUPS = 5  # of accuracies by length and by margin
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +71,8 @@ class PairRow(PairScore):
 
 
 # --------------------------------------------------------------------------------------------------------------------------- rows
-def comparisons_of(records: Iterable[Record]) -> list[Comparison]:
-    """Return comparisons as evaluations count them, each with a unique id.
+def comparisons_of(records: Iterable[Record]) -> Spool[Comparison]:
+    """Return comparisons as evaluations count them, each with a unique id, in a temporary file.
 
     Every pair among K scored responses is one comparison, the better one as chosen, with the difference of their scores as margin; pairs
     with equal scores are left out, as in training. A row without an id is named by its number; an id that occurs again gets a suffix.
@@ -81,15 +81,23 @@ def comparisons_of(records: Iterable[Record]) -> list[Comparison]:
         RecordError: Several responses have no scores.
         DataError: There is nothing to compare.
     """
-    found: list[tuple[str, Comparison]] = []
-    for number, record in enumerate(records):
-        name = record.id or str(number)
-        for pair in _pairs(record):
-            found.append((name if isinstance(record, Comparison) else f"{name}:{pair.id}", pair))
+    hashes = array("q")
+
+    def named() -> Iterator[Comparison]:
+        for number, record in enumerate(records):
+            name = record.id or str(number)
+            for pair in _pairs(record):
+                own = replace(pair, id=name if isinstance(record, Comparison) else f"{name}:{pair.id}")
+                hashes.append(hash(own.id))
+                yield own
+
+    found = Spool(named())
     if not found:
         raise DataError("no comparisons to evaluate; look at the data with prefrep inspect")
-    names = distinct(name for name, _ in found)
-    return [replace(pair, id=name) for name, (_, pair) in zip(names, found, strict=True)]
+    if (recurs := recurring(np.frombuffer(hashes, np.int64))) is None:
+        return found
+    pairs, others = tee(found)
+    return Spool(replace(pair, id=name) for pair, name in zip(pairs, distinct((each.id for each in others), recurs), strict=True))
 
 
 def _pairs(record: Record) -> Iterator[Comparison]:
@@ -120,13 +128,13 @@ def write_rows(folder: Path, rows: Iterable[PairRow], identity: Mapping[str, Any
 
 def shared(a: Iterable[Comparison], b: Iterable[Comparison]) -> int:
     """Return how many comparisons of `a` are also in `b`: the same prompt and the same two responses, whichever is preferred."""
-    known = {_content(pair) for pair in b}
-    return sum(_content(pair) in known for pair in a)
+    ours, theirs = (np.fromiter(map(_content, pairs), np.uint64) for pairs in (a, b))
+    return int(np.isin(ours, theirs).sum())
 
 
-def _content(pair: Comparison) -> bytes:
+def _content(pair: Comparison) -> int:
     sides = sorted((repr(pair.chosen), repr(pair.rejected)))
-    return hashlib.sha256(repr((pair.prompt, sides)).encode()).digest()
+    return int.from_bytes(hashlib.sha256(repr((pair.prompt, sides)).encode()).digest()[:8])
 
 
 # ------------------------------------------------------------------------------------------------------------------------ results
@@ -151,110 +159,59 @@ def evaluate(rows: Sequence[PairRow], held_out: Sequence[PairRow] | None = None,
     if not rows:
         raise DataError("no comparisons to evaluate")
     boot = bootstrap or Bootstrap()
-    decided = [row for row in rows if row.probability != 0.5]
-    notes = []
-    known = _with_verdict(rows)
-    if not known:
+    columns = columns_of(rows)
+    notes, n = [], len(rows)
+    silent, ties = int(columns.silent.sum()), n - int(columns.decided.sum())
+    if silent == n:
         raise DataError("no comparison has a verdict; look at what the judge wrote in verdicts.jsonl")
-    silent = len(rows) - len(known)
     if silent:
         notes.append(f"{silent} comparisons have no verdict: accuracies count them as not right, calibration leaves them out")
-    if len(decided) < len(rows):
-        notes.append(
-            f"{len(rows) - len(decided)} comparisons are ties in the data, which have no correct verdict: accuracies leave them out"
-        )
-    equal = sum(row.score == 0 for row in decided)
-    if equal:
+    if ties:
+        notes.append(f"{ties} comparisons are ties in the data, which have no correct verdict: accuracies leave them out")
+    if equal := int((columns.decided & (columns.scores == 0)).sum()):
         notes.append(f"{equal} pairs have equal scores, which count as wrong")
-    prompts = len(set(_prompts(rows)))
-    if prompts == 1 < len(rows):
-        notes.append(f"all {len(rows)} comparisons are on one prompt: intervals are for other comparisons on it, not for other prompts")
-    elif prompts < len(rows):
+    prompts = distinct_values(columns.prompts)
+    if prompts == 1 < n:
+        notes.append(f"all {n} comparisons are on one prompt: intervals are for other comparisons on it, not for other prompts")
+    elif prompts < n:
         notes.append(
-            f"{len(rows)} comparisons on {prompts} prompts: intervals of accuracies and the calibration error by chance assume independent "
+            f"{n} comparisons on {prompts} prompts: intervals of accuracies and the calibration error by chance assume independent "
             "comparisons and can be too narrow and too small; Brier score and log loss resample prompts"
         )
-    right = np.array([is_right(row.score, row.probability) for row in decided], dtype=bool)
-    subsets: dict[str, list[bool]] = {}
-    for row, won in zip(decided, right, strict=True):
-        subsets.setdefault(row.subset, []).append(bool(won))
-    measured, said = reliability(_columns(known), None if held_out is None else _columns(_with_verdict(held_out)), boot)
-    fitted_on = len(set(_prompts(held_out or ())))
+    scored = columns.scored()
+    columns = replace(columns, prompts=np.empty(0, np.int64))  # of a million comparisons each column is large
+    found = agreement(columns)
+    del columns
+    others = None if held_out is None else columns_of(held_out)
+    measured, said = reliability(scored, None if others is None else others.scored(), boot)
+    fitted_on = 0 if others is None else distinct_values(others.prompts)
     if held_out and fitted_on < len(held_out) and measured["temperature"] is not None:
         on, goes = (f"{fitted_on} prompts", "resamples prompts") if fitted_on > 1 else ("one prompt", "is for other comparisons on it")
         said.append(f"the temperature is fitted on {len(held_out)} comparisons on {on}, and its interval {goes}")
     return {
         "benchmark": "pairs",
         "tie_treatment": "strict: the preferred answer must score higher; equal scores count as wrong",
-        "overall": share(right),
-        "subsets": {name: share(np.array(won)) for name, won in subsets.items()},
-        "agreement": {"length": _by_length(decided, right), "margin": _by_margin(decided, right)},
-        **({"no_verdict": _silence(rows, decided, right)} if silent else {}),
+        **found,
         "calibration": measured,
         "bootstrap": {"draws": boot.draws, "seed": boot.seed},
         "notes": notes + said,
     }
 
 
-def _with_verdict(rows: Sequence[PairRow]) -> list[PairRow]:
-    return [row for row in rows if not math.isnan(row.score)]
-
-
-def _silence(rows: Sequence[PairRow], decided: Sequence[PairRow], right: NDArray[np.bool_]) -> dict[str, Any]:
-    """Return the share of comparisons without a verdict, and the accuracy of the verdicts that there are."""
-    silent = np.array([math.isnan(row.score) for row in rows])
-    return {**share(silent), "accuracy_of_verdicts": share(right[[not math.isnan(row.score) for row in decided]])}
-
-
-def share(hits: NDArray[np.bool_]) -> dict[str, Any]:
-    """Return a share with its Wilson interval as `results.json` holds it; without trials, None in [0, 1]."""
-    n, wins = len(hits), int(hits.sum())
-    return {"score": wins / n if n else None, "n": n, "ci95": list(intervals.accuracy_interval(wins, n))}
-
-
-def _grouped(values: Floats, right: NDArray[np.bool_]) -> list[dict[str, Any]]:
-    """Return accuracies in groups of about equal size: verdicts [n] by a value [n]."""
-    groups = calibration.equal_mass(values, GROUPS)
-    return [
-        {"low": float(values[groups == g].min()), "high": float(values[groups == g].max()), **share(right[groups == g])}
-        for g in range(int(groups.max(initial=-1)) + 1)
-    ]
-
-
-def _by_length(rows: Sequence[PairRow], right: NDArray[np.bool_]) -> dict[str, Any]:
-    """Return accuracy by length difference, in characters, and how often model and data choose the longer answer."""
-    longer = np.array([row.length_difference if row.probability > 0.5 else -row.length_difference for row in rows], dtype=np.float64)
-    scores = np.array([row.score for row in rows])
-    signed = np.sign(np.nan_to_num(scores) * [row.length_difference for row in rows])
-    return {
-        "preferred_longer": share(right[longer > 0]),
-        "preferred_shorter": share(right[longer < 0]),
-        "same_length": share(right[longer == 0]),
-        "model_chooses_longer": share(signed[signed != 0] > 0),
-        "data_choose_longer": share(longer[longer != 0] > 0),
-        "bins": _grouped(longer, right),
-    }
-
-
-def _by_margin(rows: Sequence[PairRow], right: NDArray[np.bool_]) -> dict[str, Any] | None:
-    known = np.array([row.margin is not None for row in rows], dtype=bool)
-    if not known.any():
-        return None
-    margins = np.array([row.margin for row in rows if row.margin is not None])
-    return {"known": int(known.sum()), "unknown": share(right[~known]), "bins": _grouped(margins, right[known])}
-
-
-def _columns(rows: Sequence[PairRow]) -> Scored:
-    prompts = _prompts(rows)
-    if len(set(prompts)) == 1:  # only the comparisons on it can be resampled
-        prompts = list(range(len(rows)))
-    return Scored(np.array([row.score for row in rows]), np.array([row.probability for row in rows]), np.array(prompts, dtype=np.int64))
-
-
-def _prompts(rows: Sequence[PairRow]) -> list[int]:
-    """Return a group number for each row: equal for rows on one prompt, unique without a prompt."""
-    numbers: dict[str | int, int] = {}
-    return [numbers.setdefault(row.prompt or place, len(numbers)) for place, row in enumerate(rows)]
+def columns_of(rows: Sequence[PairRow]) -> Columns:
+    """Return rows as columns, in one pass."""
+    found = Columns.empty(len(rows))
+    for place, row in enumerate(rows):
+        right = is_right(row.score, row.probability)
+        found.scores[place], found.outcomes[place], found.right[place] = row.score, row.probability, bool(right)
+        found.margins[place] = math.nan if row.margin is None else row.margin
+        found.lengths[place] = row.length_difference
+        found.prompts[place] = hash(row.prompt or place)  # unique without a prompt
+        if right is not None:
+            counts = found.subsets.setdefault(row.subset, [0, 0])
+            counts[0] += right
+            counts[1] += 1
+    return found
 
 
 def mistakes(rows: Sequence[PairRow], comparisons: Sequence[Comparison], limit: int = 50) -> list[dict[str, Any]]:
@@ -265,9 +222,9 @@ def mistakes(rows: Sequence[PairRow], comparisons: Sequence[Comparison], limit: 
         comparisons: What was scored, in the order of the rows.
         limit: Maximum number of verdicts.
     """
-    both = zip(rows, comparisons, strict=True)
-    wrong = [(row, pair) for row, pair in both if not math.isnan(row.score) and is_right(row.score, row.probability) is False]
-    wrong.sort(key=lambda each: -abs(each[0].score))
+    judged = ((place, row) for place, row in enumerate(rows) if not math.isnan(row.score))
+    wrong = ((place, row) for place, row in judged if is_right(row.score, row.probability) is False)
+    worst = heapq.nsmallest(limit, wrong, key=lambda each: -abs(each[1].score))
     return [
         {
             "id": row.id,
@@ -279,7 +236,7 @@ def mistakes(rows: Sequence[PairRow], comparisons: Sequence[Comparison], limit: 
             "chosen": _shown(pair.chosen),
             "rejected": _shown(pair.rejected),
         }
-        for row, pair in wrong[:limit]
+        for row, pair in ((row, comparisons[place]) for place, row in worst)
     ]
 
 
@@ -304,7 +261,7 @@ def check_apart(name: str, held_out: Sequence[Comparison], data: Sequence[Compar
 
 def score(
     scorer: Comparer, comparisons: Sequence[Comparison], out: Path, model: Mapping[str, Any], restart: bool
-) -> tuple[list[PairRow], dict[str, Any]]:
+) -> tuple[Sequence[PairRow], dict[str, Any]]:
     """Score comparisons into `out/scores.jsonl`, resuming an interrupted run.
 
     Args:

@@ -24,12 +24,12 @@ class Scored(NamedTuple):
     Args:
         scores: Log-odds of chosen over rejected [n].
         outcomes: P(chosen wins) according to the data [n].
-        prompts: Group numbers from 0 [n], equal for comparisons on one prompt.
+        prompts: Group numbers from 0 [n], equal for comparisons on one prompt; None: each comparison is a group.
     """
 
     scores: Floats
     outcomes: Floats
-    prompts: intervals.Ints
+    prompts: intervals.Ints | None
 
 
 def reliability(rows: Scored, held_out: Scored | None, bootstrap: Bootstrap) -> tuple[dict[str, Any], list[str]]:
@@ -59,10 +59,10 @@ def reliability(rows: Scored, held_out: Scored | None, bootstrap: Bootstrap) -> 
 def _measure(rows: Scored, boot: Bootstrap) -> dict[str, Any]:
     """Return Brier score, log loss, calibration error and the bins of the reliability diagram."""
     scores, outcomes, prompts = rows
+    score, loss = float(calibration.brier(scores, outcomes).mean()), float(calibration.log_loss(scores, outcomes).mean())
     confidence, outcome = calibration.folded(scores, outcomes)
     bins = calibration.equal_mass(confidence, BINS)
     n = len(scores)
-    spread = calibration.bootstrap(scores, outcomes, bins, boot.draws, intervals.stream(boot.seed, "calibration"), prompts)
     diagram = []
     for number in range(int(bins.max()) + 1):
         inside = bins == number
@@ -73,10 +73,12 @@ def _measure(rows: Scored, boot: Bootstrap) -> dict[str, Any]:
             {"low": low, "high": high, "n": count, "confidence": float(confidence[inside].mean()), "outcome": mean, "ci95": list(interval)}
         )
     error = calibration.calibration_error(confidence, outcome, bins)
+    del confidence, outcome  # of a million comparisons they are large
+    spread = calibration.bootstrap(scores, outcomes, bins, boot.draws, intervals.stream(boot.seed, "calibration"), prompts)
     chance = {"mean": spread.calibrated_mean, "p95": spread.calibrated_p95}
     return {
-        "brier": {"score": float(calibration.brier(scores, outcomes).mean()), "n": n, "ci95": list(spread.brier)},
-        "log_loss": {"score": float(calibration.log_loss(scores, outcomes).mean()), "n": n, "ci95": list(spread.log_loss)},
+        "brier": {"score": score, "n": n, "ci95": list(spread.brier)},
+        "log_loss": {"score": loss, "n": n, "ci95": list(spread.log_loss)},
         "ece": {"score": error, "n": n, "if_calibrated": chance},
         "bins": diagram,
     }

@@ -78,7 +78,7 @@ def score_pairs(
     """
     pairs = [_named(record, number, Comparison, "rewardbench2") for number, record in enumerate(_some(records))]
     if scorer.pairwise or not hasattr(scorer, "compare_rewards"):
-        return log_pairs(scorer, pairs, out, PairScore, "rewardbench", model, restart)
+        return list(log_pairs(scorer, pairs, out, PairScore, "rewardbench", model, restart))
     return list(log_pairs(scorer, pairs, out, RewardScore, "rewardbench", model, restart))
 
 
@@ -120,7 +120,7 @@ def score_ranked(
             )
             for prompt, n, scores in zip(rest, correct[start:], found, strict=True):
                 log.append(RankedScore(prompt.id, prompt.subset, n, tuple(float(score) for score in scores)))
-        return log.rows
+        return list(log.rows)
 
 
 def _rewards(scorer: PreferenceScorer, prompts: Sequence[RankedResponses]) -> Iterator[NDArray[Any]]:

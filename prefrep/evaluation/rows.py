@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, Self, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar, overload
 
 from prefrep.errors import DataError, RecordError
 from prefrep.records import Comparison
@@ -132,6 +134,60 @@ class ScoreRow(Protocol):
 
 
 Row = TypeVar("Row", bound=ScoreRow)
+
+
+class SavedRows(Sequence[Row], Generic[Row]):
+    """Rows of a file, parsed as they are read: the file holds them, and memory only where every 128th line begins.
+
+    Args:
+        path: The file, a row per line.
+        kind: Class of its rows.
+    """
+
+    _STEP = 128
+
+    def __init__(self, path: Path, kind: type[Row]) -> None:
+        self._path, self._kind = path, kind
+        self._starts = array("q")
+        self._count = self.size = 0
+
+    @classmethod
+    def complete(cls, path: Path, kind: type[Row], count: int | None = None) -> Self:
+        """Return the first `count` complete lines of a file, or all of them; a line without a line break is none."""
+        rows = cls(path, kind)
+        with path.open("rb") as file:
+            for line in islice(file, count):
+                if line.endswith(b"\n"):
+                    rows.add(line)
+        return rows
+
+    def add(self, line: bytes) -> None:
+        """Count a line that the file has after the others; `size` is that of all of them, in bytes."""
+        if self._count % self._STEP == 0:
+            self._starts.append(self.size)
+        self._count += 1
+        self.size += len(line)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[Row]:
+        """Yield the rows. Raises RecordError: a line is not a row."""
+        return self._from(0) if self._count else iter(())
+
+    @overload
+    def __getitem__(self, index: int) -> Row: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Row]: ...
+    def __getitem__(self, index: int | slice) -> Row | list[Row]:
+        return list(self)[index] if isinstance(index, slice) else next(self._from(range(self._count)[index]))
+
+    def _from(self, place: int) -> Iterator[Row]:
+        step, skipped = divmod(place, self._STEP)
+        with self._path.open("rb") as file:
+            file.seek(self._starts[step])
+            for number, line in enumerate(islice(file, skipped, self._count - place + skipped), place + 1):
+                yield parse_line(line.decode("utf-8", errors="replace"), f"{self._path}:{number}", self._kind)
 
 
 def read_scores(path: str | Path, kind: type[Row]) -> list[Row]:

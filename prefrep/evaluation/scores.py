@@ -7,8 +7,9 @@ import json
 import math
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
+from itertools import tee
 from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar, cast
@@ -16,8 +17,9 @@ from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar, cast
 from prefrep.disk import replace_json
 from prefrep.errors import ConfigError, DataError
 from prefrep.evaluation.objectives import scores_by_objective
-from prefrep.evaluation.rows import SCORES, PairScore, RankedScore, RewardScore, Row, ScoreRow, parse_line
+from prefrep.evaluation.rows import SCORES, PairScore, RankedScore, RewardScore, Row, SavedRows, ScoreRow
 from prefrep.judges import Comparer
+from prefrep.metrics.intervals import Ints
 from prefrep.records import Comparison, Messages, Record, as_dict
 from prefrep.room import saving
 from prefrep.scoring.workers import WINDOW
@@ -44,8 +46,13 @@ def prompt_digest(prompt: Messages) -> str:
     return hashlib.sha256(repr(prompt).encode()).hexdigest()[:16] if prompt else ""
 
 
-def distinct(names: Iterable[str]) -> Iterator[str]:
+def distinct(names: Iterable[str], recurs: Callable[[str], bool] | None = None) -> Iterator[str]:
     """Yield names as unique ids: the second "a" becomes "a#2".
+
+    Args:
+        names: The names.
+        recurs: Whether a name can equal a later name, or an id that a later name gets (`recurring`); only such names are kept in memory.
+            None: every name.
 
     Example:
         >>> list(distinct(["a", "b", "a"]))
@@ -57,8 +64,31 @@ def distinct(names: Iterable[str]) -> Iterator[str]:
         while found in last:
             last[name] += 1
             found = f"{name}#{last[name]}"
-        last[found] = 1
+        if found != name or recurs is None or recurs(name):
+            last[found] = 1
         yield found
+
+
+def recurring(hashes: Ints) -> Callable[[str], bool] | None:
+    """Return what tells which of some names `distinct` has to remember; None: all of them differ.
+
+    Ids that it makes are a name that occurs twice with one number behind it or more, as "a#2" and "a#2#2". So names that occur once are
+    remembered where they look like that.
+
+    Args:
+        hashes: The hash of each name, [n]. Sorted here. Names with equal hashes may differ.
+    """
+    hashes.sort()
+    several = set(hashes[1:][hashes[1:] == hashes[:-1]].tolist())
+
+    def recurs(name: str) -> bool:
+        while hash(name) not in several:
+            name, _, number = name.rpartition("#")
+            if not number.isdecimal() or not name:
+                return False
+        return True
+
+    return recurs if several else None
 
 
 def described(folder: Path) -> dict[str, Any]:
@@ -118,7 +148,7 @@ class ScoreLog(Generic[Row]):
         folder: The output folder; created if needed.
         kind: Class of the rows.
         identity: What the scores depend on: benchmark, model, data, ... It is kept beside the scores.
-        expected: (id, subset) of every row, in order.
+        expected: (id, subset) of every row, in order; read where the folder holds rows.
         restart: Discard what the folder holds.
 
     Raises:
@@ -129,10 +159,10 @@ class ScoreLog(Generic[Row]):
     name: ClassVar[str] = SCORES
 
     def __init__(
-        self, folder: Path, kind: type[Row], identity: Mapping[str, Any], expected: Sequence[tuple[str, str]], restart: bool = False
+        self, folder: Path, kind: type[Row], identity: Mapping[str, Any], expected: Iterable[tuple[str, str]], restart: bool = False
     ) -> None:
         self.path = folder / self.name
-        self.rows: list[Row] = []
+        self.rows: SavedRows[Row] = SavedRows(self.path, kind)
         folder.mkdir(parents=True, exist_ok=True)
         stated = json.loads(json.dumps(identity, default=str))
         self._abstains = bool((identity.get("model") or {}).get("abstains"))  # NaN is no verdict, and null in the file
@@ -168,21 +198,22 @@ class ScoreLog(Generic[Row]):
                 shown = "" if key == "data" else f" ({old}, now {new})"
                 raise ConfigError(f"{self.path}: scores of another {key}{shown}; {remedy}")
 
-    def _resumed(self, kind: type[Row], expected: Sequence[tuple[str, str]]) -> list[Row]:
-        lines = self.path.read_bytes().split(b"\n")[:-1]  # after the last line break: an incomplete line, or nothing
-        rows = [parse_line(line.decode("utf-8", errors="replace"), f"{self.path}:{number}", kind) for number, line in enumerate(lines, 1)]
-        names = [(row.id, row.subset) for row in rows]
-        if names != list(expected[: len(names)]):
+    def _resumed(self, kind: type[Row], expected: Iterable[tuple[str, str]]) -> SavedRows[Row]:
+        rows, names, same = SavedRows.complete(self.path, kind), iter(expected), True
+        for row in rows:  # all of them, since a broken line is the error to report
+            same = (row.id, row.subset) == next(names, None) and same
+        if not same:
             raise ConfigError(f"{self.path}: its ids are not those of the data; choose another --out, or discard it with --restart")
         # A model reads a window in batches, which decide on last bits: only whole ones are kept, as `prefrep score` does.
-        whole = len(rows) // WINDOW * WINDOW if self._batched and len(rows) < len(expected) else len(rows)
+        if self._batched and next(names, None) is not None:
+            rows = SavedRows.complete(self.path, kind, len(rows) // WINDOW * WINDOW)
         with saving(self.path):
-            os.truncate(self.path, sum(len(line) + 1 for line in lines[:whole]))
-        return rows[:whole]
+            os.truncate(self.path, rows.size)
+        return rows
 
     def __enter__(self) -> Self:
         with saving(self.path):
-            self._file, self._kept = self.path.open("a", encoding="utf-8"), len(self.rows)
+            self._file, self._kept = self.path.open("ab"), len(self.rows)
         return self
 
     def append(self, row: Row) -> None:
@@ -195,11 +226,11 @@ class ScoreLog(Generic[Row]):
         numbers = [number for number in self._numbers(row) if not (self._abstains and math.isnan(number))]
         if not all(map(math.isfinite, numbers)):
             raise DataError(f"row {row.id!r} ({row.subset}): the model gave a score that is not finite; try --dtype float32")
-        written = _without_nan(as_line(row))
+        line = (json.dumps(_without_nan(as_line(row)), ensure_ascii=False) + "\n").encode()
         with saving(self.path):
-            self._file.write(json.dumps(written, ensure_ascii=False) + "\n")
+            self._file.write(line)
             self._file.flush()
-        self.rows.append(row)
+        self.rows.add(line)
         if (len(self.rows) - self._kept) % WINDOW == 0:  # the next rows are computed together
             leave()
 
@@ -237,7 +268,7 @@ class Rewarder(Protocol):
 def log_pairs(
     comparer: Comparer, pairs: Sequence[Comparison], out: Path, kind: type[Pair], benchmark: str, model: Mapping[str, Any],
     restart: bool = False,
-) -> list[Pair]:  # fmt: skip
+) -> SavedRows[Pair]:  # fmt: skip
     """Score comparisons into `out/scores.jsonl`, resuming an interrupted run.
 
     Args:
@@ -249,23 +280,28 @@ def log_pairs(
         model: Identity of the comparer, kept beside the scores.
         restart: Discard the scores that the folder holds.
 
+    Returns:
+        The rows, in that file.
+
     Raises:
         DataError: A score is not finite.
         ConfigError: The folder holds scores of another model or other data.
     """
     identity = {"benchmark": benchmark, "model": dict(model), "data": digest(pairs)}
-    with ScoreLog(out, kind, identity, [(pair.id, pair.subset) for pair in pairs], restart) as log:
-        rest = pairs[len(log.rows) :]
+    with ScoreLog(out, kind, identity, ((pair.id, pair.subset) for pair in pairs), restart) as log:
+        if len(log.rows) == len(pairs):
+            return log.rows
+        asked, rest = tee(pairs[place] for place in range(len(log.rows), len(pairs)))  # pairs may be on disk: each is read once
         if names := getattr(comparer, "objectives", ()):
-            for pair, (score, by_name, rewards) in zip(rest, scores_by_objective(comparer, rest, names, benchmark), strict=True):
+            for pair, (score, by_name, rewards) in zip(rest, scores_by_objective(comparer, asked, names, benchmark), strict=True):
                 row = replace(kind.of(pair, score), objectives=by_name)
                 log.append(cast(Pair, replace(row, rewards=rewards)) if isinstance(row, RewardScore) else row)
             return log.rows
         if kind is RewardScore:
-            found = cast(Rewarder, comparer).compare_rewards(rest, progress=benchmark) if rest else ()
+            found = cast(Rewarder, comparer).compare_rewards(asked, progress=benchmark)
             for pair, (score, chosen, rejected) in zip(rest, found, strict=True):
                 log.append(cast(Pair, RewardScore(pair.id, pair.subset, score, (chosen, rejected))))
             return log.rows
-        for pair, score in zip(rest, comparer.compare(rest, progress=benchmark) if rest else (), strict=True):
+        for pair, score in zip(rest, comparer.compare(asked, progress=benchmark), strict=True):
             log.append(kind.of(pair, score))
         return log.rows

@@ -82,7 +82,7 @@ def score(
         rest = records[len(log.rows) :]
         for record, rewards in zip(rest, scorer.rewards(rest, progress="steps") if rest else (), strict=True):
             log.append(StepScore(record.id, record.subset, first_wrong(record), tuple(float(reward) for reward in rewards)))
-        return log.rows
+        return list(log.rows)
 
 
 def largest_drop(scores: Sequence[float], start: float) -> int:

@@ -237,7 +237,7 @@ def write(
             rest = (model_table(table, *name) for table, name in zip(scored, names[done:], strict=True))
         for row in rest:
             log.append(row)
-        return cast(list[TableRow], log.rows)
+        return list(log.rows)
 
 
 def read_tables(folder: Path) -> list[TableRow]:

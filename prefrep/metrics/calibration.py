@@ -14,6 +14,7 @@ and the calibration error over these n points is that over all 2n, in mirrored b
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,39 +24,70 @@ from prefrep.metrics.intervals import Interval, Ints, percentile_interval
 from prefrep.metrics.winrate import win_probabilities
 
 Floats = NDArray[np.float64]
+Bins = NDArray[np.int16]
+
+BLOCK = 1 << 14  # values that are computed together where all n would need memory of their own, and which fit into a cache
+
+
+def blocks(n: int) -> Iterator[slice]:
+    """Yield the parts of arrays [n] that are computed together."""
+    for start in range(0, n, BLOCK):
+        yield slice(start, min(start + BLOCK, n))
 
 
 def brier(log_odds: ArrayLike, outcomes: ArrayLike) -> Floats:
     """Return Brier scores, expected over the outcome: y (1 - p)^2 + (1 - y) p^2, [n]; 0 is best, 1/4 is that of p = 1/2."""
     p, y = win_probabilities(log_odds), np.asarray(outcomes, dtype=np.float64)
-    return np.asarray(y * (1 - p) ** 2 + (1 - y) * p**2)
+    won = np.square(1 - p)
+    won *= y  # in place, since of a million comparisons every array counts
+    lost = np.square(p, out=p)
+    lost *= 1 - y
+    won += lost
+    return won
 
 
 def log_loss(log_odds: ArrayLike, outcomes: ArrayLike) -> Floats:
     """Return negative log-likelihoods in nats, expected over the outcome: -y log p - (1 - y) log(1 - p), [n]; log 2 at p = 1/2."""
     s, y = np.asarray(log_odds, dtype=np.float64), np.asarray(outcomes, dtype=np.float64)
-    return np.asarray(np.logaddexp(0.0, s) - y * s)
+    found: Floats = np.logaddexp(0.0, s)
+    found -= y * s
+    return found
 
 
 def folded(log_odds: ArrayLike, outcomes: ArrayLike) -> tuple[Floats, Floats]:
     """Return confidence [n] in [1/2, 1] and outcome [n] of each verdict, the sufficient half of the reliability diagram."""
     s, y = np.asarray(log_odds, dtype=np.float64), np.asarray(outcomes, dtype=np.float64)
-    return win_probabilities(np.abs(s)), np.where(s > 0, y, np.where(s < 0, 1 - y, 0.5))
+    outcome = np.where(s < 0, 1 - y, y)
+    outcome[s == 0] = 0.5
+    return _confidence(s), outcome
 
 
-def equal_mass(values: ArrayLike, bins: int) -> Ints:
+def _confidence(s: Floats) -> Floats:
+    found = np.abs(s)
+    for part in blocks(len(s)):
+        found[part] = win_probabilities(found[part])
+    return found
+
+
+def equal_mass(values: ArrayLike, bins: int) -> Bins:
     """Return the bin of each value [n], from 0: quantiles split the values, and equal values share a bin.
 
     Confidences cluster: of bins of equal width a few hold nearly all verdicts, and the noise in the others adds to the calibration error.
     Bins of equal mass are equally noisy and less biased (Roelofs et al., arXiv 2012.08668).
     """
-    values = np.asarray(values, dtype=np.float64)
-    edges = np.quantile(values, np.arange(1, bins) / bins) if len(values) else np.zeros(0)
-    found = np.searchsorted(np.unique(edges), values, side="right")
-    return np.asarray(np.unique(found, return_inverse=True)[1], dtype=np.int64)
+    values = np.asarray(values)
+    edges = np.unique(np.quantile(values, np.arange(1, bins) / bins)) if len(values) else np.zeros(0)
+    found, present = np.empty(len(values), np.int16), np.zeros(bins, bool)
+    for part in blocks(len(values)):
+        found[part] = np.searchsorted(edges, values[part], side="right")
+        present[found[part]] = True
+    numbers = np.cumsum(present, dtype=np.int16) - np.int16(1)  # without gaps
+    for part in blocks(len(values)):
+        found[part] = numbers[found[part]]
+    return found
 
 
-def calibration_error(confidence: Floats, outcome: Floats, bins: Ints) -> float:
+def calibration_error(confidence: Floats, outcome: Floats, bins: Bins) -> float:
     """Return the expected calibration error (Naeini et al., AAAI 2015): sum over bins of n_b / n |mean outcome - mean confidence|.
 
     Args:
@@ -63,7 +95,18 @@ def calibration_error(confidence: Floats, outcome: Floats, bins: Ints) -> float:
         outcome: Outcome of each verdict [n].
         bins: Bin of each verdict [n], from `equal_mass`.
     """
-    return float(np.abs(np.bincount(bins, confidence - outcome)).sum() / len(bins))
+    return _error(confidence, (outcome[part] for part in blocks(len(bins))), bins)
+
+
+def _error(confidence: Floats, outcomes: Iterator[Floats | NDArray[np.bool_]], bins: Bins) -> float:
+    """Return the calibration error of outcomes that come in blocks."""
+    totals: Floats = np.zeros(int(bins.max()) + 1)
+    first = np.arange(len(totals))
+    for part, outcome in zip(blocks(len(bins)), outcomes, strict=True):
+        # The totals go in before the differences: the order of a sum decides on its last bits, and is that of one sum over all.
+        weights: Floats = np.concatenate([totals, confidence[part] - outcome])
+        totals = np.asarray(np.bincount(np.concatenate([first, bins[part]]), weights), dtype=np.float64)
+    return float(np.abs(totals).sum() / len(bins))
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +127,7 @@ class Spread:
 
 
 def bootstrap(
-    log_odds: ArrayLike, outcomes: ArrayLike, bins: Ints, draws: int, generator: np.random.Generator, groups: Ints | None = None
+    log_odds: ArrayLike, outcomes: ArrayLike, bins: Bins, draws: int, generator: np.random.Generator, groups: Ints | None = None
 ) -> Spread:
     """Resample comparisons for intervals of the scores, and draw outcomes of a calibrated model for the calibration error.
 
@@ -102,21 +145,38 @@ def bootstrap(
         groups: Group of each comparison as an integer from 0 without gaps, [n]; groups are resampled, and means are over the comparisons
             in them (as in `intervals.bootstrap_means`). None: each comparison is a group.
     """
-    confidence, n = folded(log_odds, outcomes)[0], len(bins)
-    codes = np.arange(n) if groups is None else groups
-    columns = (brier(log_odds, outcomes), log_loss(log_odds, outcomes), None)
-    sums = np.stack([np.bincount(codes, column) for column in columns], axis=1)  # of each group: sum of scores, sum of losses, size
+    sums, n = _sums(log_odds, outcomes, groups), len(bins)
+    confidence = _confidence(np.asarray(log_odds, dtype=np.float64))
     found, calibrated = np.empty((draws, 2)), np.empty(draws)
     for draw in range(draws):
-        score, loss, count = sums[generator.integers(0, len(sums), len(sums))].sum(0)
-        found[draw] = score / count, loss / count
-        calibrated[draw] = calibration_error(confidence, (generator.random(n) < confidence).astype(np.float64), bins)
+        score, loss, *size = _resampled(sums, generator)
+        found[draw] = np.array([score, loss]) / (size or n)
+        right = (generator.random(part.stop - part.start) < confidence[part] for part in blocks(n))
+        calibrated[draw] = _error(confidence, right, bins)
     return Spread(
         percentile_interval(found[:, 0]),
         percentile_interval(found[:, 1]),
         float(calibrated.mean()),
         float(np.quantile(calibrated, 0.95)),
     )
+
+
+def _sums(log_odds: ArrayLike, outcomes: ArrayLike, groups: Ints | None) -> list[Floats]:
+    """Return of each group the sum of scores, the sum of losses and its size, each [G]; without groups scores and losses, each [n]."""
+    columns = (brier(log_odds, outcomes), log_loss(log_odds, outcomes))
+    return list(columns) if groups is None else [np.bincount(groups, column).astype(np.float64) for column in (*columns, None)]
+
+
+def _resampled(sums: Sequence[Floats], generator: np.random.Generator) -> Floats:
+    """Return the sum, [c], of as many rows as there are, drawn with replacement, of c columns [G]."""
+    n = len(sums[0])
+    held = np.zeros((min(BLOCK, n) + 1, len(sums)))  # the first row is the sum so far
+    for part in blocks(n):
+        drawn = generator.integers(0, n, part.stop - part.start)
+        for place, column in enumerate(sums):
+            held[1 : len(drawn) + 1, place] = np.take(column, drawn)
+        held[0] = held[: len(drawn) + 1].sum(0)
+    return np.asarray(held[0])
 
 
 def fit_temperature(log_odds: ArrayLike, outcomes: ArrayLike, groups: Ints | None = None) -> tuple[float, Interval]:
@@ -144,8 +204,7 @@ def fit_temperature(log_odds: ArrayLike, outcomes: ArrayLike, groups: Ints | Non
     if scale == 0:
         raise ValueError("every score is 0, so there is nothing to rescale")
     unit = s / scale
-    codes = np.arange(len(s)) if groups is None else groups
-    count = len(np.unique(codes))
+    count = len(s) if groups is None else len(np.unique(groups))
     if count < 2:
         raise ValueError("there is nothing beside one comparison, or one group of them, to tell how far its temperature holds")
 
@@ -162,7 +221,7 @@ def fit_temperature(log_odds: ArrayLike, outcomes: ArrayLike, groups: Ints | Non
     b = float(brentq(lambda value: float(slopes(value).mean()), 0.0, high, xtol=1e-14, rtol=1e-14))
     p = expit(b * unit)
     curvature = float((unit**2 * p * (1 - p)).sum())
-    together = np.bincount(codes, slopes(b))
+    together = slopes(b) if groups is None else np.bincount(groups, slopes(b))
     error = 1.96 * float(np.sqrt(count / (count - 1) * (together**2).sum())) / curvature / b
     temperature = scale / b
     return temperature, (temperature * float(np.exp(-error)), temperature * float(np.exp(error)))

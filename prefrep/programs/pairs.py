@@ -60,6 +60,7 @@ def pairs(
     """
     from prefrep.data.context import control as other_groups
     from prefrep.data.sources import Source, read
+    from prefrep.data.spool import Spool
     from prefrep.disk import replace_lines
     from prefrep.evaluation import pairs as evaluation
     from prefrep.evaluation.layout import model_name, versions, write_results
@@ -73,15 +74,16 @@ def pairs(
 
     how, draws, folder = Scoring(**loading), Bootstrap(bootstrap, seed), Path(out)
 
-    def comparisons(path: str) -> list[Comparison]:
-        return evaluation.comparisons_of(read(Source(path, format, criterion=criterion)))
+    def comparisons(path: str, column: str = "subset") -> Spool[Comparison]:
+        records = read(Source(path, format, criterion=criterion))
+        if column != "subset":
+            records = (replace(each, subset=getattr(each, column)) for each in records)
+        return evaluation.comparisons_of(records)
 
     # Data first and the model last: a wrong path should not cost the loading of a model.
-    evaluated = comparisons(data)
-    if by != "subset":
-        evaluated = [replace(each, subset=getattr(each, by)) for each in evaluated]
+    evaluated = comparisons(data, by)
     if control is not None:
-        evaluated = other_groups(evaluated, control, seed)
+        evaluated = Spool(other_groups(evaluated, control, seed))
     held_out = comparisons(calibrate_on) if calibrate_on else None
     notes = [] if held_out is None else evaluation.check_apart(str(calibrate_on), held_out, evaluated)
     scorer = open_model(model, how)
@@ -89,6 +91,8 @@ def pairs(
     rows, described = evaluation.score(scorer, evaluated, folder, about, restart)
     keep_verdicts(scorer, evaluated, folder)
     others = None if held_out is None else evaluation.score(scorer, held_out, folder / "calibration", about, restart)[0]
+    worst = evaluation.mistakes(rows, evaluated)
+    del evaluated, held_out  # they are large
     results = evaluation.evaluate(rows, others, draws)
     if each := results_by_objective(rows, lambda found: evaluation.evaluate(found, None, draws)):
         results["objectives"] = each
@@ -104,7 +108,7 @@ def pairs(
         "model": {"name": model_name(about["path"]), **{key: value for key, value in described.items() if key != "versions"}},
         "versions": versions(described.get("versions")),
     }
-    replace_lines(folder / evaluation.MISTAKES, evaluation.mistakes(rows, evaluated))
+    replace_lines(folder / evaluation.MISTAKES, worst)
     reliability_plot(results, folder / PLOT)
     path = write_results(folder, results)
     print("\n".join([*pair_lines(results), *objective_lines(results, pair_lines)]))

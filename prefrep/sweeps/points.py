@@ -228,7 +228,7 @@ def _sources(config: Any, part: str) -> list[Source]:
     return named([one if isinstance(one, str) else Source(**vars(one)) for one in listed], config.data.init_args.format)
 
 
-def _comparisons(config: Any, encoder: Encoder) -> list[Comparison]:
+def _comparisons(config: Any, encoder: Encoder) -> Sequence[Comparison]:
     """Return the validation data without the rows that training skips under `on_bad_row: skip`."""
     bad = config.data.init_args.on_bad_row
     records = (record for source in _sources(config, "val") for record in read(source, bad, role=ROLES["val"]))

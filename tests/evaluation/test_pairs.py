@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import random
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -14,19 +16,22 @@ from conftest import COMPARISONS, comparison
 from scipy.special import expit
 
 from prefrep.errors import ConfigError, DataError, RecordError
+from prefrep.evaluation.agreement import groups
 from prefrep.evaluation.pairs import (
     PairRow,
     comparisons_of,
     evaluate,
     mistakes,
     pair_rows,
+    score,
     shared,
     write_rows,
 )
 from prefrep.evaluation.reliability import reliability_plot
 from prefrep.evaluation.rows import PairScore, read_scores
-from prefrep.evaluation.scores import described, log_pairs
+from prefrep.evaluation.scores import described, distinct, log_pairs, recurring
 from prefrep.evaluation.summary import Bootstrap
+from prefrep.metrics import calibration
 from prefrep.records import Message, RankedResponses
 
 FEW = Bootstrap(50)
@@ -61,6 +66,66 @@ def test_all_pairs_of_scored_responses_that_differ() -> None:
 def test_ids_are_unique() -> None:
     found = comparisons_of([comparison("p", "c", "r", id=name) for name in ("a", "a", "", "b", "a")])
     assert [pair.id for pair in found] == ["a", "a#2", "2", "b", "a#3"]
+
+
+def test_ids_that_are_not_remembered_are_the_same() -> None:
+    """Names that look like ids that other names get, against a memory of every name."""
+    names = [base + mark for base in "abc" for mark in ("", "#2", "#3", "#2#2", "#", "#x", "##2")] + ["#2", "2"]
+    for seed in range(300):
+        draw = random.Random(seed)
+        some = draw.choices(names, k=draw.randint(1, 25)) if seed % 2 else draw.sample(names, draw.randint(1, len(names)))
+        recurs = recurring(np.array([hash(name) for name in some]))
+        assert (recurs is None) == (len(set(some)) == len(some))
+        assert list(distinct(some, recurs)) == list(distinct(some))
+        assert [pair.id for pair in comparisons_of(comparison("p", "c", "r", id=name) for name in some)] == list(distinct(some))
+    recurs = recurring(np.array([hash(name) for name in ("a", "b", "a")]))
+    assert recurs is not None and [name for name in ("a", "b", "a#7#2", "b#2") if recurs(name)] == ["a", "a#7#2"], (
+        "the others need no memory"
+    )
+
+
+def test_memory_hardly_grows_with_comparisons(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """About 50 bytes for each, and as many again in buffers of NumPy that are full only here; a comparison and its row take 2000."""
+    monkeypatch.setattr(calibration, "BLOCK", 64)
+
+    def run(n: int) -> None:
+        pairs = comparisons_of(comparison(f"Question {i}", f"{i} " * 20, f"{i}. " * 20, id=f"row {i}") for i in range(n))
+        rows, _ = score(cast(Any, Counting()), pairs, tmp_path / str(n), {"path": "m"}, False)
+        assert len(mistakes(rows, pairs)) == 0 and len(rows) == n
+        del pairs
+        evaluate(rows, None, Bootstrap(2))
+
+    def peak(n: int) -> int:
+        tracemalloc.start()
+        run(n)
+        _, found = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        return found
+
+    run(10)  # imports
+    assert 30 < (peak(1700) - peak(200)) / 1500 < 250
+
+
+def test_rows_stay_in_their_file(tmp_path: Path) -> None:
+    pairs = comparisons_of(comparison("p", "c" * (i % 7 + 1), "r", id=f"{i}\u2028") for i in range(300))
+    rows = log_pairs(cast(Any, Counting()), pairs, tmp_path, PairRow, "pairs", {"path": "m"})
+    every = read_scores(tmp_path / "scores.jsonl", PairRow)
+    assert list(rows) == every == pair_rows(pairs, [row.score for row in every]) and len(rows) == 300
+    assert [rows[i] for i in (0, 127, 128, 129, 299, -1, -300)] == [every[i] for i in (0, 127, 128, 129, 299, -1, -300)]
+    assert rows[126:131] == every[126:131] and rows[290:] == every[290:]
+    with pytest.raises(IndexError):
+        rows[300]
+    lines = (tmp_path / "scores.jsonl").read_bytes().split(b"\n")
+    (tmp_path / "scores.jsonl").write_bytes(b"\n".join([*lines[:200], b"{", *lines[201:]]))
+    with pytest.raises(RecordError, match=r"scores.jsonl:201: not JSON"):
+        list(rows)
+
+
+def test_prompts_are_numbered_in_order() -> None:
+    """Intervals depend on it, since resamples draw numbers."""
+    found = groups(np.array([7, -3, 7, 9, -3, 0]))
+    assert found is not None and found.tolist() == [0, 1, 0, 2, 1, 3]
+    assert groups(np.array([3, 1, 2])) is None and groups(np.array([4, 4, 4])) is None
 
 
 def test_rows_of_scores_from_anywhere(tmp_path: Path) -> None:
@@ -222,6 +287,10 @@ def test_ties_alone() -> None:
 class Counting:
     """Says a number, and dies at the third question where it is told to."""
 
+    @staticmethod
+    def describe() -> dict[str, Any]:
+        return {}
+
     def __init__(self, dies: bool = False) -> None:
         self.asked, self.dies = 0, dies
 
@@ -238,11 +307,11 @@ def test_interrupted_scoring_goes_on(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         log_pairs(Counting(True), pairs, tmp_path / "cut", PairRow, "pairs", {"path": "m"})
     again = Counting()
-    rows = log_pairs(again, pairs, tmp_path / "cut", PairRow, "pairs", {"path": "m"})
-    assert again.asked == 2 and rows == log_pairs(Counting(), pairs, whole, PairRow, "pairs", {"path": "m"})
+    rows = list(log_pairs(again, pairs, tmp_path / "cut", PairRow, "pairs", {"path": "m"}))
+    assert again.asked == 2 and rows == list(log_pairs(Counting(), pairs, whole, PairRow, "pairs", {"path": "m"}))
     assert (tmp_path / "cut" / "scores.jsonl").read_bytes() == (whole / "scores.jsonl").read_bytes()
     finished = Counting()
-    assert log_pairs(finished, pairs, whole, PairRow, "pairs", {"path": "m"}) == rows and finished.asked == 0
+    assert list(log_pairs(finished, pairs, whole, PairRow, "pairs", {"path": "m"})) == rows and finished.asked == 0
     with pytest.raises(ConfigError, match="another model"):
         log_pairs(Counting(), pairs, whole, PairRow, "pairs", {"path": "other"})
     with pytest.raises(ConfigError, match="another data"):

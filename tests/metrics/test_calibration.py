@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from scipy.special import expit, logit
 
+from prefrep.metrics import calibration
 from prefrep.metrics.calibration import bootstrap, brier, calibration_error, equal_mass, fit_temperature, folded, log_loss
+from prefrep.metrics.intervals import percentile_interval
 
 
 def generated(n: int, temperature: float = 1.0, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -148,6 +150,29 @@ def test_copies_on_one_prompt_are_no_new_evidence() -> None:
         assert high - low == pytest.approx(2 * 1.96 * values.std() / math.sqrt(300), rel=0.1)  # of a mean of 300, not of 1200
     with pytest.raises(ValueError, match="one group"):
         fit_temperature(s, y, np.zeros(300, np.int64))
+
+
+@pytest.mark.parametrize("n", [1, 15, 16, 17, 100])
+@pytest.mark.parametrize("grouped", [False, True])
+def test_blocks_change_no_bit_of_the_bootstrap(n: int, grouped: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against sums over all values at once: results of the same seed must not depend on the size of blocks."""
+    monkeypatch.setattr(calibration, "BLOCK", 16)
+    s, y = generated(n, 2.0)
+    groups = np.random.default_rng(1).permutation(np.arange(n) % (n // 3 + 1)) if grouped else np.arange(n)
+    confidence, bins, generator = folded(s, y)[0], equal_mass(folded(s, y)[0], 4), np.random.default_rng(0)
+    edges = np.unique(np.quantile(confidence, np.arange(1, 4) / 4))
+    assert bins.tolist() == np.unique(np.searchsorted(edges, confidence, side="right"), return_inverse=True)[1].tolist()
+    sums = np.stack([np.bincount(groups, column) for column in (brier(s, y), log_loss(s, y), None)], axis=1)
+    scores, losses, errors = [], [], []
+    for _ in range(20):
+        score, loss, count = sums[generator.integers(0, len(sums), len(sums))].sum(0)
+        scores.append(score / count)
+        losses.append(loss / count)
+        outcome = (generator.random(n) < confidence).astype(np.float64)
+        errors.append(float(np.abs(np.bincount(bins, confidence - outcome)).sum() / n))
+    found = bootstrap(s, y, bins, 20, np.random.default_rng(0), groups if grouped else None)
+    assert (found.brier, found.log_loss) == (percentile_interval(np.array(scores)), percentile_interval(np.array(losses)))
+    assert (found.calibrated_mean, found.calibrated_p95) == (np.mean(errors), np.quantile(errors, 0.95))
 
 
 def test_interval_of_the_temperature_covers_where_prompts_are_shared() -> None:

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import stdtrit
 
+from prefrep.evaluation.agreement import share
 from prefrep.evaluation.audit.asked import FEATURES, Asked, Pair
-from prefrep.evaluation.pairs import share
 from prefrep.evaluation.reliability import Scored, reliability
 from prefrep.evaluation.summary import Bootstrap
 from prefrep.functional.logistic import fit

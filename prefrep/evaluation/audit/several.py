@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prefrep.errors import ConfigError
+from prefrep.evaluation.agreement import share
 from prefrep.evaluation.audit.asked import Pair
-from prefrep.evaluation.pairs import share
 
 Floats = NDArray[np.float64]
 

@@ -191,7 +191,7 @@ def score_judged(
         found = _answers(scorer, prompts, done, benchmark, asked) if done < len(prompts) else ()
         for prompt, (scores, log_odds) in zip(prompts[done:], found, strict=True):
             log.append(JudgedScore(prompt.id, prompt.subset, prompt.scores or (), scores, log_odds, prompt_digest(prompt.prompt)))
-        return log.rows
+        return list(log.rows)
 
 
 def _answers(
