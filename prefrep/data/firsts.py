@@ -16,7 +16,7 @@ from prefrep.room import saving
 
 Ints = NDArray[np.int64]
 _SIZE = 16  # bytes of a digest
-_PART = 1 << 19  # digests that are sorted together
+_PART = 1 << 18  # digests that are sorted together
 
 
 class Firsts:

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ from prefrep.records import Comparison, Messages, text
 from prefrep.writers import leave
 
 Floats = NDArray[np.float64]
+Number = TypeVar("Number", bound=np.floating[Any])
 _SHOWN = 400  # characters of a text in an example
 
 
@@ -100,7 +101,7 @@ class Work:
                 known.file.extend(states)
         return Spooled(known.file, known.places[firsts])
 
-    def kept(self, name: str, make: Callable[[], Floats], *depends: object) -> Floats:
+    def kept(self, name: str, make: Callable[[], NDArray[Number]], *depends: object) -> NDArray[Number]:
         """Return an array that an earlier run of the same output left, or make it; a signal ends the program behind it.
 
         Args:

@@ -23,8 +23,8 @@ from prefrep.room import saving
 HASHES, BAND = 96, 4  # of MinHash: texts with a similarity of 0.8 meet in one of 24 bands with probability 0.999994
 BANDS = HASHES // BAND
 WORDS = 3  # of a shingle
-_BLOCK = 1 << 15  # texts whose bands lie behind each other
-_PART = 1 << 19  # texts that are sorted together
+_BLOCK = 1 << 13  # texts whose bands lie behind each other
+_PART = 1 << 18  # texts that are sorted together
 _MIX = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F], np.uint64)  # odd
 _WORD = re.compile(r"\w+|[^\w\s]")
 Shingles = NDArray[np.int32]
@@ -44,8 +44,9 @@ def clusters(texts: Sequence[str], firsts: Ints, near: float, seed: int = 0) -> 
     """
     if near == 1:
         return firsts
+    met = Signatures(_distinct(texts, firsts), seed).candidates()
     distinct = np.flatnonzero(firsts == np.arange(len(firsts)))
-    above = array("q", range(len(distinct)))
+    above = array("i", range(len(distinct)))
 
     def root(i: int) -> int:
         while above[i] != i:
@@ -57,8 +58,7 @@ def clusters(texts: Sequence[str], firsts: Ints, near: float, seed: int = 0) -> 
     def shingles_of(i: int) -> Shingles:
         return shingles(texts[int(distinct[i])])
 
-    signatures = Signatures(_distinct(texts, firsts), seed)
-    for code in signatures.candidates():
+    for code in met:
         i, j = divmod(int(code), len(distinct))
         a, b = sorted((root(i), root(j)))
         if a == b:
@@ -67,7 +67,7 @@ def clusters(texts: Sequence[str], firsts: Ints, near: float, seed: int = 0) -> 
         shared = len(np.intersect1d(one, other, assume_unique=True))
         if shared >= near * (len(one) + len(other) - shared):
             above[b] = a
-    roots = np.fromiter(map(root, range(len(distinct))), np.int64)
+    roots = np.fromiter(map(root, range(len(distinct))), np.int32)
     return np.asarray(distinct[roots[np.searchsorted(distinct, firsts)]])
 
 

@@ -9,11 +9,12 @@ from typing import Literal, get_args
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from prefrep.data.firsts import Firsts, numbered
 from prefrep.data.spool import Spool
 from prefrep.errors import ConfigError
-from prefrep.labels.base import Example, Floats, LabelStep, Outcome, Work, example
+from prefrep.labels.base import Example, LabelStep, Outcome, Work, example
 from prefrep.labels.rows import Labelled, comparisons
 from prefrep.labels.states import Ints, Spooled, States, digest, log_odds, train
 from prefrep.nn.heads import BTHead, PreferenceHead
@@ -22,6 +23,7 @@ from prefrep.parts import recipe
 from prefrep.records import Comparison
 from prefrep.scoring.loading import Scoring, fingerprint_of
 
+Singles = NDArray[np.float32]
 Action = Literal["column", "flip", "soft", "margin", "drop"]
 SHOWN = 8  # examples
 
@@ -83,10 +85,10 @@ class Strength(LabelStep):
         self.head, self.loss = head, loss
 
     def apply(self, pairs: Sequence[Labelled], work: Work) -> Outcome:  # noqa: D102
-        signs = np.fromiter((each.sign for each in pairs), np.float64)
-        margins = self._of_models(pairs, work) if self.models else self._trained(pairs, work)  # [M, P]
+        signs = np.fromiter((each.sign for each in pairs), np.int8)
+        margins: Floats | Singles = self._of_models(pairs, work) if self.models else self._trained(pairs, work)  # [M, P]
         margins *= signs
-        mean, spread = margins.mean(0), margins.std(0)
+        mean, spread = margins.mean(0, dtype=np.float64), margins.std(0, dtype=np.float64)
         labelled = np.flatnonzero(signs)
         if not len(labelled):
             raise ConfigError("Strength: all pairs are ties, which have no winner; use data with preferences")
@@ -125,7 +127,7 @@ class Strength(LabelStep):
             return each.relabelled(probability=(1 - self.smoothing) * p + self.smoothing * (1 - p)).noted(strength_action="soft")
         return each
 
-    def _shown(self, what: str, each: Labelled, mean: float, margins: Floats) -> Example:
+    def _shown(self, what: str, each: Labelled, mean: float, margins: Floats | Singles) -> Example:
         against = int((margins < 0).sum())
         return example(f"{what}, strength {mean:.2f}; {against} of {len(margins)} members prefer the other answer", each.comparison)
 
@@ -143,10 +145,10 @@ class Strength(LabelStep):
         known = texts.hexdigest()
         return np.stack([work.kept("scores", partial(scores, model), fingerprint_of(model), known) for model in self.models or ()])
 
-    def _trained(self, pairs: Sequence[Labelled], work: Work) -> Floats:
+    def _trained(self, pairs: Sequence[Labelled], work: Work) -> Singles:
         plain = comparisons(pairs)
         states = work.states(plain, self.head(2))
-        labels = np.fromiter((value for each in plain for value in (each.probability, each.margin, each.weight)), np.float64)
+        labels = np.fromiter((value for each in plain for value in (each.probability, each.margin, each.weight)), np.float32)
         prompts = groups(plain)
         if self.folds > prompts.max() + 1:
             raise ConfigError(f"Strength.folds is {self.folds}, and there are only {prompts.max() + 1} prompts; use fewer folds")
@@ -159,13 +161,12 @@ def groups(pairs: Iterable[Comparison]) -> Ints:
 
 
 def folds_of(prompts: Ints, folds: int, seed: int) -> Ints:
-    """Return the fold of each pair [P], from a seeded permutation of the prompts; fold sizes differ by one prompt at most."""
-    distinct = np.unique(prompts)
-    order = np.random.default_rng(seed).permutation(len(distinct))
-    return np.asarray((order % folds)[np.searchsorted(distinct, prompts)])
+    """Return the fold of each pair [P] from the number of its prompt, by a seeded permutation; fold sizes differ by one prompt at most."""
+    order = np.random.default_rng(seed).permutation(int(prompts.max()) + 1)
+    return np.asarray((order % folds).astype(np.int32)[prompts])
 
 
-def margins(step: Strength, states: States | Spooled, labels: Floats, prompts: Ints, work: Work) -> Floats:
+def margins(step: Strength, states: States | Spooled, labels: Singles, prompts: Ints, work: Work) -> Singles:
     """Return the log-odds of chosen over rejected by each member [M, P].
 
     Args:
@@ -180,14 +181,14 @@ def margins(step: Strength, states: States | Spooled, labels: Floats, prompts: I
     return np.stack([work.kept(f"member-{m}", partial(_member, step, m, states, labels, prompts), *depends) for m in range(step.members)])
 
 
-def _member(step: Strength, member: int, states: States | Spooled, labels: Floats, prompts: Ints) -> Floats:
+def _member(step: Strength, member: int, states: States | Spooled, labels: Singles, prompts: Ints) -> Singles:
     seed = step.seed * 1000 + member
     inside = step.folds == 1
     fold = folds_of(prompts, 2 if inside else step.folds, seed)
-    found = np.zeros(len(prompts))
+    found = np.zeros(len(prompts), np.float32)
     for number in range(1 if inside else step.folds):
         seen = np.flatnonzero(fold != number)
-        p, margin, weight = (torch.as_tensor(column) for column in labels[seen].T.copy())
+        p, margin, weight = (torch.as_tensor(column) for column in labels[seen].T)
         model = train(states.at(seen), p, step.head, step.loss, step.steps, step.lr, seed, margin=margin, weight=weight)
         scored = np.arange(len(prompts)) if inside else np.flatnonzero(fold == number)
         found[scored] = log_odds(model, states.at(scored)).numpy()

@@ -6,12 +6,11 @@ import logging
 import warnings
 from collections.abc import Sequence
 from tempfile import TemporaryDirectory
-from typing import Any, cast
 
 import torch
 from lightning.pytorch import Trainer
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from prefrep.data.trees import TreeBatch
 from prefrep.modules.preference import PreferenceModule
@@ -39,8 +38,23 @@ def train(module: PreferenceModule, batches: Sequence[TreeBatch], seed: int = 0)
             enable_model_summary=False, gradient_clip_val=1.0, default_root_dir=folder,
         )  # fmt: skip
         torch.manual_seed(seed)
-        trainer.fit(module, DataLoader(cast(Any, batches), batch_size=None))
+        steps = _Steps(batches)
+        trainer.fit(module, DataLoader(steps, batch_size=None))
+        steps.batches = ()  # a trainer is a circle of references, and stays in memory until Python looks for such
     return module.eval()
+
+
+class _Steps(Dataset[TreeBatch]):
+    """Batches by the number of their step."""
+
+    def __init__(self, batches: Sequence[TreeBatch]) -> None:
+        self.batches = batches
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, step: int) -> TreeBatch:
+        return self.batches[step]
 
 
 @torch.no_grad()
