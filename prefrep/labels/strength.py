@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from prefrep.data.firsts import Firsts, numbered
 from prefrep.data.spool import Spool
 from prefrep.errors import ConfigError
-from prefrep.labels.base import Example, LabelStep, Outcome, Work, example
+from prefrep.labels.base import Example, Floats, LabelStep, Outcome, Work, example
 from prefrep.labels.rows import Labelled, comparisons
 from prefrep.labels.states import Ints, Spooled, States, digest, log_odds, train
 from prefrep.nn.heads import BTHead, PreferenceHead
