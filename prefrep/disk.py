@@ -27,14 +27,19 @@ def _replace(path: Path, parts: Iterable[str], needs: int | None = None) -> None
     draft = path.with_name(path.name + ".part")
     with saving(path, needs):
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with draft.open("w", encoding="utf-8") as file:
-                file.writelines(parts)
+    try:
+        with saving(path, needs):
+            file = draft.open("w", encoding="utf-8")
+        for part in parts:  # which may be read from other disks
+            with saving(path, needs):
+                file.write(part)
+        with saving(path, needs):
+            file.close()
             os.replace(draft, path)
-        except BaseException:  # of no use, and its room may be needed
-            with suppress(OSError):
-                draft.unlink(missing_ok=True)
-            raise
+    except BaseException:  # of no use, and its room may be needed
+        with suppress(OSError):
+            draft.unlink(missing_ok=True)
+        raise
 
 
 def replace_path(draft: Path, path: Path) -> None:

@@ -31,7 +31,7 @@ class Firsts:
     """
 
     def __init__(self) -> None:
-        self._file: Any = tempfile.NamedTemporaryFile(prefix="prefrep-", suffix=".firsts")
+        self._file = tempfile.TemporaryFile()
         self._count = 0
 
     def __len__(self) -> int:
@@ -40,7 +40,7 @@ class Firsts:
     def add(self, keys: Iterable[bytes]) -> Ints:
         """Add keys behind those that are there; return the place of the first equal one for each, among all that were ever added."""
         begin = self._count
-        with saving(Path(self._file.name)):
+        with saving(Path(tempfile.gettempdir())):
             for key in keys:
                 self._file.write(blake2b(key, digest_size=_SIZE).digest())
                 self._count += 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,14 +15,15 @@ import torch
 from numpy.typing import NDArray
 
 from prefrep.data.across import check_one_prompt
-from prefrep.data.firsts import Firsts
+from prefrep.data.firsts import Firsts, Ints
 from prefrep.data.mapped import Mapped
 from prefrep.labels.rows import Labelled
-from prefrep.labels.states import Ints, Spooled, States, StatesFile, read
+from prefrep.labels.states import Spooled, States, StatesFile, read
 from prefrep.nn.backbone import Backbone
 from prefrep.nn.heads import PreferenceHead
 from prefrep.parts import Part
 from prefrep.records import Comparison, Messages, text
+from prefrep.room import require
 from prefrep.writers import leave
 
 Floats = NDArray[np.float64]
@@ -91,14 +93,21 @@ class Work:
         begin = len(known.firsts)
         firsts = known.firsts.add(repr((each.prompt, each.chosen, each.rejected, each.template_kwargs)).encode() for each in pairs)
         new = np.flatnonzero(firsts == np.arange(begin, begin + len(pairs)))
-        known.places = np.concatenate([known.places, np.full(len(pairs), -1)])
-        known.places[begin + new] = len(known.file) + np.arange(len(new))
+        places = np.full(len(pairs), -1)
+        places[new] = len(known.file) + np.arange(len(new))
+        known.places = np.concatenate([known.places, places])
         if len(new):
             if self._backbone is None:
                 device = "cuda" if torch.cuda.is_available() else "cpu"
                 self._backbone = Backbone(self.model, frozen=True).to(device)
-            for states in read(self._backbone, layout, Mapped(pairs, lambda each: each, new)):
-                known.file.extend(states)
+            needs = 12 * self._backbone.hidden_size * len(new)
+            require(Path(tempfile.gettempdir()), needs, f"the states of {len(new):,} pairs", "label fewer pairs at a time (--limit)")
+            try:
+                for states in read(self._backbone, layout, Mapped(pairs, lambda each: each, new)):
+                    known.file.extend(states)
+            except BaseException:
+                del self._known[layout]  # it notes places that have no states
+                raise
         return Spooled(known.file, known.places[firsts])
 
     def kept(self, name: str, make: Callable[[], NDArray[Number]], *depends: object) -> NDArray[Number]:

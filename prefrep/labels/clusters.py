@@ -11,13 +11,12 @@ from functools import lru_cache
 from hashlib import blake2b
 from itertools import combinations, pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from prefrep.console import progress
-from prefrep.labels.states import Ints
+from prefrep.data.firsts import Ints
 from prefrep.room import saving
 
 HASHES, BAND = 96, 4  # of MinHash: texts with a similarity of 0.8 meet in one of 24 bands with probability 0.999994
@@ -44,7 +43,7 @@ def clusters(texts: Sequence[str], firsts: Ints, near: float, seed: int = 0) -> 
     """
     if near == 1:
         return firsts
-    met = Signatures(_distinct(texts, firsts), seed).candidates()
+    signatures = Signatures(_distinct(texts, firsts), seed)
     distinct = np.flatnonzero(firsts == np.arange(len(firsts)))
     above = array("i", range(len(distinct)))
 
@@ -54,12 +53,11 @@ def clusters(texts: Sequence[str], firsts: Ints, near: float, seed: int = 0) -> 
             i = above[i]
         return i
 
-    @lru_cache(maxsize=4096)
+    @lru_cache(maxsize=256)
     def shingles_of(i: int) -> Shingles:
         return shingles(texts[int(distinct[i])])
 
-    for code in met:
-        i, j = divmod(int(code), len(distinct))
+    for i, j in signatures.candidates():
         a, b = sorted((root(i), root(j)))
         if a == b:
             continue
@@ -72,7 +70,7 @@ def clusters(texts: Sequence[str], firsts: Ints, near: float, seed: int = 0) -> 
 
 
 def _distinct(texts: Sequence[str], firsts: Ints) -> Iterator[str]:
-    return (each for i, each in enumerate(texts) if firsts[i] == i)
+    return (each for i, each in enumerate(progress(texts, "looking for equal texts", "texts")) if firsts[i] == i)
 
 
 class Signatures:
@@ -84,13 +82,13 @@ class Signatures:
     """
 
     def __init__(self, texts: Iterator[str], seed: int) -> None:
-        self._file: Any = tempfile.NamedTemporaryFile(prefix="prefrep-", suffix=".minhash")
+        self._file = tempfile.TemporaryFile()
         self._count = 0
         generator = np.random.default_rng(seed)
         prime = (1 << 31) - 1
         scale, shift = generator.integers(1, prime, HASHES, dtype=np.int64), generator.integers(0, prime, HASHES, dtype=np.int64)
         block, filled = np.empty((_BLOCK, HASHES), np.int32), 0
-        for text in progress(texts, "looking for equal texts", "texts"):
+        for text in texts:
             block[filled] = ((shingles(text)[:, None] * scale + shift) % prime).min(0)
             filled += 1
             if filled == _BLOCK:
@@ -99,7 +97,7 @@ class Signatures:
         self._write(block[:filled])
 
     def _write(self, signatures: Shingles) -> None:
-        with saving(Path(self._file.name)):
+        with saving(Path(tempfile.gettempdir())):
             self._file.write(((signatures.view(np.uint64).reshape(-1, BANDS, 2) * _MIX).sum(2) * _MIX[0]).T.tobytes())
             self._file.flush()
         self._count += len(signatures)
@@ -110,27 +108,24 @@ class Signatures:
             size = min(_BLOCK, self._count - begin)
             yield begin, np.frombuffer(os.pread(self._file.fileno(), 8 * size, 8 * (BANDS * begin + band * size)), np.uint64)
 
-    def candidates(self) -> Ints:
-        """Return pairs i < j of texts that agree in a band (Leskovec et al., chapter 3), as i n + j, in ascending order."""
+    def candidates(self) -> Iterator[tuple[int, int]]:
+        """Yield pairs i < j of texts that agree in a band (Leskovec et al., chapter 3), once for each such band."""
         parts = -(-self._count // _PART)
-        found = np.zeros(0, np.int64)
         for band in range(BANDS):
             for part in range(parts):
                 inside = [(values, begin, np.flatnonzero((values >> 32) % parts == part)) for begin, values in self._band(band)]
                 places = np.concatenate([begin + here for _, begin, here in inside])
-                found = np.union1d(found, self._met(places, np.concatenate([values[here] for values, _, here in inside])))
-        return found
+                yield from _met(places, np.concatenate([values[here] for values, _, here in inside]))
 
-    def _met(self, places: Ints, values: Values) -> Ints:
-        order = np.argsort(values, kind="stable")  # a bucket keeps the order of its texts
-        begins = np.flatnonzero(np.append(True, values[order[1:]] != values[order[:-1]]))
-        sizes = np.diff(begins, append=len(order))
-        found = array("q")
-        for begin, size in zip(begins[sizes > 1].tolist(), sizes[sizes > 1].tolist(), strict=True):
-            bucket = places[order[begin : begin + size]].tolist()
-            # Of a large bucket, neighbours suffice: clusters are chains.
-            found.extend(i * self._count + j for i, j in (combinations(bucket, 2) if size < 20 else pairwise(bucket)))
-        return np.asarray(found, np.int64)
+
+def _met(places: Ints, values: Values) -> Iterator[tuple[int, int]]:
+    order = np.argsort(values, kind="stable")  # a bucket keeps the order of its texts
+    begins = np.flatnonzero(np.append(True, values[order[1:]] != values[order[:-1]]))
+    sizes = np.diff(begins, append=len(order))
+    for begin, size in zip(begins[sizes > 1].tolist(), sizes[sizes > 1].tolist(), strict=True):
+        bucket = places[order[begin : begin + size]].tolist()
+        # Of a large bucket, neighbours suffice: clusters are chains.
+        yield from combinations(bucket, 2) if size < 20 else pairwise(bucket)
 
 
 def shingles(words: str) -> Shingles:

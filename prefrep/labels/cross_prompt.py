@@ -47,7 +47,9 @@ class CrossPrompt(LabelStep):
     def apply(self, pairs: Sequence[Labelled], work: Work) -> Outcome:  # noqa: D102
         usable = (each.sign and each.comparison.prompt and not each.comparison.template_kwargs for each in pairs)
         decided = Mapped(pairs, winner_first, np.flatnonzero(np.fromiter(map(bool, usable), bool)))
-        if not any(each.prompt != decided[0].prompt for each in decided):
+        prompts = (each.prompt for each in decided)
+        first = next(prompts, None)
+        if all(prompt == first for prompt in prompts):
             raise ConfigError("CrossPrompt needs pairs with a winner on two prompts or more; name data with prompts")
         drawn = Spool(self._drawn(decided))
         if self.judge is not None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from itertools import permutations
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -13,14 +12,13 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from prefrep.data.firsts import Firsts, first_rows, numbered
+from prefrep.data.firsts import Firsts, Ints, first_rows, numbered
 from prefrep.data.spool import Spool
 from prefrep.errors import ConfigError
 from prefrep.functional.feedback_arcs import minimum
 from prefrep.labels.base import LabelStep, Outcome, Work, example
 from prefrep.labels.clusters import clusters
 from prefrep.labels.rows import Labelled
-from prefrep.labels.states import Ints
 from prefrep.metrics.intervals import Interval, percentile_interval
 from prefrep.records import Messages
 
@@ -164,7 +162,7 @@ class _Texts(Sequence[str]):
     def __iter__(self) -> Iterator[str]:
         return (_text(side) for each in self._pairs for side in _sides(each))
 
-    def __getitem__(self, index: Any) -> Any:
+    def __getitem__(self, index: Any) -> Any:  # one text
         return _text(_sides(self._pairs[index // 3])[index % 3])
 
 
@@ -199,47 +197,36 @@ def _text(messages: Messages) -> str:
 
 
 def _feedback_arcs(table: _Table) -> tuple[NDArray[np.bool_], list[float]]:
-    """Return which labels to remove so that the others form orders, as `counts` has them [G, 3], and their number by prompt, if not 0."""
-    broken = np.zeros(table.counts.shape, bool)
-    weights: list[float] = []
-    prompts = numbered(first_rows(table.prompt))
-    sizes = np.bincount(prompts)
-    both = np.bincount(prompts, (table.counts[:, 1:] > 0).all(1)) > 0
-    order = np.argsort(prompts, kind="stable")
-    order = order[((sizes >= 3) | both)[prompts[order]]]  # a circle has three pairs, or one that is contradicted
-    for inside in np.split(order, np.flatnonzero(np.diff(prompts[order])) + 1):
-        weight, removed = _circles(table.low[inside].tolist(), table.high[inside].tolist(), table.counts[inside].tolist())
-        for place, won in removed:
-            broken[inside[place], won] = True
-        weights += [weight] if removed else []
-    return broken, weights
-
-
-def _circles(low: Sequence[int], high: Sequence[int], counts: Sequence[Sequence[int]]) -> tuple[float, list[tuple[int, int]]]:
-    """Return the minimum weight to remove from the pairs of a prompt, and what goes: place of the pair, and who wins.
+    """Return which labels to remove so that the others form orders, as `counts` has them [G, 3], and their number by prompt, if not 0.
 
     A circle lies in one strongly connected component, so the others cost nothing, and data without prompts are no single table.
     """
-    nodes: dict[int, int] = {}
-    arcs: dict[tuple[int, int], tuple[int, int]] = {}  # (winner, loser) -> place of the pair, and who wins
-    for place, (a, b, count) in enumerate(zip(low, high, counts, strict=True)):
-        i, j = (nodes.setdefault(name, len(nodes)) for name in (a, b))
-        arcs |= {arc: (place, won) for arc, won in (((i, j), 1), ((j, i), -1)) if count[won]}
-    if not arcs:
-        return 0.0, []
-    ends = np.array(list(arcs))
-    graph = coo_array((np.ones(len(ends)), (ends[:, 0], ends[:, 1])), shape=(len(nodes), len(nodes)))
-    _, component = connected_components(graph, connection="strong")
-    members: defaultdict[int, list[int]] = defaultdict(list)
-    for node, number in enumerate(component.tolist()):
-        members[number].append(node)
-    weight, removed = 0.0, []
-    for inside in members.values():
-        if len(inside) < 2:
+    broken = np.zeros(table.counts.shape, bool)
+    prompts = numbered(first_rows(table.prompt))
+    several = np.bincount(prompts) >= 3
+    several[prompts[(table.counts[:, 1:] > 0).all(1)]] = True
+    pairs = np.argsort(prompts, kind="stable")
+    pairs = pairs[several[prompts[pairs]]]  # a circle has three pairs, or one that is contradicted
+    ends = np.stack([table.low[pairs], table.high[pairs]], 1)
+    nodes = numbered(first_rows(prompts[pairs].repeat(2), ends.flatten())).reshape(-1, 2)
+    place, column = np.nonzero(table.counts[pairs, 1:] > 0)  # column 0: the lower number wins
+    winner, loser = nodes[place, column], nodes[place, 1 - column]
+    count = int(nodes.max(initial=-1)) + 1
+    graph = coo_array((np.ones(len(place), np.int8), (winner, loser)), shape=(count, count))
+    component = connected_components(graph, connection="strong")[1] if count else winner
+    inside = np.flatnonzero((component[winner] == component[loser]) & (winner != loser))
+    inside = inside[np.argsort(component[winner[inside]], kind="stable")]
+    weights: defaultdict[int, float] = defaultdict(float)
+    for arcs in np.split(inside, np.flatnonzero(np.diff(component[winner[inside]])) + 1):
+        if not len(arcs):
             continue
-        labels = {arc: counts[place][won] for arc in permutations(inside, 2) if arc in arcs for place, won in [arcs[arc]]}
-        found = minimum(np.array([[labels.get((i, j), 0) for j in inside] for i in inside], np.float64))
-        weight += found.weight
-        rank = {inside[place]: number for number, place in enumerate(found.order)}
-        removed += [arcs[i, j] for i, j in labels if rank[i] > rank[j]]
-    return weight, removed
+        members, ends = np.unique([winner[arcs], loser[arcs]], return_inverse=True)
+        i, j = ends.reshape(2, -1)
+        labels = np.zeros((len(members), len(members)))
+        labels[i, j] = table.counts[pairs[place[arcs]], 1 + column[arcs]]
+        found = minimum(labels)
+        rank = np.argsort(found.order)
+        gone = arcs[rank[i] > rank[j]]
+        broken[pairs[place[gone]], 1 + column[gone]] = True
+        weights[int(prompts[pairs[place[arcs[0]]]])] += found.weight
+    return broken, list(weights.values())

@@ -89,6 +89,8 @@ class Route(LabelStep):
             raise ConfigError(f"Route: {len(both)} pairs have labels of {self.dear!r} and of another source; check the column label_source")
         names, table = indicators(self.features, [each.pair for each in items], self.bins)
         tests = [winner_first(each) for each in read_pairs(Source(self.test)) if each.sign]
+        if not tests:
+            raise ConfigError(f"Route.test: {self.test} holds no pair with a winner; name other comparisons")
         states, held = work.states([items[i].pair for i in both], self.head(2)), work.states(tests, self.head(2))
         labels = np.array([items[i].probabilities for i in both])
         routed = mixes(table[both], self.mixes, self.seed)

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from itertools import groupby
 from operator import attrgetter
 from typing import Any, Literal
+
+import numpy as np
 
 from prefrep.console import progress
 from prefrep.data import cyclic
@@ -47,11 +50,12 @@ class Labelled:
 
     def relabelled(self, **labels: float) -> Labelled:
         """Return the pair with another `probability`, `margin` or `weight`."""
-        return replace(self, comparison=replace(self.comparison, **labels))  # type: ignore[arg-type]
+        return replace(self, comparison=replace(self.comparison, **{name: float(value) for name, value in labels.items()}))  # type: ignore[arg-type]
 
     def noted(self, **columns: Any) -> Labelled:
-        """Return the pair with more columns."""
-        return replace(self, columns={**self.columns, **columns})
+        """Return the pair with more columns, which are plain data."""
+        plain = {name: value.item() if isinstance(value, np.generic) else value for name, value in columns.items()}
+        return replace(self, columns={**self.columns, **plain})
 
 
 def pairs_of(record: Record) -> list[Labelled]:
@@ -96,7 +100,7 @@ def read_pairs(
 
 def _rows(source: Source) -> Iterator[tuple[Mapping[str, Any], str]]:
     """Yield the rows of a source with their places; none where rows are written in our own format, renamed or from the hub."""
-    if source.columns or source.path.startswith(cyclic.PREFIX) or not files_of(source.path):
+    if source.columns or source.path.startswith(cyclic.PREFIX) or not files_of(source.path, source.split):
         return
     for _, found in parts(located(source.path), source.split, source.streaming):
         for row, place in found:
@@ -106,11 +110,27 @@ def _rows(source: Source) -> Iterator[tuple[Mapping[str, Any], str]]:
 
 def _with_rows(records: Iterable[Record], rows: Iterator[tuple[Mapping[str, Any], str]]) -> Iterator[Labelled]:
     """Yield the pairs of records, which are in the order of their rows; a row can hold the judgements of several annotators."""
+    passed: dict[str, Mapping[str, Any]] = {}  # grows only where a record names another place than its row has
+
+    def row_at(place: str) -> Mapping[str, Any] | None:
+        for row, at in rows:
+            if at == place:
+                passed.clear()
+                return _storable(row)
+            passed[at] = row
+        return passed.get(place)
+
     for place, group in groupby(records, key=lambda record: record.source):
         first, *more = group
-        row = next((row for row, at in rows if at == place), None) if isinstance(first, Comparison) else None
+        row = row_at(place) if isinstance(first, Comparison) else None
         for record in (first, *more):
             yield from (replace(pair, row=None if more else row) if record is pair.comparison else pair for pair in pairs_of(record))
+
+
+def _storable(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a row without the time zones of other libraries, which `Spool` does not take."""
+    zoned = {name: value for name, value in row.items() if isinstance(value, datetime) and value.tzinfo is not None}
+    return {**row, **{name: value.astimezone(UTC) for name, value in zoned.items()}} if zoned else row
 
 
 def written(labelled: Sequence[Labelled], format: str = "auto") -> Iterator[dict[str, Any]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -60,7 +60,9 @@ def run(
     for step, described in zip(steps, recipes, strict=True):
         before = len(pairs)
         outcome = step.apply(pairs, work)
-        pairs = outcome.pairs if isinstance(outcome.pairs, Spool) else Spool(outcome.pairs)
+        pairs = outcome.pairs if isinstance(outcome.pairs, Spool) else Spool(_checked(outcome.pairs, described["class"]))
+        if not pairs:
+            raise DataError(f"{described['class']}: leaves no pair; change its arguments, or name other data")
         found.append({"step": described, "rows": [before, len(pairs)], **_plain(outcome)})
     results = {
         "benchmark": "label", **about, "out": str(out), "pairs": [count, len(pairs)],
@@ -69,6 +71,17 @@ def run(
     replace_lines(out, written(pairs, source.format))
     replace_json(folder / RESULTS, results)
     return results
+
+
+def _checked(pairs: Iterable[Labelled], step: str) -> Iterator[Labelled]:
+    """Yield what a step of somebody returned. Raises DataError: a column is no plain data."""
+    for each in pairs:
+        try:
+            json.dumps(dict(each.columns))
+        except (TypeError, ValueError) as error:
+            where = each.comparison.source or each.comparison.id or "a pair"
+            raise DataError(f"{step}: its columns of {where} cannot be written as JSON ({error}); give texts, numbers or lists") from None
+        yield each
 
 
 def _digest(pairs: Sequence[Labelled]) -> str:

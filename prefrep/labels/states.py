@@ -13,9 +13,8 @@ import hashlib
 import logging
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
 
@@ -28,9 +27,12 @@ from torch import Tensor, nn
 from prefrep.cache import cache_folder, find, keep
 from prefrep.console import progress
 from prefrep.data.encode import EncodeConfig
+from prefrep.data.firsts import Ints
 from prefrep.data.identity import identity
 from prefrep.data.kept import about_encoding, code
+from prefrep.data.mapped import Mapped
 from prefrep.data.trees import TreeBatch
+from prefrep.errors import DataError
 from prefrep.modules import on_states
 from prefrep.modules.preference import PreferenceModule
 from prefrep.modules.remembered import Reading
@@ -43,8 +45,6 @@ from prefrep.writers import leave
 
 WINDOW = 32  # pairs whose states are kept together
 STEP = 8192  # largest number of pairs of an optimizer step
-
-Ints = NDArray[np.int64]
 
 
 class States(NamedTuple):
@@ -98,7 +98,7 @@ class StatesFile:
     """States of pairs in a temporary file, behind each other."""
 
     def __init__(self) -> None:
-        self._file: Any = tempfile.NamedTemporaryFile(prefix="prefrep-", suffix=".states")
+        self._file = tempfile.TemporaryFile()
         self._hidden = self._count = 0
 
     def __len__(self) -> int:
@@ -107,16 +107,17 @@ class StatesFile:
     def extend(self, states: States) -> None:
         """Append the states of more pairs."""
         self._count, self._hidden = self._count + states.pairs, states.prompts.shape[-1]
-        with saving(Path(self._file.name)):
+        with saving(Path(tempfile.gettempdir())):
             self._file.write(torch.cat([states.ends.flatten(1), states.prompts], 1).contiguous().numpy().tobytes())
             self._file.flush()
 
     def read(self, places: Ints) -> States:
-        """Return the states at some places."""
+        """Return the states at some places. Raises DataError: the file lost some."""
         found = torch.empty(len(places), 3, self._hidden)
         size, file = 12 * self._hidden, self._file.fileno()
         for row, place in zip(found.view(-1, 3 * self._hidden).numpy(), places.tolist(), strict=True):
-            os.preadv(file, [row], place * size)
+            if os.preadv(file, [row], place * size) != size:
+                raise DataError(f"a temporary file in {tempfile.gettempdir()} was cut off; run the same command again")
         return States(found[:, :2], found[:, 2])
 
 
@@ -144,6 +145,16 @@ class Spooled(NamedTuple):
         """Return the states in memory."""
         return self.file.read(self.places)
 
+    @property
+    def ends(self) -> Tensor:
+        """See `States`, in memory."""
+        return self.loaded().ends
+
+    @property
+    def prompts(self) -> Tensor:
+        """See `States`, in memory."""
+        return self.loaded().prompts
+
 
 def digest(states: States | Spooled) -> str:
     """Return a digest of states."""
@@ -162,7 +173,7 @@ def _parts(pairs: int) -> Iterator[Ints]:
 def read(
     backbone: Backbone,
     layout: Literal["single", "pair"],
-    pairs: Iterable[Comparison],
+    pairs: Sequence[Comparison],
     config: EncodeConfig | None = None,
     cache: str = "auto",
 ) -> Iterator[States]:
@@ -194,10 +205,8 @@ def read(
         leave()
 
 
-def _windows(pairs: Iterable[Comparison]) -> Iterator[list[Comparison]]:
-    rest = iter(pairs)
-    while window := list(islice(rest, WINDOW)):
-        yield window
+def _windows(pairs: Sequence[Comparison]) -> Sequence[Sequence[Comparison]]:
+    return Mapped(range(0, len(pairs), WINDOW), lambda begin: pairs[begin : begin + WINDOW])
 
 
 def _write(backbone: Backbone, layout: Literal["single", "pair"], window: Sequence[Comparison], config: EncodeConfig, draft: Path) -> None:

@@ -11,12 +11,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from prefrep.data.firsts import Firsts, numbered
+from prefrep.data.digests import key
+from prefrep.data.firsts import Firsts, Ints, numbered
 from prefrep.data.spool import Spool
 from prefrep.errors import ConfigError
 from prefrep.labels.base import Example, Floats, LabelStep, Outcome, Work, example
 from prefrep.labels.rows import Labelled, comparisons
-from prefrep.labels.states import Ints, Spooled, States, digest, log_odds, train
+from prefrep.labels.states import STEP, Spooled, States, digest, log_odds, train
 from prefrep.nn.heads import BTHead, PreferenceHead
 from prefrep.nn.losses import LogisticLoss, PreferenceLoss
 from prefrep.parts import recipe
@@ -86,12 +87,12 @@ class Strength(LabelStep):
 
     def apply(self, pairs: Sequence[Labelled], work: Work) -> Outcome:  # noqa: D102
         signs = np.fromiter((each.sign for each in pairs), np.int8)
-        margins: Floats | Singles = self._of_models(pairs, work) if self.models else self._trained(pairs, work)  # [M, P]
-        margins *= signs
-        mean, spread = margins.mean(0, dtype=np.float64), margins.std(0, dtype=np.float64)
         labelled = np.flatnonzero(signs)
         if not len(labelled):
             raise ConfigError("Strength: all pairs are ties, which have no winner; use data with preferences")
+        margins: Floats | Singles = self._of_models(pairs, work) if self.models else self._trained(pairs, work)  # [M, P]
+        margins *= signs
+        mean, spread = margins.mean(0, dtype=np.float64), margins.std(0, dtype=np.float64)
         weakest = labelled[np.argsort(mean[labelled], kind="stable")[: round(self.share * len(labelled))]]
         weak = np.zeros(len(pairs), bool)
         weak[weakest] = True
@@ -114,6 +115,7 @@ class Strength(LabelStep):
             },
             {"strength, log-odds": mean[labelled]},
             [self._shown(names[self.action], pairs[i], mean[i], margins[:, i]) for i in changed[:SHOWN].tolist()],
+            [] if self.models or len(pairs) <= STEP else [f"Of more than {STEP:,} pairs, a step takes so many, dealt anew in each epoch."],
         )
 
     def _treated(self, each: Labelled, weak: bool, mean: float, spread: float) -> Labelled:
@@ -150,14 +152,17 @@ class Strength(LabelStep):
         states = work.states(plain, self.head(2))
         labels = np.fromiter((value for each in plain for value in (each.probability, each.margin, each.weight)), np.float32)
         prompts = groups(plain)
-        if self.folds > prompts.max() + 1:
-            raise ConfigError(f"Strength.folds is {self.folds}, and there are only {prompts.max() + 1} prompts; use fewer folds")
+        count = int(prompts.max()) + 1
+        if self.folds > count:
+            raise ConfigError(f"Strength.folds is {self.folds}, and there are only {count} prompts; use fewer folds")
+        if count < 2:
+            raise ConfigError("Strength: all pairs are on one prompt, and members are trained on half of the prompts; name other data")
         return margins(self, states, labels.reshape(-1, 3), prompts, work)
 
 
 def groups(pairs: Iterable[Comparison]) -> Ints:
     """Return the number of each pair's prompt [P]: pairs on one prompt belong to one fold. Texts without a prompt stand alone."""
-    return numbered(Firsts().add(repr(each.prompt or i).encode() for i, each in enumerate(pairs)))
+    return numbered(Firsts().add(key(each.prompt) if each.prompt else b"%d" % i for i, each in enumerate(pairs)))
 
 
 def folds_of(prompts: Ints, folds: int, seed: int) -> Ints:
@@ -177,7 +182,7 @@ def margins(step: Strength, states: States | Spooled, labels: Singles, prompts: 
         work: Keeps the margins of each member.
     """
     settings = {name: value for name, value in recipe(step).items() if name not in ("action", "share", "smoothing", "members", "models")}
-    depends = (digest(states), labels, prompts, sorted(settings.items()))
+    depends = (digest(states), labels, prompts, sorted(settings.items()), STEP)
     return np.stack([work.kept(f"member-{m}", partial(_member, step, m, states, labels, prompts), *depends) for m in range(step.members)])
 
 
