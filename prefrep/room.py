@@ -6,6 +6,7 @@ import errno
 import os
 import re
 import shutil
+import sqlite3
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from prefrep.errors import PrefrepError
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 CLOSED = (errno.EACCES, errno.EPERM, errno.EROFS)
+_SQLITE = {sqlite3.SQLITE_FULL: errno.ENOSPC, sqlite3.SQLITE_CANTOPEN: errno.EACCES, sqlite3.SQLITE_READONLY: errno.EROFS}
 
 
 @contextmanager
@@ -103,10 +105,13 @@ def _number(error: Exception) -> int | None:
     """Return the number of an error of the operating system, also where a library in C, C++ or Rust wraps it in another class."""
     if isinstance(error, OSError):
         return error.errno
+    if isinstance(error, PrefrepError):  # which may quote anything
+        return None
+    if isinstance(error, sqlite3.Error):
+        return _SQLITE.get(getattr(error, "sqlite_errorcode", 0) & 0xFF)
     if match := re.search(r"os error (\d+)|Os \{ code: (\d+)", str(error)):  # safetensors
         return int(match[1] or match[2])
-    full = ("file write failed", "No space left on device", "database or disk is full")  # PyTorch, PyTorch, SQLite
-    return errno.ENOSPC if any(words in str(error) for words in full) else None
+    return errno.ENOSPC if "file write failed" in str(error) or "No space left on device" in str(error) else None  # PyTorch
 
 
 def _existing(path: Path) -> Path:

@@ -77,6 +77,7 @@ def _inspected(
 
 def _shared(summaries: Sequence[Summary]) -> Iterator[tuple[Summary, Summary, int, int, int]]:
     for a, b in combinations(summaries, 2):
+        assert a.digests is b.digests, "they are numbered together"
         yield a, b, *a.digests.shared.get((a.number, b.number), (0, 0, 0))
 
 

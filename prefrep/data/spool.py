@@ -121,12 +121,19 @@ def _opened(path: str, ends: array[int], order: Sequence[int] | None) -> Spool[A
 def tables() -> sqlite3.Connection:
     """Return an empty SQLite database in a temporary file without a name, which goes with it. The file is in `TMPDIR`.
 
-    Its queries sort in bounded memory, too. Write and read it under `room.saving(Path(tempfile.gettempdir()))`.
+    Its queries sort in bounded memory, too. Write and read it under `room.saving(Path(tempfile.gettempdir()))`. The folder is set for all
+    databases of the process.
+
+    Raises:
+        OSError: The file cannot be written.
     """
-    base = sqlite3.connect("", isolation_level=None, check_same_thread=False)
-    folder = tempfile.gettempdir().replace("'", "''")
-    # SQLite would take another folder than Python where TMPDIR is not set. Nobody reads the file after a crash.
-    for setting in (f"temp_store_directory = '{folder}'", "temp_store = FILE", "journal_mode = OFF", "synchronous = OFF"):
-        base.execute(f"PRAGMA {setting}")
-    base.execute("BEGIN")  # one for all, or each row would be written at once
+    folder = tempfile.gettempdir()
+    with saving(Path(folder)):
+        base = sqlite3.connect("", isolation_level=None, check_same_thread=False)
+        # SQLite would take another folder than Python where TMPDIR is not set. Not while another thread uses a database.
+        if base.execute("PRAGMA temp_store_directory").fetchall() != [(folder,)]:
+            base.execute("PRAGMA temp_store_directory = '{}'".format(folder.replace("'", "''")))
+        for setting in ("temp_store = FILE", "journal_mode = OFF", "synchronous = OFF"):  # nobody reads the file after a crash
+            base.execute(f"PRAGMA {setting}")
+        base.execute("BEGIN")  # one for all, or each row would be written at once
     return base

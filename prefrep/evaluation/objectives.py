@@ -36,8 +36,10 @@ def results_by_objective(rows: Sequence[Any], results: Callable[[Any], dict[str,
         rows: Scored rows.
         results: Aggregates rows.
     """
-    names = (rows[0].objectives or {}) if rows and isinstance(rows[0], PairScore) else {}
-    return {name: results(_Alone(rows, name)) for name in names if all(name in (row.objectives or {}) for row in rows)}
+    names = list(rows[0].objectives or {}) if rows and isinstance(rows[0], PairScore) else []
+    for row in rows if names else ():
+        names = [name for name in names if name in (row.objectives or {})]
+    return {name: results(_Alone(rows, name)) for name in names}
 
 
 class _Alone(Sequence[Kind]):

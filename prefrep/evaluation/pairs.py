@@ -22,7 +22,7 @@ from prefrep.evaluation.agreement import Columns, agreement, distinct_values
 from prefrep.evaluation.layout import rendered
 from prefrep.evaluation.reliability import reliability
 from prefrep.evaluation.rows import SCORES, PairScore
-from prefrep.evaluation.scores import SIDECAR, add_counts, as_line, distinct, log_pairs, prompt_digest, recurring
+from prefrep.evaluation.scores import SIDECAR, Names, add_counts, as_line, distinct, log_pairs, prompt_digest
 from prefrep.evaluation.summary import Bootstrap
 from prefrep.evaluation.winrate import answer_length
 from prefrep.judges import Comparer
@@ -67,6 +67,8 @@ class PairRow(PairScore):
         if not 0 <= p <= 1:
             raise ValueError(f"probability is {p}")
         known, longer, prompt = None if margin is None else float(margin), int(row["length_difference"]), str(row.get("prompt", ""))
+        if abs(longer) >= 1 << 31:
+            raise ValueError(f"length_difference is {longer}")
         return cls(pair.id, pair.subset, pair.score, known, longer, p, prompt, objectives=pair.objectives)
 
 
@@ -94,10 +96,10 @@ def comparisons_of(records: Iterable[Record]) -> Spool[Comparison]:
     found = Spool(named())
     if not found:
         raise DataError("no comparisons to evaluate; look at the data with prefrep inspect")
-    if (recurs := recurring(np.frombuffer(hashes, np.int64))) is None:
+    if (names := Names(np.frombuffer(hashes, np.int64))).differ:
         return found
     pairs, others = tee(found)
-    return Spool(replace(pair, id=name) for pair, name in zip(pairs, distinct((each.id for each in others), recurs), strict=True))
+    return Spool(replace(pair, id=name) for pair, name in zip(pairs, distinct((each.id for each in others), names), strict=True))
 
 
 def _pairs(record: Record) -> Iterator[Comparison]:
@@ -201,7 +203,7 @@ def evaluate(rows: Sequence[PairRow], held_out: Sequence[PairRow] | None = None,
 def columns_of(rows: Sequence[PairRow]) -> Columns:
     """Return rows as columns, in one pass."""
     found = Columns.empty(len(rows))
-    for place, row in enumerate(rows):
+    for place, row in zip(range(len(rows)), rows, strict=True):
         right = is_right(row.score, row.probability)
         found.scores[place], found.outcomes[place], found.right[place] = row.score, row.probability, bool(right)
         found.margins[place] = math.nan if row.margin is None else row.margin
@@ -222,6 +224,7 @@ def mistakes(rows: Sequence[PairRow], comparisons: Sequence[Comparison], limit: 
         comparisons: What was scored, in the order of the rows.
         limit: Maximum number of verdicts.
     """
+    assert len(rows) == len(comparisons)
     judged = ((place, row) for place, row in enumerate(rows) if not math.isnan(row.score))
     wrong = ((place, row) for place, row in judged if is_right(row.score, row.probability) is False)
     worst = heapq.nsmallest(limit, wrong, key=lambda each: -abs(each[1].score))

@@ -59,7 +59,7 @@ def reliability(rows: Scored, held_out: Scored | None, bootstrap: Bootstrap) -> 
 def _measure(rows: Scored, boot: Bootstrap) -> dict[str, Any]:
     """Return Brier score, log loss, calibration error and the bins of the reliability diagram."""
     scores, outcomes, prompts = rows
-    score, loss = float(calibration.brier(scores, outcomes).mean()), float(calibration.log_loss(scores, outcomes).mean())
+    score, loss = (float(calibration.each(of, scores, outcomes).mean()) for of in (calibration.brier, calibration.log_loss))
     confidence, outcome = calibration.folded(scores, outcomes)
     bins = calibration.equal_mass(confidence, BINS)
     n = len(scores)

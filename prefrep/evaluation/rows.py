@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -180,14 +181,21 @@ class SavedRows(Sequence[Row], Generic[Row]):
     @overload
     def __getitem__(self, index: slice) -> list[Row]: ...
     def __getitem__(self, index: int | slice) -> Row | list[Row]:
-        return list(self)[index] if isinstance(index, slice) else next(self._from(range(self._count)[index]))
+        if isinstance(index, slice):
+            return [self[place] for place in range(self._count)[index]]
+        with closing(self._from(range(self._count)[index])) as rows:
+            return next(rows)
 
-    def _from(self, place: int) -> Iterator[Row]:
+    def _from(self, place: int) -> Generator[Row]:
+        """Yield the rows from a place on. Raises DataError: the file has fewer than it had."""
         step, skipped = divmod(place, self._STEP)
+        number = place
         with self._path.open("rb") as file:
             file.seek(self._starts[step])
             for number, line in enumerate(islice(file, skipped, self._count - place + skipped), place + 1):
                 yield parse_line(line.decode("utf-8", errors="replace"), f"{self._path}:{number}", self._kind)
+        if number < self._count:
+            raise DataError(f"{self._path}: another program changed it; run the same command again")
 
 
 def read_scores(path: str | Path, kind: type[Row]) -> list[Row]:

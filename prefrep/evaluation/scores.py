@@ -7,13 +7,15 @@ import json
 import math
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
-from itertools import tee
 from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar, cast
 
+import numpy as np
+
+from prefrep.data.mapped import Mapped
 from prefrep.disk import replace_json
 from prefrep.errors import ConfigError, DataError
 from prefrep.evaluation.objectives import scores_by_objective
@@ -46,13 +48,12 @@ def prompt_digest(prompt: Messages) -> str:
     return hashlib.sha256(repr(prompt).encode()).hexdigest()[:16] if prompt else ""
 
 
-def distinct(names: Iterable[str], recurs: Callable[[str], bool] | None = None) -> Iterator[str]:
+def distinct(names: Iterable[str], known: Names | None = None) -> Iterator[str]:
     """Yield names as unique ids: the second "a" becomes "a#2".
 
     Args:
         names: The names.
-        recurs: Whether a name can equal a later name, or an id that a later name gets (`recurring`); only such names are kept in memory.
-            None: every name.
+        known: Tells of the names which have to be remembered; None: all of them are.
 
     Example:
         >>> list(distinct(["a", "b", "a"]))
@@ -64,31 +65,43 @@ def distinct(names: Iterable[str], recurs: Callable[[str], bool] | None = None) 
         while found in last:
             last[name] += 1
             found = f"{name}#{last[name]}"
-        if found != name or recurs is None or recurs(name):
+        if known is None or (known.recurs(name) if found == name else known.holds(found)):
             last[found] = 1
         yield found
 
 
-def recurring(hashes: Ints) -> Callable[[str], bool] | None:
-    """Return what tells which of some names `distinct` has to remember; None: all of them differ.
-
-    Ids that it makes are a name that occurs twice with one number behind it or more, as "a#2" and "a#2#2". So names that occur once are
-    remembered where they look like that.
+class Names:
+    """The hashes of names, by which `distinct` remembers few of them. Names with equal hashes may differ.
 
     Args:
-        hashes: The hash of each name, [n]. Sorted here. Names with equal hashes may differ.
+        hashes: The hash of each name, [n]. Sorted here.
     """
-    hashes.sort()
-    several = set(hashes[1:][hashes[1:] == hashes[:-1]].tolist())
 
-    def recurs(name: str) -> bool:
-        while hash(name) not in several:
+    def __init__(self, hashes: Ints) -> None:
+        hashes.sort()
+        self._all, self._several = hashes, np.unique(hashes[1:][hashes[1:] == hashes[:-1]])
+
+    @property
+    def differ(self) -> bool:
+        """Whether all names differ."""
+        return not len(self._several)
+
+    def holds(self, name: str) -> bool:
+        """Return whether a name may be among them."""
+        return _among(hash(name), self._all)
+
+    def recurs(self, name: str) -> bool:
+        """Return whether a name may come again, or be the id of a name that does: that name with numbers behind it, as "a#2#2"."""
+        while not _among(hash(name), self._several):
             name, _, number = name.rpartition("#")
-            if not number.isdecimal() or not name:
+            if not number.isdecimal():
                 return False
         return True
 
-    return recurs if several else None
+
+def _among(value: int, ascending: Ints) -> bool:
+    place = int(np.searchsorted(ascending, value))
+    return place < len(ascending) and bool(ascending[place] == value)
 
 
 def described(folder: Path) -> dict[str, Any]:
@@ -291,17 +304,17 @@ def log_pairs(
     with ScoreLog(out, kind, identity, ((pair.id, pair.subset) for pair in pairs), restart) as log:
         if len(log.rows) == len(pairs):
             return log.rows
-        asked, rest = tee(pairs[place] for place in range(len(log.rows), len(pairs)))  # pairs may be on disk: each is read once
+        rest = Mapped(pairs, lambda each: each, np.arange(len(log.rows), len(pairs))) if len(log.rows) else pairs
         if names := getattr(comparer, "objectives", ()):
-            for pair, (score, by_name, rewards) in zip(rest, scores_by_objective(comparer, asked, names, benchmark), strict=True):
+            for pair, (score, by_name, rewards) in zip(rest, scores_by_objective(comparer, rest, names, benchmark), strict=True):
                 row = replace(kind.of(pair, score), objectives=by_name)
                 log.append(cast(Pair, replace(row, rewards=rewards)) if isinstance(row, RewardScore) else row)
             return log.rows
         if kind is RewardScore:
-            found = cast(Rewarder, comparer).compare_rewards(asked, progress=benchmark)
+            found = cast(Rewarder, comparer).compare_rewards(rest, progress=benchmark)
             for pair, (score, chosen, rejected) in zip(rest, found, strict=True):
                 log.append(cast(Pair, RewardScore(pair.id, pair.subset, score, (chosen, rejected))))
             return log.rows
-        for pair, score in zip(rest, comparer.compare(asked, progress=benchmark), strict=True):
+        for pair, score in zip(rest, comparer.compare(rest, progress=benchmark), strict=True):
             log.append(kind.of(pair, score))
         return log.rows

@@ -14,7 +14,7 @@ and the calibration error over these n points is that over all 2n, in mirrored b
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,19 +38,21 @@ def blocks(n: int) -> Iterator[slice]:
 def brier(log_odds: ArrayLike, outcomes: ArrayLike) -> Floats:
     """Return Brier scores, expected over the outcome: y (1 - p)^2 + (1 - y) p^2, [n]; 0 is best, 1/4 is that of p = 1/2."""
     p, y = win_probabilities(log_odds), np.asarray(outcomes, dtype=np.float64)
-    won = np.square(1 - p)
-    won *= y  # in place, since of a million comparisons every array counts
-    lost = np.square(p, out=p)
-    lost *= 1 - y
-    won += lost
-    return won
+    return np.asarray(y * (1 - p) ** 2 + (1 - y) * p**2)
 
 
 def log_loss(log_odds: ArrayLike, outcomes: ArrayLike) -> Floats:
     """Return negative log-likelihoods in nats, expected over the outcome: -y log p - (1 - y) log(1 - p), [n]; log 2 at p = 1/2."""
     s, y = np.asarray(log_odds, dtype=np.float64), np.asarray(outcomes, dtype=np.float64)
-    found: Floats = np.logaddexp(0.0, s)
-    found -= y * s
+    return np.asarray(np.logaddexp(0.0, s) - y * s)
+
+
+def each(score: Callable[[ArrayLike, ArrayLike], Floats], log_odds: ArrayLike, outcomes: ArrayLike) -> Floats:
+    """Return `brier` or `log_loss` of many comparisons [n], without arrays [n] for what lies between."""
+    s, y = np.asarray(log_odds, dtype=np.float64), np.asarray(outcomes, dtype=np.float64)
+    found = np.empty(len(s))
+    for part in blocks(len(s)):
+        found[part] = score(s[part], y[part])
     return found
 
 
@@ -73,7 +75,7 @@ def equal_mass(values: ArrayLike, bins: int) -> Bins:
     """Return the bin of each value [n], from 0: quantiles split the values, and equal values share a bin.
 
     Confidences cluster: of bins of equal width a few hold nearly all verdicts, and the noise in the others adds to the calibration error.
-    Bins of equal mass are equally noisy and less biased (Roelofs et al., arXiv 2012.08668).
+    Bins of equal mass are equally noisy and less biased (Roelofs et al., arXiv 2012.08668). At most 32767 bins.
     """
     values = np.asarray(values)
     edges = np.unique(np.quantile(values, np.arange(1, bins) / bins)) if len(values) else np.zeros(0)
@@ -163,8 +165,8 @@ def bootstrap(
 
 def _sums(log_odds: ArrayLike, outcomes: ArrayLike, groups: Ints | None) -> list[Floats]:
     """Return of each group the sum of scores, the sum of losses and its size, each [G]; without groups scores and losses, each [n]."""
-    columns = (brier(log_odds, outcomes), log_loss(log_odds, outcomes))
-    return list(columns) if groups is None else [np.bincount(groups, column).astype(np.float64) for column in (*columns, None)]
+    columns = [each(score, log_odds, outcomes) for score in (brier, log_loss)]
+    return columns if groups is None else [np.bincount(groups, column).astype(np.float64) for column in (*columns, None)]
 
 
 def _resampled(sums: Sequence[Floats], generator: np.random.Generator) -> Floats:

@@ -29,7 +29,7 @@ from prefrep.evaluation.pairs import (
 )
 from prefrep.evaluation.reliability import reliability_plot
 from prefrep.evaluation.rows import PairScore, read_scores
-from prefrep.evaluation.scores import described, distinct, log_pairs, recurring
+from prefrep.evaluation.scores import Names, described, distinct, log_pairs
 from prefrep.evaluation.summary import Bootstrap
 from prefrep.metrics import calibration
 from prefrep.records import Message, RankedResponses
@@ -70,18 +70,18 @@ def test_ids_are_unique() -> None:
 
 def test_ids_that_are_not_remembered_are_the_same() -> None:
     """Names that look like ids that other names get, against a memory of every name."""
-    names = [base + mark for base in "abc" for mark in ("", "#2", "#3", "#2#2", "#", "#x", "##2")] + ["#2", "2"]
+    names = [base + mark for base in "abc" for mark in ("", "#2", "#3", "#2#2", "#", "#x", "##2")] + ["#2", "2", ""]
     for seed in range(300):
         draw = random.Random(seed)
         some = draw.choices(names, k=draw.randint(1, 25)) if seed % 2 else draw.sample(names, draw.randint(1, len(names)))
-        recurs = recurring(np.array([hash(name) for name in some]))
-        assert (recurs is None) == (len(set(some)) == len(some))
-        assert list(distinct(some, recurs)) == list(distinct(some))
-        assert [pair.id for pair in comparisons_of(comparison("p", "c", "r", id=name) for name in some)] == list(distinct(some))
-    recurs = recurring(np.array([hash(name) for name in ("a", "b", "a")]))
-    assert recurs is not None and [name for name in ("a", "b", "a#7#2", "b#2") if recurs(name)] == ["a", "a#7#2"], (
-        "the others need no memory"
-    )
+        known = Names(np.array([hash(name) for name in some]))
+        assert known.differ == (len(set(some)) == len(some))
+        assert list(distinct(some, known)) == list(distinct(some))
+        given = [name for name in some if name] or ["a"]
+        assert [pair.id for pair in comparisons_of(comparison("p", "c", "r", id=name) for name in given)] == list(distinct(given))
+    known = Names(np.array([hash(name) for name in ("a", "b", "a")]))
+    assert [name for name in ("a", "b", "a#7#2", "b#2") if known.recurs(name)] == ["a", "a#7#2"], "the others need no memory"
+    assert not known.holds("a#2"), "nor do ids that no name is"
 
 
 def test_memory_hardly_grows_with_comparisons(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,6 +116,9 @@ def test_rows_stay_in_their_file(tmp_path: Path) -> None:
     with pytest.raises(IndexError):
         rows[300]
     lines = (tmp_path / "scores.jsonl").read_bytes().split(b"\n")
+    (tmp_path / "scores.jsonl").write_bytes(b"\n".join([*lines[:150], b""]))
+    with pytest.raises(DataError, match="another program changed it"):
+        evaluate(rows, None, Bootstrap(2))
     (tmp_path / "scores.jsonl").write_bytes(b"\n".join([*lines[:200], b"{", *lines[201:]]))
     with pytest.raises(RecordError, match=r"scores.jsonl:201: not JSON"):
         list(rows)

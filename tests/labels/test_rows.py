@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from prefrep.data.sources import Source, read
-from prefrep.labels.rows import Labelled, pairs_of, read_pairs, written
+from prefrep.data.spool import Spool
+from prefrep.errors import RecordError
+from prefrep.labels.rows import Labelled, _with_rows, pairs_of, read_pairs, written
 from prefrep.records import Comparison, Message, RankedResponses
 
 HH = {"chosen": "\n\nHuman: Why?\n\nAssistant: Because.", "rejected": "\n\nHuman: Why?\n\nAssistant: No."}
@@ -70,3 +76,37 @@ def test_ranked_responses_become_pairs() -> None:
     record = RankedResponses((Message("user", "?"),), (a, b, c), (1.0, 3.0, 3.0), id="r")
     found = [(each.comparison.id, each.comparison.chosen, each.comparison.rejected, each.scores) for each in pairs_of(record)]
     assert found == [("r:1:0", b, a, (3.0, 1.0)), ("r:2:0", c, a, (3.0, 1.0))]
+
+
+def test_rows_find_their_pairs(tmp_path: Path) -> None:
+    """Beside bad rows, ranked ones and rows of several annotators, in two files: each pair alone in its row has that row."""
+    votes = {"prompt": "Why?", "responses": ["a", "b"], "scores": [1, 2]}
+    several = {**EXPLICIT, "annotator": "x"}
+    files = [[EXPLICIT, votes, {"prompt": "?", "chosen": 3, "rejected": None}, several | {"mine": 7}], [EXPLICIT | {"mine": 8}]]
+    for name, rows in zip("ab", files, strict=True):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    skipped: list[RecordError] = []
+    found = read_pairs(Source(str(tmp_path)), "skip", skipped)
+    assert [each.row and each.row["mine"] for each in found] == [[1, 2], 7, 8]
+    assert len(skipped) == 2 and isinstance(found, Spool)
+
+
+def test_a_record_that_names_another_place() -> None:
+    """It has no row, and those behind it have theirs."""
+    places = ["f:1", "elsewhere", "f:3", "f:3", "f:4"]
+    records = [Comparison((), (Message("assistant", "a"),), (Message("assistant", "b"),), source=place) for place in places]
+    rows = (({"n": number}, f"f:{number}") for number in range(1, 6))
+    assert [each.row for each in _with_rows(records, rows)] == [{"n": 1}, None, None, None, {"n": 4}]
+
+
+def test_values_of_tables(tmp_path: Path) -> None:
+    """Times with zones of other libraries, and NumPy's numbers, are kept as plain data."""
+    table = pa.table({"prompt": ["p"], "chosen": ["a"], "rejected": ["b"], "at": pa.array([0], pa.timestamp("s", tz="Europe/Paris"))})
+    pq.write_table(table, tmp_path / "t.parquet")
+    (each,) = read_pairs(Source(str(tmp_path / "t.parquet")))
+    assert each.row is not None and each.row["at"] == datetime(1970, 1, 1, tzinfo=UTC)
+    assert next(written([each]))["chosen"][-1]["content"] == "a", "JSON has no times, so it is written as a conversation"
+    noted = each.noted(x=np.float32(0.5)).relabelled(probability=np.float64(0.25), margin=np.float32(1))
+    assert (type(noted.columns["x"]), type(noted.comparison.probability)) == (float, float)
+    (again,) = Spool([noted])
+    assert again == noted

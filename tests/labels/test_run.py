@@ -17,7 +17,7 @@ import pytest
 from prefrep import parts
 from prefrep.data.sources import Source, read
 from prefrep.errors import ConfigError, DataError, PrefrepError, Stopped, UsageError
-from prefrep.labels import Labelled, LabelStep, Outcome, Work
+from prefrep.labels import Labelled, LabelStep, Outcome, Work, run
 from prefrep.parts import parse
 from prefrep.records import Comparison
 from prefrep.scoring import Scorer
@@ -115,6 +115,26 @@ def test_a_step_of_somebody_else(data: Path, tmp_path: Path, monkeypatch: pytest
     assert "Somebody counts." in capsys.readouterr().out
     results = json.loads((tmp_path / "out.label" / "results.json").read_text())
     assert results["found"][0]["step"] == {"class": "loud.Shout", "least": 4}
+
+
+def test_what_steps_return(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their input itself is fine; nothing, and what is no plain data, are refused by name."""
+
+    class Same(Shout):
+        def apply(self, pairs: list[Labelled], work: Work) -> Outcome:  # type: ignore[override]
+            return Outcome(pairs)
+
+    class Odd(Shout):
+        def apply(self, pairs: list[Labelled], work: Work) -> Outcome:  # type: ignore[override]
+            return Outcome([each.noted(path=tmp_path) for each in pairs])
+
+    source = Source(str(data))
+    assert run.run(source, tmp_path / "same.jsonl", [Same()], "none")["pairs"] == [70, 70]
+    assert [json.loads(line) for line in data.open()] == [json.loads(line) for line in (tmp_path / "same.jsonl").open()]
+    with pytest.raises(DataError, match="Odd: its columns of .*pairs.jsonl:1 cannot be written as JSON"):
+        run.run(source, tmp_path / "odd.jsonl", [Odd()], "none")
+    with pytest.raises(DataError, match="Shout: leaves no pair"):
+        run.run(source, tmp_path / "none.jsonl", [Shout(least=1000)], "none")
 
 
 def test_the_page(data: Path, tmp_path: Path) -> None:
