@@ -26,7 +26,7 @@ def label(
     are named. Duplicates: near-duplicates, contradictions, label noise, cycles. Strength: margins of an ensemble; flip, soften, drop or
     give a margin. Verdicts: what a judge says that is asked in words. A label is written as the columns `probability` (a flipped pair has
     0), `margin` and `weight`, which prefrep reads. What was done, with every seed, is in a folder beside the output, which
-    `prefrep report` shows. A killed run resumes and writes the same file.
+    `prefrep report` shows. A killed run resumes and writes the same file. Pairs and states lie in temporary files in TMPDIR.
 
     Examples:
         prefrep label train.jsonl --out clean.jsonl --step "Duplicates action=drop" --step "Strength action=flip share=0.1"

@@ -29,6 +29,7 @@ def pairs(
 ) -> dict[str, Any]:
     """Any comparisons: accuracy, agreement by length and margin, calibration.
 
+    Comparisons are kept in a temporary file in TMPDIR, so that any number fits.
     Calibration: Brier score, log loss, calibration error and a reliability diagram. Every pair among K scored responses is one comparison.
     A model with several objectives also gets a table of each; the temperature is that of the score in which they are weighed.
 
