@@ -27,9 +27,8 @@ def _replace(path: Path, parts: Iterable[str], needs: int | None = None) -> None
     draft = path.with_name(path.name + ".part")
     with saving(path, needs):
         path.parent.mkdir(parents=True, exist_ok=True)
+        file = draft.open("w", encoding="utf-8")
     try:
-        with saving(path, needs):
-            file = draft.open("w", encoding="utf-8")
         for part in parts:  # which may be read from other disks
             with saving(path, needs):
                 file.write(part)
@@ -37,6 +36,8 @@ def _replace(path: Path, parts: Iterable[str], needs: int | None = None) -> None
             file.close()
             os.replace(draft, path)
     except BaseException:  # of no use, and its room may be needed
+        with suppress(OSError):
+            file.close()
         with suppress(OSError):
             draft.unlink(missing_ok=True)
         raise

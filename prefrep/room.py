@@ -17,7 +17,6 @@ from prefrep.errors import PrefrepError
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 CLOSED = (errno.EACCES, errno.EPERM, errno.EROFS)
-_SQLITE = {sqlite3.SQLITE_FULL: errno.ENOSPC, sqlite3.SQLITE_CANTOPEN: errno.EACCES, sqlite3.SQLITE_READONLY: errno.EROFS}
 
 
 @contextmanager
@@ -108,7 +107,7 @@ def _number(error: Exception) -> int | None:
     if isinstance(error, PrefrepError):  # which may quote anything
         return None
     if isinstance(error, sqlite3.Error):
-        return _SQLITE.get(getattr(error, "sqlite_errorcode", 0) & 0xFF)
+        return errno.ENOSPC if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL else None
     if match := re.search(r"os error (\d+)|Os \{ code: (\d+)", str(error)):  # safetensors
         return int(match[1] or match[2])
     return errno.ENOSPC if "file write failed" in str(error) or "No space left on device" in str(error) else None  # PyTorch

@@ -40,10 +40,12 @@ class Firsts:
     def add(self, keys: Iterable[bytes]) -> Ints:
         """Add keys behind those that are there; return the place of the first equal one for each, among all that were ever added."""
         begin = self._count
-        with saving(Path(tempfile.gettempdir())):
-            for key in keys:
+        folder = Path(tempfile.gettempdir())
+        for key in keys:  # which may be read from other disks
+            with saving(folder):
                 self._file.write(blake2b(key, digest_size=_SIZE).digest())
-                self._count += 1
+            self._count += 1
+        with saving(folder):
             self._file.flush()
         found = np.empty(self._count - begin, np.int64)
         parts = -(-self._count // _PART)

@@ -10,16 +10,20 @@ from numpy.typing import NDArray
 Made = TypeVar("Made")
 
 
+def _same(item: Any) -> Any:
+    return item
+
+
 class Mapped(Sequence[Made], Generic[Made]):
     """The items of another sequence under a function: of a `data.spool.Spool`, they are never in memory together.
 
     Args:
         source: The other sequence.
-        make: The function.
+        make: The function; by default items stay as they are.
         places: Places in the other sequence that items come from, in order; None: all.
     """
 
-    def __init__(self, source: Sequence[Any], make: Callable[[Any], Made], places: NDArray[Any] | None = None) -> None:
+    def __init__(self, source: Sequence[Any], make: Callable[[Any], Made] = _same, places: NDArray[Any] | None = None) -> None:
         self._source, self._make, self._places = source, make, places
 
     def __len__(self) -> int:

@@ -59,10 +59,11 @@ class Spool(Sequence[Item], Generic[Item]):
             self._file = (folder / _ITEMS).open("w+b")
         self._ends = array("q", [0])
         end = 0
-        with saving(Path(self._file.name)):
-            for item in items:
+        for item in items:  # which may be read from other disks
+            with saving(Path(self._file.name)):
                 end += self._file.write(pickle.dumps(item, protocol=pickle.HIGHEST_PROTOCOL))
-                self._ends.append(end)
+            self._ends.append(end)
+        with saving(Path(self._file.name)):
             self._file.flush()
         self._order: Sequence[int] | None = None
         if folder is not None:
@@ -125,7 +126,7 @@ def tables() -> sqlite3.Connection:
     databases of the process.
 
     Raises:
-        OSError: The file cannot be written.
+        OSError: The disk is full.
     """
     folder = tempfile.gettempdir()
     with saving(Path(folder)):

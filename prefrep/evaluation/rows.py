@@ -173,7 +173,7 @@ class SavedRows(Sequence[Row], Generic[Row]):
         return self._count
 
     def __iter__(self) -> Iterator[Row]:
-        """Yield the rows. Raises RecordError: a line is not a row."""
+        """Yield the rows that there are now. Raises RecordError or DataError: a line is not a row, or missing."""
         return self._from(0) if self._count else iter(())
 
     @overload
@@ -182,19 +182,20 @@ class SavedRows(Sequence[Row], Generic[Row]):
     def __getitem__(self, index: slice) -> list[Row]: ...
     def __getitem__(self, index: int | slice) -> Row | list[Row]:
         if isinstance(index, slice):
-            return [self[place] for place in range(self._count)[index]]
+            start, stop, step = index.indices(self._count)
+            return list(islice(self._from(start), stop - start)) if step == 1 and start < stop else list(self)[index]
         with closing(self._from(range(self._count)[index])) as rows:
             return next(rows)
 
     def _from(self, place: int) -> Generator[Row]:
         """Yield the rows from a place on. Raises DataError: the file has fewer than it had."""
         step, skipped = divmod(place, self._STEP)
-        number = place
+        number, count = place, self._count
         with self._path.open("rb") as file:
             file.seek(self._starts[step])
-            for number, line in enumerate(islice(file, skipped, self._count - place + skipped), place + 1):
+            for number, line in enumerate(islice(file, skipped, count - place + skipped), place + 1):
                 yield parse_line(line.decode("utf-8", errors="replace"), f"{self._path}:{number}", self._kind)
-        if number < self._count:
+        if number < count:
             raise DataError(f"{self._path}: another program changed it; run the same command again")
 
 

@@ -304,7 +304,7 @@ def log_pairs(
     with ScoreLog(out, kind, identity, ((pair.id, pair.subset) for pair in pairs), restart) as log:
         if len(log.rows) == len(pairs):
             return log.rows
-        rest = Mapped(pairs, lambda each: each, np.arange(len(log.rows), len(pairs))) if len(log.rows) else pairs
+        rest = Mapped(pairs, places=np.arange(len(log.rows), len(pairs))) if len(log.rows) else pairs
         if names := getattr(comparer, "objectives", ()):
             for pair, (score, by_name, rewards) in zip(rest, scores_by_objective(comparer, rest, names, benchmark), strict=True):
                 row = replace(kind.of(pair, score), objectives=by_name)

@@ -103,7 +103,7 @@ class Axiom(LabelStep):
         return type(self).__name__.lower()
 
     def apply(self, pairs: Sequence[Labelled], work: Work) -> Outcome:  # noqa: D102
-        decided = Mapped(pairs, lambda each: each, np.flatnonzero([bool(each.sign and each.comparison.prompt) for each in pairs]))
+        decided: Mapped[Labelled] = Mapped(pairs, places=np.flatnonzero([bool(each.sign and each.comparison.prompt) for each in pairs]))
         draw = np.random.default_rng(self.seed)
         order = draw.permutation(len(decided))[: max(1, round(self.share * len(decided)))]
         made = self.made(decided, [int(i) for i in order], work, draw) if len(decided) else []

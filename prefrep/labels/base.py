@@ -89,7 +89,7 @@ class Work:
         layout = "single" if head is None else head.layout
         for each in pairs if head is not None and head.needs_prompt else ():
             check_one_prompt(each, gated=True)
-        known = self._known.setdefault(layout, _Known())
+        known = self._known.pop(layout, None) or _Known()  # after an error it is gone, since it may note places that have no states
         begin = len(known.firsts)
         firsts = known.firsts.add(repr((each.prompt, each.chosen, each.rejected, each.template_kwargs)).encode() for each in pairs)
         new = np.flatnonzero(firsts == np.arange(begin, begin + len(pairs)))
@@ -102,12 +102,9 @@ class Work:
                 self._backbone = Backbone(self.model, frozen=True).to(device)
             needs = 12 * self._backbone.hidden_size * len(new)
             require(Path(tempfile.gettempdir()), needs, f"the states of {len(new):,} pairs", "label fewer pairs at a time (--limit)")
-            try:
-                for states in read(self._backbone, layout, Mapped(pairs, lambda each: each, new)):
-                    known.file.extend(states)
-            except BaseException:
-                del self._known[layout]  # it notes places that have no states
-                raise
+            for states in read(self._backbone, layout, Mapped(pairs, places=new)):
+                known.file.extend(states)
+        self._known[layout] = known
         return Spooled(known.file, known.places[firsts])
 
     def kept(self, name: str, make: Callable[[], NDArray[Number]], *depends: object) -> NDArray[Number]:

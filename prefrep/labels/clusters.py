@@ -24,6 +24,7 @@ BANDS = HASHES // BAND
 WORDS = 3  # of a shingle
 _BLOCK = 1 << 13  # texts whose bands lie behind each other
 _PART = 1 << 18  # texts that are sorted together
+_REFUSED = 1 << 16  # pairs that are remembered, since they meet in several bands
 _MIX = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F], np.uint64)  # odd
 _WORD = re.compile(r"\w+|[^\w\s]")
 Shingles = NDArray[np.int32]
@@ -57,14 +58,19 @@ def clusters(texts: Sequence[str], firsts: Ints, near: float, seed: int = 0) -> 
     def shingles_of(i: int) -> Shingles:
         return shingles(texts[int(distinct[i])])
 
+    refused: set[tuple[int, int]] = set()
     for i, j in signatures.candidates():
         a, b = sorted((root(i), root(j)))
-        if a == b:
+        if a == b or (i, j) in refused:
             continue
         one, other = shingles_of(i), shingles_of(j)
         shared = len(np.intersect1d(one, other, assume_unique=True))
         if shared >= near * (len(one) + len(other) - shared):
             above[b] = a
+            continue
+        if len(refused) == _REFUSED:
+            refused.clear()
+        refused.add((i, j))
     roots = np.fromiter(map(root, range(len(distinct))), np.int32)
     return np.asarray(distinct[roots[np.searchsorted(distinct, firsts)]])
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from itertools import groupby
 from operator import attrgetter
+from types import NoneType
 from typing import Any, Literal
 
 import numpy as np
@@ -110,27 +111,22 @@ def _rows(source: Source) -> Iterator[tuple[Mapping[str, Any], str]]:
 
 def _with_rows(records: Iterable[Record], rows: Iterator[tuple[Mapping[str, Any], str]]) -> Iterator[Labelled]:
     """Yield the pairs of records, which are in the order of their rows; a row can hold the judgements of several annotators."""
-    passed: dict[str, Mapping[str, Any]] = {}  # grows only where a record names another place than its row has
-
-    def row_at(place: str) -> Mapping[str, Any] | None:
-        for row, at in rows:
-            if at == place:
-                passed.clear()
-                return _storable(row)
-            passed[at] = row
-        return passed.get(place)
-
     for place, group in groupby(records, key=lambda record: record.source):
         first, *more = group
-        row = row_at(place) if isinstance(first, Comparison) else None
+        row = next((_storable(row) for row, at in rows if at == place), None)
         for record in (first, *more):
             yield from (replace(pair, row=None if more else row) if record is pair.comparison else pair for pair in pairs_of(record))
 
 
-def _storable(row: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return a row without the time zones of other libraries, which `Spool` does not take."""
-    zoned = {name: value for name, value in row.items() if isinstance(value, datetime) and value.tzinfo is not None}
-    return {**row, **{name: value.astimezone(UTC) for name, value in zoned.items()}} if zoned else row
+def _storable(value: Any) -> Any:
+    """Return a value of a row without times of other libraries and their zones, which `Spool` does not take."""
+    if isinstance(value, dict):
+        return {name: _storable(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_storable(each) for each in value]
+    if isinstance(value, datetime) and not (type(value) is datetime and type(value.tzinfo) in (NoneType, timezone)):
+        return datetime.fromisoformat(value.isoformat())
+    return value
 
 
 def written(labelled: Sequence[Labelled], format: str = "auto") -> Iterator[dict[str, Any]]:

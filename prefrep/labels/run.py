@@ -60,9 +60,10 @@ def run(
     for step, described in zip(steps, recipes, strict=True):
         before = len(pairs)
         outcome = step.apply(pairs, work)
-        pairs = outcome.pairs if isinstance(outcome.pairs, Spool) else Spool(_checked(outcome.pairs, described["class"]))
+        ours = isinstance(outcome.pairs, Spool) and type(step).__module__.startswith("prefrep.labels.")
+        pairs = outcome.pairs if ours else Spool(_checked(outcome.pairs, described["class"]))
         if not pairs:
-            raise DataError(f"{described['class']}: leaves no pair; change its arguments, or name other data")
+            raise DataError(f"{described['class']}: leaves no pair; change its arguments, or name other data, and delete {folder}")
         found.append({"step": described, "rows": [before, len(pairs)], **_plain(outcome)})
     results = {
         "benchmark": "label", **about, "out": str(out), "pairs": [count, len(pairs)],
@@ -74,7 +75,7 @@ def run(
 
 
 def _checked(pairs: Iterable[Labelled], step: str) -> Iterator[Labelled]:
-    """Yield what a step of somebody returned. Raises DataError: a column is no plain data."""
+    """Yield the pairs of a step that somebody else may have written. Raises DataError: a column is no plain data."""
     for each in pairs:
         try:
             json.dumps(dict(each.columns))

@@ -115,8 +115,12 @@ class Strength(LabelStep):
             },
             {"strength, log-odds": mean[labelled]},
             [self._shown(names[self.action], pairs[i], mean[i], margins[:, i]) for i in changed[:SHOWN].tolist()],
-            [] if self.models or len(pairs) <= STEP else [f"Of more than {STEP:,} pairs, a step takes so many, dealt anew in each epoch."],
+            [f"Of more than {STEP:,} pairs, a step takes so many, dealt anew in each epoch."] if self._cut(len(pairs)) else [],
         )
+
+    def _cut(self, pairs: int) -> bool:
+        """Return whether members may see more pairs than a step takes."""
+        return not self.models and pairs * (0.5 if self.folds == 1 else 1 - 1 / self.folds) > STEP
 
     def _treated(self, each: Labelled, weak: bool, mean: float, spread: float) -> Labelled:
         each = each.noted(strength_mean=round(mean, 6), strength_std=round(spread, 6))

@@ -24,8 +24,8 @@ def inspect(
     """Print what preference data hold.
 
     Rows, format, columns that it does not read, annotators, criteria, strengths, lengths, duplicates, prompts that files share, empty
-    responses, label balance, cycles among the responses to a prompt, and bad rows; several sources stand side by side. What is compared with
-    all rows lies in a temporary file in TMPDIR, so that any number of rows fits.
+    responses, label balance, cycles among the responses to a prompt, and bad rows; several sources stand side by side. What is compared
+    with all rows lies in a temporary file in TMPDIR, so that any number of rows fits.
 
     Examples:
         prefrep inspect train.jsonl val.jsonl --tokenizer bundled:smollm2-135m --max-length 2048

@@ -6,6 +6,7 @@ import json
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +16,7 @@ import pytest
 from prefrep.data.sources import Source, read
 from prefrep.data.spool import Spool
 from prefrep.errors import RecordError
-from prefrep.labels.rows import Labelled, _with_rows, pairs_of, read_pairs, written
+from prefrep.labels.rows import Labelled, pairs_of, read_pairs, written
 from prefrep.records import Comparison, Message, RankedResponses
 
 HH = {"chosen": "\n\nHuman: Why?\n\nAssistant: Because.", "rejected": "\n\nHuman: Why?\n\nAssistant: No."}
@@ -91,20 +92,21 @@ def test_rows_find_their_pairs(tmp_path: Path) -> None:
     assert len(skipped) == 2 and isinstance(found, Spool)
 
 
-def test_a_record_that_names_another_place() -> None:
-    """It has no row, and those behind it have theirs."""
-    places = ["f:1", "elsewhere", "f:3", "f:3", "f:4"]
-    records = [Comparison((), (Message("assistant", "a"),), (Message("assistant", "b"),), source=place) for place in places]
-    rows = (({"n": number}, f"f:{number}") for number in range(1, 6))
-    assert [each.row for each in _with_rows(records, rows)] == [{"n": 1}, None, None, None, {"n": 4}]
-
-
 def test_values_of_tables(tmp_path: Path) -> None:
     """Times with zones of other libraries, and NumPy's numbers, are kept as plain data."""
-    table = pa.table({"prompt": ["p"], "chosen": ["a"], "rejected": ["b"], "at": pa.array([0], pa.timestamp("s", tz="Europe/Paris"))})
+    table = pa.table(
+        {
+            "prompt": ["p"],
+            "chosen": ["a"],
+            "rejected": ["b"],
+            "at": pa.array([0], pa.timestamp("s", tz="Europe/Paris")),
+            "more": [{"when": [datetime(2000, 1, 1, tzinfo=ZoneInfo("Asia/Tokyo"))]}],
+        }
+    )
     pq.write_table(table, tmp_path / "t.parquet")
     (each,) = read_pairs(Source(str(tmp_path / "t.parquet")))
     assert each.row is not None and each.row["at"] == datetime(1970, 1, 1, tzinfo=UTC)
+    assert each.row["more"]["when"] == [datetime(1999, 12, 31, 15, tzinfo=UTC)]
     assert next(written([each]))["chosen"][-1]["content"] == "a", "JSON has no times, so it is written as a conversation"
     noted = each.noted(x=np.float32(0.5)).relabelled(probability=np.float64(0.25), margin=np.float32(1))
     assert (type(noted.columns["x"]), type(noted.comparison.probability)) == (float, float)

@@ -101,3 +101,26 @@ def test_each_pair_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert values([pairs[1], pairs[0], pairs[1]]) == [1, 0, 1]
     assert values([pairs[3], pair("p", "1", "b", probability=0.0).comparison, pairs[2], pairs[3]]) == [3, 1, 2, 3]
     assert asked == ["1", "0", "3", "2"]
+
+
+def test_a_reading_that_failed_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever went wrong, and wherever: the same pairs are read when they are asked for again."""
+
+    def broken(*_: Any) -> Iterator[States]:
+        yield States(torch.zeros(1, 2, 4), torch.zeros(1, 4))
+        raise OSError("a cable")
+
+    def read(backbone: object, layout: str, pairs: Sequence[Comparison]) -> Iterator[States]:
+        yield States(torch.ones(len(pairs), 2, 4), torch.ones(len(pairs), 4))
+
+    work, pairs = Work("bundled:tiny-llama", tmp_path), [pair("p", str(i), "b").comparison for i in range(3)]
+    for place in ("require", "read"):
+        with monkeypatch.context() as patch, pytest.raises(OSError, match="a cable"):
+            patch.setattr(base, place, broken if place == "read" else _raise)
+            work.states(pairs)
+    monkeypatch.setattr(base, "read", read)
+    assert torch.equal(work.states(pairs).loaded().prompts, torch.ones(3, 4))
+
+
+def _raise(*_: Any) -> None:
+    raise OSError("a cable")
