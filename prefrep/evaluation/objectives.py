@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, TypeVar, cast, overload
+from functools import partial
+from typing import Any
 
+from prefrep.data.mapped import Mapped
 from prefrep.evaluation.rows import PairScore, RewardScore
 from prefrep.records import Comparison, as_responses
-
-Kind = TypeVar("Kind", bound=PairScore)
 
 
 def scores_by_objective(
@@ -39,37 +39,14 @@ def results_by_objective(rows: Sequence[Any], results: Callable[[Any], dict[str,
     names = list(rows[0].objectives or {}) if rows and isinstance(rows[0], PairScore) else []
     for row in rows if names else ():
         names = [name for name in names if name in (row.objectives or {})]
-    return {name: results(_Alone(rows, name)) for name in names}
+    return {name: results(Mapped(rows, partial(_alone, name=name))) for name in names}
 
 
-class _Alone(Sequence[Kind]):
-    """Rows with the score of one objective.
-
-    Args:
-        rows: The rows.
-        name: The objective.
-    """
-
-    def __init__(self, rows: Sequence[Kind], name: str) -> None:
-        self._rows, self._name = rows, name
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __iter__(self) -> Iterator[Kind]:
-        return map(self._of, self._rows)
-
-    @overload
-    def __getitem__(self, index: int) -> Kind: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Kind]: ...
-    def __getitem__(self, index: int | slice) -> Kind | list[Kind]:
-        return list(map(self._of, self._rows[index])) if isinstance(index, slice) else self._of(self._rows[index])
-
-    def _of(self, row: Kind) -> Kind:
-        assert row.objectives is not None
-        alone = replace(row, score=row.objectives[self._name], objectives=None)
-        return cast(Kind, replace(alone, rewards=None)) if isinstance(alone, RewardScore) else alone
+def _alone(row: PairScore, name: str) -> PairScore:
+    """Return a row with the score of one objective."""
+    assert row.objectives is not None
+    alone = replace(row, score=row.objectives[name], objectives=None)
+    return replace(alone, rewards=None) if isinstance(alone, RewardScore) else alone
 
 
 def objective_lines(results: Mapping[str, Any], lines: Callable[[dict[str, Any]], list[str]]) -> list[str]:
