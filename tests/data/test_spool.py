@@ -86,6 +86,7 @@ def test_records_do_not_pile_up_in_memory(tmp_path: Path) -> None:
     with file.open("w") as out:
         out.writelines(lines())
     size = file.stat().st_size
+    read_mixed([Source(str(file), limit=1)])  # imports
     tracemalloc.start()
     records = read_mixed([Source(str(file), weight=1.5)])
     count = sum(1 for _ in records)
