@@ -1,10 +1,11 @@
 """Equal rows, votes, prompts and cycles of sources, found on disk: the memory that this takes does not grow with the rows.
 
-Digests of what was read lie in temporary tables, see `spool.tables`.
+Digests of what was read lie in temporary tables, see `tables`.
 """
 
 from __future__ import annotations
 
+import sqlite3
 import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
@@ -15,7 +16,6 @@ from pathlib import Path
 from struct import Struct
 from typing import NamedTuple
 
-from prefrep.data.spool import tables
 from prefrep.records import Comparison, Messages, Record
 from prefrep.room import saving
 
@@ -182,3 +182,24 @@ def _digest(*parts: bytes) -> Key:
     for part in parts:
         hashed.update(len(part).to_bytes(8, "little") + part)
     return hashed.digest()
+
+
+def tables() -> sqlite3.Connection:
+    """Return an empty SQLite database in a temporary file without a name, which goes with it. The file is in `TMPDIR`.
+
+    Its queries sort in bounded memory, too. Write and read it under `room.saving(Path(tempfile.gettempdir()))`. The folder is set for all
+    databases of the process.
+
+    Raises:
+        OSError: The disk is full.
+    """
+    folder = tempfile.gettempdir()
+    with saving(Path(folder)):
+        base = sqlite3.connect("", isolation_level=None, check_same_thread=False)
+        # SQLite would take another folder than Python where TMPDIR is not set. Not while another thread uses a database.
+        if base.execute("PRAGMA temp_store_directory").fetchall() != [(folder,)]:
+            base.execute("PRAGMA temp_store_directory = '{}'".format(folder.replace("'", "''")))
+        for setting in ("temp_store = FILE", "journal_mode = OFF", "synchronous = OFF"):  # nobody reads the file after a crash
+            base.execute(f"PRAGMA {setting}")
+        base.execute("BEGIN")  # one for all, or each row would be written at once
+    return base

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import groupby
-from pathlib import Path
 
-from prefrep.data.spool import Spool, tables
+import numpy as np
+
+from prefrep.data.firsts import Firsts
+from prefrep.data.spool import Spool
 from prefrep.records import VALUE, RankedResponses, Record, turns
-from prefrep.room import saving
 
 
 def gathered(records: Iterable[Record]) -> Iterator[RankedResponses]:
@@ -25,27 +24,23 @@ def gathered(records: Iterable[Record]) -> Iterator[RankedResponses]:
     Args:
         records: Ranked responses of any number of responses.
     """
-    base, folder = tables(), Path(tempfile.gettempdir())
-    base.execute("CREATE TABLE rows (key, number)")
 
-    def noted() -> Iterator[RankedResponses]:
-        for number, record in enumerate(records):
+    def ranked() -> Iterator[RankedResponses]:
+        for record in records:
             assert isinstance(record, RankedResponses)
-            base.execute("INSERT INTO rows VALUES (?, ?)", (_key(record), number))
             yield record
 
-    with saving(folder):
-        spool = Spool(noted())
-        found = base.execute("SELECT min(number) OVER (PARTITION BY key) AS first, number FROM rows ORDER BY first, number")
-        for _, rows in groupby(found, key=lambda row: row[0]):
-            yield _merged([spool[number] for _, number in rows])
+    spool = Spool(ranked())
+    firsts = Firsts().add(map(_key, spool))
+    for _, places in groupby(map(int, np.argsort(firsts, kind="stable")), key=firsts.__getitem__):
+        yield _merged([spool[place] for place in places])
 
 
 def _key(record: RankedResponses) -> bytes:
     who = [record.annotator, record.group, record.criterion, record.label_source, record.subset]
     who += [record.tags.get("prefix", "")] if record.criterion == VALUE else []  # steps are siblings if all before them is shared, too
     about = [turns(record.prompt), who, record.template_kwargs]
-    return hashlib.blake2b(json.dumps(about, sort_keys=True, default=str).encode(), digest_size=16).digest()
+    return json.dumps(about, sort_keys=True, default=str).encode()
 
 
 def _merged(records: Sequence[RankedResponses]) -> RankedResponses:

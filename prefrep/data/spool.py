@@ -1,11 +1,10 @@
-"""Sequences and tables on disk, for datasets larger than memory."""
+"""Sequences on disk, for datasets larger than memory."""
 
 from __future__ import annotations
 
 import io
 import os
 import pickle
-import sqlite3
 import tempfile
 from array import array
 from collections.abc import Iterable, Sequence
@@ -117,24 +116,3 @@ def _opened(path: str, ends: array[int], order: Sequence[int] | None) -> Spool[A
     spool._file = open(path, "rb")
     spool._ends, spool._order = ends, order
     return spool
-
-
-def tables() -> sqlite3.Connection:
-    """Return an empty SQLite database in a temporary file without a name, which goes with it. The file is in `TMPDIR`.
-
-    Its queries sort in bounded memory, too. Write and read it under `room.saving(Path(tempfile.gettempdir()))`. The folder is set for all
-    databases of the process.
-
-    Raises:
-        OSError: The disk is full.
-    """
-    folder = tempfile.gettempdir()
-    with saving(Path(folder)):
-        base = sqlite3.connect("", isolation_level=None, check_same_thread=False)
-        # SQLite would take another folder than Python where TMPDIR is not set. Not while another thread uses a database.
-        if base.execute("PRAGMA temp_store_directory").fetchall() != [(folder,)]:
-            base.execute("PRAGMA temp_store_directory = '{}'".format(folder.replace("'", "''")))
-        for setting in ("temp_store = FILE", "journal_mode = OFF", "synchronous = OFF"):  # nobody reads the file after a crash
-            base.execute(f"PRAGMA {setting}")
-        base.execute("BEGIN")  # one for all, or each row would be written at once
-    return base

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from prefrep.data.firsts import first_rows, numbered
 from prefrep.evaluation.reliability import Scored
 from prefrep.metrics import calibration, intervals
 
@@ -75,17 +76,7 @@ def groups(values: intervals.Ints) -> intervals.Ints | None:
 
     Where all are equal each is one, too: only the comparisons on one prompt can be resampled.
     """
-    count, n = distinct_values(values), len(values)
-    if count in (1, n):
-        return None
-    numbers = np.searchsorted(np.unique(values), values)
-    first = np.empty(count, np.int64)
-    first[numbers[::-1]] = np.arange(n - 1, -1, -1)  # where an index occurs again, the last value counts
-    ranks = np.empty(count, np.int64)
-    ranks[np.argsort(first)] = np.arange(count)
-    for part in calibration.blocks(n):
-        numbers[part] = ranks[numbers[part]]
-    return numbers
+    return None if distinct_values(values) in (1, len(values)) else numbered(first_rows(values))
 
 
 def share(hits: Flags) -> dict[str, Any]:

@@ -38,7 +38,7 @@ def test_another_thread_goes_on() -> None:
 
 
 def test_a_prompt_takes_no_memory() -> None:
-    """Beside the 8 bytes of its place in the file."""
+    """Beside a few numbers of 8 bytes."""
 
     def peak(rows: int) -> int:
         def records() -> Iterator[RankedResponses]:
