@@ -32,7 +32,7 @@ from prefrep.data.sources import Source, read
 from prefrep.evaluation.disagreement import evaluate
 from prefrep.evaluation.summary import Bootstrap
 from prefrep.io.folder import PreferenceModel
-from prefrep.labels.states import read as read_states
+from prefrep.labels.reading import read as read_states
 from prefrep.metrics.intervals import accuracy_interval
 from prefrep.nn.backbone import Backbone
 from prefrep.nn.context import ANYBODY, Context

@@ -23,8 +23,9 @@ from prefrep.disk import replace_lines
 from prefrep.functional.groups import probabilities
 from prefrep.judges.base import Judge, Verdict
 from prefrep.labels import CrossPrompt, Labelled, LabelStep, Relevance, Route, Strength, Work
+from prefrep.labels.heads import log_odds, train
 from prefrep.labels.rows import written
-from prefrep.labels.states import States, log_odds, train
+from prefrep.labels.states import States
 from prefrep.metrics.paired import t_interval
 from prefrep.modules.models import BradleyTerry
 from prefrep.nn.heads import BTHead

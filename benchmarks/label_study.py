@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 from prefrep.data.sources import Source
 from prefrep.labels import Strength, Work
+from prefrep.labels.heads import log_odds, train
 from prefrep.labels.rows import read_pairs
-from prefrep.labels.states import log_odds, train
 from prefrep.labels.strength import groups
 from prefrep.metrics.intervals import accuracy_interval
 from prefrep.metrics.paired import bootstrap_difference, holm, mcnemar

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from prefrep.data.pairs import learnable_pairs
 from prefrep.data.trees import NOBODY
 from prefrep.evaluation.steps import StepScore, evaluate
-from prefrep.labels.states import Kept, States
+from prefrep.labels.heads import Kept
+from prefrep.labels.states import States
 from prefrep.modules import on_states
 from prefrep.modules.models import BradleyTerry
 from prefrep.nn.heads import BTHead

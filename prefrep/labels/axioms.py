@@ -23,8 +23,8 @@ from prefrep.data.mapped import Mapped
 from prefrep.data.spool import Spool
 from prefrep.errors import ConfigError
 from prefrep.labels.base import LabelStep, Outcome, Work, example
+from prefrep.labels.heads import train
 from prefrep.labels.rows import Labelled, winner_first
-from prefrep.labels.states import train
 from prefrep.labels.strength import groups
 from prefrep.modules.models import BradleyTerry
 from prefrep.nn.heads import BTHead

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from prefrep.data.across import check_one_prompt
 from prefrep.data.firsts import Firsts, Ints
 from prefrep.data.mapped import Mapped
+from prefrep.labels.reading import read
 from prefrep.labels.rows import Labelled
-from prefrep.labels.states import Spooled, States, StatesFile, read
+from prefrep.labels.states import Spooled, States, StatesFile
 from prefrep.nn.backbone import Backbone
 from prefrep.nn.heads import PreferenceHead
 from prefrep.parts import Part
@@ -77,7 +78,7 @@ class Work:
         self._known: dict[str, _Known] = {}
 
     def states(self, pairs: Sequence[Comparison], head: PreferenceHead | None = None) -> States | Spooled:
-        """Return the states of pairs, see `labels.states.read`; each pair is read once, whatever steps leave out or add.
+        """Return the states of pairs, see `labels.reading.read`; each pair is read once, whatever steps leave out or add.
 
         Args:
             pairs: The pairs.

@@ -15,8 +15,9 @@ from prefrep.data.sources import Source
 from prefrep.errors import ConfigError
 from prefrep.labels.base import Floats, LabelStep, Outcome, Work, example
 from prefrep.labels.features import feature, indicators
+from prefrep.labels.heads import log_odds, train
 from prefrep.labels.rows import Labelled, read_pairs, swapped, winner_first
-from prefrep.labels.states import Spooled, States, digest, log_odds, train
+from prefrep.labels.states import Spooled, States, digest
 from prefrep.nn.heads import BTHead, PreferenceHead
 from prefrep.nn.losses import LogisticLoss, PreferenceLoss
 from prefrep.parts import recipe

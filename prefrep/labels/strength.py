@@ -16,8 +16,9 @@ from prefrep.data.firsts import Firsts, Ints, numbered
 from prefrep.data.spool import Spool
 from prefrep.errors import ConfigError
 from prefrep.labels.base import Example, Floats, LabelStep, Outcome, Work, example
+from prefrep.labels.heads import STEP, log_odds, train
 from prefrep.labels.rows import Labelled, comparisons
-from prefrep.labels.states import STEP, Spooled, States, digest, log_odds, train
+from prefrep.labels.states import Spooled, States, digest
 from prefrep.nn.heads import BTHead, PreferenceHead
 from prefrep.nn.losses import LogisticLoss, PreferenceLoss
 from prefrep.parts import recipe
@@ -51,7 +52,7 @@ class Strength(LabelStep):
         models: Exported folders, hub ids or URLs that give the margins instead; each is a member.
         head: Builds the head that is trained on frozen states.
         loss: Builds its loss.
-        steps: Optimizer steps, with all pairs in each, or of many pairs with as many as `labels.states.STEP`.
+        steps: Optimizer steps, with all pairs in each, or of many pairs with as many as `labels.heads.STEP`.
         lr: Learning rate.
         seed: Seed of folds and heads.
 

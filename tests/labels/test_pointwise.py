@@ -12,7 +12,8 @@ from torch.nn.functional import logsigmoid
 
 from prefrep.data.trees import NOBODY
 from prefrep.errors import ConfigError
-from prefrep.labels.states import Kept, States
+from prefrep.labels.heads import Kept
+from prefrep.labels.states import States
 from prefrep.modules import BradleyTerry, GeneralPreference, HybridPreference, PairPreference, PreferenceModule
 from prefrep.nn.backbone import Backbone
 from prefrep.nn.losses import PointwiseLoss

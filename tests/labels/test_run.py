@@ -57,7 +57,7 @@ def data(tmp_path: Path) -> Path:
 @pytest.fixture(autouse=True)
 def kept(features: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """What is kept is not shared with other tests."""
-    monkeypatch.setattr("prefrep.labels.states.cache_folder", lambda: features.parent)
+    monkeypatch.setattr("prefrep.labels.reading.cache_folder", lambda: features.parent)
     return features.parent / "pairs"
 
 
@@ -86,7 +86,7 @@ def test_interrupted_at_every_point(data: Path, tmp_path: Path, kept: Path, monk
     out = tmp_path / "out.jsonl"
     for stop in range(1, 20):
         points = stop_at(stop - 1)
-        for place in ("prefrep.labels.states.leave", "prefrep.labels.base.leave"):
+        for place in ("prefrep.labels.reading.leave", "prefrep.labels.base.leave"):
             monkeypatch.setattr(place, lambda: next(points))  # noqa: B023
         try:
             label(_options(data, out))

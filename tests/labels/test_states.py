@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from prefrep.labels import base
-from prefrep.labels import states as module
+from prefrep.labels import base, heads
 from prefrep.labels.base import Work
-from prefrep.labels.states import Spooled, States, StatesFile, digest, log_odds, train
+from prefrep.labels.heads import log_odds, train
+from prefrep.labels.states import Spooled, States, StatesFile, digest
 from prefrep.nn.heads import BTHead
 from prefrep.nn.losses import LogisticLoss
 from prefrep.records import Comparison
@@ -56,7 +56,7 @@ def test_more_pairs_than_a_step_takes(monkeypatch: pytest.MonkeyPatch) -> None:
         return train(states, labels, BTHead, LogisticLoss, 60, 0.05, seed=1)
 
     whole = log_odds(head(memory), memory)
-    monkeypatch.setattr(module, "STEP", 10)
+    monkeypatch.setattr(heads, "STEP", 10)
     taken: list[torch.Tensor] = []
     batch = States.batch
 
