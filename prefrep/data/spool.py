@@ -39,9 +39,9 @@ class _Reader(pickle.Unpickler):
 
 
 class Spool(Sequence[Item], Generic[Item]):
-    """A sequence in a temporary file, with 8 bytes per item in memory. The file is deleted with the spool.
+    """A sequence in a temporary file, with 8 bytes per item in memory. The file goes with the spool.
 
-    Access is random and works in forked processes. The file is in `TMPDIR`; the page cache holds recently read items. Items are records,
+    Access is random and works in forked and spawned processes. The file is in `TMPDIR`, without a name where the system allows it; the page cache holds recently read items. Items are records,
     labelled pairs, encoded data (`data.trees.Datum`) or plain data; access raises `DataError` where the file holds anything else, or is
     damaged.
 
@@ -51,18 +51,14 @@ class Spool(Sequence[Item], Generic[Item]):
     """
 
     def __init__(self, items: Iterable[Item], folder: Path | None = None) -> None:
-        self._file: Any
-        if folder is None:
-            self._file = tempfile.NamedTemporaryFile(prefix="prefrep-", suffix=".spool")
-        else:
-            self._file = (folder / _ITEMS).open("w+b")
+        self._file, self._path = _temporary() if folder is None else ((folder / _ITEMS).open("w+b"), str(folder / _ITEMS))
         self._ends = array("q", [0])
-        end = 0
+        end, place = 0, Path(tempfile.gettempdir()) if folder is None else Path(self._path)
         for item in items:  # which may be read from other disks
-            with saving(Path(self._file.name)):
+            with saving(place):
                 end += self._file.write(pickle.dumps(item, protocol=pickle.HIGHEST_PROTOCOL))
             self._ends.append(end)
-        with saving(Path(self._file.name)):
+        with saving(place):
             self._file.flush()
         self._order: Sequence[int] | None = None
         if folder is not None:
@@ -101,18 +97,30 @@ class Spool(Sequence[Item], Generic[Item]):
             # pread, since forked processes share the file offset
             item: Item = _Reader(io.BytesIO(os.pread(self._file.fileno(), stop - start, start))).load()
         except Exception as error:  # a damaged pickle can raise anything
-            file = Path(self._file.name)
+            file = Path(self._path)
             remedy = f"delete {file.parent}" if file.name == _ITEMS else "records may hold texts, numbers, dates, lists and dictionaries"
             raise DataError(f"{file}: item {place} cannot be read ({error}); {remedy}") from error
         return item
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle for spawned processes, which open the file by its name and do not delete it."""
-        return _opened, (self._file.name, self._ends, self._order)
+        """Pickle for spawned processes, which open the file while this one lives and do not delete it."""
+        return _opened, (self._path, self._ends, self._order)
+
+
+def _temporary() -> tuple[Any, str]:
+    """Return a temporary file that goes with this process, however that ends, and a path by which other processes can open it."""
+    file: Any = tempfile.TemporaryFile()
+    path = f"/proc/{os.getpid()}/fd/{file.fileno()}"
+    try:
+        with open(path, "rb"):
+            return file, path
+    except OSError:  # no Linux: others need a name, and a process that is killed leaves it
+        file = tempfile.NamedTemporaryFile(prefix="prefrep-", suffix=".spool")
+        return file, file.name
 
 
 def _opened(path: str, ends: array[int], order: Sequence[int] | None) -> Spool[Any]:
     spool: Spool[Any] = object.__new__(Spool)
-    spool._file = open(path, "rb")
+    spool._file, spool._path = open(path, "rb"), path
     spool._ends, spool._order = ends, order
     return spool

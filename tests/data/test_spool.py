@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 import pickle
 import random
+import subprocess
+import sys
+import tempfile
 import tracemalloc
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -63,15 +67,42 @@ def test_other_processes_read_it_at_the_same_time(method: str) -> None:
         other.join()
 
 
-def test_the_file_goes_with_the_spool() -> None:
+def test_the_file_goes_with_the_spool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where other processes can open a file without a name, it has none."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     spool = Spool([1, 2])
-    file = Path(spool._file.name)
     copy = pickle.loads(pickle.dumps(spool))
-    assert file.exists() and list(copy) == [1, 2]
+    assert list(copy) == [1, 2] and not list(tmp_path.iterdir())
+    del copy
+    assert list(spool) == [1, 2]
+    del spool
+
+
+def test_the_file_has_a_name_where_it_needs_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without /proc, which Linux has."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with monkeypatch.context() as patch:
+        patch.setattr("prefrep.data.spool.open", _missing, raising=False)
+        spool = Spool([1, 2])
+    (file,) = tmp_path.iterdir()
+    copy = pickle.loads(pickle.dumps(spool))
     del copy
     assert file.exists() and list(spool) == [1, 2]
     del spool
     assert not file.exists()
+
+
+def _missing(path: str, mode: str) -> None:
+    raise FileNotFoundError(path)
+
+
+def test_a_killed_process_leaves_no_file(tmp_path: Path) -> None:
+    script = "import time; from prefrep.data.spool import Spool; spool = Spool(range(9)); print(len(spool), flush=True); time.sleep(60)"
+    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, env=os.environ | {"TMPDIR": str(tmp_path)})
+    assert process.stdout is not None and process.stdout.readline() == b"9\n"
+    process.kill()
+    process.wait()
+    assert not list(tmp_path.iterdir())
 
 
 def test_records_do_not_pile_up_in_memory(tmp_path: Path) -> None:
