@@ -11,8 +11,7 @@ from prefrep.functional.groups import mean_log_odds
 from prefrep.records import RankedResponses
 from prefrep.scoring.asked import Said, messages
 from prefrep.scoring.interface import PreferenceScorer
-from prefrep.scoring.loading import Scoring
-from prefrep.scoring.workers import open_scorer
+from prefrep.scoring.loading import LocalScoring, is_url, remote
 
 Model = str | Path | PreferenceScorer
 
@@ -23,7 +22,9 @@ def scorer_of(model: Model) -> PreferenceScorer:
     Raises:
         PrefrepError: It cannot be loaded or reached.
     """
-    return open_scorer(str(model), Scoring()) if isinstance(model, str | Path) else model
+    if not isinstance(model, str | Path):
+        return model
+    return remote(str(model), LocalScoring()) if is_url(str(model)) else LocalScoring().here(str(model))
 
 
 def rewards(scorer: PreferenceScorer, groups: Sequence[tuple[Said, Sequence[Said]]]) -> list[list[float]]:

@@ -41,9 +41,9 @@ class _Reader(pickle.Unpickler):
 class Spool(Sequence[Item], Generic[Item]):
     """A sequence in a temporary file, with 8 bytes per item in memory. The file goes with the spool.
 
-    Access is random and works in forked and spawned processes. The file is in `TMPDIR`, without a name where the system allows it; the page cache holds recently read items. Items are records,
-    labelled pairs, encoded data (`data.trees.Datum`) or plain data; access raises `DataError` where the file holds anything else, or is
-    damaged.
+    Access is random and works in forked and spawned processes. The file is in `TMPDIR`, without a name where the system allows it; the page
+    cache holds recently read items. Items are records, labelled pairs, encoded data (`data.trees.Datum`) or plain data; access raises
+    `DataError` where the file holds anything else, or is damaged.
 
     Args:
         items: The items, consumed one by one.

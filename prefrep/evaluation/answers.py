@@ -19,7 +19,6 @@ from prefrep.io.shards import read_config, stored_dtype
 from prefrep.nn.backbone import Backbone
 from prefrep.records import Messages
 from prefrep.scoring.loading import Scoring, fingerprint_of
-from prefrep.scoring.workers import open_scorer
 from prefrep.search import StepBeams
 
 
@@ -43,7 +42,7 @@ def searching(how: Answering) -> tuple[Callable[[Sampler], Sampler], dict[str, A
     """
     if not isinstance(how, Searching) or how.value is None:
         return lambda sampler: sampler, {}
-    values = open_scorer(how.value, Scoring(device=how.device, trust_remote_code=how.trust_remote_code))
+    values = Scoring(device=how.device, trust_remote_code=how.trust_remote_code).open(how.value)
     beams, candidates, steps = how.beams, how.candidates, how.steps
     about = {"value": {"path": how.value, "fingerprint": fingerprint_of(how.value)}}
     return lambda sampler: StepBeams(sampler, values, beams, candidates, steps), about

@@ -141,10 +141,8 @@ class Strength(LabelStep):
     # ---- margins: log-odds of chosen over rejected [M, P]
 
     def _of_models(self, pairs: Sequence[Labelled], work: Work) -> Floats:
-        from prefrep.scoring.workers import open_scorer
-
         def scores(model: str) -> Floats:
-            return np.fromiter(open_scorer(model, Scoring()).compare(comparisons(pairs)), np.float64)
+            return np.fromiter(Scoring().open(model).compare(comparisons(pairs)), np.float64)
 
         texts = hashlib.sha256()
         for each in comparisons(pairs):

@@ -58,12 +58,11 @@ def score(
     from prefrep.scoring import output
     from prefrep.scoring.interface import PreferenceScorer
     from prefrep.scoring.lines import Asks
-    from prefrep.scoring.workers import open_scorer
 
     how, asks = Scoring(**loading), Asks(tuple(annotators or ()), aggregate, alpha)
 
     def load() -> PreferenceScorer:
-        scorer = open_scorer(model, how)
+        scorer = how.open(model)
         if scorer.describe().get("abstains"):
             raise UsageError(
                 f"--model {model}: a judge that writes may give no verdict, and every row needs a score; see prefrep eval pairs"

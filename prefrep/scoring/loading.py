@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from prefrep.errors import UsageError, require_at_least
+from prefrep.memory import keep_freed
 from prefrep.parts import import_modules
 from prefrep.scoring.interface import PreferenceScorer
 from prefrep.scoring.people import UnknownAnnotator
@@ -93,18 +94,21 @@ class Loading:
             return self.implicit_scorer(model)
         from prefrep.scoring.blocks import BlockScorer
 
-        trusted = self.trust_remote_code
-        return BlockScorer.from_pretrained(
-            model,
-            self.device,
-            self.dtype,
-            batch_tokens=self.batch_tokens,
-            trust_remote_code=trusted,
-            unknown_annotator=self.unknown_annotator,
-            kind=self.as_,
-            objective=self.objective,
-            orders=self.orders,
-        )
+        return BlockScorer.from_pretrained(model, **self._of_folders)
+
+    @property
+    def _of_folders(self) -> dict[str, Any]:
+        """Arguments of the scorers of exported folders."""
+        return {
+            "device": self.device,
+            "dtype": self.dtype,
+            "batch_tokens": self.batch_tokens,
+            "trust_remote_code": self.trust_remote_code,
+            "unknown_annotator": self.unknown_annotator,
+            "kind": self.as_,
+            "objective": self.objective,
+            "orders": self.orders,
+        }
 
 
 @dataclass(frozen=True)
@@ -129,12 +133,7 @@ class LocalScoring(Loading):
             return self.implicit_scorer(model, self.attention, self.layout)
         from prefrep.scoring.scorer import Scorer
 
-        trusted = self.trust_remote_code
-        return Scorer.from_pretrained(
-            model, self.device, self.dtype, self.attention, self.batch_tokens, self.layout, trust_remote_code=trusted,
-            unknown_annotator=self.unknown_annotator, kind=self.as_, objective=self.objective,
-            orders=self.orders,
-        )  # fmt: skip
+        return Scorer.from_pretrained(model, attention=self.attention, layout=self.layout, **self._of_folders)
 
 
 @dataclass(frozen=True)
@@ -157,6 +156,28 @@ class Scoring(LocalScoring):
     def __post_init__(self) -> None:
         super().__post_init__()
         require_at_least("--workers", self.workers, 1)
+
+    def here(self, model: str) -> PreferenceScorer:
+        """Return a scorer in this process, which scores files and does nothing else. Raises CheckpointError: it cannot be read."""
+        scorer = super().here(model)
+        if scorer.describe()["device"] == "cpu":
+            keep_freed()
+        return scorer
+
+    def open(self, model: str) -> PreferenceScorer:
+        """Return the scorer of an exported folder, in this process or over several, or a client of the server at a URL.
+
+        Raises:
+            CheckpointError: The folder cannot be read.
+            ServerError: The server cannot be reached.
+        """
+        if is_url(model):
+            return remote(model, self)
+        if self.workers == 1 and self.engine == "processes":
+            return self.here(model)
+        from prefrep.scoring.workers import Workers
+
+        return Workers(model, self)
 
 
 def _options(values: Mapping[str, object]) -> str:

@@ -22,38 +22,17 @@ from typing import TYPE_CHECKING, Any
 
 from prefrep.annotators import Annotators
 from prefrep.errors import ConfigError, PrefrepError
-from prefrep.memory import keep_freed
 from prefrep.parts import import_modules, imported
 from prefrep.records import Comparison, RankedResponses
 from prefrep.scoring.cluster import Answer, RayPool
 from prefrep.scoring.interface import PreferenceScorer
-from prefrep.scoring.loading import Scoring, is_url, remote
+from prefrep.scoring.loading import Scoring
 from prefrep.writers import leave
 
 if TYPE_CHECKING:
     from prefrep.scoring.forward import Floats
 
 WINDOW = 128  # records per task: the window that a `Scorer` sorts by size, so batches equal those of a single process
-
-
-def open_scorer(model: str, loading: Scoring) -> PreferenceScorer:
-    """Return the scorer of an exported folder, in this process or over several, or a client of the server at a URL.
-
-    Raises:
-        CheckpointError: The folder cannot be read.
-        ServerError: The server cannot be reached.
-    """
-    if is_url(model):
-        return remote(model, loading)
-    return _here(model, loading) if loading.workers == 1 and loading.engine == "processes" else Workers(model, loading)
-
-
-def _here(model: str, loading: Scoring) -> PreferenceScorer:
-    """Return the scorer of a model in this process."""
-    scorer = loading.here(model)
-    if scorer.describe()["device"] == "cpu":
-        keep_freed()
-    return scorer
 
 
 class Workers:
@@ -175,7 +154,7 @@ def _load(model: str, loading: Scoring, modules: Sequence[str]) -> None:
     global _scorer, _failure
     try:
         import_modules(modules)  # this process has not imported them yet
-        _scorer = _here(model, loading)
+        _scorer = loading.here(model)
     except PrefrepError as error:
         _failure = error
 
