@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import chain
 from typing import Any, Literal
@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from prefrep.data.firsts import Ints
 from prefrep.data.mapped import Mapped
 from prefrep.data.spool import Spool
 from prefrep.errors import ConfigError
@@ -106,19 +107,22 @@ class Axiom(LabelStep):
         decided: Mapped[Labelled] = Mapped(pairs, places=np.flatnonzero([bool(each.sign and each.comparison.prompt) for each in pairs]))
         draw = np.random.default_rng(self.seed)
         order = draw.permutation(len(decided))[: max(1, round(self.share * len(decided)))]
-        made = self.made(decided, [int(i) for i in order], work, draw) if len(decided) else []
-        if not made:
+        made = self.made(decided, [int(i) for i in order], work, draw) if len(decided) else ()
+        new = Spool(Labelled(self._labelled(each)) for each in made)
+        if not new:
             raise ConfigError(f"{type(self).__name__}: {self.needs}; leave the step out, or name other data")
-        labels = {"margin": self.margin, "weight": self.weight, "probability": 1.0, "subset": self.axiom}
-        new = [Labelled(replace(each, **labels, id=f"{each.id}:{self.axiom}" if each.id else "")) for each in made]  # type: ignore[arg-type]
         shown = [example(self.axiom, each.comparison) for each in new[:4]]
         return Outcome(Spool(chain(pairs, new)), {f"new pairs, {self.axiom}": len(new), "their weight": self.weight}, examples=shown)
+
+    def _labelled(self, new: Comparison) -> Comparison:
+        name = f"{new.id}:{self.axiom}" if new.id else ""
+        return replace(new, margin=self.margin, weight=self.weight, probability=1.0, subset=self.axiom, id=name)
 
     needs = "no pair has a prompt and a winner"
 
     @abstractmethod
-    def made(self, pairs: Sequence[Labelled], chosen: Sequence[int], work: Work, draw: Draw) -> list[Comparison]:
-        """Return new pairs, the better answer first.
+    def made(self, pairs: Sequence[Labelled], chosen: Sequence[int], work: Work, draw: Draw) -> Iterable[Comparison]:
+        """Return or yield new pairs, the better answer first.
 
         Args:
             pairs: All pairs with a prompt and a winner.
@@ -151,23 +155,20 @@ class Relevance(Axiom):
             raise ConfigError(f"Relevance.negatives must be random, near or liked, got {negatives!r}")
         self.negatives = negatives
 
-    def made(self, pairs: Sequence[Labelled], chosen: Sequence[int], work: Work, draw: Draw) -> list[Comparison]:  # noqa: D102
+    def made(self, pairs: Sequence[Labelled], chosen: Sequence[int], work: Work, draw: Draw) -> Iterable[Comparison]:  # noqa: D102
         own = Mapped(pairs, winner_first)
         prompt = groups(own)
         if not prompt.any():
-            return []
+            return ()
         if self.negatives == "near":
             closest = nearest(work.states(own).loaded().prompts, prompt)
             others = [closest[i] for i in chosen]
         else:
-            count = LIKED if self.negatives == "liked" else 1
+            count, elsewhere = LIKED if self.negatives == "liked" else 1, _Elsewhere(prompt)
             liked = self._rewards(own, work) if self.negatives == "liked" else np.zeros(len(own))
-            others = []
-            for i in chosen:
-                elsewhere = np.flatnonzero(prompt != prompt[i])
-                candidates = draw.choice(elsewhere, min(count, len(elsewhere)), replace=False)
-                others.append(int(candidates[liked[candidates].argmax()]))
-        return [replace(own[i], rejected=own[j].chosen) for i, j in zip(chosen, others, strict=True)]
+            candidates = (elsewhere.drawn(i, count, draw) for i in chosen)
+            others = [int(each[liked[each].argmax()]) for each in candidates]
+        return (replace(own[i], rejected=own[j].chosen) for i, j in zip(chosen, others, strict=True))
 
     def _rewards(self, own: Sequence[Comparison], work: Work) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
         states = work.states(own).loaded()
@@ -186,13 +187,10 @@ class Thoroughness(Axiom):
 
     needs = "no preferred answer has two sentences"
 
-    def made(self, pairs: Sequence[Labelled], chosen: Sequence[int], work: Work, draw: Draw) -> list[Comparison]:  # noqa: D102
-        own = [winner_first(pairs[i]) for i in chosen]
-        return [
-            replace(each, rejected=(*each.chosen[:-1], replace(each.chosen[-1], content=half)))
-            for each in own
-            if (half := _half(each.chosen[-1]))
-        ]
+    def made(self, pairs: Sequence[Labelled], chosen: Sequence[int], work: Work, draw: Draw) -> Iterable[Comparison]:  # noqa: D102
+        for each in (winner_first(pairs[i]) for i in chosen):
+            if half := _half(each.chosen[-1]):
+                yield replace(each, rejected=(*each.chosen[:-1], replace(each.chosen[-1], content=half)))
 
 
 class Evidence(Axiom):
@@ -223,14 +221,34 @@ class Evidence(Axiom):
     def axiom(self) -> str:  # noqa: D102
         return self.name
 
-    def made(self, pairs: Sequence[Labelled], chosen: Sequence[int], work: Work, draw: Draw) -> list[Comparison]:  # noqa: D102
-        found = []
+    def made(self, pairs: Sequence[Labelled], chosen: Sequence[int], work: Work, draw: Draw) -> Iterable[Comparison]:  # noqa: D102
         for i in chosen:
             answers = [(pairs[i].row or {}).get(name) for name in (self.better, self.worse)]
             if all(isinstance(each, str) and each.strip() for each in answers):
                 better, worse = ((Message("assistant", str(each)),) for each in answers)
-                found.append(replace(pairs[i].comparison, chosen=better, rejected=worse))
-        return found
+                yield replace(pairs[i].comparison, chosen=better, rejected=worse)
+
+
+class _Elsewhere:
+    """Draws pairs of other prompts, in a time that does not grow with their number.
+
+    Args:
+        prompt: Number of each pair's prompt, [P].
+    """
+
+    def __init__(self, prompt: Ints) -> None:
+        order = np.argsort(prompt, kind="stable")
+        sizes = np.bincount(prompt)
+        self._prompt, self._ends = prompt, np.append(0, np.cumsum(sizes))
+        within = np.arange(len(order)) - np.repeat(self._ends[:-1], sizes)
+        self._before = order - within  # pairs of other prompts before it
+
+    def drawn(self, pair: int, count: int, draw: Draw) -> Ints:
+        """Return different pairs whose prompt is not that of a pair, fewer where there are no more."""
+        begin, end = self._ends[self._prompt[pair] :][:2]
+        there = len(self._prompt) - int(end - begin)
+        index = draw.choice(there, min(count, there), replace=False)  # among pairs of other prompts alone
+        return np.asarray(index + np.searchsorted(self._before[begin:end], index, side="right"))
 
 
 def nearest(states: Tensor, groups: np.ndarray[tuple[int], np.dtype[np.int64]]) -> list[int]:

@@ -12,6 +12,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
+from scipy.stats import chisquare
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # the checks are no part of the package
 from benchmarks import label_checks
@@ -22,7 +23,7 @@ from prefrep.errors import ConfigError, RecordError
 from prefrep.io.folder import PreferenceModel
 from prefrep.judges import RuleJudge
 from prefrep.labels import CrossPrompt, Evidence, Labelled, LabelStep, Relevance, Strength, Thoroughness, Usefulness, Work
-from prefrep.labels.axioms import nearest
+from prefrep.labels.axioms import _Elsewhere, nearest
 from prefrep.labels.rows import read_pairs, written
 from prefrep.modules import GeneralPreference
 from prefrep.nn.backbone import Backbone
@@ -148,6 +149,17 @@ def test_relevance(tmp_path: Path, negatives: Any) -> None:
                 if name != asked
             }
             assert other == max(cosine, key=lambda name: cosine[name])
+
+
+def test_pairs_of_other_prompts_are_drawn_evenly() -> None:
+    """Each pair of another prompt is as likely as the others, the own prompt's are never drawn, and none is drawn twice."""
+    prompt = np.array([2, 0, 2, 1, 0, 2, 3])
+    elsewhere, draw = _Elsewhere(prompt), np.random.default_rng(0)
+    for place in range(7):
+        others = np.flatnonzero(prompt != prompt[place])
+        assert sorted(elsewhere.drawn(place, 99, draw)) == list(others)
+        counts = np.bincount(np.concatenate([elsewhere.drawn(place, 2, draw) for _ in range(600)]), minlength=7)[others]
+        assert counts.sum() == 1200 and chisquare(counts).pvalue > 1e-3
 
 
 def test_nearest_leaves_out_the_own_group() -> None:
