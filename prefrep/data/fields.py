@@ -4,16 +4,28 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from prefrep.data.turns import OTHER_FORMAT, MisfitError, Row, conversation, kind, need, without_nulls
+from prefrep.errors import UsageError
 from prefrep.records import Comparison, Message, Messages
 
 SOFT_LABELS = ("probability", "soft_label")
 TURN = re.compile(r"(?:\A\s*|\n\n)(Human|Assistant):")
 _NUMBER = re.compile(r"-?\d{1,300}(\.\d+)?([eE][+-]?\d{1,2})?")
 NAMES = ("subset", "id", "annotator", "group", "criterion", "label_source")  # columns that every format may have
+
+
+def renamed(pairs: Sequence[str] | None) -> dict[str, str] | None:
+    """Return the `columns` of a `Source` from texts of a command line, OURS=THEIRS. Raises UsageError: one is none."""
+    columns = {}
+    for pair in pairs or ():
+        ours, equals, theirs = pair.partition("=")
+        if not (ours and equals and theirs):
+            raise UsageError(f"--column takes OURS=THEIRS, for example rejected=worse, not '{pair}'")
+        columns[ours] = theirs
+    return columns or None
 
 
 def text(value: object, name: str) -> str:

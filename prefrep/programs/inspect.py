@@ -56,6 +56,7 @@ def inspect(
     from pathlib import Path
 
     from prefrep.data.encode import EncodeConfig, Encoder
+    from prefrep.data.fields import renamed
     from prefrep.data.inspection import numbers, report, summarise
     from prefrep.data.sources import Source
     from prefrep.data.summary import Lengths, by_tokens, by_words
@@ -71,13 +72,7 @@ def inspect(
     if max_length is not None and max_length < 1:
         raise UsageError("--max-length must be at least 1")
     import_modules(import_)
-    columns = {}
-    for pair in column or []:
-        ours, equals, theirs = pair.partition("=")
-        if not (ours and equals and theirs):
-            raise UsageError(f"--column takes OURS=THEIRS, for example rejected=worse, not '{pair}'")
-        columns[ours] = theirs
-    sources = [Source(path, format, split, limit=limit, columns=columns or None) for path in data]
+    sources = [Source(path, format, split, limit=limit, columns=renamed(column)) for path in data]
     lengths: Lengths = by_words
     encoding: Callable[[], Counter[str]] = Counter
     if tokenizer:

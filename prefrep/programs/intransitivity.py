@@ -18,6 +18,7 @@ def intransitivity(
     against: str | None = None,
     by: Literal["annotator"] | None = None,
     format: str = "auto",
+    column: list[str] | None = None,
     restart: bool = False,
     bootstrap: int = 2000,
     seed: int = 0,
@@ -30,11 +31,11 @@ def intransitivity(
     rankings. The output has cyclic triples, minimum feedback arc sets, the Hodge split, the spectrum and the agreement of rankings, each
     with an interval over prompts, and compares cycle rates with those of a transitive model with the same noise.
 
-    Examples:
-        prefrep eval intransitivity --model runs/mine/export --data bundled:ultrafeedback-mini --out runs/mine/intransitivity
-
     With `--by annotator`, a model that knows annotators is asked for the table of each, too: which part of the circles of the society is
     disagreement between people, and which runs within one of them?
+
+    Examples:
+        prefrep eval intransitivity --model runs/mine/export --data bundled:ultrafeedback-mini --out runs/mine/intransitivity
 
     Args:
         data: File, folder, hub data set, or bundled:ultrafeedback-mini.
@@ -43,6 +44,7 @@ def intransitivity(
         against: Output folder of an earlier evaluation of the same data, by another seed or of the data alone: are the cycles the same?
         by: `annotator`: split the circles of all annotators of the model, who are asked anew in each run.
         format: Format of the rows; `auto` detects it from the columns.
+        column: Another name of a column, as OURS=THEIRS; may be repeated.
         restart: Discard the tables that the output folder holds.
         bootstrap: Resamples for the intervals.
         seed: Seed of everything that is drawn.
@@ -56,6 +58,7 @@ def intransitivity(
         ConfigError: There is no model that knows annotators to split circles by.
         PrefrepError: Model, data or the earlier evaluation cannot be read.
     """
+    from prefrep.data.fields import renamed
     from prefrep.data.sources import Source, read
     from prefrep.disk import replace_lines
     from prefrep.errors import ConfigError, require_at_least
@@ -73,7 +76,7 @@ def intransitivity(
         raise ConfigError("--by annotator asks a model for the table of each annotator; name a --model that knows annotators")
     how, draws, folder, earlier = Loading(**loading), Bootstrap(bootstrap, seed), Path(out), Path(against) if against else None
     # Data first: a wrong path should not cost the loading of a model.
-    records = list(read(Source(data, format=format)))
+    records = list(read(Source(data, format, columns=renamed(column))))
     prompts = tables.gather(records)
     others = tables.read_tables(earlier) if earlier else []
     scorer, about = None, dict[str, Any]()

@@ -16,6 +16,7 @@ def label(
     step: list[str] | None = None,
     model: str = "bundled:smollm2-135m",
     format: str = "auto",
+    column: list[str] | None = None,
     limit: int | None = None,
     on_bad_row: Literal["error", "skip"] = "error",
     import_: list[str] | None = None,
@@ -39,6 +40,7 @@ def label(
         step: A step; may be repeated. Default: Duplicates and Strength, which only add columns.
         model: Language model on whose frozen states heads are trained: bundled, folder or hub id.
         format: Format of the rows; `auto` detects it from the columns.
+        column: Another name of a column, as OURS=THEIRS; may be repeated.
         limit: Read at most so many records.
         on_bad_row: Stop at the first bad row, or leave bad rows out.
         import_: Module with steps, heads or losses of your own; may be repeated.
@@ -51,6 +53,7 @@ def label(
         PrefrepError: The data or a model cannot be read, or the output belongs to something else.
     """
     from prefrep import labels
+    from prefrep.data.fields import renamed
     from prefrep.data.sources import Source
     from prefrep.labels import run
     from prefrep.parts import import_declared, import_modules, make, parse
@@ -58,6 +61,6 @@ def label(
     import_modules(import_)
     import_declared()
     steps = [make(parse(each), labels.LabelStep) for each in (step or ["Duplicates", "Strength"])]  # type: ignore[type-abstract]
-    results = run.run(Source(data, format, limit=limit), Path(out), steps, model, on_bad_row)
+    results = run.run(Source(data, format, limit=limit, columns=renamed(column)), Path(out), steps, model, on_bad_row)
     print("\n".join(run.summary(results)))
     return results

@@ -19,6 +19,7 @@ def pairs(
     out: str,
     calibrate_on: str | None = None,
     format: str = "auto",
+    column: list[str] | None = None,
     criterion: str | None = None,
     by: Literal["subset", "group", "annotator"] = "subset",
     control: Literal["wrong-group", "shuffled-groups"] | None = None,
@@ -43,6 +44,7 @@ def pairs(
         out: Folder for the results; an interrupted run there is resumed.
         calibrate_on: Other comparisons, on which one temperature is fitted.
         format: Format of the rows; `auto` detects it from the columns.
+        column: Another name of a column, as OURS=THEIRS; may be repeated.
         criterion: Only comparisons of this criterion; of responses rated on aspects, the aspect that is their score.
         by: What accuracy is reported by.
         control: Evaluate with groups that are not the records' own: each gets a wrong one, or all are dealt at random. What a model with
@@ -60,6 +62,7 @@ def pairs(
         PrefrepError: Model or data cannot be read.
     """
     from prefrep.data.context import control as other_groups
+    from prefrep.data.fields import renamed
     from prefrep.data.sources import Source, read
     from prefrep.data.spool import Spool
     from prefrep.disk import replace_lines
@@ -75,10 +78,10 @@ def pairs(
 
     how, draws, folder = Scoring(**loading), Bootstrap(bootstrap, seed), Path(out)
 
-    def comparisons(path: str, column: str = "subset") -> Spool[Comparison]:
-        records = read(Source(path, format, criterion=criterion))
-        if column != "subset":
-            records = (replace(each, subset=getattr(each, column)) for each in records)
+    def comparisons(path: str, name: str = "subset") -> Spool[Comparison]:
+        records = read(Source(path, format, criterion=criterion, columns=renamed(column)))
+        if name != "subset":
+            records = (replace(each, subset=getattr(each, name)) for each in records)
         return evaluation.comparisons_of(records)
 
     # Data first and the model last: a wrong path should not cost the loading of a model.

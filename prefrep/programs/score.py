@@ -17,6 +17,7 @@ def score(
     data: str,
     out: str,
     format: str = "auto",
+    column: list[str] | None = None,
     tables: bool = False,
     annotators: list[str] | None = None,
     aggregate: Rule | None = None,
@@ -38,9 +39,10 @@ def score(
 
     Args:
         model: Exported folder, its id on the hub (owner/name or owner/name@revision), or URL of a server (`prefrep serve`).
-        data: JSONL(.gz), JSON, Parquet, folder or hub id: pairs, or K responses per prompt.
+        data: Pairs, or K responses per prompt: JSONL, JSON, CSV, TSV (also .gz, .zst), Parquet, Arrow, a folder, hub id or bundled:NAME.
         out: JSONL file to write; a half-written one is continued.
         format: Format of the rows; `auto` detects it from the columns.
+        column: Another name of a column, as OURS=THEIRS; may be repeated.
         tables: With K responses, also write the K x K table of log-odds.
         annotators: Who is asked about every row: `all` that the model knows, or a name; may be repeated. Default: each row's annotator.
         aggregate: Rule that makes one answer of the annotators' (see `prefrep.functional.aggregation`).
@@ -53,6 +55,7 @@ def score(
     Raises:
         PrefrepError: Model or data cannot be read, or the output belongs to another model or other data.
     """
+    from prefrep.data.fields import renamed
     from prefrep.data.sources import Source
     from prefrep.errors import UsageError
     from prefrep.scoring import output
@@ -69,5 +72,6 @@ def score(
             )
         return scorer
 
-    settings = f"--format {format}{' --tables' if tables else ''} --dtype {how.dtype}{asks.settings}{how.settings}"
-    return output.write(Path(out), model, Source(data, format), settings, tables, load, asks)
+    named = "".join(f" --column {each}" for each in column or [])
+    settings = f"--format {format}{named}{' --tables' if tables else ''} --dtype {how.dtype}{asks.settings}{how.settings}"
+    return output.write(Path(out), model, Source(data, format, columns=renamed(column)), settings, tables, load, asks)

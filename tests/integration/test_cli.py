@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 import json
 import multiprocessing
@@ -210,6 +211,37 @@ def test_a_fitted_model_scores_files(data: Path, tmp_path: Path) -> None:
     (export / "head.safetensors").write_bytes((export / "head.safetensors").read_bytes() + b" ")
     with pytest.raises(DataError, match="begun with other model"):
         score([*options, str(tmp_path / "b.jsonl")])
+
+
+def test_columns_of_ones_own(data: Path, tmp_path: Path) -> None:
+    """Training, scores, evaluation and labels of a CSV file with other names are those of the rows under ours."""
+    theirs = {"rejected": "worse", "chosen": "better", "prompt": "question"}
+    table = tmp_path / "own.csv"
+    with table.open("w", newline="") as file:
+        writer = csv.DictWriter(file, [theirs.get(name, name) for name in ROWS[0]])
+        writer.writeheader()
+        writer.writerows({theirs.get(name, name): value for name, value in row.items()} for row in ROWS)
+    source = {"path": str(table), "columns": theirs, "limit": 4, "weight": 2}
+    (tmp_path / "own.yaml").write_text(json.dumps({"data": {"class_path": "PreferenceData", "init_args": {"train": [source]}}}))
+    (tmp_path / "first.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*ROWS[:4], *ROWS[:4]]))
+    common = ["--config", str(TINY), "--data.val", str(data), "--trainer.accelerator", "cpu", "--trainer.default_root_dir"]
+    main(["fit", *common, str(tmp_path / "theirs"), "--config", str(tmp_path / "own.yaml"), "--data.val", str(data)])
+    main(["fit", *common, str(tmp_path / "ours"), "--data.train", str(tmp_path / "first.jsonl")])
+    heads = [load_file(tmp_path / name / "export" / "head.safetensors") for name in ("theirs", "ours")]
+    assert all(torch.equal(heads[0][name], heads[1][name]) for name in heads[0])
+
+    model, columns = str(tmp_path / "ours" / "export"), [f"--column={ours}={name}" for ours, name in theirs.items()]
+    for file, more in ((table, columns), (data, [])):
+        out = tmp_path / file.stem
+        assert score(["--model", model, "--data", str(file), "--out", f"{out}.scores.jsonl", *more]) == 0
+        main(["eval", "pairs", "--model", model, "--data", str(file), "--out", f"{out}.pairs", *more])
+        main(["label", str(file), "--out", f"{out}.labels.jsonl", "--step", "Duplicates", *more])
+    for name in ("scores.jsonl", "labels.jsonl"):
+        assert (tmp_path / f"own.{name}").read_text() == (tmp_path / f"data.{name}").read_text()
+    own, ours = (json.loads((tmp_path / f"{each}.pairs" / "results.json").read_text()) for each in ("own", "data"))
+    assert own["accuracy"] == ours["accuracy"]
+    with pytest.raises(DataError, match="begun with other settings"):
+        score(["--model", model, "--data", str(table), "--out", str(tmp_path / "own.scores.jsonl"), *columns[:2]])
 
 
 def test_predict_and_validate_need_a_checkpoint(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -126,7 +126,9 @@ def detect(row: Row, source: str) -> str:
         except MisfitError as problem:
             raise RecordError(source, str(problem), problem.remedy) from None
     found = ", ".join(f"{key} ({kind(value)})" for key, value in row.items()) or "none"
-    remedy = f"rename some with columns: {{chosen: NAME, ...}}, or set format to one of: {', '.join(every())}"
+    remedy = (
+        f"rename some (--column chosen=NAME, in a configuration columns: {{chosen: NAME}}), or set format to one of: {', '.join(every())}"
+    )
     raise RecordError(source, f"no format fits the columns found: {found}", remedy)
 
 
