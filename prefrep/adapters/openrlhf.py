@@ -12,6 +12,7 @@ from typing import Any
 
 from prefrep.adapters.model import Model, grouped, rewards, scorer_of
 from prefrep.data.rendered import split
+from prefrep.errors import ConfigError
 from prefrep.records import Message
 
 
@@ -19,8 +20,8 @@ def reward_function(model: Model) -> Callable[..., dict[str, Any]]:
     """Return `reward_func(queries, prompts, labels)`.
 
     Queries are in the policy's chat template; their turns are read and rendered in the model's own template (`data.rendered`). Responses to
-    one prompt in a call are compared with each other. A call with a single response, as older versions make, has nothing to compare
-    with: a comparing model then needs the server, where responses of several calls meet.
+    one prompt in a call are compared with each other. OpenRLHF 0.10 and later ask for one response at a time, which has nothing to be
+    compared with: a comparing model then needs the server, where responses of several calls meet.
 
     Args:
         model: Exported folder, URL of a server, or a scorer.
@@ -30,7 +31,8 @@ def reward_function(model: Model) -> Callable[..., dict[str, Any]]:
         of each group.
 
     Raises:
-        PrefrepError: The model cannot be loaded; a later call raises RecordError for a query that cannot be read.
+        PrefrepError: The model cannot be loaded; a later call raises RecordError for a query that cannot be read, and ConfigError where a
+            comparing model gets a single response to a prompt.
     """
     scorer = scorer_of(model)
 
@@ -40,6 +42,11 @@ def reward_function(model: Model) -> Callable[..., dict[str, Any]]:
         read = [split(query, prompts[i] if prompts else None, f"queries[{i}]") for i, query in enumerate(queries)]
         asked, said = [turns for turns, _ in read], [(Message("assistant", response),) for _, response in read]
         places = grouped(asked, said)
+        if scorer.pairwise and any(len(members) == 1 for members in places):
+            raise ConfigError(
+                "reward_func: a single response to a prompt has nothing to be compared with; start prefrep serve --group-size N, with N "
+                "the number of samples per prompt, and name its /get_reward as --reward.remote_url"
+            )
         values, sizes = [0.0] * len(read), [1.0] * len(read)
         for members, found in zip(places, rewards(scorer, [(asked[each[0]], [said[i] for i in each]) for each in places]), strict=True):
             for i, value in zip(members, found, strict=True):

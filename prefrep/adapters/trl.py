@@ -25,7 +25,7 @@ def reward_function(model: Model, num_generations: int) -> RewardFunction:
     """Return a function for `reward_funcs` of GRPOTrainer and RLOOTrainer.
 
     Completions of one prompt come as runs of `num_generations` rows. A comparing model rewards each with its mean log-odds against the
-    others of its run, which is the advantage of GPO and SPPO; a Bradley-Terry model with its reward.
+    others of its run; a Bradley-Terry model with its reward.
 
     Args:
         model: Exported folder, URL of a server, or a scorer.

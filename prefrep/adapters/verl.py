@@ -1,4 +1,4 @@
-"""verl: functions for `custom_reward_function.path` and `.name`.
+"""verl: functions for `reward.custom_reward_function.path` and `.name` (`custom_reward_function.*` before the reward loop).
 
     # file.py
     from prefrep.adapters.verl import batched, per_sample

@@ -27,10 +27,10 @@ def every(
     Each benchmark has a folder in the output folder, and `prefrep report` sets them side by side. The model is loaded once.
 
     Examples:
-        prefrep eval all --model runs/mine/export --data benchmarks/ --out runs/mine/benchmarks
+        prefrep eval all --model runs/mine/export --data bench-rows/ --out runs/mine/benchmarks
 
     Args:
-        model: Exported folder of a model.
+        model: Exported folder of a model, its id on the hub, URL of a server, or a judge that writes.
         data: Folder with files of benchmarks; sub-folders are searched too.
         out: Folder for the results; an interrupted run there is resumed.
         restart: Discard the scores that the output folder holds.
