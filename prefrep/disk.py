@@ -5,12 +5,40 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
+from prefrep.errors import DataError
 from prefrep.room import saving
+
+
+def claim(out: Path, note: Path, about: Mapping[str, Any], remedy: str) -> None:
+    """Write beside an output what it follows from; an output of something else is left alone.
+
+    Args:
+        out: The output.
+        note: The file beside it.
+        about: What it follows from, as plain data.
+        remedy: What to do about an output that is in the way.
+
+    Raises:
+        DataError: The output is there and follows from something else, or it is not known from what.
+    """
+    if out.exists() and out.stat().st_size:
+        if not note.exists():
+            raise DataError(f"{out}: it is not known what wrote it (no {note} beside it); {remedy}")
+        try:
+            before = dict(json.loads(note.read_text(encoding="utf-8")))
+        except (ValueError, TypeError):
+            raise DataError(f"{note}: it does not say what wrote {out}; {remedy}") from None
+        for what, now in json.loads(json.dumps(about)).items():
+            if (then := before.get(what)) != now:
+                values = f", {then}, and now it is {now}" if isinstance(then, str) and isinstance(now, str) else ""
+                raise DataError(f"{out}: begun with other {what}{values}; {remedy}")
+    replace_text(note, json.dumps(about, indent=1) + "\n")
 
 
 def expanded(path: str | Path) -> Path:

@@ -102,12 +102,14 @@ def size(count: int) -> str:
 
 def _number(error: Exception) -> int | None:
     """Return the number of an error of the operating system, also where a library in C, C++ or Rust wraps it in another class."""
-    if isinstance(error, OSError):
-        return error.errno
+    if isinstance(error, OSError):  # NumPy: "9 requested and 4 written", without a number
+        return errno.ENOSPC if error.errno is None and "requested and" in str(error) else error.errno
     if isinstance(error, PrefrepError):  # which may quote anything
         return None
     if isinstance(error, sqlite3.Error):
-        return errno.ENOSPC if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL else None
+        # SQLite tells ENOSPC apart from other failed writes, of which a used up quota is the common one.
+        numbers = {sqlite3.SQLITE_FULL: errno.ENOSPC, sqlite3.SQLITE_IOERR_WRITE: errno.EDQUOT}
+        return numbers.get(getattr(error, "sqlite_errorcode", 0))
     if match := re.search(r"os error (\d+)|Os \{ code: (\d+)", str(error)):  # safetensors
         return int(match[1] or match[2])
     return errno.ENOSPC if "file write failed" in str(error) or "No space left on device" in str(error) else None  # PyTorch
@@ -115,7 +117,7 @@ def _number(error: Exception) -> int | None:
 
 def _existing(path: Path) -> Path:
     absolute = Path(os.path.expanduser(path)).absolute()
-    return next(each for each in (absolute, *absolute.parents) if each.is_dir())
+    return next(each for each in (absolute, *absolute.parents) if os.path.isdir(each))  # Path.is_dir raises below a closed folder
 
 
 def _elsewhere(path: Path) -> str:

@@ -88,7 +88,7 @@ def _tell(number: int, again: bool) -> None:
 @contextmanager
 def _new_folders_only_if_used(folder: Path) -> Iterator[None]:
     """Remove the folders again that were made for a lock, where the program refused its options and wrote nothing."""
-    missing = [each for each in (folder, *folder.parents) if not each.exists()]
+    missing = [each for each in (folder, *folder.parents) if not os.path.exists(each)]  # Path.exists raises below a closed folder
     try:
         yield
     finally:

@@ -152,6 +152,4 @@ class Features:
             partial.unlink(missing_ok=True)
 
     def _unwritable(self, error: Exception) -> DataError:
-        return DataError(
-            f"{self.folder}: cannot keep hidden states there ({error}); name another folder with data.cache, or set it to null"
-        )
+        return DataError(f"{self.folder}: cannot keep hidden states there ({error}); set PREFREP_CACHE or data.cache to another folder")

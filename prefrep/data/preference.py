@@ -9,23 +9,18 @@ from functools import partial
 from typing import Any, Literal, NamedTuple, cast
 
 from lightning.pytorch import LightningDataModule
-from torch import Tensor
-from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader
 
 from prefrep.annotators import Annotators, counted
 from prefrep.console import progress
 from prefrep.data.cloze import check_instruction
-from prefrep.data.collating import for_policy, known, together
+from prefrep.data.collating import Remembered, for_policy, rememberable, together
 from prefrep.data.encode import ControlTokens, EncodeConfig, Encoder, pad_id
-from prefrep.data.features import Features, root
 from prefrep.data.files import ROLES
-from prefrep.data.identity import Reads, identity
 from prefrep.data.kept import About, about_encoding, about_records, kept, read_kept
 from prefrep.data.labels import Labels, Strength
 from prefrep.data.offline import PolicyTexts
 from prefrep.data.readers import GivenReader, Reader
-from prefrep.data.remember import remember
 from prefrep.data.render import Template
 from prefrep.data.sampling import BatchOrder, Drawn, ResumableLoader, batches_before
 from prefrep.data.sources import Source, Sources, named
@@ -125,8 +120,7 @@ class PreferenceData(LightningDataModule):
         self._contents: dict[str, About | None] = {}
         self._data: dict[str, Sequence[Datum]] = {}
         self._encoded_for: About = {}
-        self._features: tuple[dict[str, str], Features] | None = None
-        self._rows: dict[str, list[Datum]] = {}
+        self._remembered = Remembered()
         self._annotators: Annotators | None = None
         self._unshared = False
         self.predicted: list[Predicted] = []
@@ -230,7 +224,6 @@ class PreferenceData(LightningDataModule):
         if self._encoded_for != about:  # another tokenizer, or another layout
             self._encoded_for = about
             self._data.clear()
-            self._rows.clear()
         if name not in self._data:
 
             def encoded() -> Iterator[Datum]:
@@ -253,7 +246,8 @@ class PreferenceData(LightningDataModule):
         if name == "predict":
             return None
         records = self._contents[name]
-        return None if records is None else {"records": records, "seed": self.seed, **about}
+        drawn = any(each.weight % 1 for each in self._named(name))  # of whole weights the seed moves nothing
+        return None if records is None else {"records": records, "seed": self.seed if drawn else None, **about}
 
     def _noting(self, name: str, found: Iterable[tuple[int, Record, Datum]]) -> Iterator[Datum]:
         """Yield the data, and record in `predicted` what each prediction refers to."""
@@ -277,35 +271,6 @@ class PreferenceData(LightningDataModule):
             self._unshared = True  # said
         return layout
 
-    def _remembered(self, name: str, data: Sequence[Datum]) -> Features | None:
-        """Return the cache with the hidden states of all data, reading what is missing; None: the backbone trains, or caching is off."""
-        reader, trainer = self._reader, self.trainer
-        assert trainer is not None
-        if self.cache is None or not reader.backbone.frozen:
-            return None
-        if any(isinstance(parameter, DTensor) for parameter in reader.backbone.parameters()):
-            log.info("the backbone is sharded over processes: its hidden states are not cached")
-            return None
-        layout = self._batch_layout()  # also selects the attention kernel, a part of the identity
-        precision = trainer.precision_plugin.forward_context
-        with precision():
-            about = identity(cast(Reads, reader.backbone), reader.device.type)
-        if self._features is None or self._features[0] != about:
-            self._features = about, Features(root(self.cache), about)
-            self._rows.clear()
-        features = self._features[1]
-        if name not in self._rows:
-
-            def read(batch: TreeBatch) -> Tensor:
-                with precision():
-                    return reader.hidden(batch.to(reader.device))
-
-            self._rows[name] = remember(
-                data, features, read, pad_id(reader.tokenizer), layout, self.row_tokens, what=name,
-                share=(trainer.global_rank, trainer.world_size), wait=trainer.strategy.barrier,
-            )  # fmt: skip
-        return features
-
     def _loader(self, name: str) -> DataLoader[TreeBatch]:
         trainer = self.trainer
         assert trainer is not None
@@ -323,10 +288,9 @@ class PreferenceData(LightningDataModule):
 
     def _together(self, name: str, data: Sequence[Datum]) -> Callable[[list[tuple[int, bool]]], TreeBatch]:
         """Return the function that collates records by their indices."""
-        reader = self._reader
-        if (features := self._remembered(name, data)) is not None:
-            return partial(known, data=self._rows[name], features=features, annotators=reader.annotators)
-        layout = self._batch_layout()  # first: it selects the kernel, which says how wide rows are
+        reader, layout = self._reader, self._batch_layout()  # the layout first: it selects the kernel, which says how wide rows are
+        if self.cache is not None and rememberable(reader.backbone):
+            return self._remembered.batches(name, data, reader, self.trainer, self.cache, layout, self.row_tokens)
         how = (pad_id(reader.tokenizer), layout, reader.backbone.row_capacity(self.row_tokens))
         if reader.reading is None:
             return partial(together, data=data, how=how, annotators=reader.annotators)

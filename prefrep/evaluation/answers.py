@@ -6,8 +6,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from prefrep.data.context import asked_by
 from prefrep.errors import ConfigError
 from prefrep.evaluation import generation
@@ -17,6 +15,7 @@ from prefrep.io.fingerprint import fingerprint
 from prefrep.io.policy import context_of
 from prefrep.io.shards import read_config, stored_dtype
 from prefrep.nn.backbone import Backbone
+from prefrep.nn.loading import device_of
 from prefrep.records import Messages
 from prefrep.scoring.loading import Scoring, fingerprint_of
 from prefrep.search import StepBeams
@@ -102,7 +101,7 @@ def load_policy(how: Answering, path: str) -> tuple[Backbone, dict[str, Any]]:
     """
     if (Path(path) / "adapter_config.json").exists() and not (Path(path) / "config.json").exists():
         raise ConfigError(f"{path}: an adapter without its base; export it with ExportPolicy.weights: merged, or merge it with peft")
-    device = ("cuda" if torch.cuda.is_available() else "cpu") if how.device == "auto" else how.device
+    device = device_of(how.device)
     dtype: Any = how.dtype or stored_dtype(read_config(path, None, how.trust_remote_code))
     backbone = Backbone(path, dtype=dtype, frozen=True, trust_remote_code=how.trust_remote_code).to(device)
     backbone.check_output()

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 
 from prefrep.data.encode import EncodeConfig
 from prefrep.data.rounds import digest
@@ -16,7 +15,7 @@ from prefrep.functional.aggregation import Rule, aggregate, check_rule
 from prefrep.io import official
 from prefrep.io.hub import fetched
 from prefrep.judges.base import Judge, Verdict
-from prefrep.nn.loading import DType
+from prefrep.nn.loading import DType, device_of
 from prefrep.records import Comparison, RankedResponses
 from prefrep.scoring import BlockScorer, RemoteScorer, Scorer
 from prefrep.scoring.loading import fingerprint_of, is_url
@@ -207,7 +206,7 @@ class OfficialJudge(ModelJudge):
         """See `ModelJudge`."""
 
     def _load(self) -> Scorer:
-        place = ("cuda" if torch.cuda.is_available() else "cpu") if self.device == "auto" else self.device
+        place = device_of(self.device)
         model = official.read(
             self.path,
             tau=self.tau,

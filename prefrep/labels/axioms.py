@@ -26,6 +26,7 @@ from prefrep.errors import ConfigError
 from prefrep.labels.base import LabelStep, Outcome, Work, example
 from prefrep.labels.heads import train
 from prefrep.labels.rows import Labelled, winner_first
+from prefrep.labels.states import parts
 from prefrep.labels.strength import groups
 from prefrep.modules.models import BradleyTerry
 from prefrep.nn.heads import BTHead
@@ -161,7 +162,7 @@ class Relevance(Axiom):
         if not prompt.any():
             return ()
         if self.negatives == "near":
-            closest = nearest(work.states(own).loaded().prompts, prompt)
+            closest = nearest(torch.cat([part.prompts for part in parts(work.states(own))]), prompt)
             others = [closest[i] for i in chosen]
         else:
             count, elsewhere = LIKED if self.negatives == "liked" else 1, _Elsewhere(prompt)
@@ -171,11 +172,11 @@ class Relevance(Axiom):
         return (replace(own[i], rejected=own[j].chosen) for i, j in zip(chosen, others, strict=True))
 
     def _rewards(self, own: Sequence[Comparison], work: Work) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-        states = work.states(own).loaded()
+        states = work.states(own)
         labels = torch.tensor([each.probability for each in own])
         model = train(states, labels, BTHead, LogisticLoss, steps=200, lr=0.005, seed=self.seed, module=BradleyTerry)
         with torch.no_grad():
-            return np.asarray(model.head.embed(states.ends[:, 0])[:, 0].double().numpy())
+            return np.concatenate([model.head.embed(part.ends[:, 0])[:, 0].double().numpy() for part in parts(states)])
 
 
 class Thoroughness(Axiom):

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from prefrep.data.across import check_one_prompt
@@ -22,9 +21,10 @@ from prefrep.labels.rows import Labelled
 from prefrep.labels.states import Spooled, States, StatesFile
 from prefrep.nn.backbone import Backbone
 from prefrep.nn.heads import PreferenceHead
+from prefrep.nn.loading import device_of
 from prefrep.parts import Part
 from prefrep.records import Comparison, Messages, text
-from prefrep.room import require
+from prefrep.room import require, saving
 from prefrep.writers import leave
 
 Floats = NDArray[np.float64]
@@ -99,8 +99,7 @@ class Work:
         known.places = np.concatenate([known.places, places])
         if len(new):
             if self._backbone is None:
-                device = "cuda" if torch.cuda.is_available() else "cpu"
-                self._backbone = Backbone(self.model, frozen=True).to(device)
+                self._backbone = Backbone(self.model, frozen=True).to(device_of("auto"))
             needs = 12 * self._backbone.hidden_size * len(new)
             require(Path(tempfile.gettempdir()), needs, f"the states of {len(new):,} pairs", "label fewer pairs at a time (--limit)")
             for states in read(self._backbone, layout, Mapped(pairs, places=new)):
@@ -124,7 +123,7 @@ class Work:
             found = make()
             path.parent.mkdir(parents=True, exist_ok=True)
             draft = path.with_suffix(".part")
-            with draft.open("wb") as file:
+            with saving(path), draft.open("wb") as file:
                 np.save(file, found)
             draft.replace(path)
         leave()

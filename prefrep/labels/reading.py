@@ -28,6 +28,7 @@ from prefrep.labels.states import States
 from prefrep.modules.remembered import Reading
 from prefrep.nn.backbone import Backbone
 from prefrep.records import Comparison
+from prefrep.room import saving
 from prefrep.writers import leave
 
 WINDOW = 32  # pairs whose states are kept together
@@ -62,7 +63,8 @@ def read(
     for window in progress(_windows(pairs), "reading pairs", f"windows of {WINDOW} pairs"):
         texts = [(each.prompt, each.chosen, each.rejected, dict(each.template_kwargs)) for each in window]
         known = {**about, "pairs": hashlib.sha256(repr(texts).encode()).hexdigest()}
-        place = find(folder, known) or keep(folder, known, partial(_write, backbone, layout, window, config))
+        with saving(folder):
+            place = find(folder, known) or keep(folder, known, partial(_write, backbone, layout, window, config))
         kept = load_file(place / "states.safetensors")
         yield States(kept["ends"], kept["prompts"])
         leave()
@@ -74,7 +76,7 @@ def _windows(pairs: Sequence[Comparison]) -> Sequence[Sequence[Comparison]]:
 
 def _write(backbone: Backbone, layout: Literal["single", "pair"], window: Sequence[Comparison], config: EncodeConfig, draft: Path) -> None:
     logging.getLogger("prefrep.data.remember").setLevel(logging.ERROR)  # it would report a cache of its own for every window
-    with tempfile.TemporaryDirectory() as apart:
+    with tempfile.TemporaryDirectory(prefix=".", dir=draft.parent) as apart:  # where the result goes: one disk may be full, not two
         batch = Reading(backbone, layout, config, apart).batch(window)
         assert batch.states is not None
         hidden, (a, b) = batch.states.flatten(0, 1).float(), batch.pairs.unbind(1)

@@ -13,7 +13,7 @@ import numpy as np
 
 from prefrep.data.sources import Source
 from prefrep.data.spool import Spool
-from prefrep.disk import replace_json, replace_lines, replace_text
+from prefrep.disk import claim, replace_json, replace_lines
 from prefrep.errors import DataError, RecordError
 from prefrep.labels.base import LabelStep, Outcome, Work
 from prefrep.labels.rows import Labelled, read_pairs, written
@@ -25,7 +25,7 @@ BINS = 30  # of a histogram
 
 def folder_of(out: Path) -> Path:
     """Return the folder beside an output that holds what was done: `pairs.jsonl` -> `pairs.label/`."""
-    return out.with_name(f"{out.name.partition('.')[0]}.label")
+    return out.with_suffix(".label")
 
 
 def run(
@@ -55,7 +55,7 @@ def run(
     folder = folder_of(out)
     recipes = [recipe(step) for step in steps]
     about = {"data": source.path, "content": _digest(pairs), "model": model, "steps": recipes, "versions": _versions()}
-    _claim(folder, out, about)
+    claim(out, folder / "about.json", about, f"name another --out, or delete it and {folder}")
     work, found, count = Work(model, folder), [], len(pairs)
     for step, described in zip(steps, recipes, strict=True):
         before = len(pairs)
@@ -94,22 +94,6 @@ def _digest(pairs: Sequence[Labelled]) -> str:
 
 def _versions() -> dict[str, str]:
     return {package: version(package) for package in ("prefrep", "torch", "transformers", "lightning", "numpy")}
-
-
-def _claim(folder: Path, out: Path, about: dict[str, Any]) -> None:
-    """Write what the output follows from beside it; an output of something else is left alone."""
-    note = folder / "about.json"
-    if note.exists():
-        try:
-            before = json.loads(note.read_text(encoding="utf-8"))
-        except ValueError:
-            raise DataError(f"{note}: not what prefrep label writes; name another --out, or delete {folder}") from None
-        for what, now in json.loads(json.dumps(about)).items():
-            if before.get(what) != now:
-                raise DataError(f"{out}: begun with other {what}; name another --out, or delete it and {folder}")
-    elif out.exists():
-        raise DataError(f"{out}: it is there already, and prefrep label did not write it (no {note}); name another --out or delete it")
-    replace_text(note, json.dumps(about, indent=1) + "\n")
 
 
 def _plain(outcome: Outcome) -> dict[str, Any]:

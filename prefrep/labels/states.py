@@ -123,16 +123,6 @@ class Spooled(NamedTuple):
         """Return the states in memory."""
         return self.file.read(self.places)
 
-    @property
-    def ends(self) -> Tensor:
-        """See `States`, in memory."""
-        return self.loaded().ends
-
-    @property
-    def prompts(self) -> Tensor:
-        """See `States`, in memory."""
-        return self.loaded().prompts
-
 
 def parts(states: States | Spooled) -> Iterator[States]:
     """Yield states in turn, `PART` pairs at a time in memory."""

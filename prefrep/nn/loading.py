@@ -11,7 +11,7 @@ from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, AutoT
 from transformers.utils.hub import cached_file
 
 from prefrep.disk import expanded
-from prefrep.errors import CheckpointError, first_line
+from prefrep.errors import CheckpointError, ConfigError, first_line
 from prefrep.nn.bidirectional import Pooling, encoder_class, reads_both_ways
 from prefrep.nn.bundled import resolve
 from prefrep.nn.families import caps_attention
@@ -35,6 +35,16 @@ class CausalLM(NamedTuple):
 
     model: Any
     random_output: bool
+
+
+def device_of(name: str) -> str:
+    """Return the device that a name means, `auto`: CUDA if there is one. Raises ConfigError: it cannot be used here."""
+    device = ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch raises all three
+        raise ConfigError(f"device '{device}' cannot be used here ({str(error).splitlines()[0]:.200}); use cpu or auto") from error
+    return device
 
 
 def config_of(place: str | Path, **common: Any) -> Any:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from prefrep.functional.aggregation import Rule
-from prefrep.scoring.loading import Scoring
+from prefrep.scoring.loading import Scoring, fingerprint_of
 from prefrep.writers import writes
 
 
@@ -73,5 +73,6 @@ def score(
         return scorer
 
     named = "".join(f" --column {each}" for each in column or [])
-    settings = f"--format {format}{named}{' --tables' if tables else ''} --dtype {how.dtype}{asks.settings}{how.settings}"
+    against = f" ({fingerprint_of(how.reference)[:16]})" if how.reference else ""
+    settings = f"--format {format}{named}{' --tables' if tables else ''} --dtype {how.dtype}{asks.settings}{how.settings}{against}"
     return output.write(Path(out), model, Source(data, format, columns=renamed(column)), settings, tables, load, asks)

@@ -23,6 +23,7 @@ from prefrep.modules.policy import sampled, sums
 from prefrep.nn.backbone import Backbone
 from prefrep.nn.bundled import resolve
 from prefrep.nn.heads import BTHead
+from prefrep.nn.loading import device_of
 from prefrep.scoring.scorer import Scorer
 
 log = logging.getLogger(__name__)
@@ -106,7 +107,7 @@ class ImplicitScorer(Scorer):
         trust_remote_code: bool = False,
     ) -> ImplicitScorer:
         """Load policy and reference: local folders, hub ids or bundled models. Other arguments and errors are those of the class."""
-        place = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+        place = device_of(device)
 
         def loaded(path: str) -> Backbone:
             stored: Any = dtype or stored_dtype(read_config(str(resolve(path)), None, trust_remote_code))

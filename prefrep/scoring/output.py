@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable
-from itertools import islice
+from collections.abc import Callable, Iterator
+from itertools import chain, islice
 from pathlib import Path
 
 from prefrep.data.sources import Source, files_of, read
-from prefrep.disk import keep_lines, replace_text
+from prefrep.disk import claim, keep_lines
 from prefrep.errors import DataError
 from prefrep.records import Record
 from prefrep.room import saving
@@ -39,26 +39,58 @@ def write(out: Path, model: str, source: Source, settings: str, tables: bool, lo
     Raises:
         PrefrepError: The file belongs to something else, or what reading and scoring raise.
     """
-    done = _resume(out, _belongs_to(model, source, settings))
-    if done and next(islice(read(source), done, None), None) is None:
-        print(f"{out}: all {done} rows are there already")
+    if out.name.endswith(".gz"):
+        raise DataError(f"{out}: the output is plain text, since a half-written file is continued; drop .gz from its name")
+    note = out.with_name(out.name + ".about.json")
+    claim(out, note, _belongs_to(model, source, settings), "name another --out or delete it")
+    there = _whole_rows(out) if out.exists() else 0
+    rest = _rest(iter(read(source)), there)
+    if rest is None:
+        print(f"{out}: all {there} rows are there already")
         return out
-    # Only whole windows are kept: a resumed file is then, to the last bit, the one that an uninterrupted run writes.
-    done = _whole_windows(read(source), done) if done else 0
+    done, records = rest
     keep_lines(out, done)
     if done:
         print(f"{out}: {done} rows are there already, going on after them")
-    scorer = load()
     from tqdm import tqdm
 
-    found = lines(scorer, islice(read(source), done, None), tables, asks)
-    with saving(out), out.open("a") as file:
-        for row, line in enumerate(tqdm(found, "scoring", unit=" rows", initial=done), start=done):
-            file.write(json.dumps({"row": row, **line}) + "\n")
-            if (row + 1) % WINDOW == 0:
-                file.flush()
+    found = tqdm(lines(load(), records, tables, asks), "scoring", unit=" rows", initial=done)
+    with saving(out):
+        file = out.open("a")
+    with file:
+        for row, line in enumerate(found, start=done):
+            whole = (row + 1) % WINDOW == 0
+            with saving(out):
+                print(json.dumps({"row": row, **line}), file=file, flush=whole)
+            if whole:
                 leave()
+        with saving(out):
+            file.flush()
     return out
+
+
+def _rest(records: Iterator[Record], there: int) -> tuple[int, Iterator[Record]] | None:
+    """Return how many of the rows that are there to keep, and the records behind them; None: nothing is left to score.
+
+    Only whole windows are kept: a resumed file is then, to the last bit, the one that an uninterrupted run writes. `lines` scores
+    neighbours of one kind in windows of their own.
+    """
+    window: list[Record] = []
+
+    def begins(record: Record) -> bool:
+        return len(window) == WINDOW or (bool(window) and type(record) is not type(window[0]))
+
+    for record in islice(records, there):
+        if begins(record):
+            window.clear()
+        window.append(record)
+    following = next(records, None)
+    if following is None and there:
+        return None
+    if following is None or begins(following):
+        window.clear()
+    behind = () if following is None else (following,)
+    return there - len(window), chain(window, behind, records)
 
 
 def _belongs_to(model: str, source: Source, settings: str) -> dict[str, str]:
@@ -81,33 +113,6 @@ def _digest(data: str) -> str:
             content.seek(max(size - end, 0))
             digest.update(content.read(end))
     return digest.hexdigest()[:16] if files else "by name"
-
-
-def _resume(out: Path, about: dict[str, str]) -> int:
-    """Rows that a previous run has written to their end."""
-    note = out.with_name(out.name + ".about.json")
-    if out.name.endswith(".gz"):
-        raise DataError(f"{out}: the output is plain text, since a half-written file is continued; drop .gz from its name")
-    if out.exists() and out.stat().st_size:
-        if not note.exists():
-            raise DataError(f"{out}: it is not known which model wrote it (no {note.name} beside it); name another --out or delete it")
-        before = json.loads(note.read_text())
-        for what, now in about.items():
-            if before.get(what) != now:
-                raise DataError(f"{out}: begun with other {what}, {before.get(what)}, and now it is {now}; name another --out or delete it")
-    rows = _whole_rows(out) if out.exists() else 0
-    replace_text(note, json.dumps(about, indent=1) + "\n")
-    return rows
-
-
-def _whole_windows(records: Iterable[Record], done: int) -> int:
-    """Return how many of the rows that are there end a window; `lines` scores neighbours of one kind in windows of their own."""
-    first = 0
-    kind: type | None = None
-    for row, record in enumerate(islice(records, done + 1)):
-        if type(record) is not kind:
-            first, kind = row, type(record)
-    return done - (done - first) % WINDOW
 
 
 def _whole_rows(out: Path) -> int:

@@ -17,6 +17,7 @@ from prefrep.errors import ConfigError, UsageError
 from prefrep.functional.aggregation import Rule, Social, aggregate
 from prefrep.io.readers import opened
 from prefrep.nn.heads import BTHead, PairHead
+from prefrep.nn.loading import device_of
 from prefrep.nn.rewards import ObjectivesHead
 from prefrep.records import Comparison, RankedResponses
 from prefrep.scoring.asked import Said, ranked
@@ -79,13 +80,15 @@ class Scorer(Forward):
             ConfigError: The device is not available.
             UsageError: A kind, an objective or an order that the model does not have.
         """
-        place = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-        try:
-            torch.empty(0, device=place)
-        except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch raises all three
-            raise ConfigError(f"device '{place}' cannot be used here ({str(error).splitlines()[0]:.200}); use cpu or auto") from error
         model = opened(
-            path, dtype, attention, place, revision=revision, trust_remote_code=trust_remote_code, kind=kind, objective=objective
+            path,
+            dtype,
+            attention,
+            device_of(device),
+            revision=revision,
+            trust_remote_code=trust_remote_code,
+            kind=kind,
+            objective=objective,
         )
         if orders == "first" and model.head.layout != "pair":
             raise UsageError(f"--orders first: {path} reads each answer alone, so there are no orders; leave the option out")

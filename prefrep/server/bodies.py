@@ -67,7 +67,7 @@ async def read(request: Request, form: type[Body], limit_mb: float) -> Body:
     Raises:
         Refusal: 400 no JSON, 408 too slow, 413 too large, 415 another type, 422 a field is wrong.
     """
-    if "json" not in request.headers.get("content-type", "json"):
+    if "json" not in request.headers.get("content-type", ""):
         raise Refusal(415, "the body must be JSON, with Content-Type: application/json")
     try:
         content = await asyncio.wait_for(_received(request, int(limit_mb * 1e6)), ARRIVAL)

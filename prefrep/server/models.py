@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -35,8 +36,8 @@ def named(models: list[str]) -> dict[str, str]:
     for each in models:
         name, equals, folder = each.partition("=")
         if is_recipe(each) and not is_recipe(folder):
-            name, folder = Path(each).stem if Path(each).exists() else "judge", each
-        elif not equals or Path(each).exists():
+            name, folder = Path(each).stem if os.path.exists(each) else "judge", each
+        elif not equals or os.path.exists(each):
             parts = [part for part in Path(each).parts if part not in ("export", "/", "..")]
             name, folder = parts[-1] if parts else "model", each
         if not name or not folder:

@@ -83,7 +83,8 @@ class Outer:
 
     def _permitted(self, scope: Scope) -> bool:
         path = scope["path"]
-        if not self._tokens or path in OPEN or path.startswith("/page/"):
+        # A browser asks by OPTIONS, without a token, whether a page of another origin may send one.
+        if not self._tokens or path in OPEN or path.startswith("/page/") or scope["method"] == "OPTIONS":
             return True
         sent = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
         kind, _, token = sent.partition(b" ")

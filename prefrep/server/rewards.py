@@ -144,7 +144,7 @@ def read_anchors(path: str | None) -> dict[Messages, Messages]:
         return {}
     found: dict[Messages, Messages] = {}
     try:
-        lines = Path(path).read_text().splitlines()
+        lines = Path(path).read_text(encoding="utf-8").split("\n")  # texts may hold other ends of lines
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"--anchors {path}: it cannot be read ({getattr(error, 'strerror', error)})") from error
     for number, line in enumerate(lines, start=1):

@@ -106,6 +106,10 @@ def router(context: Context) -> APIRouter:
         if known is None and (asked := next((each for each in records if each.annotator), None)):
             where = f"{asked.source}.annotator" if asked.source else "annotator"
             raise Refusal(422, f"{where}: {model.name} answers everybody alike, so nobody can be asked; leave annotator out")
+        if known is not None and model.engine.scorer.asking.unknown == "error":
+            if stranger := next((each for each in records if each.annotator and known.answering(each.annotator) == "population"), None):
+                where = f"{stranger.source}.annotator" if stranger.source else "annotator"
+                raise Refusal(422, f"{where}: {model.name} does not know them; name somebody whom it knows, or leave annotator out")
         found = await until(request, ask(model, records, lambda reading: finish(reading, body)), context.settings.timeout)
         said = [each.value | ({"encoded": each.encoded} if _unusual(each.encoded) else {}) for each in found]
         if known is not None:

@@ -295,7 +295,7 @@ def test_score_leaves_other_files_alone(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "notes.json"
     out.write_text('{"precious": true}')
     options = ["--model", str(tmp_path / "run" / "export"), "--data", str(data), "--out"]
-    with pytest.raises(DataError, match="notes.json: it is not known which model wrote it"):
+    with pytest.raises(DataError, match="notes.json: it is not known what wrote it"):
         score([*options, str(out)])
     assert out.read_text() == '{"precious": true}' and not (tmp_path / "notes.json.about.json").exists()
     with pytest.raises(DataError, match=r"drop .gz from its name"):

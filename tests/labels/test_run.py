@@ -150,7 +150,7 @@ def test_what_is_refused(data: Path, tmp_path: Path) -> None:
     """Outputs of something else, unknown steps and arguments, and data without preferences."""
     taken = tmp_path / "taken.jsonl"
     taken.write_text("{}\n")
-    with pytest.raises(DataError, match="prefrep label did not write it"):
+    with pytest.raises(DataError, match="it is not known what wrote it"):
         label(_options(data, taken))
     assert taken.read_text() == "{}\n"
     out = tmp_path / "out.jsonl"

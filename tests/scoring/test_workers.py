@@ -17,7 +17,7 @@ from prefrep.nn.backbone import Backbone
 from prefrep.nn.heads import PairHead
 from prefrep.nn.loading import load_tokenizer
 from prefrep.scoring.loading import Scoring
-from prefrep.scoring.output import _whole_windows
+from prefrep.scoring.output import _rest
 from prefrep.scoring.workers import WINDOW, Workers
 
 RUBRIC = "Prefer what is true to what is long, and what is long to what is nothing. "
@@ -83,7 +83,8 @@ def test_score_resumes_windows_of_each_kind(model: str, tmp_path: Path) -> None:
         two.write_bytes(b"".join(lines[:kept]))
         score(["--model", model, "--data", str(data), "--out", str(two)])
         assert two.read_bytes() == one.read_bytes()
-        assert _whole_windows(read(Source(str(data))), kept) == resumed
+        rest = _rest(iter(read(Source(str(data)))), kept)
+        assert rest is not None and (rest[0], len(list(rest[1]))) == (resumed, len(lines) - resumed)
 
 
 def test_what_is_finished_is_left_alone(model: str, data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

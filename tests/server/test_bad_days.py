@@ -203,13 +203,17 @@ def test_tokens(folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.Mo
         assert it.client.post("/v1/table", json=GOOD).status_code == 401
 
 
-def test_other_origins_only_if_asked(folders: dict[str, Path], served: Serves) -> None:
+def test_other_origins_only_if_asked(folders: dict[str, Path], served: Serves, tmp_path: Path) -> None:
     asks = {"Origin": "https://example.org", "Access-Control-Request-Method": "POST"}
     assert "access-control-allow-origin" not in served.client.post("/v1/table", json=GOOD, headers=asks).headers
     with serving({"bt": folders["bt"]}, cors=("https://example.org",)) as it:
         assert it.client.options("/v1/table", headers=asks).headers["access-control-allow-origin"] == "https://example.org"
         other = it.client.options("/v1/table", headers=asks | {"Origin": "https://other.org"})
         assert "access-control-allow-origin" not in other.headers
+    (tmp_path / "tokens").write_text("secret\n")
+    with serving({"bt": folders["bt"]}, cors=("https://example.org",), tokens=str(tmp_path / "tokens")) as it:
+        assert it.client.options("/v1/table", headers=asks).headers["access-control-allow-origin"] == "https://example.org"
+        assert it.client.post("/v1/table", json=GOOD).status_code == 401
 
 
 def test_texts_are_not_logged(folders: dict[str, Path], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:

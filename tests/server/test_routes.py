@@ -205,6 +205,11 @@ def test_people_are_asked_by_name(tmp_path: Path, served: Serves, scorers: dict[
         pair = Comparison(messages(PROMPT, "user"), messages("7", "assistant"), messages("9", "assistant"), annotator="Ada")
         assert next(remote.compare([pair])) == pytest.approx(float(tables["Ada"][0, 1]), abs=1e-4)
         assert "each of the records" in people.refused("/v1/table", 422, records=[asked], annotator="Ada")
+        people.models("people").engine.scorer.asking.unknown = "error"
+        assert "records[1].annotator: people does not know them" in people.refused(
+            "/v1/table", 422, records=[asked | {"annotator": "Ada"}, asked | {"annotator": "Cy"}, asked]
+        )
+        assert people.post("/v1/table", records=[asked | {"annotator": "Ada"}, asked])["records"]
     assert "answers everybody alike" in served.refused("/v1/rank", 422, model="gpm", annotator="Ada", **asked)
     with pytest.raises(ConfigError, match="answers everybody alike"):
         RemoteScorer(f"{served.url}#gpm").table(PROMPT, RESPONSES, "Ada")

@@ -17,7 +17,7 @@ from prefrep.judges.writing.asking import Question
 from prefrep.judges.writing.reading import TAIL, Reply
 from prefrep.judges.writing.writers import Proceed, Received, always, unkept
 from prefrep.nn.backbone import Backbone
-from prefrep.nn.loading import DType
+from prefrep.nn.loading import DType, device_of
 from prefrep.records import Messages
 
 ALTERNATIVES = 20  # tokens listed beside the one that was said, as many as hosted servers list
@@ -41,7 +41,7 @@ class LocalWriter:
         self, path: str, dtype: DType = "float32", device: str = "auto", batch_size: int = 8, trust_remote_code: bool = False
     ) -> None:
         self.path, self.batch_size, self._dtype, self._trusted = path, batch_size, dtype, trust_remote_code
-        self._device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+        self._device = device_of(device)
 
     def who(self) -> dict[str, Any]:
         """See `Writer`."""
