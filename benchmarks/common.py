@@ -235,7 +235,10 @@ def machine(device: str) -> dict[str, Any]:
             versions[package] = version(package)
         except PackageNotFoundError:
             continue
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=ROOT)
+    try:
+        commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=ROOT).stdout.strip()
+    except OSError:  # no git
+        commit = ""
     return {
         "device": torch.cuda.get_device_name() if device == "cuda" else _cpu(),
         "cores": os.cpu_count(),
@@ -243,7 +246,7 @@ def machine(device: str) -> dict[str, Any]:
         "memory_GiB": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "load": os.getloadavg()[0],
         "versions": versions,
-        "commit": commit.stdout.strip(),
+        "commit": commit,
     }
 
 

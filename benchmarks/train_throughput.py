@@ -17,6 +17,7 @@ from benchmarks.common import Report, arguments, interleave, median_ratio, relea
 from benchmarks.models import SMOLLM2, TINY, tokenizer_of
 from benchmarks.training import ANYWHERE, OTHERS, QUICK, VARIANTS, Ours, Stepper, stepper
 from prefrep.data.trees import Datum
+from prefrep.errors import first_line
 
 EXACT_PAIRS = 2  # fp32 takes twice the memory
 AGREE = 1e-5  # largest difference of losses in fp32
@@ -59,25 +60,34 @@ def main(args: list[str] | None = None) -> None:
         for name in [*variants(options, precision), *options.others]:
             steppers[name] = made = stepper(name, options.model, tokenizer, precision, options.device, first)
             first = first or (made if isinstance(made, Ours) else None)
-        for kind in options.sets:
+        # On a GPU layers compile for minutes: first what does not, so that a benchmark that is cut off has figures.
+        plain = {name: it for name, it in steppers.items() if not compiles(name)}
+        groups = [plain, steppers] if options.device == "cuda" and len(plain) < len(steppers) else [steppers]
+        for kind, group in ((kind, group) for group in groups for kind in options.sets):
             count = size * (rounds + 1)
             if kind == "shared" and options.data:
                 source, data = "pairs of the file", pairs.from_file(options.data, tokenizer, count)
             else:
                 source = "generated pairs, a common prompt" if kind == "shared" else "generated pairs, nothing in common"
                 data = pairs.generated(tokenizer, count, kind == "shared", 0.2 if options.quick else 1.0)
-            found = compare(report, f"{precision}, {source}", steppers, data, size, exact=precision == "fp32")
-            if precision == "bf16":
+            also = ", with compiled layers" if group is not groups[0] else ""
+            found = compare(report, f"{precision}, {source}{also}", group, data, size, exact=precision == "fp32")
+            if precision == "bf16" and group is groups[-1]:
                 goals(report, kind, found)
-        del steppers, first, made
+        del steppers, first, made, plain, groups, group
         release()
     report.save()
 
 
 def variants(options: argparse.Namespace, precision: str) -> list[str]:
-    """Return the variants of ours to run: in fp32 on CUDA none that a compiler would take a minute for, which `kernels` checks."""
+    """Return the variants of ours to run: in fp32 on CUDA none whose layers a compiler would take a minute for, which `kernels` checks."""
     skip = precision == "fp32" and options.device == "cuda"
-    return [name for name in options.variants if not (skip and VARIANTS[name].backbone.get("compile"))]
+    return [name for name in options.variants if not (skip and compiles(name))]
+
+
+def compiles(name: str) -> bool:
+    """Return whether a trainer is a variant of ours whose layers are compiled."""
+    return name in VARIANTS and bool(VARIANTS[name].backbone.get("compile"))
 
 
 def goals(report: Report, kind: str, seconds: dict[str, list[float]]) -> None:
@@ -99,13 +109,18 @@ def compare(
     warm: dict[str, float] = {}
     losses: dict[str, list[float]] = {name: [] for name in steppers}
     largest = max(batches[1:], key=pairs.padded)
-    for name, it in steppers.items():
+    for name, it in list(steppers.items()):
         start = time.perf_counter()
         # Afterwards everything is compiled, and no step allocates memory for the first time (on a virtual machine that can
         # take longer than the step).
-        for batch in [batches[0][: size // 2 or 1], largest] if isinstance(it, Ours) else [largest]:
-            it.step(batch)
-            it.clear()
+        try:
+            for batch in [batches[0][: size // 2 or 1], largest] if isinstance(it, Ours) else [largest]:
+                it.step(batch)
+                it.clear()
+        except Exception as error:  # of a compiler, or of memory: the others go on
+            report.note(f"{title}: {name} FAILED and is left out ({first_line(error)})")
+            del steppers[name], losses[name]
+            continue
         warm[name] = time.perf_counter() - start
 
     def run(name: str, turn: list[int]) -> float:

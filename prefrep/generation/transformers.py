@@ -101,7 +101,7 @@ class TransformersSampler(Settings):
         if key not in self._continuous:
             self._continuous[key] = _probed(reader)
         if self._continuous[key]:
-            reader._use(TREES)
+            reader.use(TREES)
         return self._continuous[key]
 
 
@@ -110,7 +110,7 @@ def _probed(reader: Backbone) -> bool:
         reason = "it does not use transformers' attention interface"
     else:
         kernel = reader.attention
-        reader._use(TREES)
+        reader.use(TREES)
         tolerance = probes.ROUNDING if reader.model.dtype != torch.float32 else probes.POSITION_ROUNDING
         try:
             with probes.trial(reader):
@@ -121,7 +121,7 @@ def _probed(reader: Backbone) -> bool:
             raise  # not a property of the model
         except probes.UNSUPPORTED as error:
             reason = str(error)[:200]
-        reader._use(kernel)
+        reader.use(kernel)
     log.warning("%s: sampling with transformers' generate, which is slower: %s", reader.path, reason)
     return False
 

@@ -25,6 +25,7 @@ from prefrep.modules.sharding import gradient_norm, is_sharded, weight_norm
 from prefrep.nn.backbone import Backbone
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")  # each computes losses and log-probabilities in fp32
+MIXED = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}  # of these, the dtype of autocast
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ class LanguageModule(LightningModule, ABC):
         """Return whether the backbone respects a tree mask."""
         # Sharded layers compute in the dtype of the trainer.
         with self.trainer.precision_plugin.forward_context() if is_sharded(self) else nullcontext():
-            return self.backbone.supports_trees()
+            return self.backbone.supports_trees(MIXED.get(str(self.trainer.precision)))
 
     def hidden(self, batch: TreeBatch) -> Tensor:
         """Return the hidden states of all tokens of a batch [R * L, H]."""

@@ -72,6 +72,7 @@ def train_each(points: Mapping[str, Point], backbone: Backbone, data: Preference
     for name, (make, seed) in points.items():
         seed_everything(seed, verbose=False)
         module, run = make(lambda: backbone), trainer()
+        module.shared = True  # its backbone stays on its device between fits
         run.fit(module, data)
         yield Trained(name, module, {key: float(value) for key, value in run.callback_metrics.items()})
 

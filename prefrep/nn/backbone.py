@@ -18,7 +18,7 @@ from prefrep.errors import CheckpointError, ConfigError
 from prefrep.nn import bidirectional, families, kernels, probes
 from prefrep.nn.attention import FLEX, SPARSE, TREES
 from prefrep.nn.bidirectional import Pooling
-from prefrep.nn.compiling import compile_layers, flex_compiles, keep_versions
+from prefrep.nn.compiling import compile_layers, keep_versions
 from prefrep.nn.loading import DType, load_causal, load_tokenizer
 from prefrep.nn.lora import LoRA, add_adapters, merged_state, twin
 from prefrep.nn.masks import BlockIndex, dense_masks, flex_masks, tree_biases
@@ -83,7 +83,7 @@ class Backbone(nn.Module):
         self.settings: dict[str, Any] = {
             "dtype": dtype, "quantize": quantize, "trust_remote_code": trust_remote_code, "revision": revision, "gguf": gguf
         }  # fmt: skip
-        initial = "auto" if attention in SPARSE else attention  # `_use` sets those two on the loaded model
+        initial = "auto" if attention in SPARSE else attention  # `use` sets those two on the loaded model
         model, self._random_output = load_causal(path, dtype, initial, quantize, trust_remote_code, revision, gguf, pooling, prefix)
         self.both_ways = bidirectional.reads_both_ways(model.config)
         self.pooling, self.marks = bidirectional.resolved(pooling, marks, model.config), marks
@@ -105,18 +105,19 @@ class Backbone(nn.Module):
         self.model = model
         whole = self.both_ways or inputs is None
         self._body = "" if whole else next(name for name, part in model.named_children() if inputs in set(part.modules()))
-        self._trees: dict[str, bool] = {}
+        self._trees: dict[str, str] = {}  # by type of device: the kernel that was found to respect trees, or nothing
         self._tokenizer: PreTrainedTokenizerBase | None = None
         self._kernels = kernels.candidates(model, path, attention, self.both_ways)
         try:
-            self._use(self._kernels[0])
+            self.use(self._kernels[0])
         except ValueError as error:
             raise ConfigError(f"{path}: transformers has no attention: {attention} for this model; use auto") from error
         if compile:
             compile_layers(model)
         self.train()
 
-    def _use(self, attention: str) -> None:
+    def use(self, attention: str) -> None:
+        """Switch to another attention kernel. Raises ValueError: transformers has none of that name for this model."""
         if attention == FLEX:
             keep_versions()
         if attention != self.attention:
@@ -203,6 +204,7 @@ class Backbone(nn.Module):
             biases, index = tree_biases(self._config, past, flat(positions)[0], dtype)
             found = self._read(flat(ids), flat(positions), biases, block_index=index)
         else:
+            keep_versions()  # a setting of this thread
             found = self._read(flat(ids), flat(positions), flex_masks(self._config, past[None], flat(positions)))
         return found.new_zeros(until.numel(), found.shape[-1]).index_copy(0, kept, found[0]).view(*until.shape, -1)
 
@@ -227,30 +229,23 @@ class Backbone(nn.Module):
         """Whether the state of a prompt's last token is that of the prompt alone, whatever follows."""
         return not self.both_ways and self.pooling == "last"
 
-    def supports_trees(self) -> bool:
+    def supports_trees(self, mixed: torch.dtype | None = None) -> bool:
         """Return whether the model respects a tree mask, and select the first kernel that does.
 
         If it does not, batches need `layout: padded`. Models that do not use transformers' attention interface build masks of their own
         and never support trees.
+
+        Args:
+            mixed: Dtype of autocast where batches are read; None: there is none.
         """
         if not self.shares_prompts or not type(self.model)._can_set_attn_implementation():
             return False
         device = next(self.parameters()).device
         if device.type not in self._trees:
-            auto = len(self._kernels) > 1
-            tried = [FLEX, *self._kernels] if auto and device.type in kernels.FLEX_ON else self._kernels
-            # A probe compiles nothing; what was asked for by name may fail where it is used.
-            self._trees[device.type] = any(
-                self._isolates_branches(kernel, device) and (kernel != FLEX or not auto or flex_compiles(self, device)) for kernel in tried
-            )
-        return self._trees[device.type]
-
-    def _isolates_branches(self, attention: str, device: torch.device) -> bool:
-        def probe() -> bool:
-            self._use(attention)
-            return probes.isolates_branches(self, device, families.has_experts(self._config))
-
-        return probes.passes(self, probe, f"{self.path}: attention {attention} does not support a tree mask")
+            self._trees[device.type] = kernels.first_for_trees(self, self._kernels, device, mixed) or ""
+        elif found := self._trees[device.type]:
+            self.use(found)
+        return bool(self._trees[device.type])
 
     # ---- logits
 
@@ -289,12 +284,12 @@ class Backbone(nn.Module):
 
         def probe() -> bool:
             if type(self.model)._can_set_attn_implementation():
-                self._use("eager")  # other kernels need a GPU, and the model is not there yet
+                self.use("eager")  # other kernels need a GPU, and the model is not there yet
             bodies = {self.transformer, self.model.get_decoder()} - {self.model}  # OPT calls its decoder directly
             return probes.logits_match(self.model, bodies, self.hidden_size, self.logits)
 
         same = probes.passes(self, probe, f"{self.path}: the output layer cannot be probed")
-        self._use(kernel)
+        self.use(kernel)
         if not same:
             raise ConfigError(
                 f"{self.path}: {type(self.model).__name__} transforms its hidden states before or after its output layer, so"

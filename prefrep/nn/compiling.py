@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+from contextlib import nullcontext
 
 import torch
 from torch import nn
@@ -40,11 +41,12 @@ def _missing() -> str:
 
 
 def keep_versions() -> None:
-    """Let torch.compile keep a version of FlexAttention for every kind of layer, mask and mode."""
-    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, VERSIONS)
+    """Let torch.compile keep a version of FlexAttention for every kind of layer, mask and mode, in this thread."""
+    if torch._dynamo.config.recompile_limit < VERSIONS:
+        torch._dynamo.config.recompile_limit = VERSIONS
 
 
-def flex_compiles(backbone: nn.Module, device: torch.device) -> bool:
+def flex_compiles(backbone: nn.Module, device: torch.device, mixed: torch.dtype | None = None) -> bool:
     """Return whether a backbone that reads trees with FlexAttention can do so here, with a line in the log if not.
 
     The probes of `nn.probes` compile nothing. Here the kernels are generated, and backward too if the model trains: Triton or a C compiler
@@ -53,12 +55,13 @@ def flex_compiles(backbone: nn.Module, device: torch.device) -> bool:
     Args:
         backbone: The backbone.
         device: Its device.
+        mixed: Dtype of autocast, whose kernels are others than those of the weights' dtype; None: there is none.
     """
     places = torch.arange(TRIAL, device=device)[None]
     mode = backbone.training
     backbone.eval()  # dropout of adapters would draw random numbers
     try:
-        with torch.enable_grad():
+        with torch.enable_grad(), torch.autocast(device.type, mixed) if mixed is not None else nullcontext():
             found = backbone(5 + places % 7, places, torch.full_like(places, TRIAL), padded=False)
             if found.requires_grad:
                 first = next(parameter for parameter in backbone.parameters() if parameter.requires_grad)

@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
 from transformers import PreTrainedModel
 
 from prefrep.errors import ConfigError
-from prefrep.nn.attention import SPARSE, TREES
+from prefrep.nn import families, probes
+from prefrep.nn.attention import FLEX, SPARSE, TREES
+from prefrep.nn.compiling import flex_compiles
+
+if TYPE_CHECKING:
+    from prefrep.nn.backbone import Backbone
+
+log = logging.getLogger(__name__)
 
 FLEX_ON = ("cuda",)  # types of devices on which `auto` tries flex_attention first
 
@@ -32,3 +44,30 @@ def candidates(model: PreTrainedModel, path: str, attention: str, both_ways: boo
             return [loaded]
         raise ConfigError(f"{path}: the model does not use transformers' attention interface, which attention: {attention} needs; use auto")
     return [TREES, loaded] if attention == "auto" else [attention]
+
+
+def first_for_trees(backbone: Backbone, known: Sequence[str], device: torch.device, mixed: torch.dtype | None) -> str | None:
+    """Return the first kernel that respects a tree mask, and leave it in use; None: none does.
+
+    Args:
+        backbone: The backbone.
+        known: Its candidates; several: `auto`, which tries FlexAttention before them where there is one for the device.
+        device: Its device.
+        mixed: Dtype of autocast where batches are read; None: there is none.
+    """
+    auto = len(known) > 1
+
+    def probe(kernel: str) -> bool:
+        backbone.use(kernel)
+        return probes.isolates_branches(backbone, device, families.has_experts(backbone.model.config.get_text_config()))
+
+    for kernel in [FLEX, *known] if auto and device.type in FLEX_ON else known:
+        isolates = probes.passes(
+            backbone, lambda kernel=kernel: probe(kernel), f"{backbone.path}: attention {kernel} has no tree mask here"
+        )
+        # A probe compiles nothing; what was asked for by name may fail where it is used.
+        if isolates and (kernel != FLEX or not auto or flex_compiles(backbone, device, mixed)):
+            return kernel
+        if kernel == FLEX and auto:
+            log.warning("%s: attention: auto does not use flex_attention on this device", backbone.path)
+    return None

@@ -17,7 +17,7 @@ from typing import NamedTuple, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
-from torch.nn.attention.flex_attention import BlockMask, create_block_mask
+from torch.nn.attention.flex_attention import BlockMask
 from transformers import PretrainedConfig
 
 from prefrep.functional.blocks import Blocks, blocks
@@ -25,6 +25,7 @@ from prefrep.functional.trees import additive, tree_mask
 
 Mask = TypeVar("Mask", Tensor, BlockMask)
 PerLayerType: TypeAlias = Mask | dict[str, Mask]
+TILE = 128  # queries, and keys, of a block of FlexAttention
 
 
 class BlockIndex(NamedTuple):
@@ -90,9 +91,42 @@ def flex_masks(config: PretrainedConfig, until: Tensor, positions: Tensor) -> Pe
             seen = (u <= t) & (t < until[u])
             return seen if window is None else seen & (positions[t] - positions[u] < window)
 
-        return create_block_mask(sees, None, None, len(until), len(until), device=str(until.device))
+        some, every = (_ordered(found) for found in _tiles(until, positions, window))
+        return BlockMask.from_kv_blocks(*some, *every, BLOCK_SIZE=TILE, mask_mod=sees, seq_lengths=(len(until), len(until)))
 
     return per_layer_type(config, build)
+
+
+def _tiles(until: Tensor, positions: Tensor, window: int | None) -> tuple[Tensor, Tensor]:
+    """Return which tiles of queries and keys have some visible pairs, and which have all, [T / 128, T / 128] each.
+
+    `create_block_mask` looks at T x T pairs. Here a bound per tile says it: the first query of a tile sees a key of an earlier tile if
+    the largest `until` there lies behind it, and all queries see all keys if the smallest lies behind the last query. With a window,
+    some tiles without a visible pair are computed in vain.
+    """
+    count, device = len(until), until.device
+    tiles = -(-count // TILE)
+
+    def bounds(x: Tensor) -> tuple[Tensor, Tensor]:  # smallest and largest of each tile
+        last = x[-1:].expand(tiles * TILE - count)
+        return torch.cat([x, last]).view(tiles, TILE).aminmax(dim=1)
+
+    (least, most), begin = bounds(until), torch.arange(tiles, device=device) * TILE
+    end = begin + TILE
+    earlier = begin[:, None] > begin
+    some = (earlier & (most > begin[:, None])) | (begin[:, None] == begin)
+    every = earlier & (least >= end[:, None]) & (end <= count)[:, None]  # a tile that is not whole has no pair behind the last token
+    if window is not None:
+        low, high = bounds(positions)
+        some &= low[:, None] - high < window
+        every &= high[:, None] - low < window
+    return some & ~every, every
+
+
+def _ordered(tiles: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the number of chosen tiles in each row, and all tiles with the chosen ones first, as FlexAttention wants them."""
+    chosen = tiles.int()[None, None]
+    return chosen.sum(-1, dtype=torch.int32), chosen.argsort(dim=-1, descending=True, stable=True).int()
 
 
 def tree_biases(config: PretrainedConfig, until: Tensor, positions: Tensor, dtype: torch.dtype) -> tuple[PerLayerType[Tensor], BlockIndex]:

@@ -226,7 +226,9 @@ class Forward:
             else:
                 results.append(self._table(e, Context(None if prompt is None else prompt[sequence], who)))
             sequence, pair = sequence + sequences, pair + pairs
-        return [(result / tau).cpu().numpy() for result in results]
+        whole = torch.cat([result.flatten() for result in results]).div(tau).cpu()  # at once: each transfer waits for a GPU
+        parts = whole.split([result.numel() for result in results])
+        return [part.view(result.shape).numpy() for part, result in zip(parts, results, strict=True)]
 
     def _collated(self, data: Sequence[Datum], groups: Sequence[Sequence[int]] | None = None) -> TreeBatch:
         """Return the batch of some records; `groups` as in `collate`."""

@@ -8,14 +8,22 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 
+Shown = dict[str, int | str | float | dict[str, float]]
+
+EVERY = 10  # steps between looks at the logged numbers: each waits for a GPU
 LINE = "{desc}{n_fmt}/{total_fmt} left {remaining}{postfix}"
 
 
 class ProgressLine(TQDMProgressBar):
     """Lightning's progress bar as one line of 80 columns: step, time left, loss, accuracy and tokens per second."""
 
-    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, int | str | float | dict[str, float]]:
+    _shown: Shown | None = None
+
+    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> Shown:
         """Return loss, accuracy or a policy's KL divergence in nats, tokens per second, and validation loss/accuracy."""
+        waits = str(trainer.strategy.root_device).startswith("cuda")
+        if waits and trainer.global_step % EVERY and self._shown:
+            return self._shown
         logged = trainer.callback_metrics
 
         def shown(name: str, digits: int) -> str:
@@ -28,7 +36,8 @@ class ProgressLine(TQDMProgressBar):
             "tok/s": shown("train/tokens_per_s", 0),
             "val": "/".join(filter(None, (shown("val/loss", 3), shown("val/accuracy", 2)))),
         }
-        return {name: value for name, value in found.items() if value}
+        self._shown = {name: value for name, value in found.items() if value}
+        return self._shown
 
     def init_train_tqdm(self) -> Tqdm:
         """Return the training bar."""

@@ -78,3 +78,21 @@ def test_layers_are_compiled_where_there_is_a_compiler(
     monkeypatch.setattr(GradientCheckpointingLayer, "compile", lambda self, **_: compiled.append(self))
     Backbone("bundled:tiny-llama", compile=True)
     assert len(compiled) == (0 if lacking else 2) and (f"needs {lacking}" in caplog.text) == bool(lacking)
+
+
+@pytest.mark.parametrize("mixed", [None, torch.bfloat16])
+def test_the_trial_is_of_the_kernels_that_training_uses(mixed: torch.dtype | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under autocast these are others than those of the weights' dtype."""
+    seen: list[torch.dtype] = []
+
+    def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, training: bool = False, **options: Any) -> torch.Tensor:
+        if torch._dynamo.eval_frame._stance.stance != "force_eager":
+            seen.append(value.dtype)
+        with torch.compiler.set_stance("force_eager"):
+            return flex_attention(query.to(value.dtype), key.to(value.dtype), value, **options)  # type: ignore[return-value]
+
+    monkeypatch.setattr("transformers.integrations.flex_attention.compile_friendly_flex_attention", attend)
+    monkeypatch.setattr("prefrep.nn.kernels.FLEX_ON", ("cpu",))
+    backbone = Backbone("bundled:tiny-llama", frozen=True)
+    assert backbone.supports_trees(mixed) and backbone.attention == "flex_attention"
+    assert set(seen) == {mixed or torch.float32}
