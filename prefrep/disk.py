@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from prefrep.errors import DataError
 from prefrep.room import saving
@@ -39,6 +40,14 @@ def claim(out: Path, note: Path, about: Mapping[str, Any], remedy: str) -> None:
                 values = f", {then}, and now it is {now}" if isinstance(then, str) and isinstance(now, str) else ""
                 raise DataError(f"{out}: begun with other {what}{values}; {remedy}")
     replace_text(note, json.dumps(about, indent=1) + "\n")
+
+
+def piece(file: IO[bytes], size: int, begin: int) -> bytes:
+    """Return bytes of a temporary file, whatever its position. Raises DataError: it was cut off, as by a full disk."""
+    found = os.pread(file.fileno(), size, begin)
+    if len(found) != size:
+        raise DataError(f"a temporary file in {tempfile.gettempdir()} was cut off; run the same command again")
+    return found
 
 
 def expanded(path: str | Path) -> Path:

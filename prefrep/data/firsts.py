@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Iterable
 from hashlib import blake2b
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from prefrep.disk import piece
 from prefrep.room import saving
 
 Ints = NDArray[np.int64]
@@ -59,7 +59,7 @@ class Firsts:
         """Return the places of the digests whose value leaves the remainder `part`, and these digests [n, 2]."""
         places, digests = [], []
         for begin in range(0, self._count, _PART):
-            read = os.pread(self._file.fileno(), _PART * _SIZE, begin * _SIZE)
+            read = piece(self._file, min(_PART, self._count - begin) * _SIZE, begin * _SIZE)
             block = np.frombuffer(read, np.uint64).reshape(-1, 2)
             inside = np.flatnonzero(block[:, 0] % parts == part)
             places.append(inside + begin)

@@ -22,6 +22,7 @@ from prefrep.data.sources import Source, content, every, weighted
 from prefrep.data.spool import Spool
 from prefrep.errors import RecordError
 from prefrep.records import Record
+from prefrep.room import saving
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +62,8 @@ def kept(
 
         def write(draft: Path) -> None:
             Spool(items(), draft)
-            (draft / _NOTE).write_text(json.dumps(note()))
+            with saving(draft):
+                (draft / _NOTE).write_text(json.dumps(note()))
 
         place = keep(folder, about, write)
         return Spool.opened(place), json.loads((place / _NOTE).read_text()), False

@@ -62,7 +62,7 @@ class Spool(Sequence[Item], Generic[Item]):
             self._file.flush()
         self._order: Sequence[int] | None = None
         if folder is not None:
-            with (folder / _ENDS).open("wb") as ends:
+            with saving(place), (folder / _ENDS).open("wb") as ends:
                 self._ends.tofile(ends)
 
     @classmethod
@@ -98,8 +98,10 @@ class Spool(Sequence[Item], Generic[Item]):
             item: Item = _Reader(io.BytesIO(os.pread(self._file.fileno(), stop - start, start))).load()
         except Exception as error:  # a damaged pickle can raise anything
             file = Path(self._path)
-            remedy = f"delete {file.parent}" if file.name == _ITEMS else "records may hold texts, numbers, dates, lists and dictionaries"
-            raise DataError(f"{file}: item {place} cannot be read ({error}); {remedy}") from error
+            where, remedy = f"a temporary file in {tempfile.gettempdir()}", "records may hold texts, numbers, dates, lists and dictionaries"
+            if file.name == _ITEMS:
+                where, remedy = str(file), f"delete {file.parent}"
+            raise DataError(f"{where}: item {place} cannot be read ({error}); {remedy}") from error
         return item
 
     def __reduce__(self) -> tuple[Any, ...]:

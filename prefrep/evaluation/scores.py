@@ -24,7 +24,7 @@ from prefrep.judges import Comparer
 from prefrep.metrics.intervals import Ints
 from prefrep.records import Comparison, Messages, Record, as_dict
 from prefrep.room import saving
-from prefrep.scoring.workers import WINDOW
+from prefrep.scoring.interface import WINDOW
 from prefrep.writers import leave
 
 SIDECAR = "scores.meta.json"

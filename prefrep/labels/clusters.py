@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import tempfile
 from array import array
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 
 from prefrep.console import progress
 from prefrep.data.firsts import Ints
+from prefrep.disk import piece
 from prefrep.room import saving
 
 HASHES, BAND = 96, 4  # of MinHash: texts with a similarity of 0.8 meet in one of 24 bands with probability 0.999994
@@ -112,7 +112,7 @@ class Signatures:
         """Yield places of texts and the numbers of a band behind each."""
         for begin in range(0, self._count, _BLOCK):
             size = min(_BLOCK, self._count - begin)
-            yield begin, np.frombuffer(os.pread(self._file.fileno(), 8 * size, 8 * (BANDS * begin + band * size)), np.uint64)
+            yield begin, np.frombuffer(piece(self._file, 8 * size, 8 * (BANDS * begin + band * size)), np.uint64)
 
     def candidates(self) -> Iterator[tuple[int, int]]:
         """Yield pairs i < j of texts that agree in a band (Leskovec et al., chapter 3), once for each such band."""

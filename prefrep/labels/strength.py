@@ -142,7 +142,10 @@ class Strength(LabelStep):
 
     def _of_models(self, pairs: Sequence[Labelled], work: Work) -> Floats:
         def scores(model: str) -> Floats:
-            return np.fromiter(Scoring().open(model).compare(comparisons(pairs)), np.float64)
+            scorer = Scoring().open(model)
+            if scorer.describe().get("abstains"):
+                raise ConfigError(f"Strength.models {model}: a judge that writes may give no verdict; use the step Verdicts")
+            return np.fromiter(scorer.compare(comparisons(pairs)), np.float64)
 
         texts = hashlib.sha256()
         for each in comparisons(pairs):

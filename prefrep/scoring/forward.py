@@ -23,6 +23,7 @@ from prefrep.io.folder import PreferenceModel
 from prefrep.nn.context import Context
 from prefrep.nn.people import annotators_of
 from prefrep.records import RankedResponses, Record
+from prefrep.scoring.interface import WINDOW
 from prefrep.scoring.people import Asking, UnknownAnnotator
 
 Floats = NDArray[np.float32]
@@ -120,10 +121,10 @@ class Forward:
         wanted: Wanted = "scores",
         asked: Tensor | None = None,
     ) -> Iterator[tuple[Record, Floats]]:
-        """Yield each record with its scores, in order. Within a window of 128 records, groups of similar size share a batch."""
+        """Yield each record with its scores, in order. Within a window, groups of similar size share a batch."""
         with tqdm(desc=progress, unit=" prompts", disable=progress is None) as bar:
             encoded = iter(encoded)
-            while window := list(islice(encoded, 128)):
+            while window := list(islice(encoded, WINDOW)):
                 pieces = [self._pieces(self._checked(record, datum)) for record, datum in window]
                 ends = list(accumulate(map(len, pieces)))
                 data = [piece for parts in pieces for piece in parts]

@@ -39,6 +39,8 @@ class Asks:
     alpha: float = -1.0
 
     def __post_init__(self) -> None:
+        if ALL in self.annotators and len(self.annotators) > 1:
+            raise UsageError(f"--annotators {ALL} asks everybody already; leave the others out")
         if self.rule is not None:
             check_rule(self.rule, self.alpha)
             if not self.annotators:

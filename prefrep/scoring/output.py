@@ -14,10 +14,9 @@ from prefrep.disk import claim, keep_lines
 from prefrep.errors import DataError
 from prefrep.records import Record
 from prefrep.room import saving
-from prefrep.scoring.interface import PreferenceScorer
+from prefrep.scoring.interface import WINDOW, PreferenceScorer
 from prefrep.scoring.lines import Asks, lines
 from prefrep.scoring.loading import fingerprint_of
-from prefrep.scoring.workers import WINDOW
 from prefrep.writers import leave
 
 

@@ -177,6 +177,8 @@ class RemoteScorer:
         try:
             rows: list[dict[str, Any]] = self._request("POST", path, body)["records"]
         except RefusedError as error:
+            if error.status in (401, 402, 404):  # of the server, not of a record
+                raise
             if len(window) > 1:  # one of them is wrong, and the others need not suffer
                 return [row for record in window for row in self._window(path, [record])]
             said = str(error).replace("records[0].", "").replace("records[0]: ", "")

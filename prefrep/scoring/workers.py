@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import traceback
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -25,14 +26,12 @@ from prefrep.errors import ConfigError, PrefrepError
 from prefrep.parts import import_modules, imported
 from prefrep.records import Comparison, RankedResponses
 from prefrep.scoring.cluster import Answer, RayPool
-from prefrep.scoring.interface import PreferenceScorer
+from prefrep.scoring.interface import WINDOW, PreferenceScorer
 from prefrep.scoring.loading import Scoring
 from prefrep.writers import leave
 
 if TYPE_CHECKING:
     from prefrep.scoring.forward import Floats
-
-WINDOW = 128  # records per task: the window that a `Scorer` sorts by size, so batches equal those of a single process
 
 
 class Workers:
@@ -130,7 +129,7 @@ def _processes(model: str, loading: Scoring) -> ProcessPoolExecutor:
 
 
 _scorer: PreferenceScorer | None = None
-_failure: PrefrepError | None = None
+_failure: Exception | None = None
 
 
 def _begin(model: str, loading: Scoring, ranks: Any, modules: Sequence[str]) -> None:
@@ -157,6 +156,8 @@ def _load(model: str, loading: Scoring, modules: Sequence[str]) -> None:
         _scorer = loading.here(model)
     except PrefrepError as error:
         _failure = error
+    except Exception as error:  # a defect, which may not survive the way to the parent
+        _failure = RuntimeError("".join(traceback.format_exception(error)))
 
 
 def _end_with_parent() -> None:

@@ -16,7 +16,7 @@ from prefrep.nn.backbone import Backbone
 from prefrep.nn.heads import BTHead, GPMHead, PairHead
 from prefrep.nn.loading import load_tokenizer
 from prefrep.scoring import Scorer
-from prefrep.scoring.workers import WINDOW
+from prefrep.scoring.interface import WINDOW
 
 main = program("eval")
 

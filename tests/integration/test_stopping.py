@@ -24,7 +24,7 @@ from prefrep.nn.backbone import Backbone
 from prefrep.nn.heads import GPMHead
 from prefrep.nn.loading import load_tokenizer
 from prefrep.scoring import Scorer
-from prefrep.scoring.workers import WINDOW
+from prefrep.scoring.interface import WINDOW
 
 ROWS = 2 * WINDOW + 60
 

@@ -21,8 +21,9 @@ from prefrep.nn.backbone import Backbone
 from prefrep.nn.heads import GPMHead
 from prefrep.nn.loading import load_tokenizer
 from prefrep.scoring import cluster
+from prefrep.scoring.interface import WINDOW
 from prefrep.scoring.loading import Scoring
-from prefrep.scoring.workers import WINDOW, Workers
+from prefrep.scoring.workers import Workers
 
 score = program("score")
 

@@ -16,9 +16,10 @@ from prefrep.io.folder import save
 from prefrep.nn.backbone import Backbone
 from prefrep.nn.heads import PairHead
 from prefrep.nn.loading import load_tokenizer
+from prefrep.scoring.interface import WINDOW
 from prefrep.scoring.loading import Scoring
 from prefrep.scoring.output import _rest
-from prefrep.scoring.workers import WINDOW, Workers
+from prefrep.scoring.workers import Workers
 
 RUBRIC = "Prefer what is true to what is long, and what is long to what is nothing. "
 ROWS = [  # a third of them begin alike

@@ -17,8 +17,7 @@ from prefrep.evaluation.rows import finite, finite_or_none
 from prefrep.evaluation.scores import ScoreLog, digest, prompt_digest
 from prefrep.metrics import best_of
 from prefrep.records import Comparison, RankedResponses, Record, responses_of
-from prefrep.scoring.interface import PreferenceScorer
-from prefrep.scoring.workers import WINDOW
+from prefrep.scoring.interface import WINDOW, PreferenceScorer
 
 Floats = NDArray[np.float64]
 Asked = Literal["across", "all"]
