@@ -108,9 +108,8 @@ class _Run:
         rows = self._rows
         if not rows:
             return 0
-        ids, places, at, slots, lengths = self._indices(
-            [(r.answer.ids[-1], r.place, len(r.answer.ids) - 1, r.slot, r.length) for r in rows]
-        )
+        known = [(r.answer.ids[-1], r.place, len(r.answer.ids) - 1, r.slot, r.length) for r in rows]
+        ids, places, at, slots, lengths = torch.tensor(known).T.contiguous()
         self._draw(
             rows,
             [read_tokens(model, ids, cache, places, at, slots, lengths) for model, cache in zip(self._models, self._caches, strict=True)],
@@ -129,8 +128,9 @@ class _Run:
             some, states = rows[start : start + self._portion], [each[start : start + self._portion] for each in hidden]
             uniform = torch.tensor([row.answer.uniform() for row in some], dtype=torch.float64, device=self._device)
             drawn = draw(self._logits(some, states), uniform, *self._draws)
-            for row, token, logprob, entropy in zip(some, *(each.tolist() for each in drawn), strict=True):
-                row.answer.append(token, logprob, entropy)
+            numbers = torch.stack([each.double() for each in drawn]).tolist()  # at once: each transfer waits for a GPU
+            for row, token, logprob, entropy in zip(some, *numbers, strict=True):
+                row.answer.append(int(token), logprob, entropy)
                 self.settled += 1 + (row.answer.limit - len(row.answer.ids)) * row.answer.ended
         self._free_places += [row.place for row in self._rows if row.answer.ended]
         before = {row.slot for row in self._rows}
@@ -147,6 +147,3 @@ class _Run:
         for place, row in enumerate(self._rows):
             row.slot, row.place = slots.index(row.slot), place
         self._free_slots, self._free_places = [], []
-
-    def _indices(self, rows: list[tuple[int, ...]]) -> list[Tensor]:
-        return list(torch.tensor(rows, device=self._device).T.contiguous())

@@ -120,10 +120,11 @@ class _Step:
         slots: Slot of its prompt [R].
         sizes: S and C.
         longest: Tokens of the longest prompt in use.
+        device: Where the step is read. Indices should be on the CPU: their shapes and bounds are asked for, and a GPU would be waited for.
     """
 
-    def __init__(self, places: Tensor, at: Tensor, slots: Tensor, sizes: tuple[int, int], longest: int) -> None:
-        self.places, self.at, self.longest = places, at, longest
+    def __init__(self, places: Tensor, at: Tensor, slots: Tensor, sizes: tuple[int, int], longest: int, device: torch.device) -> None:
+        self.places, self.at, self.longest = places.to(device), at.to(device), longest
         self.new = int(at.max()) + 1 if len(at) else 0
         self._slots, self._count = sizes
         self._all = len(places) == self._count and bool((places == torch.arange(len(places), device=places.device)).all())
@@ -133,13 +134,14 @@ class _Step:
         within = torch.empty_like(slots)
         within[order] = torch.arange(len(slots), device=slots.device) - (counts.cumsum(0) - counts)[slots[order]]
         self._width = int(counts.max()) if len(slots) else 0
-        self._cell = slots * self._width + within
-        self._whole = self._slots * self._width == len(slots) and bool((self._cell == torch.arange(len(slots), device=slots.device)).all())
+        cell = slots * self._width + within
+        self._cell = cell.to(device)
+        self._whole = self._slots * self._width == len(slots) and bool((cell == torch.arange(len(slots), device=slots.device)).all())
 
     @classmethod
     def none(cls) -> _Step:
         nobody = torch.zeros(0, dtype=torch.long)
-        return cls(nobody, nobody, nobody, (0, 0), 0)
+        return cls(nobody, nobody, nobody, (0, 0), 0, nobody.device)
 
     def by_place(self, x: Tensor) -> Tensor:
         """[R, ..] -> [C, ..]."""
@@ -198,7 +200,7 @@ def read_tokens(backbone: Any, ids: Tensor, cache: SharedCache, places: Tensor, 
 
     Args:
         backbone: A backbone with the kernel `trees`.
-        ids: Tokens [R].
+        ids: Tokens [R]; these and all indices may be on the CPU (see `_Step`).
         cache: Keys and values of everything before.
         places: Place of each response [R].
         at: Number of its tokens before this one [R].
@@ -208,7 +210,9 @@ def read_tokens(backbone: Any, ids: Tensor, cache: SharedCache, places: Tensor, 
     Returns:
         Hidden states [R, H].
     """
-    step = cache._step = _Step(places, at, slots, (cache.sizes[0], cache.sizes[2]), int(lengths.max()))
+    device = next(backbone.parameters()).device
+    step = cache._step = _Step(places, at, slots, (cache.sizes[0], cache.sizes[2]), int(lengths.max()), device)
+    ids, at, lengths = ids.to(device), step.at, lengths.to(device)
     positions = lengths + at
     before, own = torch.arange(step.longest, device=ids.device), torch.arange(step.new, device=ids.device)
 
