@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time they are importe
     from prefrep.programs.fit import test as test
     from prefrep.programs.fit import validate as validate
     from prefrep.programs.inspect import inspect as inspect
+    from prefrep.programs.label import label as label
     from prefrep.programs.quickstart import quickstart as quickstart
     from prefrep.programs.report import report as report
     from prefrep.programs.score import score as score

@@ -25,9 +25,11 @@ def label(
 
     A step is a class and its arguments, such as `Strength action=flip share=0.2 head.class=GPMHead`; steps run in the order in which they
     are named. Duplicates: near-duplicates, contradictions, label noise, cycles. Strength: margins of an ensemble; flip, soften, drop or
-    give a margin. Verdicts: what a judge says that is asked in words. A label is written as the columns `probability` (a flipped pair has
-    0), `margin` and `weight`, which prefrep reads. What was done, with every seed, is in a folder beside the output, which
-    `prefrep report` shows. A killed run resumes and writes the same file. Pairs and states lie in temporary files in TMPDIR.
+    give a margin. Route: two label sources within a budget. CrossPrompt: pairs across prompts. Steps: siblings in trees of solutions.
+    Verdicts: what a judge says that is asked in words. Usefulness, Relevance, Thoroughness, Evidence: margins and pairs by rule. Their
+    arguments stand in prefrep/labels/README.md. A label is written as the columns `probability` (a flipped pair has 0), `margin` and
+    `weight`, which prefrep reads. What was done, with every seed, is in a folder beside the output, which `prefrep report` shows. A killed
+    run resumes and writes the same file. Pairs and states lie in temporary files in TMPDIR.
 
     Examples:
         prefrep label train.jsonl --out clean.jsonl --step "Duplicates action=drop" --step "Strength action=flip share=0.1"

@@ -116,7 +116,7 @@ class LocalScoring(Loading):
     """How a model is loaded for scoring in this process; the other fields are those of `Loading`.
 
     Args:
-        attention: Attention kernel.
+        attention: Attention kernel: auto (the first that works), trees, flex_attention, sdpa, eager or flash_attention_2; see `Backbone`.
         layout: Layout of the batches.
 
     Raises:

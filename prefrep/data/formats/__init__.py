@@ -5,10 +5,10 @@ sides share are the prompt. Plain texts that are not transcripts have an empty `
 
 Columns of every format: `id`, `subset`, `tags` (an object of names to values), `annotator`, `group`, `criterion`, `label_source`, `system`
 (the system message of a prompt without one, as in LLaMA-Factory and Orca's pairs), `tools` and `chat_template_kwargs` (arguments of the
-chat template). Columns of formats with two responses: `margin` (log-odds), `weight`, `strength`, and P(chosen > rejected) as
-`probability` or `soft_label`. None of these reads a column `label`: the official GPM files have a meaningless one, and elsewhere it is the
-index of the better response. Nor do they read SPPO's `chosen_probs`, in which the official GPO code stores scores. Rename such a column
-if it holds a probability. `prefrep inspect` lists the columns that a format does not read.
+chat template). Columns of formats with one `chosen` and one `rejected`: `margin` (log-odds), `weight`, `strength`, and P(chosen > rejected)
+as `probability` or `soft_label`. None of these reads a column `label`: the official GPM files have a meaningless one, and elsewhere it is
+the index of the better response. Nor do they read SPPO's `chosen_probs`, in which the official GPO code stores scores. Rename such a
+column if it holds a probability. `prefrep inspect` lists the columns that a format does not read. A guide: `prefrep/data/README.md`.
 
 A format is a `Format` object. Another package adds one, as `prefrep.declared.named` says: by an entry point, or as a variable of a module
 that the caller imports (`--import`). Detection tries these first.
