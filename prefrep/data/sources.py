@@ -127,7 +127,7 @@ def rows(
         for row, place in found:
             if isinstance(row, RecordError):
                 raise row
-            yield _renamed(row, columns, place), place
+            yield under_our_names(row, columns, place), place
 
 
 def read(
@@ -193,7 +193,7 @@ class _File:
         columns = self._source.columns
         head = list(islice(found, SAMPLE))
         sample = [row for row, place in head if not isinstance(row, RecordError) and self._fits_columns(row)]
-        sample = [_renamed(row, columns, "") for row in sample]
+        sample = [under_our_names(row, columns, "") for row in sample]
         format = self._source.format
         if format == "auto" and (most := format_of(sample)) is not None:
             format = most
@@ -218,7 +218,7 @@ class _File:
             try:
                 if isinstance(row, RecordError):
                     raise row
-                row = _renamed(row, self._source.columns, place)
+                row = under_our_names(row, self._source.columns, place)
                 name = detect(row, place) if format == "auto" else format  # "auto": no row of the sample fitted any format
                 tracked = Tracked(row) if self._track else row
                 records = to_records(tracked, name, place)
@@ -330,7 +330,8 @@ def _explained(error: RecordError, row: Row | RecordError, format: str, sample: 
     return RecordError(error.source, f"{error.problem}: {began} {format}, this row looks like {other}", error.remedy)
 
 
-def _renamed(row: Row, columns: Mapping[str, str] | None, place: str) -> Row:
+def under_our_names(row: Row, columns: Mapping[str, str] | None, place: str) -> Row:
+    """Return a row with the `columns` of a `Source` renamed. Raises RecordError: it lacks one."""
     if not columns:
         return row
     for ours, theirs in columns.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from itertools import groupby
@@ -19,7 +20,7 @@ from prefrep.data.fields import SOFT_LABELS
 from prefrep.data.files import parts
 from prefrep.data.formats import to_records
 from prefrep.data.mapped import Mapped
-from prefrep.data.sources import Source, files_of, located, read
+from prefrep.data.sources import Source, files_of, located, read, under_our_names
 from prefrep.data.spool import Spool
 from prefrep.errors import PrefrepError, RecordError
 from prefrep.records import Comparison, Record, preferred, turns
@@ -100,13 +101,15 @@ def read_pairs(
 
 
 def _rows(source: Source) -> Iterator[tuple[Mapping[str, Any], str]]:
-    """Yield the rows of a source with their places; none where rows are written in our own format, renamed or from the hub."""
-    if source.columns or source.path.startswith(cyclic.PREFIX) or not files_of(source.path, source.split):
+    """Yield the rows of a source under our names, with their places; none where rows are written in our own format or from the hub."""
+    if source.path.startswith(cyclic.PREFIX) or not files_of(source.path, source.split):
         return
     for _, found in parts(located(source.path), source.split, source.streaming):
         for row, place in found:
-            if not isinstance(row, RecordError):
-                yield row, place
+            if isinstance(row, RecordError):
+                continue
+            with suppress(RecordError):  # `read` has told of it
+                yield under_our_names(row, source.columns, place), place
 
 
 def _with_rows(records: Iterable[Record], rows: Iterator[tuple[Mapping[str, Any], str]]) -> Iterator[Labelled]:

@@ -236,8 +236,9 @@ def test_columns_of_ones_own(data: Path, tmp_path: Path) -> None:
         assert score(["--model", model, "--data", str(file), "--out", f"{out}.scores.jsonl", *more]) == 0
         main(["eval", "pairs", "--model", model, "--data", str(file), "--out", f"{out}.pairs", *more])
         main(["label", str(file), "--out", f"{out}.labels.jsonl", "--step", "Duplicates", *more])
-    for name in ("scores.jsonl", "labels.jsonl"):
-        assert (tmp_path / f"own.{name}").read_text() == (tmp_path / f"data.{name}").read_text()
+    assert (tmp_path / "own.scores.jsonl").read_text() == (tmp_path / "data.scores.jsonl").read_text()
+    labelled = [[json.loads(line) for line in (tmp_path / f"{each}.labels.jsonl").read_text().splitlines()] for each in ("own", "data")]
+    assert labelled[0] == labelled[1] and ROWS[0].items() <= labelled[0][0].items(), "own rows, with new columns"
     own, ours = (json.loads((tmp_path / f"{each}.pairs" / "results.json").read_text()) for each in ("own", "data"))
     assert own["accuracy"] == ours["accuracy"]
     with pytest.raises(DataError, match="begun with other settings"):
