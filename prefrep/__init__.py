@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:  # for editors and type checkers; at run time they are imported when they are first used
     from prefrep.programs import eval as eval
     from prefrep.programs.adapt import adapt as adapt
+    from prefrep.programs.cache import cache as cache
     from prefrep.programs.config import config as config
     from prefrep.programs.cyclic import cyclic as cyclic
     from prefrep.programs.export import export as export

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from prefrep.cache import cache_folder
+from prefrep.caching import cache_folder
 from prefrep.errors import PrefrepError
 
 FULL = (errno.ENOSPC, errno.EDQUOT)

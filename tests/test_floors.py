@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parents[1] / "prefrep"
 # From the ground up; rooms on one floor do not import each other.
 STOREYS = (
     ("records", "battles", "errors"),
-    ("annotators", "cache", "console", "memory", "signals", "web"),
+    ("annotators", "caching", "console", "memory", "signals", "web"),
     ("room",),
     ("disk", "locks"),
     ("declared", "shipped", "typed", "writers"),

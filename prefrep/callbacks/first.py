@@ -11,8 +11,8 @@ from pathlib import Path
 
 import torch
 
-from prefrep import cache
-from prefrep.cache import cache_folder
+from prefrep import caching
+from prefrep.caching import cache_folder
 from prefrep.data.identity import identity
 from prefrep.data.rounds import Line, digest
 from prefrep.generation import Sampler
@@ -49,7 +49,7 @@ class FirstAnswers:
 
     def lines(self) -> dict[int, Line]:
         """Return the lines by row; none if they are not kept."""
-        place = cache.find(cache_folder() / "first-answers", self._about)
+        place = caching.find(cache_folder() / "first-answers", self._about)
         if place is None:
             return {}
         log.info("held-out answers of the first policy are taken from %s", place)
@@ -60,7 +60,9 @@ class FirstAnswers:
         """Keep a complete table; an unwritable cache costs nothing but the sharing."""
         content = "".join(json.dumps(lines[row]) + "\n" for row in sorted(lines))
         try:
-            cache.keep(cache_folder() / "first-answers", self._about, lambda folder: (folder / LINES).write_text(content, encoding="utf-8"))
+            caching.keep(
+                cache_folder() / "first-answers", self._about, lambda folder: (folder / LINES).write_text(content, encoding="utf-8")
+            )
         except OSError as error:
             log.warning("%s: held-out answers of the first policy are not shared with other runs (%s)", cache_folder(), error)
 

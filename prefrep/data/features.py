@@ -25,7 +25,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from prefrep.cache import cache_folder
+from prefrep.caching import cache_folder
 from prefrep.data.trie import Ids
 from prefrep.errors import DataError
 

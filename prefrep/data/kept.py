@@ -1,4 +1,4 @@
-"""Records and encoded data on disk between runs, kept by content (`prefrep.cache`), so that a second run starts at once."""
+"""Records and encoded data on disk between runs, kept by content (`prefrep.caching`), so that a second run starts at once."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeVar
 
 from transformers import PreTrainedTokenizerBase
 
-from prefrep.cache import cache_folder, find, keep
+from prefrep.caching import cache_folder, find, keep
 from prefrep.data.encode import EncodeConfig
 from prefrep.data.formats import declared
 from prefrep.data.sources import Source, content, every, weighted

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from prefrep.cache import cache_folder
+from prefrep.caching import cache_folder
 from prefrep.data.encode import EncodeConfig
 from prefrep.demo.quickstart import Settings, comparisons, train
 from prefrep.disk import replace_json

@@ -18,7 +18,7 @@ from typing import Literal
 import torch
 from safetensors.torch import load_file, save_file
 
-from prefrep.cache import cache_folder, find, keep
+from prefrep.caching import cache_folder, find, keep
 from prefrep.console import progress
 from prefrep.data.encode import EncodeConfig
 from prefrep.data.identity import identity

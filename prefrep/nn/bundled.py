@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from prefrep.cache import cache_folder
+from prefrep.caching import cache_folder
 from prefrep.disk import expanded
 from prefrep.errors import CheckpointError
 from prefrep.nn import smollm2, tiny

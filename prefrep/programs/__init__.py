@@ -15,7 +15,7 @@ GROUPS = {
     "use": ("score", "serve", "export"),
     "evaluate": ("eval", "report"),
     "work on data": ("inspect", "label", "cyclic"),
-    "begin": ("quickstart", "config"),
+    "begin": ("quickstart", "config", "cache"),
 }
 NAMES = tuple(name for names in GROUPS.values() for name in names)
 LIGHTNING = ("fit", "validate", "test", "predict")  # sub-commands of LightningCLI, whose parser they keep

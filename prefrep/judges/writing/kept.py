@@ -16,7 +16,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from prefrep.cache import cache_folder, entry
+from prefrep.caching import cache_folder, entry
 from prefrep.errors import CheckpointError
 from prefrep.judges.writing.reading import Reply
 from prefrep.locks import writing

@@ -7,16 +7,21 @@ import json
 import logging
 import math
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 from uuid import uuid4
 
 log = logging.getLogger(__name__)
 
 UNUSED_DAYS = 30  # entries that nobody used for so long are deleted when another one is written
 PRUNE_EVERY = 3600.0  # seconds; a process that keeps thousands of results would look through all of them for each
+# Names in the cache folder: results by content, answers of judges, bundled models as folders.
+KINDS = re.compile(r"encoded|features|pairs|first-answers|verdicts|demo|(smollm2-135m|tiny-.+)-v\d+")
 _ABOUT = "about.json"
 _pruned: dict[Path, float] = {}  # when this process looked through a folder last
 
@@ -25,6 +30,30 @@ def cache_folder() -> Path:
     """Return `$PREFREP_CACHE`, or else `prefrep` in the user's cache folder."""
     chosen = os.environ.get("PREFREP_CACHE")
     return Path(chosen).expanduser() if chosen else Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "prefrep"
+
+
+class Kept(NamedTuple):
+    """What lies in a folder of the cache.
+
+    Args:
+        size: Bytes.
+        entries: Files and folders directly in it.
+        used: When something in it was written or found last, seconds since 1970.
+    """
+
+    size: int
+    entries: int
+    used: float
+
+
+def kept(place: Path) -> Kept:
+    """Return what lies in a folder of the cache; files that other programs delete meanwhile count or do not."""
+    size, used = 0, 0.0
+    for path in place.rglob("*"):
+        with suppress(OSError):
+            about = path.stat()
+            size, used = size + about.st_size * (not path.is_dir()), max(used, about.st_mtime)
+    return Kept(size, sum(1 for each in place.iterdir() if not each.name.startswith(".")), used or place.stat().st_mtime)
 
 
 def entry(folder: Path, about: Mapping[str, object]) -> Path:

@@ -8,8 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from prefrep import cache
-from prefrep.cache import UNUSED_DAYS, entry, find, keep
+import prefrep
+from prefrep import caching
+from prefrep.caching import UNUSED_DAYS, entry, find, keep
+from prefrep.cli.main import main
+from prefrep.errors import UsageError
+from prefrep.nn.bundled import resolve
 
 ABOUT = {"data": "x", "size": 3}
 
@@ -51,7 +55,7 @@ def test_the_slower_of_two_processes_uses_the_result_of_the_faster(tmp_path: Pat
 
 
 def test_what_nobody_uses_is_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cache, "PRUNE_EVERY", 0.0)
+    monkeypatch.setattr(caching, "PRUNE_EVERY", 0.0)
     old, used = kept(tmp_path, {"name": "old"}), kept(tmp_path, {"name": "used"})
     draft = tmp_path / ".x.part"
     draft.mkdir()
@@ -65,8 +69,32 @@ def test_what_nobody_uses_is_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_a_thousand_results_are_not_looked_through_a_thousand_times(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Path] = []
-    monkeypatch.setattr(cache, "_prune", seen.append)
+    monkeypatch.setattr(caching, "_prune", seen.append)
     for number in range(20):
         kept(tmp_path / "a", {"number": number})
     kept(tmp_path / "b")
     assert seen == [tmp_path / "a", tmp_path / "b"]
+
+
+def test_what_is_kept_is_shown_and_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Only what prefrep put there: somebody's own files in the folder are safe, whatever is asked for."""
+    monkeypatch.setenv("PREFREP_CACHE", str(tmp_path))
+    kept(tmp_path / "encoded", text="x" * 3000)
+    kept(tmp_path / "features", {"name": "a"})
+    kept(tmp_path / "features", {"name": "b"})
+    resolve("bundled:tiny-llama")
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter").write_text("1")
+    assert main(["cache"]) == 0
+    printed = capsys.readouterr().out
+    assert "thesis" not in printed and "encoded" in printed and "tiny-llama-v" in printed
+    found = prefrep.cache()
+    assert {name: each["entries"] for name, each in found.items() if name in ("encoded", "features")} == {"encoded": 1, "features": 2}
+    assert found["encoded"]["bytes"] > 3000 and found["encoded"]["days"] < 1
+    for name in ("thesis", "..", "encoded/.."):
+        with pytest.raises(UsageError, match="nothing of that name"):
+            prefrep.cache(clear=["encoded", name])
+    assert (tmp_path / "encoded").exists()
+    prefrep.cache(clear=["encoded", "features"])
+    assert sorted(prefrep.cache()) == [path.name for path in tmp_path.iterdir() if path.name.startswith("tiny-llama-v") and path.is_dir()]
+    assert (tmp_path / "thesis" / "chapter").read_text() == "1"
