@@ -30,11 +30,11 @@ PARTS = {  # in the order of what one wants to know first; each with its share o
     "kernels": (130, ["--pairs", "4"]),
     # Activations of 12 padded pairs of the 1B model take about 40 GB, weights, gradients and moments 20.
     "train_throughput": (200, ["--pairs", "12", "--rounds", "4", "--variants", "padded", "trees", "trees, compiled", *FLEX]),
-    "utilisation": (85, ["--precision", "bf16", "--pairs", "16", "--rounds", "4", "--no-lora", "--variants", "trees, compiled", *FLEX]),
+    "utilisation": (65, ["--precision", "bf16", "--pairs", "16", "--rounds", "4", "--no-lora", "--variants", "trees, compiled", *FLEX]),
     "scoring": (55, ["--pairs", "256", "--dtype", "bfloat16"]),
-    "ranking": (65, ["--k", "2", "8", "64", "--prompt", "64", "512", "1024", "--budget", "0.5"]),
+    "ranking": (55, ["--k", "2", "8", "64", "--prompt", "64", "512", "1024", "--budget", "0.5"]),
     "sampling": (65, ["--prompts", "32", "--length", "256", "--new", "128", "--rounds", "2"]),
-    "frozen_sweep": (40, ["--rounds", "2"]),
+    "frozen_sweep": (30, ["--rounds", "2"]),
 }
 
 

@@ -20,8 +20,9 @@ log = logging.getLogger(__name__)
 
 UNUSED_DAYS = 30  # entries that nobody used for so long are deleted when another one is written
 PRUNE_EVERY = 3600.0  # seconds; a process that keeps thousands of results would look through all of them for each
-# Names in the cache folder: results by content, answers of judges, bundled models as folders.
-KINDS = re.compile(r"encoded|features|pairs|first-answers|verdicts|demo|(smollm2-135m|tiny-.+)-v\d+")
+_KINDS = ("encoded", "features", "pairs", "first-answers", "verdicts", "demo")  # folders whose entries are named by digests
+_MODEL = re.compile(r"(smollm2-135m|tiny-.+)-v\d+")  # folders of bundled models
+_DIGEST = re.compile(r"[0-9a-f]{12,64}(\..*)?")
 _ABOUT = "about.json"
 _pruned: dict[Path, float] = {}  # when this process looked through a folder last
 
@@ -46,14 +47,28 @@ class Kept(NamedTuple):
     used: float
 
 
+def kinds() -> list[Path]:
+    """Return the folders of the cache that prefrep has made. The cache folder may be one that others use, with folders of such names."""
+
+    def ours(place: Path) -> bool:
+        if _MODEL.fullmatch(place.name):
+            return (place / "config.json").exists()
+        return place.name in _KINDS and all(_DIGEST.fullmatch(each.name) or each.name.startswith(".") for each in place.iterdir())
+
+    return [place for place in sorted(cache_folder().glob("*")) if place.is_dir() and ours(place)]
+
+
 def kept(place: Path) -> Kept:
     """Return what lies in a folder of the cache; files that other programs delete meanwhile count or do not."""
-    size, used = 0, 0.0
-    for path in place.rglob("*"):
-        with suppress(OSError):
-            about = path.stat()
-            size, used = size + about.st_size * (not path.is_dir()), max(used, about.st_mtime)
-    return Kept(size, sum(1 for each in place.iterdir() if not each.name.startswith(".")), used or place.stat().st_mtime)
+    size, used, entries = 0, 0.0, 0
+    for folder, folders, files in os.walk(place):  # which passes over what it cannot read
+        if folder == str(place):
+            entries = sum(not name.startswith(".") for name in (*folders, *files))
+        for path, counts in ((folder, False), *((os.path.join(folder, name), True) for name in files)):
+            with suppress(OSError):
+                about = os.stat(path)
+                size, used = size + about.st_size * counts, max(used, about.st_mtime)
+    return Kept(size, entries, used)
 
 
 def entry(folder: Path, about: Mapping[str, object]) -> Path:

@@ -107,9 +107,7 @@ def _number(error: Exception) -> int | None:
     if isinstance(error, PrefrepError):  # which may quote anything
         return None
     if isinstance(error, sqlite3.Error):
-        # SQLite tells ENOSPC apart from other failed writes, of which a used up quota is the common one.
-        numbers = {sqlite3.SQLITE_FULL: errno.ENOSPC, sqlite3.SQLITE_IOERR_WRITE: errno.EDQUOT}
-        return numbers.get(getattr(error, "sqlite_errorcode", 0))
+        return errno.ENOSPC if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL else None
     if match := re.search(r"os error (\d+)|Os \{ code: (\d+)", str(error)):  # safetensors
         return int(match[1] or match[2])
     return errno.ENOSPC if "file write failed" in str(error) or "No space left on device" in str(error) else None  # PyTorch

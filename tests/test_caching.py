@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from pathlib import Path
 
@@ -83,18 +84,26 @@ def test_what_is_kept_is_shown_and_deleted(tmp_path: Path, monkeypatch: pytest.M
     kept(tmp_path / "features", {"name": "a"})
     kept(tmp_path / "features", {"name": "b"})
     resolve("bundled:tiny-llama")
-    (tmp_path / "thesis").mkdir()
-    (tmp_path / "thesis" / "chapter").write_text("1")
+    for name in ("thesis", "pairs"):  # the second has a name of ours
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "chapter").write_text("1")
     assert main(["cache"]) == 0
     printed = capsys.readouterr().out
-    assert "thesis" not in printed and "encoded" in printed and "tiny-llama-v" in printed
+    assert "thesis" not in printed and "pairs" not in printed and "encoded" in printed and "tiny-llama-v" in printed
     found = prefrep.cache()
     assert {name: each["entries"] for name, each in found.items() if name in ("encoded", "features")} == {"encoded": 1, "features": 2}
     assert found["encoded"]["bytes"] > 3000 and found["encoded"]["days"] < 1
-    for name in ("thesis", "..", "encoded/.."):
+    for name in ("thesis", "pairs", "..", "encoded/.."):
         with pytest.raises(UsageError, match="nothing of that name"):
             prefrep.cache(clear=["encoded", name])
     assert (tmp_path / "encoded").exists()
     prefrep.cache(clear=["encoded", "features"])
     assert sorted(prefrep.cache()) == [path.name for path in tmp_path.iterdir() if path.name.startswith("tiny-llama-v") and path.is_dir()]
-    assert (tmp_path / "thesis" / "chapter").read_text() == "1"
+    assert (tmp_path / "thesis" / "chapter").read_text() == (tmp_path / "pairs" / "chapter").read_text() == "1"
+
+
+def test_every_folder_of_the_cache_is_known() -> None:
+    """Whoever keeps something in a folder of its own is shown by `prefrep cache`."""
+    files = [path.read_text() for path in Path(prefrep.__file__).parent.rglob("*.py")]
+    named = {name for text in files for name in re.findall(r"cache_folder\(\)[^\n]*?/ \"([\w-]+)\"", text)}
+    assert {"encoded", "features", "pairs", "first-answers", "demo"} <= named <= set(caching._KINDS)

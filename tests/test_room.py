@@ -57,9 +57,9 @@ def test_the_temporary_folder_is_named_where_it_is_the_full_one(tmp_path: Path, 
     assert raised.value.filename == str(tmp_path / "run" / "last.ckpt")
 
 
-def _database(code: int) -> sqlite3.Error:
+def _full_database() -> sqlite3.Error:
     error = sqlite3.OperationalError("database or disk is full")
-    error.sqlite_errorcode = code
+    error.sqlite_errorcode = sqlite3.SQLITE_FULL
     return error
 
 
@@ -67,7 +67,7 @@ def _database(code: int) -> sqlite3.Error:
     "error",
     [RuntimeError("[enforce fail at inline_container.cc:858] . PytorchStreamWriter failed writing file data/7: file write failed"),
      ValueError('I/O error: No space left on device (os error 28)'), OSError(errno.EDQUOT, "Disk quota exceeded"),
-     OSError("9 requested and 4 written"), _database(sqlite3.SQLITE_FULL), _database(sqlite3.SQLITE_IOERR_WRITE)],
+     OSError("9 requested and 4 written"), _full_database()],
 )  # fmt: skip
 def test_errors_of_libraries_are_understood(error: Exception, tmp_path: Path) -> None:
     with pytest.raises(OSError, match="delete files there or") as raised, saving(tmp_path / "x"):

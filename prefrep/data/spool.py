@@ -106,7 +106,7 @@ class Spool(Sequence[Item], Generic[Item]):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle for spawned processes, which open the file while this one lives and do not delete it."""
-        return _opened, (self._path, self._ends, self._order)
+        return _reopened, (self._path, _identity(self._file), self._ends, self._order)
 
 
 def _temporary() -> tuple[Any, str]:
@@ -119,6 +119,19 @@ def _temporary() -> tuple[Any, str]:
     except OSError:  # no Linux: others need a name, and a process that is killed leaves it
         file = tempfile.NamedTemporaryFile(prefix="prefrep-", suffix=".spool")
         return file, file.name
+
+
+def _identity(file: Any) -> tuple[int, int]:
+    about = os.fstat(file.fileno())
+    return about.st_dev, about.st_ino
+
+
+def _reopened(path: str, identity: tuple[int, int], ends: array[int], order: Sequence[int] | None) -> Spool[Any]:
+    """Open the file of a spool in another process; its number may stand for another file once the spool is gone."""
+    found = _opened(path, ends, order)
+    if _identity(found._file) != identity:
+        raise DataError(f"{path}: the temporary file of this data is gone; keep the data where they were made until others have read them")
+    return found
 
 
 def _opened(path: str, ends: array[int], order: Sequence[int] | None) -> Spool[Any]:

@@ -18,6 +18,7 @@ from prefrep.nn.backbone import Backbone
 from prefrep.nn.loading import device_of
 from prefrep.records import Messages
 from prefrep.scoring.loading import Scoring, fingerprint_of
+from prefrep.scoring.workers import open_scorer
 from prefrep.search import StepBeams
 
 
@@ -41,7 +42,7 @@ def searching(how: Answering) -> tuple[Callable[[Sampler], Sampler], dict[str, A
     """
     if not isinstance(how, Searching) or how.value is None:
         return lambda sampler: sampler, {}
-    values = Scoring(device=how.device, trust_remote_code=how.trust_remote_code).open(how.value)
+    values = open_scorer(how.value, Scoring(device=how.device, trust_remote_code=how.trust_remote_code))
     beams, candidates, steps = how.beams, how.candidates, how.steps
     about = {"value": {"path": how.value, "fingerprint": fingerprint_of(how.value)}}
     return lambda sampler: StepBeams(sampler, values, beams, candidates, steps), about

@@ -86,7 +86,7 @@ def from_recipe(name: str) -> GenerativeJudge:
 
 
 def open_model(model: str, how: Scoring) -> PreferenceScorer:
-    """Return whoever a command line names as its model: a judge that writes by its recipe, or see `Scoring.open`.
+    """Return whoever a command line names as its model: a judge that writes by its recipe, or see `open_scorer`.
 
     Raises:
         PrefrepError: It cannot be read.
@@ -95,7 +95,9 @@ def open_model(model: str, how: Scoring) -> PreferenceScorer:
         if how.settings:
             raise UsageError(f"{how.settings.strip()}: the recipe of a judge says how it is asked; leave it out")
         return from_recipe(model)
-    return how.open(model)
+    from prefrep.scoring.workers import open_scorer
+
+    return open_scorer(model, how)
 
 
 def identity_of(model: str, scorer: Comparer) -> dict[str, Any]:

@@ -56,6 +56,7 @@ def run(
     recipes = [recipe(step) for step in steps]
     about = {"data": source.path, "content": _digest(pairs), "model": model, "steps": recipes, "versions": _versions()}
     claim(out, folder / "about.json", about, f"name another --out, or delete it and {folder}")
+    (folder / RESULTS).unlink(missing_ok=True)  # of an output that somebody deleted
     work, found, count = Work(model, folder), [], len(pairs)
     for step, described in zip(steps, recipes, strict=True):
         before = len(pairs)

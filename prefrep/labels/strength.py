@@ -141,8 +141,10 @@ class Strength(LabelStep):
     # ---- margins: log-odds of chosen over rejected [M, P]
 
     def _of_models(self, pairs: Sequence[Labelled], work: Work) -> Floats:
+        from prefrep.scoring.workers import open_scorer
+
         def scores(model: str) -> Floats:
-            scorer = Scoring().open(model)
+            scorer = open_scorer(model, Scoring())
             if scorer.describe().get("abstains"):
                 raise ConfigError(f"Strength.models {model}: a judge that writes may give no verdict; use the step Verdicts")
             return np.fromiter(scorer.compare(comparisons(pairs)), np.float64)

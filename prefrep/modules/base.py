@@ -97,9 +97,10 @@ class LanguageModule(LightningModule, ABC):
 
     def supports_trees(self) -> bool:
         """Return whether the backbone respects a tree mask."""
+        mixed = None if self._trainer is None else MIXED.get(str(self.trainer.precision))
         # Sharded layers compute in the dtype of the trainer.
         with self.trainer.precision_plugin.forward_context() if is_sharded(self) else nullcontext():
-            return self.backbone.supports_trees(MIXED.get(str(self.trainer.precision)))
+            return self.backbone.supports_trees(mixed)
 
     def hidden(self, batch: TreeBatch) -> Tensor:
         """Return the hidden states of all tokens of a batch [R * L, H]."""

@@ -41,7 +41,7 @@ class Trained(NamedTuple):
 
     Args:
         name: Name of the model.
-        module: The model, with the shared backbone.
+        module: The model, with the shared backbone, which stays on its device; the head is on the CPU.
         metrics: Last value of each logged metric.
     """
 

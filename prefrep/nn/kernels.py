@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel
@@ -13,9 +14,6 @@ from prefrep.errors import ConfigError
 from prefrep.nn import families, probes
 from prefrep.nn.attention import FLEX, SPARSE, TREES
 from prefrep.nn.compiling import flex_compiles
-
-if TYPE_CHECKING:
-    from prefrep.nn.backbone import Backbone
 
 log = logging.getLogger(__name__)
 
@@ -46,11 +44,11 @@ def candidates(model: PreTrainedModel, path: str, attention: str, both_ways: boo
     return [TREES, loaded] if attention == "auto" else [attention]
 
 
-def first_for_trees(backbone: Backbone, known: Sequence[str], device: torch.device, mixed: torch.dtype | None) -> str | None:
+def first_for_trees(backbone: Any, known: Sequence[str], device: torch.device, mixed: torch.dtype | None) -> str | None:
     """Return the first kernel that respects a tree mask, and leave it in use; None: none does.
 
     Args:
-        backbone: The backbone.
+        backbone: The backbone (`Backbone`, which imports this file).
         known: Its candidates; several: `auto`, which tries FlexAttention before them where there is one for the device.
         device: Its device.
         mixed: Dtype of autocast where batches are read; None: there is none.
@@ -62,12 +60,11 @@ def first_for_trees(backbone: Backbone, known: Sequence[str], device: torch.devi
         return probes.isolates_branches(backbone, device, families.has_experts(backbone.model.config.get_text_config()))
 
     for kernel in [FLEX, *known] if auto and device.type in FLEX_ON else known:
-        isolates = probes.passes(
-            backbone, lambda kernel=kernel: probe(kernel), f"{backbone.path}: attention {kernel} has no tree mask here"
-        )
+        otherwise = f"{backbone.path}: attention {kernel} does not support a tree mask"
+        isolates = probes.passes(backbone, partial(probe, kernel), otherwise)
         # A probe compiles nothing; what was asked for by name may fail where it is used.
         if isolates and (kernel != FLEX or not auto or flex_compiles(backbone, device, mixed)):
             return kernel
-        if kernel == FLEX and auto:
+        if kernel == FLEX and auto and not isolates:
             log.warning("%s: attention: auto does not use flex_attention on this device", backbone.path)
     return None

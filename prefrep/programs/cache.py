@@ -28,15 +28,15 @@ def cache(*, clear: list[str] | None = None) -> dict[str, dict[str, Any]]:
     import shutil
     import time
 
-    from prefrep.caching import KINDS, cache_folder, kept
+    from prefrep.caching import cache_folder, kept, kinds
     from prefrep.errors import UsageError
     from prefrep.room import size
 
-    found = {place.name: kept(place) for place in sorted(cache_folder().glob("*")) if KINDS.fullmatch(place.name) and place.is_dir()}
+    found = {place.name: kept(place) for place in kinds()}
     if wrong := [name for name in clear or [] if name not in found]:
         raise UsageError(f"--clear {wrong[0]}: nothing of that name is in {cache_folder()} ({', '.join(found) or 'it is empty'})")
     now = time.time()
-    about = {
+    about: dict[str, dict[str, Any]] = {
         name: {"bytes": each.size, "entries": each.entries, "days": max(0.0, now - each.used) / 86_400} for name, each in found.items()
     }
     print(f"{cache_folder()}: {size(sum(each.size for each in found.values()))}")

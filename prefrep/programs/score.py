@@ -61,18 +61,19 @@ def score(
     from prefrep.scoring import output
     from prefrep.scoring.interface import PreferenceScorer
     from prefrep.scoring.lines import Asks
+    from prefrep.scoring.workers import open_scorer
 
     how, asks = Scoring(**loading), Asks(tuple(annotators or ()), aggregate, alpha)
 
     def load() -> PreferenceScorer:
-        scorer = how.open(model)
+        scorer = open_scorer(model, how)
         if scorer.describe().get("abstains"):
             raise UsageError(
                 f"--model {model}: a judge that writes may give no verdict, and every row needs a score; see prefrep eval pairs"
             )
         return scorer
 
-    named = "".join(f" --column {each}" for each in column or [])
+    named = "".join(f" --column {each}" for each in sorted(column or []))
     against = f" ({fingerprint_of(how.reference)[:16]})" if how.reference else ""
     settings = f"--format {format}{named}{' --tables' if tables else ''} --dtype {how.dtype}{asks.settings}{how.settings}{against}"
     return output.write(Path(out), model, Source(data, format, columns=renamed(column)), settings, tables, load, asks)

@@ -43,6 +43,7 @@ def steps(
     from prefrep.evaluation import steps as evaluation
     from prefrep.evaluation.layout import model_name, versions, write_results
     from prefrep.evaluation.scores import add_counts, encoding_notes
+    from prefrep.scoring.workers import open_scorer
 
     how, folder = Scoring(**loading), Path(out)
     # Data first and the model last: a wrong path should not cost the loading of a model.
@@ -52,7 +53,7 @@ def steps(
     if len(texts) > 1 and texts[1] & texts[0]:
         both = len(texts[1] & texts[0])
         raise ConfigError(f"--calibrate-on {calibrate_on}: {both} of its solutions are in --data too; name other solutions")
-    scorer = how.open(model)
+    scorer = open_scorer(model, how)
     about = {"path": str(model), "fingerprint": fingerprint_of(model), **scorer.describe()}
     rows, *others = [evaluation.score(scorer, records, place, about, restart) for place, records in known.items()]
     described = add_counts(folder, scorer.describe() | {"path": str(model), "fingerprint": about["fingerprint"]})

@@ -164,21 +164,6 @@ class Scoring(LocalScoring):
             keep_freed()
         return scorer
 
-    def open(self, model: str) -> PreferenceScorer:
-        """Return the scorer of an exported folder, in this process or over several, or a client of the server at a URL.
-
-        Raises:
-            CheckpointError: The folder cannot be read.
-            ServerError: The server cannot be reached.
-        """
-        if is_url(model):
-            return remote(model, self)
-        if self.workers == 1 and self.engine == "processes":
-            return self.here(model)
-        from prefrep.scoring.workers import Workers
-
-        return Workers(model, self)
-
 
 def _options(values: Mapping[str, object]) -> str:
     return "".join(f" --{name} {value}" for name, value in values.items() if value)

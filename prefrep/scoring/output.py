@@ -56,15 +56,16 @@ def write(out: Path, model: str, source: Source, settings: str, tables: bool, lo
     found = tqdm(lines(load(), records, tables, asks), "scoring", unit=" rows", initial=done)
     with saving(out):
         file = out.open("a")
-    with file:
+    try:
         for row, line in enumerate(found, start=done):
             whole = (row + 1) % WINDOW == 0
             with saving(out):
                 print(json.dumps({"row": row, **line}), file=file, flush=whole)
             if whole:
                 leave()
+    finally:
         with saving(out):
-            file.flush()
+            file.close()
     return out
 
 

@@ -37,6 +37,10 @@ class Asking:
             raise ConfigError(f"{self._head} answers everybody alike, so no annotator can be asked; leave annotators out")
         return self.annotators
 
+    def refuses(self, name: str) -> bool:
+        """Return whether nobody answers for a name."""
+        return bool(name) and self.unknown == "error" and self.annotators is not None and self.annotators.index(name) == POPULATION
+
     def index(self, name: str) -> int:
         """Return the index of who answers for a name; empty: nobody in particular.
 
@@ -47,7 +51,7 @@ class Asking:
             return POPULATION
         found = self.annotators.index(name)
         if found == POPULATION:
-            if self.unknown == "error":
+            if self.refuses(name):
                 self.annotators.require(name)
             if name not in self._said and len(self._said) < 10:
                 self._said.add(name)

@@ -27,11 +27,23 @@ from prefrep.parts import import_modules, imported
 from prefrep.records import Comparison, RankedResponses
 from prefrep.scoring.cluster import Answer, RayPool
 from prefrep.scoring.interface import WINDOW, PreferenceScorer
-from prefrep.scoring.loading import Scoring
+from prefrep.scoring.loading import Scoring, is_url, remote
 from prefrep.writers import leave
 
 if TYPE_CHECKING:
     from prefrep.scoring.forward import Floats
+
+
+def open_scorer(model: str, loading: Scoring) -> PreferenceScorer:
+    """Return the scorer of an exported folder, in this process or over several, or a client of the server at a URL.
+
+    Raises:
+        CheckpointError: The folder cannot be read.
+        ServerError: The server cannot be reached.
+    """
+    if is_url(model):
+        return remote(model, loading)
+    return loading.here(model) if loading.workers == 1 and loading.engine == "processes" else Workers(model, loading)
 
 
 class Workers:

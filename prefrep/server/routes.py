@@ -12,6 +12,7 @@ from pydantic import Field
 from prefrep.data.turns import template_kwargs
 from prefrep.functional.groups import probabilities, win_probabilities
 from prefrep.records import Messages, RankedResponses
+from prefrep.scoring.scorer import Scorer
 from prefrep.server.asking import Found, ask, checked, numbers, rows, table, until
 from prefrep.server.bodies import Answered, Prompt, Strict, read, schema
 from prefrep.server.context import Context
@@ -106,10 +107,10 @@ def router(context: Context) -> APIRouter:
         if known is None and (asked := next((each for each in records if each.annotator), None)):
             where = f"{asked.source}.annotator" if asked.source else "annotator"
             raise Refusal(422, f"{where}: {model.name} answers everybody alike, so nobody can be asked; leave annotator out")
-        if known is not None and model.engine.scorer.asking.unknown == "error":
-            if stranger := next((each for each in records if each.annotator and known.answering(each.annotator) == "population"), None):
-                where = f"{stranger.source}.annotator" if stranger.source else "annotator"
-                raise Refusal(422, f"{where}: {model.name} does not know them; name somebody whom it knows, or leave annotator out")
+        scorer = model.engine.scorer
+        if isinstance(scorer, Scorer) and (stranger := next((each for each in records if scorer.asking.refuses(each.annotator)), None)):
+            where = f"{stranger.source}.annotator" if stranger.source else "annotator"
+            raise Refusal(422, f"{where}: {model.name} does not know them; name somebody whom it knows, or leave annotator out")
         found = await until(request, ask(model, records, lambda reading: finish(reading, body)), context.settings.timeout)
         said = [each.value | ({"encoded": each.encoded} if _unusual(each.encoded) else {}) for each in found]
         if known is not None:

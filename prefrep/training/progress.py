@@ -21,8 +21,7 @@ class ProgressLine(TQDMProgressBar):
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> Shown:
         """Return loss, accuracy or a policy's KL divergence in nats, tokens per second, and validation loss/accuracy."""
-        waits = str(trainer.strategy.root_device).startswith("cuda")
-        if waits and trainer.global_step % EVERY and self._shown:
+        if self._shown and trainer.global_step % EVERY and str(trainer.strategy.root_device).startswith("cuda"):
             return self._shown
         logged = trainer.callback_metrics
 
@@ -52,6 +51,16 @@ class ProgressLine(TQDMProgressBar):
         super().on_train_epoch_start(trainer, *_)
         last = f"/{trainer.max_epochs}" if trainer.max_epochs and trainer.max_epochs > 0 else ""
         self.train_progress_bar.set_description(f"epoch {trainer.current_epoch + 1}{last}")
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Show the metrics of the validation at once."""
+        self._shown = None
+        super().on_validation_end(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Leave the last numbers of the epoch on the screen."""
+        self._shown = None
+        super().on_train_epoch_end(trainer, pl_module)
 
     @staticmethod
     def _plain(bar: Tqdm) -> Tqdm:

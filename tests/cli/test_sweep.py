@@ -105,7 +105,7 @@ def test_frozen_points_read_each_text_once(data: list[str], tmp_path: Path, monk
         Backbone, "__init__", wraps(initialise)(lambda self, *args, **kwargs: made.append(initialise(self, *args, **kwargs)))
     )
     monkeypatch.setattr(Backbone, "forward", counting)
-    monkeypatch.setattr(Backbone, "supports_trees", lambda self: True)  # which reads a little itself
+    monkeypatch.setattr(Backbone, "supports_trees", lambda self, *_: True)  # which reads a little itself
     totals = []
     for out, dims in (("one", "[2]"), ("many", "[2, 4, 6, 8]")):
         file = sweep_file(tmp_path, f"{FROZEN}grid: {{model.head.dim: {dims}}}\nseeds: [0, 1]\nkeep_models: false")

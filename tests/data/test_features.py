@@ -155,7 +155,7 @@ def test_a_full_disk_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyP
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("prefrep.data.features.save_file", full)
-    with pytest.raises(DataError, match=r"No space left on device.*set it to null"):
+    with pytest.raises(DataError, match=r"No space left on device.*to another folder"):
         features.add(keys(100), torch.zeros(1, 2))
     assert not list(features.folder.glob(".*"))
 

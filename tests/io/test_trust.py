@@ -43,6 +43,7 @@ from prefrep.nn.backbone import Backbone
 from prefrep.nn.heads import BTHead, GPMHead
 from prefrep.scoring import Scorer
 from prefrep.scoring.loading import Loading, LocalScoring, Scoring
+from prefrep.scoring.workers import open_scorer
 
 TRUST = (Path(prefrep.__file__).parent / "TRUST.md").read_text()
 
@@ -233,8 +234,8 @@ def test_every_reader_takes_the_word_of_its_caller(tmp_path: Path) -> None:
     (adapter / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "base_model_name_or_path": str(place)}))
     save_file({"score.weight": torch.zeros(1, Backbone("bundled:tiny-llama").hidden_size)}, adapter / "adapter_model.safetensors")
     found: dict[str, Callable[[bool], Any]] = {
-        "scorer": lambda yes: Scoring(trust_remote_code=yes).open(str(place)),
-        "scorers in processes": lambda yes: list(Scoring(trust_remote_code=yes, workers=2).open(str(place)).compare(COMPARISONS)),
+        "scorer": lambda yes: open_scorer(str(place), Scoring(trust_remote_code=yes)),
+        "scorers in processes": lambda yes: list(open_scorer(str(place), Scoring(trust_remote_code=yes, workers=2)).compare(COMPARISONS)),
         "block scorer": lambda yes: Loading(trust_remote_code=yes).block_scorer(str(place)),
         "served": lambda yes: LocalScoring(trust_remote_code=yes).here(str(place)),
         "referee": lambda yes: comparer(str(place), trust_remote_code=yes),

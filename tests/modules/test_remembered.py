@@ -91,7 +91,7 @@ def count_reading(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         return forward(self, ids, *args, **kwargs)
 
     monkeypatch.setattr(Backbone, "forward", counting)
-    monkeypatch.setattr(Backbone, "supports_trees", lambda self: True)  # which reads a little itself
+    monkeypatch.setattr(Backbone, "supports_trees", lambda self, *_: True)  # which reads a little itself
     return tokens
 
 

@@ -21,6 +21,7 @@ from prefrep.judges import ModelJudge, comparer
 from prefrep.records import Comparison, Message, RankedResponses
 from prefrep.scoring import BlockScorer, RemoteScorer, Scorer
 from prefrep.scoring.loading import Scoring, fingerprint_of
+from prefrep.scoring.workers import open_scorer
 from prefrep.web import RefusedError, ServerError
 
 PROMPT, RESPONSES = "Name a prime", ["7", "9", "I would rather not"]
@@ -107,7 +108,7 @@ def test_programs_take_a_url(served: Serves, folders: dict[str, Path], tmp_path:
     assert results["remote"]["model"]["fingerprint"] == results["local"]["model"]["fingerprint"] == fingerprint_of(f"{served.url}#gpm")
     for options in ({"dtype": "float32"}, {"orders": "first"}, {"objective": "x"}, {"implicit": "sum"}):
         with pytest.raises(UsageError, match="has loaded the model already"):
-            Scoring(**options).open(served.url)  # type: ignore[arg-type]
+            open_scorer(served.url, Scoring(**options))  # type: ignore[arg-type]
 
 
 def test_judges_take_a_url(served: Serves, folders: dict[str, Path]) -> None:
