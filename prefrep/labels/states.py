@@ -6,7 +6,6 @@ Letters: `P` pairs, `H` hidden size.
 from __future__ import annotations
 
 import hashlib
-import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,7 +18,7 @@ from torch import Tensor
 
 from prefrep.data.firsts import Ints
 from prefrep.data.trees import TreeBatch
-from prefrep.errors import DataError
+from prefrep.disk import piece
 from prefrep.room import saving
 
 PART = 8192  # pairs whose states are in memory at a time
@@ -92,10 +91,9 @@ class StatesFile:
     def read(self, places: Ints) -> States:
         """Return the states at some places. Raises DataError: the file lost some."""
         found = torch.empty(len(places), 3, self._hidden)
-        size, file = 12 * self._hidden, self._file.fileno()
+        size = 12 * self._hidden
         for row, place in zip(found.view(-1, 3 * self._hidden).numpy(), places.tolist(), strict=True):
-            if os.preadv(file, [row], place * size) != size:
-                raise DataError(f"a temporary file in {tempfile.gettempdir()} was cut off; run the same command again")
+            row[:] = np.frombuffer(piece(self._file, size, place * size), np.float32)
         return States(found[:, :2], found[:, 2])
 
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-# Records that are read together, sorted by size. Scores depend on who shares a batch in their last bits, so those of several processes and
-# of resumed files are equal only because all count the same windows.
-WINDOW = 128
-
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
     from prefrep.annotators import Annotators
     from prefrep.records import Comparison, RankedResponses
+
+# Records that are read together, sorted by size. Scores depend on who shares a batch in their last bits, so those of several processes and
+# of resumed files are equal only because all count the same windows.
+WINDOW = 128
 
 
 class PreferenceScorer(Protocol):
