@@ -122,6 +122,8 @@ def compare(
             del steppers[name], losses[name]
             continue
         warm[name] = time.perf_counter() - start
+    if not steppers:
+        return {}
 
     def run(name: str, turn: list[int]) -> float:
         seconds = steppers[name].step(batches[1 + turn[0]])
