@@ -51,6 +51,8 @@ class Spool(Sequence[Item], Generic[Item]):
     """
 
     def __init__(self, items: Iterable[Item], folder: Path | None = None) -> None:
+        self._file: Any
+        self._path: str
         self._file, self._path = _temporary() if folder is None else ((folder / _ITEMS).open("w+b"), str(folder / _ITEMS))
         self._ends = array("q", [0])
         end, place = 0, Path(tempfile.gettempdir()) if folder is None else Path(self._path)
