@@ -7,6 +7,8 @@ import tracemalloc
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
+
 from prefrep.data.gather import gathered
 from prefrep.records import Message, RankedResponses
 
@@ -37,8 +39,9 @@ def test_another_thread_goes_on() -> None:
         assert pool.submit(lambda: next(found).id).result() == "b"
 
 
-def test_a_prompt_takes_no_memory() -> None:
-    """Beside a few numbers of 8 bytes."""
+def test_a_prompt_takes_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside a few numbers of 8 bytes; digests are in memory a part at a time."""
+    monkeypatch.setattr("prefrep.data.firsts._PART", 256)
 
     def peak(rows: int) -> int:
         def records() -> Iterator[RankedResponses]:

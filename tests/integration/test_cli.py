@@ -240,7 +240,7 @@ def test_columns_of_ones_own(data: Path, tmp_path: Path) -> None:
     labelled = [[json.loads(line) for line in (tmp_path / f"{each}.labels.jsonl").read_text().splitlines()] for each in ("own", "data")]
     assert labelled[0] == labelled[1] and ROWS[0].items() <= labelled[0][0].items(), "own rows, with new columns"
     own, ours = (json.loads((tmp_path / f"{each}.pairs" / "results.json").read_text()) for each in ("own", "data"))
-    assert own["accuracy"] == ours["accuracy"]
+    assert own["overall"] == ours["overall"]
     with pytest.raises(DataError, match="begun with other settings"):
         score(["--model", model, "--data", str(table), "--out", str(tmp_path / "own.scores.jsonl"), *columns[:2]])
 
