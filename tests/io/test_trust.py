@@ -214,10 +214,11 @@ def test_files_of_the_current_folder_are_not_imported(tmp_path: Path) -> None:
     (tmp_path / "evil-1.0.dist-info").mkdir()
     (tmp_path / "evil-1.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: evil\nVersion: 1.0\n")
     (tmp_path / "evil-1.0.dist-info" / "entry_points.txt").write_text("[prefrep.parts]\nevil = attack_declared\n")
+    (tmp_path / "x.jsonl").write_text('{"prompt": "a", "chosen": "b", "rejected": "c"}\n')
     root = Path(prefrep.__file__).parents[1]
     call = re.search(r'exec "\$here/.venv/bin/python" (.*) "\$@"', (root / "bin" / "prefrep").read_text())
     assert call is not None
-    command = [sys.executable, *call[1].split(), "score", "--model", ".", "--data", "x", "--out", "y"]
+    command = [sys.executable, *call[1].split(), "score", "--model", ".", "--data", "x.jsonl", "--out", "y"]
     environment = {**os.environ, "PYTHONPATH": str(root)}
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 1 and "no prefrep.json" in done.stderr, done.stderr
