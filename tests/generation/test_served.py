@@ -168,9 +168,9 @@ def test_weights_of_others_are_noticed(server: StandIn, backbone: Backbone, tmp_
     plain = Handler.do_POST
 
     def busy(self: Handler) -> None:
-        plain(self)
-        if self.path == "/v1/completions":
+        if self.path == "/v1/completions":  # before the answer, behind which the sampler looks
             server.load(str(tmp_path / "other"))
+        plain(self)
 
     monkeypatch.setattr(Handler, "do_POST", busy)
     with pytest.raises(ServerError, match="given weights by others"):
