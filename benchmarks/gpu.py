@@ -52,7 +52,6 @@ def parser() -> argparse.ArgumentParser:
 def main(args: list[str] | None = None) -> None:
     """Runs the parts, prints the table; exit code 1 if one failed."""
     options = parser().parse_args(args)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # a part that runs is ended with this process
     began, rows, failed = time.monotonic(), list[list[str]](), dict[str, str]()
     scale = options.seconds / sum(PARTS[name][0] for name in options.parts)
     shares = ", ".join(f"{name} {PARTS[name][0] * scale:.0f} s" for name in options.parts)
@@ -113,4 +112,5 @@ def surroundings(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # a part that runs is ended with this process
     main()

@@ -105,7 +105,7 @@ class Backbone(nn.Module):
         self.model = model
         whole = self.both_ways or inputs is None
         self._body = "" if whole else next(name for name, part in model.named_children() if inputs in set(part.modules()))
-        self._trees: dict[str, str] = {}  # by type of device: the kernel that was found to respect trees, or nothing
+        self._trees: dict[str, str | None] = {}  # by type of device: the kernel that was found to respect trees; None: there is none
         self._tokenizer: PreTrainedTokenizerBase | None = None
         self._kernels = kernels.candidates(model, path, attention, self.both_ways)
         try:
@@ -242,7 +242,7 @@ class Backbone(nn.Module):
             return False
         device = next(self.parameters()).device
         if device.type not in self._trees:
-            self._trees[device.type] = kernels.first_for_trees(self, self._kernels, device, mixed) or ""
+            self._trees[device.type] = kernels.first_for_trees(self, self._kernels, device, mixed)
         elif found := self._trees[device.type]:
             self.use(found)
         return bool(self._trees[device.type])
